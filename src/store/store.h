@@ -1,0 +1,92 @@
+// The revisioned key-value store under the API: etcd's model, reduced to what an API server needs. Revisions
+// count up by one with every transaction that changes something. What txn() has acknowledged is on disk.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/task.h"
+
+namespace dhow::store {
+
+using Revision = int64_t;
+
+// Stored bytes, shared. `decoded` is whatever the writer attached to its put; events hand it back in the same
+// process so that nobody parses what was just encoded. It is null for what came from disk or from another process.
+struct Value {
+  std::shared_ptr<const std::string> bytes;
+  std::shared_ptr<const void> decoded;
+};
+
+struct Entry {
+  std::string key;
+  Value value;
+  Revision created = 0;
+  Revision modified = 0;
+};
+
+struct Event {
+  enum class Type { kPut, kDelete };
+  Type type = Type::kPut;
+  Entry entry;                     // for kDelete: the last value, modified = revision of the deletion
+  std::optional<Value> previous;   // the value that a put replaced
+};
+
+struct Compare {
+  std::string key;
+  Revision modified = 0;  // 0: the key must not exist
+};
+
+struct Operation {
+  enum class Type { kPut, kDelete };
+  Type type = Type::kPut;
+  std::string key;
+  Value value;
+};
+
+struct Txn {
+  std::vector<Compare> compares;  // all must hold, else the txn is a kConflict error and changes nothing
+  std::vector<Operation> operations;
+};
+
+struct ListResult {
+  std::vector<Entry> entries;  // by key
+  Revision revision = 0;       // at which it was read
+  bool more = false;           // there were more than `limit`
+};
+
+// Events of one prefix in order of revision.
+class Watcher {
+ public:
+  virtual ~Watcher() = default;
+  // The next batch: all events of one or more revisions, never a part of one. kExpired when the revision asked for has been compacted;
+  // kCancelled after close().
+  struct Batch {
+    std::vector<Event> events;
+    Revision revision = 0;  // everything up to here has been seen
+  };
+  virtual Task<Result<Batch>> next() = 0;
+  virtual void close() = 0;
+};
+
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  virtual Task<Result<std::optional<Entry>>> get(std::string key) = 0;
+  // Keys that start with `prefix`, from `from` on when it is not empty.
+  virtual Task<Result<ListResult>> list(std::string prefix, std::string from = "", size_t limit = 0) = 0;
+  // Gives the revision of the change. After a failed write to disk: kUnavailable until the store is reopened.
+  virtual Task<Result<Revision>> txn(Txn txn) = 0;
+  // Events after `after`.
+  virtual Result<std::unique_ptr<Watcher>> watch(std::string prefix, Revision after) = 0;
+  virtual Task<Result<>> compact(Revision revision) = 0;
+  virtual Revision revision() const = 0;
+  virtual Task<> close() = 0;
+};
+
+}  // namespace dhow::store
