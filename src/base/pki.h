@@ -1,0 +1,55 @@
+// X.509 certificates (EC P-256) for the authorities and identities that a cluster makes itself, and JSON Web Tokens (RFC 7519, ES256)
+// signed with such keys.
+#pragma once
+
+#include <boost/json/object.hpp>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/loop.h"
+#include "base/result.h"
+
+namespace dhow {
+
+struct Identity {
+  std::string certificatePem;
+  std::string privateKeyPem;  // PKCS#8
+};
+
+struct CertificateSpec {
+  std::string commonName;
+  std::vector<std::string> organizations;
+  std::vector<std::string> dnsNames;
+  std::vector<std::string> ipAddresses;
+  bool server = false;
+  bool client = false;
+  WallTime notBefore;  // dated back by five minutes, for clocks that differ
+  Duration validity = std::chrono::hours(24 * 365);
+};
+
+struct CertificateInfo {
+  std::string commonName;
+  std::vector<std::string> organizations;
+  WallTime notBefore;
+  WallTime notAfter;
+};
+
+Result<Identity> createAuthority(const std::string& name, WallTime notBefore, Duration validity);
+Result<Identity> issueCertificate(const Identity& authority, const CertificateSpec& spec);
+Result<CertificateInfo> inspectCertificate(std::string_view pem);
+// A new EC P-256 private key, PKCS#8 PEM, and the public half of one.
+std::string generatePrivateKey();
+Result<std::string> publicKeyOf(std::string_view privateKeyPem);
+
+// `kid` of a key: the base64url SHA-256 of its public half (DER).
+Result<std::string> keyIdOf(std::string_view keyPem);
+Result<std::string> signJwt(std::string_view privateKeyPem, const boost::json::object& claims);
+// The claims of a token that one of the keys (public or private PEM) has signed. kUnauthenticated otherwise. Does not judge
+// times, issuer or audience: claims do.
+Result<boost::json::object> verifyJwt(std::string_view token, const std::vector<std::string>& keysPem);
+// The public half as a JSON Web Key.
+Result<boost::json::object> jsonWebKeyOf(std::string_view keyPem);
+
+}  // namespace dhow
