@@ -1,0 +1,56 @@
+// The nftables table of one process for its bridge networks: masquerading, isolation between networks and published
+// ports (docker -p, a pod's hostPort). One table per process and namespace; no other table is read or written, and a
+// drop in the machine's own firewall (forward hook) holds. Any thread; calls block for well under a millisecond.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "network/ip.h"
+
+namespace dhow {
+
+struct PublishedPort {
+  IpAddress hostAddress;  // empty or 0.0.0.0: every address of the machine, 127.0.0.1 among them
+  uint16_t hostPort = 0;  // 0: a free one is chosen
+  IpAddress containerAddress;
+  uint16_t containerPort = 0;
+  Protocol protocol = Protocol::kTcp;
+  auto operator<=>(const PublishedPort&) const = default;
+};
+
+class NatTable {
+ public:
+  // Takes over a table of that name: what it holds works on until the first change replaces it as a whole.
+  static Result<std::unique_ptr<NatTable>> open(const std::string& tableName);
+  ~NatTable();  // leaves the table in the kernel
+
+  // Publishes all or none; returns them with their host ports. kAlreadyExists ("port is already allocated") when one
+  // is published here or bound by any process. The port stays bound, without listening, so that nobody takes it.
+  Result<std::vector<PublishedPort>> publish(const std::string& owner, const std::vector<PublishedPort>& ports);
+  Result<> unpublish(const std::string& owner);  // unknown is fine
+  std::vector<PublishedPort> published(const std::string& owner) const;
+
+  struct Network {
+    std::string bridge;
+    IpPrefix subnet;
+    bool masquerade = true;
+    std::vector<IpPrefix> noMasquerade;
+    bool isolated = false;        // no traffic inside
+    bool internal = false;        // none to the outside either
+    bool apartFromOthers = true;  // other networks of this table may not send to it
+  };
+  Result<> setNetwork(const Network& network);
+  Result<> removeNetwork(const std::string& bridge);
+
+  Result<> destroy();  // deletes the table
+
+ private:
+  struct Rep;
+  explicit NatTable(std::unique_ptr<Rep> rep);
+  std::unique_ptr<Rep> rep_;
+};
+
+}  // namespace dhow

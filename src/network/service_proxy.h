@@ -1,0 +1,76 @@
+// Services by nftables: ClusterIP, NodePort, LoadBalancer and external addresses, in one table of maps in the
+// namespace of the caller (a node's own, or the host's so that the machine itself reaches the cluster). A packet
+// finds its endpoint in constant time; a change costs as many set elements as it changes, in one atomic batch.
+// Existing connections stay where they are; UDP flows to endpoints that are gone are forgotten by connection
+// tracking. kube-proxy's nftables mode is the model of behaviour. Any thread; calls block.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "network/ip.h"
+
+namespace dhow {
+
+struct ServiceEndpoint {
+  IpAddress address;
+  uint16_t port = 0;
+  bool local = false;  // on this node
+  auto operator<=>(const ServiceEndpoint&) const = default;
+};
+
+// One port of one Service, with the endpoints that may get new connections (the caller has chosen them: ready ones,
+// or serving ones when none is ready; nearest zone when trafficDistribution asks for it).
+struct ServicePort {
+  std::string key;  // "namespace/name:port", unique in a snapshot
+  Protocol protocol = Protocol::kTcp;
+  uint16_t port = 0;
+  std::vector<IpAddress> clusterIps;
+  uint16_t nodePort = 0;  // 0: none
+  std::vector<IpAddress> loadBalancerIps;
+  std::vector<IpAddress> externalIps;
+  std::vector<IpPrefix> loadBalancerSourceRanges;  // empty: anyone
+  int affinitySeconds = 0;                         // sessionAffinity ClientIP; 0: none
+  bool internalLocal = false;                      // internalTrafficPolicy: Local
+  bool externalLocal = false;                      // externalTrafficPolicy: Local
+  std::vector<ServiceEndpoint> endpoints;
+  bool operator==(const ServicePort&) const = default;
+};
+
+struct ServiceProxyOptions {
+  std::string table = "dhow";
+  std::vector<IpPrefix> podRanges;          // sources that need no masquerade; the cluster's range
+  IpPrefix serviceRange;                    // unknown addresses in it are refused; empty: not handled
+  std::vector<IpPrefix> nodePortAddresses;  // empty: every address of the namespace but loopback
+};
+
+class ServiceProxy {
+ public:
+  // Reads nothing: rules of a former process keep working until the first apply() replaces them in one batch.
+  static Result<std::unique_ptr<ServiceProxy>> open(ServiceProxyOptions options);
+  ~ServiceProxy();  // leaves the rules in place
+
+  // Makes the rules say exactly this. Two ports that claim the same address, protocol and port: the first in order
+  // of key gets it. On error the kernel keeps what it had.
+  Result<> apply(std::vector<ServicePort> snapshot);
+  // Adds or replaces some and removes others by key, leaving the rest.
+  Result<> update(std::vector<ServicePort> changed, const std::vector<std::string>& removed);
+  // Deletes the table.
+  Result<> destroy();
+
+  struct Stats {
+    size_t services = 0;     // frontends: address, protocol, port
+    size_t elements = 0;     // set elements in the kernel
+    size_t lastChanges = 0;  // of the last batch
+  };
+  Stats stats() const;
+
+ private:
+  struct Rep;
+  explicit ServiceProxy(std::unique_ptr<Rep> rep);
+  std::unique_ptr<Rep> rep_;
+};
+
+}  // namespace dhow
