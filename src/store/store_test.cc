@@ -1,0 +1,278 @@
+// The contract of store.h, against both stores.
+#include <gtest/gtest.h>
+
+#include "base/files.h"
+#include "base/gate.h"
+#include "store/memory_store.h"
+#include "store/sqlite_store.h"
+
+namespace dhow::store {
+namespace {
+
+Operation put(std::string key, std::string value) {
+  return {Operation::Type::kPut, std::move(key), {std::make_shared<const std::string>(std::move(value)), nullptr}};
+}
+Operation erase(std::string key) { return {Operation::Type::kDelete, std::move(key), {}}; }
+
+class StoreContract : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (GetParam()) {
+      dir_ = makeTempDir("/tmp", "dhow-store").value();
+      reopen(10'000);
+    } else {
+      store_ = std::make_unique<MemoryStore>(loop_);
+    }
+  }
+  void reopen(size_t windowEvents) {
+    store_.reset();
+    SqliteStore::Options options;
+    options.path = dir_ + "/state.db";
+    options.windowEvents = windowEvents;
+    auto opened = SqliteStore::open(loop_, options);
+    ASSERT_TRUE(opened.ok()) << opened.error().message();
+    store_ = std::move(*opened);
+  }
+  void TearDown() override {
+    store_.reset();
+    if (!dir_.empty()) EXPECT_TRUE(removeTree(dir_).ok());
+  }
+  Result<Revision> write(Txn txn) { return runOn(loop_, store_->txn(std::move(txn))); }
+  Revision put1(std::string key, std::string value) { return write({{}, {put(std::move(key), std::move(value))}}).value(); }
+  std::string valueOf(std::string key) {
+    auto entry = runOn(loop_, store_->get(std::move(key)));
+    return entry.value() ? *(*entry)->value.bytes : "(none)";
+  }
+
+  RealLoop loop_;
+  std::string dir_;
+  std::unique_ptr<Store> store_;
+};
+
+TEST_P(StoreContract, CountsRevisionsUpByOneAndReadsBackWhatWasWritten) {
+  EXPECT_EQ(store_->revision(), 0);
+  EXPECT_EQ(put1("/a", "1"), 1);
+  EXPECT_EQ(put1("/b", "2"), 2);
+  EXPECT_EQ(put1("/a", "3"), 3);
+  auto entry = runOn(loop_, store_->get("/a"));
+  ASSERT_TRUE(entry.ok() && *entry);
+  EXPECT_EQ(*(*entry)->value.bytes, "3");
+  EXPECT_EQ((*entry)->created, 1);
+  EXPECT_EQ((*entry)->modified, 3);
+  EXPECT_EQ(write({{}, {erase("/a")}}).value(), 4);
+  EXPECT_EQ(valueOf("/a"), "(none)");
+}
+
+TEST_P(StoreContract, RefusesAWriteWhoseCompareDoesNotHoldAndChangesNothing) {
+  put1("/a", "1");
+  auto taken = write({{{"/a", 0}}, {put("/a", "2"), put("/b", "2")}});
+  ASSERT_FALSE(taken.ok());
+  EXPECT_EQ(taken.error().code(), Code::kConflict);
+  EXPECT_EQ(valueOf("/b"), "(none)");
+  EXPECT_EQ(store_->revision(), 1);
+  EXPECT_TRUE(write({{{"/a", 1}, {"/b", 0}}, {put("/a", "2")}}).ok());
+  EXPECT_EQ(write({{{"/a", 1}}, {put("/a", "3")}}).error().code(), Code::kConflict);
+}
+
+TEST_P(StoreContract, RefusesMalformedTransactions) {
+  EXPECT_EQ(write({{}, {put("/a", "1"), erase("/a")}}).error().code(), Code::kInvalid);
+  EXPECT_EQ(write({{}, {put("", "1")}}).error().code(), Code::kInvalid);
+  EXPECT_EQ(write({{}, {{Operation::Type::kPut, "/a", {}}}}).error().code(), Code::kInvalid);
+  EXPECT_EQ(write({{}, {erase("/missing")}}).value(), 0);
+  EXPECT_EQ(store_->revision(), 0);
+}
+
+TEST_P(StoreContract, ListsByPrefixInOrderWithLimitAndContinuation) {
+  for (auto key : {"/p/c", "/p/a", "/q/x", "/p/b"}) put1(key, key);
+  auto page = runOn(loop_, store_->list("/p/", "", 2));
+  ASSERT_TRUE(page.ok());
+  ASSERT_EQ(page->entries.size(), 2u);
+  EXPECT_TRUE(page->more);
+  EXPECT_EQ(page->entries[1].key, "/p/b");
+  EXPECT_EQ(page->revision, 4);
+  auto rest = runOn(loop_, store_->list("/p/", "/p/b/", 2));
+  ASSERT_EQ(rest->entries.size(), 1u);
+  EXPECT_EQ(*rest->entries[0].value.bytes, "/p/c");
+  EXPECT_FALSE(rest->more);
+}
+
+TEST_P(StoreContract, WatchGivesWholeRevisionsInOrderFromWhereItWasAsked) {
+  put1("/p/a", "1");
+  auto watcher = store_->watch("/p/", 1).value();
+  write({{}, {put("/p/a", "2"), put("/p/b", "2"), put("/q/c", "2")}}).value();
+  write({{}, {erase("/p/b")}}).value();
+  std::vector<Event> events;
+  Revision seen = 0;
+  while (seen < 3) {
+    auto batch = runOn(loop_, watcher->next());
+    ASSERT_TRUE(batch.ok());
+    for (auto& event : batch->events) events.push_back(event);
+    seen = batch->revision;
+  }
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[0].entry.key, "/p/a");
+  ASSERT_TRUE(events[0].previous);
+  EXPECT_EQ(*events[0].previous->bytes, "1");
+  EXPECT_FALSE(events[1].previous);
+  EXPECT_EQ(events[2].type, Event::Type::kDelete);
+  EXPECT_EQ(*events[2].entry.value.bytes, "2");
+  EXPECT_EQ(events[2].entry.modified, 3);
+}
+
+TEST_P(StoreContract, EventsHandBackWhatTheWriterDecoded) {
+  auto watcher = store_->watch("/", 0).value();
+  auto operation = put("/a", "1");
+  auto decoded = std::make_shared<const int>(7);
+  operation.value.decoded = decoded;
+  write({{}, {operation}}).value();
+  auto batch = runOn(loop_, watcher->next());
+  ASSERT_TRUE(batch.ok());
+  EXPECT_EQ(batch->events.at(0).entry.value.decoded, decoded);
+}
+
+TEST_P(StoreContract, CompactedRevisionsAreExpired) {
+  for (int i = 0; i < 5; ++i) put1("/a", std::to_string(i));
+  auto behind = store_->watch("/", 1).value();
+  EXPECT_TRUE(runOn(loop_, store_->compact(3)).ok());
+  EXPECT_EQ(runOn(loop_, behind->next()).error().code(), Code::kExpired);
+  EXPECT_EQ(store_->watch("/", 2).error().code(), Code::kExpired);
+  auto watcher = store_->watch("/", 3).value();
+  EXPECT_EQ(runOn(loop_, watcher->next())->events.size(), 2u);
+  EXPECT_EQ(valueOf("/a"), "4");
+}
+
+Task<> closeLater(Loop& loop, Watcher* watcher) {
+  co_await loop.sleep(std::chrono::milliseconds(1));
+  watcher->close();
+}
+
+TEST_P(StoreContract, AClosedWatchEndsWithCancelled) {
+  auto watcher = store_->watch("/", 0).value();
+  spawn(loop_, closeLater(loop_, watcher.get()));
+  EXPECT_EQ(runOn(loop_, watcher->next()).error().code(), Code::kCancelled);
+}
+
+Task<> increment(Store* store, int rounds, int* conflicts) {
+  for (int done = 0; done < rounds;) {
+    auto entry = co_await store->get("/counter");
+    CHECK(entry.ok());
+    int value = *entry ? std::stoi(*(*entry)->value.bytes) : 0;
+    Txn txn;
+    txn.compares.push_back({"/counter", *entry ? (*entry)->modified : 0});
+    txn.operations.push_back(put("/counter", std::to_string(value + 1)));
+    auto written = co_await store->txn(std::move(txn));
+    if (written.ok()) ++done;
+    else ++*conflicts;
+  }
+}
+
+Task<bool> incrementAll(Loop& loop, Store* store, int* conflicts) {
+  Gate gate(loop);
+  for (int i = 0; i < 8; ++i) gate.spawn(increment(store, 20, conflicts));
+  co_await gate.close();
+  co_return true;
+}
+
+TEST_P(StoreContract, CompareAndSwapLosesNoUpdateAmongManyWriters) {
+  int conflicts = 0;
+  EXPECT_TRUE(runOn(loop_, incrementAll(loop_, store_.get(), &conflicts)));
+  EXPECT_EQ(valueOf("/counter"), "160");
+  EXPECT_EQ(store_->revision(), 160);
+}
+
+TEST_P(StoreContract, RefusesWritesAfterClose) {
+  put1("/a", "1");
+  runOn(loop_, store_->close());
+  EXPECT_EQ(write({{}, {put("/a", "2")}}).error().code(), Code::kUnavailable);
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, StoreContract, testing::Bool(),
+                         [](const auto& info) { return info.param ? "Sqlite" : "Memory"; });
+
+class SqliteOnly : public StoreContract {};
+INSTANTIATE_TEST_SUITE_P(Stores, SqliteOnly, testing::Values(true));
+
+TEST_P(SqliteOnly, ReopeningFindsEverything) {
+  put1("/a", "1");
+  put1("/b", "2");
+  put1("/a", "3");
+  write({{}, {erase("/b")}}).value();
+  reopen(10);
+  EXPECT_EQ(store_->revision(), 4);
+  EXPECT_EQ(valueOf("/a"), "3");
+  EXPECT_EQ(valueOf("/b"), "(none)");
+  auto entry = runOn(loop_, store_->get("/a"));
+  EXPECT_EQ((*entry)->created, 1);
+  auto watcher = store_->watch("/", 0).value();
+  auto batch = runOn(loop_, watcher->next());
+  ASSERT_TRUE(batch.ok());
+  ASSERT_EQ(batch->events.size(), 4u) << "history is read from the file";
+  EXPECT_EQ(*batch->events[3].entry.value.bytes, "2");
+  EXPECT_EQ(put1("/c", "4"), 5);
+  EXPECT_EQ(runOn(loop_, watcher->next())->events.size(), 1u);
+}
+
+TEST_P(SqliteOnly, CompactionSurvivesReopening) {
+  for (int i = 0; i < 5; ++i) put1("/a", std::to_string(i));
+  EXPECT_TRUE(runOn(loop_, store_->compact(4)).ok());
+  runOn(loop_, store_->close());
+  reopen(10);
+  EXPECT_EQ(store_->revision(), 5);
+  EXPECT_EQ(store_->watch("/", 3).error().code(), Code::kExpired);
+  EXPECT_EQ(valueOf("/a"), "4");
+}
+
+TEST_P(SqliteOnly, ASecondProcessIsKeptOut) {
+  SqliteStore::Options options;
+  options.path = dir_ + "/state.db";
+  EXPECT_EQ(SqliteStore::open(loop_, options).error().code(), Code::kFailedPrecondition);
+}
+
+TEST_P(SqliteOnly, ADamagedFileIsNamed) {
+  store_.reset();
+  ASSERT_TRUE(writeFile(dir_ + "/bad.db", std::string(8192, 'x')).ok());
+  SqliteStore::Options options;
+  options.path = dir_ + "/bad.db";
+  auto opened = SqliteStore::open(loop_, options);
+  ASSERT_FALSE(opened.ok());
+  EXPECT_EQ(opened.error().code(), Code::kDataLoss);
+}
+
+TEST_P(SqliteOnly, KeepsAWindowOfHistory) {
+  store_.reset();
+  SqliteStore::Options options;
+  options.path = dir_ + "/state.db";
+  options.keepRevisions = 16;
+  options.windowEvents = 4;
+  store_ = SqliteStore::open(loop_, options).value();
+  for (int i = 0; i < 40; ++i) put1("/a", std::to_string(i));
+  EXPECT_EQ(store_->watch("/", 10).error().code(), Code::kExpired);
+  auto watcher = store_->watch("/", 30).value();
+  size_t count = 0;
+  while (count < 10) count += runOn(loop_, watcher->next())->events.size();
+  EXPECT_EQ(count, 10u);
+}
+
+TEST(MemoryStore, FaultsAreWhatTheTestAsksFor) {
+  SimLoop loop;
+  MemoryStore::Options options;
+  int asked = 0;
+  options.commitDelay = std::chrono::milliseconds(3);
+  options.fault = [&](const Txn&) {
+    ++asked;
+    return asked == 1 ? MemoryStore::Fault::kRefused : asked == 2 ? MemoryStore::Fault::kLostAnswer : MemoryStore::Fault::kNone;
+  };
+  MemoryStore store(loop, options);
+  EXPECT_EQ(runOn(loop, store.txn({{}, {put("/a", "1")}})).error().code(), Code::kUnavailable);
+  EXPECT_EQ(store.revision(), 0);
+  EXPECT_EQ(runOn(loop, store.txn({{}, {put("/a", "1")}})).error().code(), Code::kUnavailable);
+  EXPECT_EQ(store.revision(), 1);
+  EXPECT_TRUE(runOn(loop, store.txn({{}, {put("/a", "2")}})).ok());
+  store.breakDown();
+  EXPECT_FALSE(runOn(loop, store.txn({{}, {put("/a", "3")}})).ok());
+  store.repair();
+  EXPECT_EQ(runOn(loop, store.txn({{}, {put("/a", "3")}})).value(), 3);
+}
+
+}  // namespace
+}  // namespace dhow::store
