@@ -1,0 +1,141 @@
+#include "platform/config.h"
+
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+
+#include "base/files.h"
+#include "base/strings.h"
+
+namespace dhow::platform {
+
+namespace json = boost::json;
+
+namespace {
+
+std::string segment(int index, int zone, int host) { return fmt::format("10.89.{}.{}", index * 8 + zone, host); }
+
+std::string addressIn(const std::string& range, int offset) {
+  auto octets = split(range.substr(0, range.find('/')), '.');
+  return fmt::format("{}.{}.{}.{}", octets[0], octets[1], octets[2], offset);
+}
+
+bool isDnsLabel(const std::string& name) {
+  if (name.empty() || name.size() > 40 || name.front() == '-' || name.back() == '-') return false;
+  return std::all_of(name.begin(), name.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
+}
+
+}  // namespace
+
+std::string ClusterConfig::zoneName(int zone) const { return fmt::format("{}-{}", region, zone); }
+std::string ClusterConfig::zoneSubnet(int zone) const { return segment(index, zone, 0) + "/24"; }
+std::string ClusterConfig::zoneGateway(int zone) const { return segment(index, zone, 1); }
+std::string ClusterConfig::uplinkSubnet() const { return segment(index, 0, 0) + "/25"; }
+std::string ClusterConfig::hostAddress() const { return segment(index, 0, 1); }
+std::string ClusterConfig::routerAddress() const { return segment(index, 0, 2); }
+std::string ClusterConfig::loadBalancerRange() const { return segment(index, 0, 128) + "/25"; }
+std::string ClusterConfig::allSegments() const { return segment(index, 0, 0) + "/21"; }
+std::string ClusterConfig::kubernetesServiceAddress() const { return addressIn(serviceRange, 1); }
+std::string ClusterConfig::dnsAddress() const { return addressIn(serviceRange, 10); }
+std::string ClusterConfig::apiUrl() const { return fmt::format("https://127.0.0.1:{}", apiPort); }
+std::string ClusterConfig::registryHost() const { return "registry.dhow.internal:5000"; }
+
+std::vector<NodePlan> ClusterConfig::nodePlans() const {
+  std::vector<NodePlan> plans;
+  for (int i = 0; i < request.nodes; ++i) {
+    int zone = i % request.zones + 1;
+    plans.push_back({fmt::format("{}-node-{}", request.name, i + 1), zoneName(zone), zone, segment(index, zone, 10 + i)});
+  }
+  return plans;
+}
+
+Result<> validateRequest(const ClusterRequest& request) {
+  auto invalid = [](std::string text) { return Error(Code::kInvalid, std::move(text)); };
+  if (!isDnsLabel(request.name))
+    return invalid(fmt::format("--name {}: a cluster's name is 1 to 40 lower-case letters, digits or '-'", request.name));
+  if (request.masters != 1)
+    return invalid(fmt::format("--masters {}: the embedded store serves one master", request.masters));
+  if (request.nodes < 1 || request.nodes > kMaxNodes)
+    return invalid(fmt::format("--nodes {}: from 1 to {}", request.nodes, kMaxNodes));
+  if (request.zones < 1 || request.zones > kMaxZones)
+    return invalid(fmt::format("--zones {}: from 1 to {}", request.zones, kMaxZones));
+  if (request.zones > request.nodes)
+    return invalid(fmt::format("--zones {}: more zones than nodes ({})", request.zones, request.nodes));
+  if (request.dataDir.empty() || request.dataDir.front() != '/')
+    return invalid(fmt::format("--data {}: give an absolute path", request.dataDir));
+  return {};
+}
+
+ClusterConfig configFor(const ClusterRequest& request, int index) {
+  ClusterConfig config;
+  config.request = request;
+  config.index = index;
+  // The first cluster has Kubernetes' customary ranges; pods grow down and services up from there.
+  config.podRange = fmt::format("10.{}.0.0/16", 244 - index);
+  config.serviceRange = fmt::format("10.{}.0.0/16", 96 + index);
+  config.apiPort = static_cast<uint16_t>(6443 + index);
+  config.registryPort = 5000;
+  return config;
+}
+
+Result<> saveConfig(const ClusterConfig& config) {
+  json::object out{{"name", config.request.name},
+                   {"masters", config.request.masters},
+                   {"nodes", config.request.nodes},
+                   {"zones", config.request.zones},
+                   {"index", config.index},
+                   {"region", config.region},
+                   {"domain", config.domain},
+                   {"podRange", config.podRange},
+                   {"serviceRange", config.serviceRange},
+                   {"apiPort", config.apiPort},
+                   {"registryPort", config.registryPort}};
+  return writeFileDurably(config.paths().config(), json::serialize(out) + "\n");
+}
+
+Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
+  ASSIGN_OR_RETURN(auto text, readFile(paths.config(), 1 << 20));
+  boost::system::error_code error;
+  auto value = json::parse(text, error);
+  if (error || !value.is_object()) return Error(Code::kDataLoss, "read " + paths.config() + ": not a JSON object");
+  const auto& object = value.as_object();
+  ClusterConfig config;
+  config.request.dataDir = paths.data;
+  bool whole = true;
+  auto number = [&](const char* key) {
+    auto* field = object.if_contains(key);
+    whole = whole && field && field->is_int64();
+    return field && field->is_int64() ? static_cast<int>(field->get_int64()) : 0;
+  };
+  auto text_ = [&](const char* key) {
+    auto* field = object.if_contains(key);
+    whole = whole && field && field->is_string();
+    return field && field->is_string() ? std::string(field->get_string()) : std::string();
+  };
+  config.request.name = text_("name");
+  config.request.masters = number("masters");
+  config.request.nodes = number("nodes");
+  config.request.zones = number("zones");
+  config.index = number("index");
+  config.region = text_("region");
+  config.domain = text_("domain");
+  config.podRange = text_("podRange");
+  config.serviceRange = text_("serviceRange");
+  config.apiPort = static_cast<uint16_t>(number("apiPort"));
+  config.registryPort = static_cast<uint16_t>(number("registryPort"));
+  if (!whole) return Error(Code::kDataLoss, "read " + paths.config() + ": a field is missing");
+  RETURN_IF_ERROR(validateRequest(config.request));
+  return config;
+}
+
+Result<std::vector<ClusterPaths>> knownClusters() {
+  std::vector<ClusterPaths> clusters;
+  if (!pathExists(kRunDir)) return clusters;
+  ASSIGN_OR_RETURN(auto names, listDir(kRunDir));
+  for (const auto& name : names) {
+    auto data = readFile(fmt::format("{}/{}/data", kRunDir, name), 4096);
+    if (data.ok()) clusters.emplace_back(std::string(trim(*data)), name);
+  }
+  return clusters;
+}
+
+}  // namespace dhow::platform

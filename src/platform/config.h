@@ -1,0 +1,69 @@
+// What a cluster on this machine is: what its owner asked for, and the ranges and ports chosen so that two clusters never collide.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "platform/layout.h"
+
+namespace dhow::platform {
+
+struct ClusterRequest {
+  std::string name = "dhow";
+  std::string dataDir = kDefaultDataDir;
+  int masters = 1;
+  int nodes = 3;
+  int zones = 3;
+};
+
+struct NodePlan {
+  std::string name;     // "dhow-node-1"
+  std::string zone;     // "local-east-1"
+  int zoneIndex = 1;
+  std::string address;  // on its zone's segment
+};
+
+// One /21 of 10.89.0.0/16 a cluster, by its index: the first /24 links the host and the region's router, its upper half is the load
+// balancer's pool; each further /24 is one zone's segment.
+struct ClusterConfig {
+  ClusterRequest request;
+  int index = 0;
+  std::string region = "local-east";
+  std::string domain = "cluster.local";
+  std::string podRange;
+  std::string serviceRange;
+  uint16_t apiPort = 0;
+  uint16_t registryPort = 0;
+
+  ClusterPaths paths() const { return ClusterPaths(request.dataDir, request.name); }
+  std::string zoneName(int zone) const;  // 1-based
+  std::string zoneSubnet(int zone) const;
+  std::string zoneGateway(int zone) const;
+  std::string uplinkSubnet() const;
+  std::string hostAddress() const;    // the host's end of the uplink; masters listen there
+  std::string routerAddress() const;  // the router's end
+  std::string loadBalancerRange() const;
+  std::string allSegments() const;    // the /21
+  std::string kubernetesServiceAddress() const;
+  std::string dnsAddress() const;
+  std::string apiUrl() const;           // from this machine
+  std::string registryHost() const;     // the name that image references carry, with its port
+  std::vector<NodePlan> nodePlans() const;
+};
+
+inline constexpr int kMaxZones = 7;
+inline constexpr int kMaxClusters = 32;
+inline constexpr int kMaxNodes = 100;
+
+// kInvalid with what is wrong: names, counts.
+Result<> validateRequest(const ClusterRequest& request);
+// Chooses ranges and ports by index.
+ClusterConfig configFor(const ClusterRequest& request, int index);
+Result<> saveConfig(const ClusterConfig& config);
+Result<ClusterConfig> loadConfig(const ClusterPaths& paths);
+// Clusters that are running or stopped on this machine, by name; each is known by /run/dhow/<name>/data.
+Result<std::vector<ClusterPaths>> knownClusters();
+
+}  // namespace dhow::platform

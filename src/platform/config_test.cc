@@ -1,0 +1,67 @@
+#include "platform/config.h"
+
+#include <gtest/gtest.h>
+
+#include "base/files.h"
+
+namespace dhow::platform {
+namespace {
+
+TEST(Config, NodesGoRoundTheZonesAndAddressesDiffer) {
+  ClusterRequest request;
+  request.nodes = 7;
+  auto plans = configFor(request, 0).nodePlans();
+  ASSERT_EQ(plans.size(), 7u);
+  EXPECT_EQ(plans[0].zone, "local-east-1");
+  EXPECT_EQ(plans[2].zone, "local-east-3");
+  EXPECT_EQ(plans[3].zone, "local-east-1");
+  std::set<std::string> addresses;
+  for (const auto& plan : plans) addresses.insert(plan.address);
+  EXPECT_EQ(addresses.size(), 7u);
+}
+
+TEST(Config, ClustersOfDifferentIndexShareNoRangeOrPort) {
+  std::set<std::string> seen;
+  for (int i = 0; i < kMaxClusters; ++i) {
+    auto config = configFor({}, i);
+    for (const auto& range : {config.podRange, config.serviceRange, config.allSegments(), std::to_string(config.apiPort)})
+      EXPECT_TRUE(seen.insert(range).second) << range;
+  }
+}
+
+TEST(Config, SavedConfigurationLoadsTheSame) {
+  auto dir = makeTempDir("/tmp", "dhow-config-");
+  ASSERT_TRUE(dir.ok());
+  ClusterRequest request;
+  request.name = "other";
+  request.dataDir = *dir;
+  request.nodes = 5;
+  auto config = configFor(request, 3);
+  ASSERT_TRUE(makeDirs(config.paths().root).ok());
+  ASSERT_TRUE(saveConfig(config).ok());
+  auto loaded = loadConfig(config.paths());
+  ASSERT_TRUE(loaded.ok()) << loaded.error().message();
+  EXPECT_EQ(loaded->request.nodes, 5);
+  EXPECT_EQ(loaded->podRange, config.podRange);
+  EXPECT_EQ(loaded->apiPort, config.apiPort);
+  ASSERT_TRUE(writeFileDurably(config.paths().config(), "{\"name\":\"x\"}").ok());
+  EXPECT_EQ(loadConfig(config.paths()).error().code(), Code::kDataLoss);
+  ASSERT_TRUE(removeTree(*dir).ok());
+}
+
+TEST(Config, ImpossibleRequestsAreRefusedByName) {
+  auto refused = [](auto change) {
+    ClusterRequest request;
+    change(request);
+    auto result = validateRequest(request);
+    return result.ok() ? std::string() : result.error().message();
+  };
+  EXPECT_NE(refused([](auto& r) { r.name = "Upper"; }).find("--name"), std::string::npos);
+  EXPECT_NE(refused([](auto& r) { r.nodes = 0; }).find("--nodes"), std::string::npos);
+  EXPECT_NE(refused([](auto& r) { r.zones = 4; }).find("more zones than nodes"), std::string::npos);
+  EXPECT_NE(refused([](auto& r) { r.masters = 3; }).find("--masters"), std::string::npos);
+  EXPECT_EQ(refused([](auto&) {}), "");
+}
+
+}  // namespace
+}  // namespace dhow::platform

@@ -1,0 +1,49 @@
+// Where a cluster of this machine keeps its things. Every path function is here.
+//
+//   <data>/clusters/<name>/
+//     cluster.json          what was asked for and which ranges and ports were chosen
+//     kubeconfig            the administrator's
+//     pki/                  authority, identities, keys (0700)
+//     server/               store and log of the master
+//     registry/             content of the cluster's registry
+//     engine/               the Docker engine's images, containers, volumes
+//     nodes/<node>/         one machine: node.json, its identity, var/ (images, pods, logs)
+//   /run/dhow/<name>/       sockets and state that a reboot may forget
+#pragma once
+
+#include <string>
+
+namespace dhow::platform {
+
+inline constexpr const char* kDefaultDataDir = "/var/lib/dhow";
+inline constexpr const char* kRunDir = "/run/dhow";
+
+struct ClusterPaths {
+  ClusterPaths(const std::string& dataDir, const std::string& name)
+      : data(dataDir), root(dataDir + "/clusters/" + name), run(std::string(kRunDir) + "/" + name) {}
+
+  std::string data;
+  std::string root;
+  std::string run;
+
+  std::string config() const { return root + "/cluster.json"; }
+  std::string kubeconfig() const { return root + "/kubeconfig"; }
+  std::string pki() const { return root + "/pki"; }
+  std::string pki(const std::string& file) const { return pki() + "/" + file; }
+  std::string server() const { return root + "/server"; }
+  std::string store() const { return server() + "/store.db"; }
+  std::string registry() const { return root + "/registry"; }
+  std::string engine() const { return root + "/engine"; }
+  std::string nodes() const { return root + "/nodes"; }
+  std::string node(const std::string& node) const { return nodes() + "/" + node; }
+  std::string nodeConfig(const std::string& node) const { return this->node(node) + "/node.json"; }
+
+  std::string lock() const { return run + "/lock"; }
+  std::string dockerSocket() const { return run + "/docker.sock"; }
+  std::string regionNamespace() const { return run + "/region.netns"; }
+  std::string nodeNamespace(const std::string& node) const { return run + "/" + node + ".netns"; }
+  std::string machines() const { return run + "/machines"; }
+  std::string ready(const std::string& process) const { return run + "/" + process + ".ready"; }
+};
+
+}  // namespace dhow::platform
