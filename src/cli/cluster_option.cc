@@ -1,0 +1,21 @@
+#include "cluster_option.h"
+
+#include "base/files.h"
+
+namespace dhow::cli {
+
+Result<platform::ClusterConfig> ClusterOption::load() const {
+  auto paths = this->paths();
+  if (!pathExists(paths.config()))
+    return Error(Code::kNotFound, fmt::format("there is no cluster \"{}\" in {}; `dhow up` starts one", name, data));
+  return platform::loadConfig(paths);
+}
+
+std::shared_ptr<ClusterOption> addClusterOption(CLI::App* command) {
+  auto option = std::make_shared<ClusterOption>();
+  command->add_option("--name", option->name, "the cluster's name")->capture_default_str();
+  command->add_option("--data", option->data, "where clusters keep their data")->capture_default_str();
+  return option;
+}
+
+}  // namespace dhow::cli

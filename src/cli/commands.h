@@ -1,0 +1,17 @@
+// Every subcommand; see the table in main.cc.
+#pragma once
+
+#include "cli/command.h"
+
+namespace dhow::cli {
+
+void addUp(CLI::App& app, Action* chosen);
+void addDown(CLI::App& app, Action* chosen);
+void addStatus(CLI::App& app, Action* chosen);
+void addKubeconfig(CLI::App& app, Action* chosen);
+void addDockerSocket(CLI::App& app, Action* chosen);
+void addKubectl(CLI::App& app, Action* chosen);
+void addImage(CLI::App& app, Action* chosen);
+void addVersion(CLI::App& app, Action* chosen);
+
+}  // namespace dhow::cli

@@ -1,0 +1,57 @@
+// kubeconfig, docker-socket, kubectl: where a cluster is reached.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/files.h"
+#include "cluster_option.h"
+#include "commands.h"
+
+namespace dhow::cli {
+
+namespace {
+
+int printPath(const ClusterOption& option, const std::string& path) {
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  std::printf("%s\n", path.c_str());
+  return 0;
+}
+
+int execKubectl(const ClusterOption& option, const std::vector<std::string>& args) {
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  ::setenv("KUBECONFIG", option.paths().kubeconfig().c_str(), 1);
+  std::vector<char*> argv{const_cast<char*>("kubectl")};
+  for (const auto& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
+  argv.push_back(nullptr);
+  ::execvp("kubectl", argv.data());
+  return fail(Error::fromErrno("start kubectl"));
+}
+
+}  // namespace
+
+void addKubeconfig(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("kubeconfig", "print the path of the cluster's kubeconfig");
+  auto option = addClusterOption(command);
+  command->callback([=] { *chosen = [=] { return printPath(*option, option->paths().kubeconfig()); }; });
+}
+
+void addDockerSocket(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("docker-socket", "print the address of the cluster's Docker socket, for DOCKER_HOST");
+  auto option = addClusterOption(command);
+  command->callback([=] { *chosen = [=] { return printPath(*option, "unix://" + option->paths().dockerSocket()); }; });
+}
+
+void addKubectl(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("kubectl", "run kubectl against the cluster");
+  auto option = addClusterOption(command);
+  command->prefix_command();
+  command->callback([=] {
+    auto args = command->remaining();
+    *chosen = [=] { return execKubectl(*option, args); };
+  });
+}
+
+}  // namespace dhow::cli

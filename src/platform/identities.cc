@@ -1,0 +1,118 @@
+#include "platform/identities.h"
+
+#include "base/digest.h"
+#include "base/files.h"
+#include "base/strings.h"
+
+namespace dhow::platform {
+
+namespace {
+
+constexpr Duration kYear = std::chrono::hours(24 * 365);
+constexpr Duration kAuthorityLife = 10 * kYear;
+
+Result<> saveIdentity(const std::string& stem, const Identity& identity) {
+  RETURN_IF_ERROR(writeFileDurably(stem + ".key", identity.privateKeyPem, 0600));
+  return writeFileDurably(stem + ".crt", identity.certificatePem);
+}
+
+Result<Identity> readIdentity(const std::string& stem) {
+  ASSIGN_OR_RETURN(auto certificate, readFile(stem + ".crt", 1 << 20));
+  ASSIGN_OR_RETURN(auto key, readFile(stem + ".key", 1 << 20));
+  return Identity{std::move(certificate), std::move(key)};
+}
+
+// The identity stored at `stem`, or a new one when there is none or it has less than a third of its life left.
+Result<Identity> ensureIdentity(const std::string& stem, const Identity& authority, CertificateSpec spec) {
+  if (auto stored = readIdentity(stem); stored.ok()) {
+    auto info = inspectCertificate(stored->certificatePem);
+    if (info.ok() && (info->notAfter - spec.notBefore) * 3 > info->notAfter - info->notBefore) return stored;
+  }
+  ASSIGN_OR_RETURN(auto issued, issueCertificate(authority, spec));
+  RETURN_IF_ERROR(saveIdentity(stem, issued));
+  return issued;
+}
+
+std::string kubeconfigOf(const ClusterConfig& config, const std::string& authorityPem, const Identity& admin) {
+  const auto& name = config.request.name;
+  return fmt::format(
+      "apiVersion: v1\n"
+      "kind: Config\n"
+      "clusters:\n"
+      "- name: {0}\n"
+      "  cluster:\n"
+      "    server: {1}\n"
+      "    certificate-authority-data: {2}\n"
+      "users:\n"
+      "- name: {0}-admin\n"
+      "  user:\n"
+      "    client-certificate-data: {3}\n"
+      "    client-key-data: {4}\n"
+      "contexts:\n"
+      "- name: {0}\n"
+      "  context:\n"
+      "    cluster: {0}\n"
+      "    user: {0}-admin\n"
+      "current-context: {0}\n",
+      name, config.apiUrl(), toBase64(authorityPem), toBase64(admin.certificatePem), toBase64(admin.privateKeyPem));
+}
+
+}  // namespace
+
+Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
+  auto paths = config.paths();
+  RETURN_IF_ERROR(makeDirs(paths.pki(), 0700));
+  auto authority = readIdentity(paths.pki(kAuthority));
+  if (!authority.ok()) {
+    authority = createAuthority("dhow-" + config.request.name, now, kAuthorityLife);
+    if (!authority.ok()) return std::move(authority).error();
+    RETURN_IF_ERROR(saveIdentity(paths.pki(kAuthority), *authority));
+  }
+  CertificateSpec server;
+  server.commonName = "kube-apiserver";
+  server.server = true;
+  server.notBefore = now;
+  server.validity = kYear;
+  server.dnsNames = {"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+                     "kubernetes.default.svc." + config.domain, "registry.dhow.internal"};
+  server.ipAddresses = {"127.0.0.1", config.hostAddress(), config.kubernetesServiceAddress()};
+  RETURN_IF_ERROR(ensureIdentity(paths.pki(kServer), *authority, server));
+
+  CertificateSpec admin;
+  admin.commonName = "kubernetes-admin";
+  admin.organizations = {"system:masters"};
+  admin.client = true;
+  admin.notBefore = now;
+  admin.validity = kYear;
+  ASSIGN_OR_RETURN(auto adminIdentity, ensureIdentity(paths.pki(kAdmin), *authority, admin));
+
+  if (!pathExists(paths.pki(kServiceAccountKey)))
+    RETURN_IF_ERROR(writeFileDurably(paths.pki(kServiceAccountKey), generatePrivateKey(), 0600));
+  if (!pathExists(paths.pki(kRegistryPassword)))
+    RETURN_IF_ERROR(writeFileDurably(paths.pki(kRegistryPassword), randomHex(32), 0600));
+  auto kubeconfig = kubeconfigOf(config, authority->certificatePem, adminIdentity);
+  auto existing = readFile(paths.kubeconfig(), 1 << 20);
+  if (existing.ok() && *existing == kubeconfig) return {};
+  return writeFileDurably(paths.kubeconfig(), kubeconfig, 0600);
+}
+
+Result<Identity> ensureNodeIdentity(const ClusterConfig& config, const std::string& node, WallTime now) {
+  auto paths = config.paths();
+  ASSIGN_OR_RETURN(auto authority, readIdentity(paths.pki(kAuthority)));
+  RETURN_IF_ERROR(makeDirs(paths.node(node), 0700));
+  CertificateSpec spec;
+  spec.commonName = "system:node:" + node;
+  spec.organizations = {"system:nodes"};
+  spec.client = true;
+  spec.notBefore = now;
+  spec.validity = kYear;
+  return ensureIdentity(paths.node(node) + "/node", authority, spec);
+}
+
+Result<Identity> loadIdentity(const ClusterPaths& paths, const std::string& name) { return readIdentity(paths.pki(name)); }
+
+Result<std::string> loadAuthorityCertificate(const ClusterPaths& paths) {
+  return readFile(paths.pki(std::string(kAuthority) + ".crt"), 1 << 20);
+}
+
+}  // namespace dhow::platform
