@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 #include "cli/command.h"
-#include "cli/commands.h"
+#include "commands.h"
 
 namespace dhow::cli {
 
