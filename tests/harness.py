@@ -1,0 +1,114 @@
+"""A cluster of one's own for tests: in a network namespace of its own, with its data in a temporary folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+
+BUILD = os.environ.get("DHOW_BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "build"))
+DHOW = os.path.join(BUILD, "dhow")
+
+
+def run(args, timeout=60, check=True, **options):
+    """Runs a command; a failure shows what it printed."""
+    done = subprocess.run(args, capture_output=True, text=True, timeout=timeout, **options)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def eventually(probe, timeout=30, every=0.05):
+    """Waits until probe() gives something true, and gives it back. Its AssertionErrors count as "not yet"."""
+    end = time.monotonic() + timeout
+    last = None
+    while True:
+        try:
+            value = probe()
+            if value:
+                return value
+        except AssertionError as e:
+            last = e
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout} s: {last or probe}")
+        time.sleep(every)
+
+
+class Namespace:
+    """A network namespace that stands for the machine."""
+
+    def __init__(self):
+        self.name = "dhow-test-" + uuid.uuid4().hex[:8]
+        run(["ip", "netns", "add", self.name])
+        run(self.inside(["ip", "link", "set", "lo", "up"]))
+
+    def inside(self, args):
+        return ["nsenter", f"--net=/run/netns/{self.name}", "--"] + args
+
+    def delete(self):
+        run(["ip", "netns", "delete", self.name], check=False)
+
+
+class Cluster:
+    def __init__(self, nodes=3, zones=3):
+        self.net = Namespace()
+        self.name = "t" + uuid.uuid4().hex[:7]
+        self.data = tempfile.mkdtemp(prefix="dhow-test-")
+        self.nodes, self.zones = nodes, zones
+
+    def dhow(self, *args, timeout=120, check=True):
+        return run(self.net.inside([DHOW, *args, "--name", self.name, "--data", self.data]), timeout=timeout, check=check)
+
+    def up(self, *args):
+        return self.dhow("up", "--nodes", str(self.nodes), "--zones", str(self.zones), *args)
+
+    @property
+    def kubeconfig(self):
+        return f"{self.data}/clusters/{self.name}/kubeconfig"
+
+    def kubectl_command(self, *args):
+        return self.net.inside(["kubectl", "--kubeconfig", self.kubeconfig, *args])
+
+    def kubectl(self, *args, timeout=60, check=True, input=None):
+        return run(self.kubectl_command(*args), timeout=timeout, check=check, input=input)
+
+    def get(self, *args):
+        return json.loads(self.kubectl("get", *args, "-o", "json").stdout)
+
+    @property
+    def docker_host(self):
+        return f"unix:///run/dhow/{self.name}/docker.sock"
+
+    def docker_command(self, *args):
+        return self.net.inside(["docker", "-H", self.docker_host, *args])
+
+    def docker(self, *args, timeout=60, check=True, input=None):
+        environment = {**os.environ, "DOCKER_CONFIG": self.data + "/docker-cli"}
+        return run(self.docker_command(*args), timeout=timeout, check=check, input=input, env=environment)
+
+    def curl(self, url, *args, check=True):
+        return run(self.net.inside(["curl", "-sS", "--max-time", "5", *args, url]), check=check)
+
+    def destroy(self):
+        """Takes everything down, whatever state it is in."""
+        try:
+            self.dhow("down", check=False)
+        finally:
+            self.net.delete()
+            shutil.rmtree(self.data, ignore_errors=True)
+
+
+def processes_naming(text):
+    """Command lines of running processes that hold the text."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                line = f.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in line and int(pid) != os.getpid():
+            found.append((int(pid), line))
+    return found
