@@ -1,0 +1,168 @@
+#include "platform/region.h"
+
+#include "base/files.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "network/links.h"
+#include "network/nat_table.h"
+
+namespace dhow::platform {
+
+namespace {
+
+std::string uplinkName(const ClusterConfig& config) { return fmt::format("dhow{}", config.index); }
+std::string zoneBridge(int zone) { return fmt::format("zone{}", zone); }
+std::string natTable(const ClusterConfig& config) { return fmt::format("dhow-uplink-{}", config.index); }
+std::string forwardFile(const ClusterConfig& config) { return config.paths().run + "/ip_forward"; }
+
+Result<IpPrefix> prefix(const std::string& address, int length) {
+  ASSIGN_OR_RETURN(auto ip, IpAddress::parse(address));
+  return IpPrefix{ip, length};
+}
+
+// Existing is fine.
+Result<int> ensureBridge(NetLinks& links, const std::string& name) {
+  auto made = links.createBridge(name);
+  if (made.ok() || !made.error().is(Code::kAlreadyExists)) return made;
+  ASSIGN_OR_RETURN(auto found, links.find(name));
+  return found.index;
+}
+
+Result<> setUpRouter(const ClusterConfig& config) {
+  RETURN_IF_ERROR(setSysctl("net/ipv4/ip_forward", "1"));
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  for (int zone = 1; zone <= config.request.zones; ++zone) {
+    ASSIGN_OR_RETURN(int bridge, ensureBridge(links, zoneBridge(zone)));
+    ASSIGN_OR_RETURN(auto address, prefix(config.zoneGateway(zone), 24));
+    RETURN_IF_ERROR(links.addAddress(bridge, address));
+    RETURN_IF_ERROR(links.setUp(bridge));
+  }
+  ASSIGN_OR_RETURN(auto uplink, links.find("uplink"));
+  ASSIGN_OR_RETURN(auto address, prefix(config.routerAddress(), 25));
+  RETURN_IF_ERROR(links.addAddress(uplink.index, address));
+  RETURN_IF_ERROR(links.setUp(uplink.index));
+  ASSIGN_OR_RETURN(auto host, IpAddress::parse(config.hostAddress()));
+  Route outside;
+  outside.destination = IpPrefix{IpAddress::v4(0), 0};
+  outside.gateway = host;
+  return links.setRoute(outside);
+}
+
+// The machine's end: an address, the way to the segments and the load balancer's addresses, and masquerading for what the nodes send to
+// the outside.
+Result<> setUpHost(const ClusterConfig& config, NetLinks& links) {
+  ASSIGN_OR_RETURN(auto uplink, links.find(uplinkName(config)));
+  ASSIGN_OR_RETURN(auto address, prefix(config.hostAddress(), 25));
+  RETURN_IF_ERROR(links.addAddress(uplink.index, address));
+  RETURN_IF_ERROR(links.setUp(uplink.index));
+  ASSIGN_OR_RETURN(auto router, IpAddress::parse(config.routerAddress()));
+  for (const auto& range : {config.allSegments(), config.loadBalancerRange()}) {
+    Route route;
+    ASSIGN_OR_RETURN(route.destination, IpPrefix::parse(range));
+    route.gateway = router;
+    route.link = uplink.index;
+    RETURN_IF_ERROR(links.setRoute(route));
+  }
+  ASSIGN_OR_RETURN(auto forwarding, readFile("/proc/sys/net/ipv4/ip_forward", 16));
+  if (trim(forwarding) == "0") {
+    RETURN_IF_ERROR(writeFile(forwardFile(config), "0\n"));
+    RETURN_IF_ERROR(setSysctl("net/ipv4/ip_forward", "1"));
+  }
+  ASSIGN_OR_RETURN(auto nat, NatTable::open(natTable(config)));
+  NatTable::Network network;
+  network.bridge = uplinkName(config);
+  ASSIGN_OR_RETURN(network.subnet, IpPrefix::parse(config.allSegments()));
+  network.apartFromOthers = false;
+  return nat->setNetwork(network);
+}
+
+}  // namespace
+
+bool regionExists(const ClusterConfig& config) { return Netns::open(config.paths().regionNamespace()).ok(); }
+
+Result<> createRegion(const ClusterConfig& config) {
+  auto paths = config.paths();
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  auto router = Netns::open(paths.regionNamespace());
+  if (!router.ok()) {
+    router = Netns::create();
+    if (!router.ok()) return std::move(router).error().wrap("create the region's network");
+    RETURN_IF_ERROR(router->pin(paths.regionNamespace()));
+  }
+  VethSpec uplink;
+  uplink.name = uplinkName(config);
+  uplink.peerName = "uplink";
+  uplink.peerNetnsFd = router->fd();
+  auto made = links.createVeth(uplink);
+  if (!made.ok() && !made.error().is(Code::kAlreadyExists)) return std::move(made).error().wrap("create the region's uplink");
+  RETURN_IF_ERROR(runInNetns(router->fd(), [&config] { return setUpRouter(config); }));
+  return setUpHost(config, links);
+}
+
+Result<> createNodeLink(const ClusterConfig& config, const NodePlan& node) {
+  auto path = config.paths().nodeNamespace(node.name);
+  if (Netns::open(path).ok()) return {};
+  ASSIGN_OR_RETURN(auto router, Netns::open(config.paths().regionNamespace()));
+  ASSIGN_OR_RETURN(auto netns, Netns::create());
+  // The port is named after the last part of the node's address: unique within the router.
+  std::string port = "n" + node.address.substr(node.address.rfind('.') + 1);
+  RETURN_IF_ERROR(runInNetns(router.fd(), [&]() -> Result<> {
+    ASSIGN_OR_RETURN(auto links, NetLinks::open());
+    ASSIGN_OR_RETURN(auto bridge, links.find(zoneBridge(node.zoneIndex)));
+    if (auto old = links.find(port); old.ok()) RETURN_IF_ERROR(links.remove(old->index));
+    VethSpec veth;
+    veth.name = port;
+    veth.peerName = "eth0";
+    veth.peerNetnsFd = netns.fd();
+    veth.master = bridge.index;
+    auto made = links.createVeth(veth);
+    return made.ok() ? Result<>() : Result<>(std::move(made).error());
+  }));
+  RETURN_IF_ERROR(runInNetns(netns.fd(), [&]() -> Result<> {
+    ASSIGN_OR_RETURN(auto links, NetLinks::open());
+    ASSIGN_OR_RETURN(auto eth0, links.find("eth0"));
+    ASSIGN_OR_RETURN(auto address, prefix(node.address, 24));
+    ASSIGN_OR_RETURN(auto gateway, IpAddress::parse(config.zoneGateway(node.zoneIndex)));
+    Route out;
+    out.destination = IpPrefix{IpAddress::v4(0), 0};
+    out.gateway = gateway;
+    return links.configureInside(eth0.index, address, {out});
+  }));
+  return netns.pin(path);
+}
+
+Result<> removeNodeLink(const ClusterConfig& config, const std::string& node) {
+  return Netns::unpin(config.paths().nodeNamespace(node));
+}
+
+Result<> removeRegion(const ClusterConfig& config) {
+  auto paths = config.paths();
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  if (auto uplink = links.find(uplinkName(config)); uplink.ok()) RETURN_IF_ERROR(links.remove(uplink->index));
+  ASSIGN_OR_RETURN(auto nat, NatTable::open(natTable(config)));
+  RETURN_IF_ERROR(nat->destroy());
+  if (pathExists(forwardFile(config))) {
+    ASSIGN_OR_RETURN(auto clusters, knownClusters());
+    // Another cluster may need forwarding by now.
+    if (clusters.size() <= 1) RETURN_IF_ERROR(setSysctl("net/ipv4/ip_forward", "0"));
+  }
+  return Netns::unpin(paths.regionNamespace());
+}
+
+Result<int> freeClusterIndex() {
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  ASSIGN_OR_RETURN(auto all, links.list());
+  ASSIGN_OR_RETURN(auto routes, links.routes());
+  for (int index = 0; index < kMaxClusters; ++index) {
+    auto config = configFor({}, index);
+    bool taken = std::any_of(all.begin(), all.end(), [&](const Link& link) { return link.name == uplinkName(config); });
+    for (const auto& range : {config.allSegments(), config.podRange, config.serviceRange}) {
+      ASSIGN_OR_RETURN(auto wanted, IpPrefix::parse(range));
+      for (const auto& route : routes) taken = taken || (route.destination.length > 0 && route.destination.overlaps(wanted));
+    }
+    if (!taken) return index;
+  }
+  return Error(Code::kUnavailable, fmt::format("this machine has {} clusters already, the most that its address ranges hold", kMaxClusters));
+}
+
+}  // namespace dhow::platform
