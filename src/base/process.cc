@@ -123,6 +123,12 @@ Task<Result<ExitStatus>> Process::wait(Loop& loop) {
   co_return exitStatusOf(info);
 }
 
+Result<UniqueFd> pidfdOf(pid_t pid) {
+  UniqueFd fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!fd) return Error::fromErrno("watch process " + std::to_string(pid));
+  return fd;
+}
+
 Result<CommandOutput> runCommand(const std::vector<std::string>& args, const std::string& input) {
   int in[2], out[2], err[2];
   if (::pipe2(in, O_CLOEXEC) != 0 || ::pipe2(out, O_CLOEXEC) != 0 || ::pipe2(err, O_CLOEXEC) != 0)

@@ -43,6 +43,9 @@ class Process {
   UniqueFd pidfd_;
 };
 
+// A descriptor that becomes readable when the process ends. kNotFound when there is none.
+Result<UniqueFd> pidfdOf(pid_t pid);
+
 // Runs a program to its end; gives its standard output and error together with how it ended. Blocks.
 struct CommandOutput {
   ExitStatus status;

@@ -69,7 +69,7 @@ class [[nodiscard]] Result<void> {
 // In a plain function: leaves with the error of `expr`, if it has one.
 #define RETURN_IF_ERROR(expr)                                            \
   do {                                                                   \
-    auto dhow_result_ = (expr);                                          \
+    auto&& dhow_result_ = (expr);                                        \
     if (!dhow_result_.ok()) return std::move(dhow_result_).error();      \
   } while (false)
 
@@ -79,7 +79,7 @@ class [[nodiscard]] Result<void> {
 // The same in a coroutine. `expr` may hold a co_await.
 #define CO_RETURN_IF_ERROR(expr)                                         \
   do {                                                                   \
-    auto dhow_result_ = (expr);                                          \
+    auto&& dhow_result_ = (expr);                                        \
     if (!dhow_result_.ok()) co_return std::move(dhow_result_).error();   \
   } while (false)
 

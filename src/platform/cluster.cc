@@ -1,0 +1,370 @@
+#include "platform/cluster.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/files.h"
+#include "base/gate.h"
+#include "base/log.h"
+#include "base/notify.h"
+#include "base/process.h"
+#include "base/strings.h"
+#include "client/http_client.h"
+#include "client/kubeconfig.h"
+#include "http/client.h"
+#include "machines.h"
+#include "platform/identities.h"
+#include "platform/region.h"
+#include "runtime/runtime.h"
+
+namespace dhow::platform {
+
+namespace {
+
+using namespace std::chrono_literals;
+using client::HttpClient;
+
+constexpr Duration kStartLimit = 30s;
+
+struct Stopwatch {
+  Loop& loop;
+  Progress progress;
+  TimePoint started = loop.now();
+  void step(const std::string& name) {
+    if (progress) progress(name, loop.now() - started);
+    started = loop.now();
+  }
+};
+
+// Held while a command changes a cluster.
+Result<UniqueFd> lockCluster(const ClusterPaths& paths) {
+  RETURN_IF_ERROR(makeDirs(paths.run, 0711));
+  auto owner = readFile(paths.run + "/data", 4096);
+  if (owner.ok() && trim(*owner) != paths.data)
+    return Error(Code::kConflict, fmt::format("a cluster of this name has its data in {}; give another --name", trim(*owner)));
+  RETURN_IF_ERROR(writeFile(paths.run + "/data", paths.data + "\n"));
+  return lockFile(paths.lock(), true);
+}
+
+// The configuration of a cluster that exists, or a new one.
+Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
+  RETURN_IF_ERROR(validateRequest(request));
+  ClusterPaths paths(request.dataDir, request.name);
+  if (pathExists(paths.config())) {
+    ASSIGN_OR_RETURN(auto config, loadConfig(paths));
+    const auto& has = config.request;
+    if (has.masters != request.masters || has.nodes != request.nodes || has.zones != request.zones)
+      return Error(Code::kInvalid, fmt::format("cluster \"{}\" has {} masters and {} nodes in {} zones; `dhow down` it first to change that",
+                                               has.name, has.masters, has.nodes, has.zones));
+    return config;
+  }
+  // Two clusters that start at once must not choose the same ranges.
+  ASSIGN_OR_RETURN(auto lock, lockFile(std::string(kRunDir) + "/choose.lock", true));
+  ASSIGN_OR_RETURN(int index, freeClusterIndex());
+  auto config = configFor(request, index);
+  RETURN_IF_ERROR(makeDirs(paths.root));
+  RETURN_IF_ERROR(saveConfig(config));
+  RETURN_IF_ERROR(createRegion(config));
+  return config;
+}
+
+Result<> prepareCluster(const ClusterConfig& config, WallTime now) {
+  auto paths = config.paths();
+  for (const auto& folder : {paths.server(), paths.registry(), paths.engine(), paths.nodes(), paths.machines()})
+    RETURN_IF_ERROR(makeDirs(folder, 0700));
+  RETURN_IF_ERROR(ensureIdentities(config, now));
+  return createRegion(config);
+}
+
+}  // namespace
+
+std::string masterName(const ClusterConfig& config) { return config.request.name + "-master-1"; }
+
+Result<Cluster::Programs> Cluster::Programs::ofThisProcess() {
+  char path[4096];
+  ssize_t n = ::readlink("/proc/self/exe", path, sizeof path);
+  if (n <= 0) return Error::fromErrno("find this program");
+  std::string dhow(path, static_cast<size_t>(n));
+  Programs programs{dhow, dhow.substr(0, dhow.rfind('/')) + "/dhow-shim"};
+  if (!pathExists(programs.shim)) return Error(Code::kNotFound, programs.shim + " is missing; it belongs beside dhow");
+  return programs;
+}
+
+struct Cluster::Rep {
+  Loop& loop;
+  BlockingPool& pool;
+  Programs programs;
+
+  Result<std::unique_ptr<runtime::Runtime>> runtimeOf(const ClusterConfig& config) {
+    return runtime::Runtime::create(loop, pool, {config.paths().machines(), programs.shim, cgroupOf(config)});
+  }
+
+  Result<std::unique_ptr<HttpClient>> clientOf(const ClusterConfig& config) {
+    ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(config.paths().kubeconfig()));
+    ASSIGN_OR_RETURN(auto options, client::httpOptions(kubeconfig));
+    options.requestTimeout = 5s;
+    return std::make_unique<HttpClient>(loop, std::move(options));
+  }
+
+  Task<Result<>> startMaster(const ClusterConfig& config, runtime::Runtime& runtime);
+  Task<Result<>> startEngine(const ClusterConfig& config);
+  Task<Result<>> startNode(const ClusterConfig& config, runtime::Runtime& runtime, NodePlan node);
+  Task<Result<>> startNodes(const ClusterConfig& config, runtime::Runtime& runtime);
+  Task<Result<>> waitNodesReady(const ClusterConfig& config);
+  Task<bool> engineAnswers(const ClusterConfig& config);
+};
+
+Cluster::Cluster(Loop& loop, BlockingPool& pool, Programs programs) : rep_(new Rep{loop, pool, std::move(programs)}) {}
+Cluster::~Cluster() = default;
+
+namespace {
+
+Task<Result<bool>> isRunning(runtime::Runtime& runtime, const std::string& name) {
+  auto machines = co_await runtime.machines();
+  if (!machines.ok()) co_return std::move(machines).error();
+  for (const auto& machine : *machines) {
+    if (machine.name == name) co_return machine.running;
+  }
+  co_return false;
+}
+
+}  // namespace
+
+Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, runtime::Runtime& runtime) {
+  auto running = co_await isRunning(runtime, masterName(config));
+  CO_RETURN_IF_ERROR(running);
+  if (*running) co_return Result<>();
+  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready("master")));
+  auto created = co_await runtime.createMachine(masterMachine(config, programs));
+  CO_RETURN_IF_ERROR(created);
+  auto started = co_await runtime.startMachine(masterName(config));
+  CO_RETURN_IF_ERROR(started);
+  auto waited = co_await ready.wait(loop, kStartLimit);
+  if (!waited.ok()) co_return std::move(waited).error().wrap("start the master (its log: " + config.paths().server() + "/log)");
+  co_return Result<>();
+}
+
+Task<bool> Cluster::Rep::engineAnswers(const ClusterConfig& config) {
+  http::Client::Options options;
+  options.unixSocket = config.paths().dockerSocket();
+  options.connectTimeout = 1s;
+  http::Client http(loop, std::move(options));
+  auto answer = co_await http.fetch("http://docker/_ping", http::Request());
+  http.close();
+  co_return answer.ok() && answer->status == 200;
+}
+
+Task<Result<>> Cluster::Rep::startEngine(const ClusterConfig& config) {
+  bool answers = co_await engineAnswers(config);
+  if (answers) co_return Result<>();
+  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready("engine")));
+  SpawnOptions options;
+  options.args = {programs.dhow, "engine", "--cluster", config.paths().root};
+  options.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET=" + ready.path()};
+  options.cwd = "/";
+  options.fds = {-1, -1, -1};
+  options.newSession = true;
+  auto process = Process::spawn(options);
+  CO_RETURN_IF_ERROR(process);
+  auto waited = co_await ready.wait(loop, kStartLimit);
+  if (!waited.ok()) co_return std::move(waited).error().wrap("start the engine (its log: " + config.paths().engine() + "/log)");
+  co_return Result<>();
+}
+
+Task<Result<>> Cluster::Rep::startNode(const ClusterConfig& config, runtime::Runtime& runtime, NodePlan node) {
+  auto running = co_await isRunning(runtime, node.name);
+  CO_RETURN_IF_ERROR(running);
+  if (*running) co_return Result<>();
+  auto prepared = co_await pool.run(loop, [&]() -> Result<> {
+    RETURN_IF_ERROR(createNodeLink(config, node));
+    return prepareNode(config, node);
+  });
+  CO_RETURN_IF_ERROR(prepared);
+  auto created = co_await runtime.createMachine(nodeMachine(config, programs, node));
+  CO_RETURN_IF_ERROR(created);
+  auto started = co_await runtime.startMachine(node.name);
+  CO_RETURN_IF_ERROR(started);
+  co_return Result<>();
+}
+
+namespace {
+
+// Runs each node's start beside the others and keeps the first failure.
+struct Together {
+  explicit Together(Loop& loop) : gate(loop) {}
+  Gate gate;
+  Result<> first;
+  static Task<> one(Together* self, Task<Result<>> task) {
+    auto done = co_await std::move(task);
+    if (!done.ok() && self->first.ok()) self->first = std::move(done);
+  }
+};
+
+bool isReady(const client::ObjectPtr& node) {
+  auto* conditions = object::find(node->root(), {"status", "conditions"});
+  if (!conditions || !conditions->is_array()) return false;
+  for (const auto& condition : conditions->get_array()) {
+    if (!condition.is_object()) continue;
+    auto* type = condition.get_object().if_contains("type");
+    auto* status = condition.get_object().if_contains("status");
+    if (type && status && *type == "Ready") return *status == "True";
+  }
+  return false;
+}
+
+}  // namespace
+
+Task<Result<>> Cluster::Rep::startNodes(const ClusterConfig& config, runtime::Runtime& runtime) {
+  Together together(loop);
+  for (const auto& node : config.nodePlans())
+    together.gate.spawn(Together::one(&together, startNode(config, runtime, node)));
+  co_await together.gate.close();
+  co_return std::move(together.first);
+}
+
+Task<Result<>> Cluster::Rep::waitNodesReady(const ClusterConfig& config) {
+  CO_ASSIGN_OR_RETURN(auto api, clientOf(config));
+  auto listed = co_await api->list(object::resources::kNodes, {});
+  CO_RETURN_IF_ERROR(listed);
+  std::set<std::string> waiting;
+  for (const auto& plan : config.nodePlans()) waiting.insert(plan.name);
+  for (const auto& node : listed->items) {
+    if (isReady(node)) waiting.erase(std::string(node->name()));
+  }
+  if (!waiting.empty()) {
+    auto watcher = co_await api->watch(object::resources::kNodes, {}, listed->resourceVersion);
+    CO_RETURN_IF_ERROR(watcher);
+    bool late = false;
+    auto limit = loop.after(kStartLimit, [&] {
+      late = true;
+      (*watcher)->close();
+    });
+    while (!waiting.empty()) {
+      auto event = co_await (*watcher)->next();
+      if (!event.ok() && late) {
+        std::vector<std::string> names(waiting.begin(), waiting.end());
+        co_return Error(Code::kDeadlineExceeded, fmt::format("not Ready after {} s: {} (logs: {}/<node>/log)", kStartLimit / 1s,
+                                                             join(names, ", "), config.paths().nodes()));
+      }
+      CO_RETURN_IF_ERROR(event);
+      if (event->object && isReady(event->object)) waiting.erase(std::string(event->object->name()));
+    }
+    (*watcher)->close();
+  }
+  co_await api->stop();
+  co_return Result<>();
+}
+
+Task<Result<ClusterConfig>> Cluster::up(ClusterRequest request, Progress progress) {
+  Stopwatch watch{rep_->loop, progress};
+  CO_RETURN_IF_ERROR(validateRequest(request));
+  ClusterPaths paths(request.dataDir, request.name);
+  CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
+  auto config = co_await rep_->pool.run(rep_->loop, [&] { return chooseConfig(request); });
+  CO_RETURN_IF_ERROR(config);
+  auto prepared = co_await rep_->pool.run(rep_->loop, [&] { return prepareCluster(*config, rep_->loop.wallNow()); });
+  CO_RETURN_IF_ERROR(prepared);
+  watch.step("region and identities");
+
+  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(*config));
+  auto master = co_await rep_->startMaster(*config, *runtime);
+  CO_RETURN_IF_ERROR(master);
+  watch.step("master");
+  auto engine = co_await rep_->startEngine(*config);
+  CO_RETURN_IF_ERROR(engine);
+  watch.step("engine");
+  auto nodes = co_await rep_->startNodes(*config, *runtime);
+  CO_RETURN_IF_ERROR(nodes);
+  auto ready = co_await rep_->waitNodesReady(*config);
+  CO_RETURN_IF_ERROR(ready);
+  watch.step(fmt::format("{} nodes Ready", config->request.nodes));
+  co_await runtime->stop();
+  co_return std::move(*config);
+}
+
+namespace {
+
+// The engine removes its containers, networks and mounts when it is asked to; it ends by itself then.
+Task<Result<>> shutDownEngine(Loop& loop, const ClusterPaths& paths) {
+  auto text = readFile(paths.run + "/engine.pid", 64);
+  if (!text.ok()) co_return Result<>();
+  auto pid = parseInt(trim(*text));
+  if (!pid) co_return Result<>();
+  auto line = readFile(fmt::format("/proc/{}/cmdline", *pid), 1 << 16);
+  // The number may belong to somebody else by now.
+  if (!line.ok() || line->find(paths.root) == std::string::npos) co_return Result<>();
+  if (::kill(static_cast<pid_t>(*pid), SIGUSR1) != 0) co_return Result<>();
+  CO_ASSIGN_OR_RETURN(auto fd, pidfdOf(static_cast<pid_t>(*pid)));
+  auto ended = co_await waitReadable(loop, fd.get());
+  co_return ended;
+}
+
+}  // namespace
+
+Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progress) {
+  Stopwatch watch{rep_->loop, progress};
+  CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
+  CO_ASSIGN_OR_RETURN(auto config, loadConfig(paths));
+  auto engine = co_await shutDownEngine(rep_->loop, paths);
+  CO_RETURN_IF_ERROR(engine);
+  watch.step("engine stopped");
+  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(config));
+  auto machines = co_await runtime->machines();
+  CO_RETURN_IF_ERROR(machines);
+  for (const auto& machine : *machines) {
+    auto removed = co_await runtime->removeMachine(machine.name);
+    CO_RETURN_IF_ERROR(removed);
+  }
+  co_await runtime->stop();
+  runtime.reset();
+  watch.step("machines removed");
+  auto cleaned = co_await rep_->pool.run(rep_->loop, [&]() -> Result<> {
+    for (const auto& node : config.nodePlans()) RETURN_IF_ERROR(removeNodeLink(config, node.name));
+    RETURN_IF_ERROR(removeRegion(config));
+    if (!keepData) RETURN_IF_ERROR(removeTree(paths.root));
+    return removeTree(paths.run);
+  });
+  CO_RETURN_IF_ERROR(cleaned);
+  watch.step("network and data removed");
+  co_return Result<>();
+}
+
+Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
+  ClusterState state;
+  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(config));
+  auto machines = co_await runtime->machines();
+  CO_RETURN_IF_ERROR(machines);
+  for (const auto& machine : *machines) state.machines.push_back({machine.name, machine.running, machine.pid});
+  co_await runtime->stop();
+  state.engineAnswers = co_await rep_->engineAnswers(config);
+  CO_ASSIGN_OR_RETURN(auto api, rep_->clientOf(config));
+  auto nodes = co_await api->list(object::resources::kNodes, {});
+  state.serverAnswers = nodes.ok();
+  if (nodes.ok()) {
+    for (const auto& plan : config.nodePlans()) {
+      NodeState node{plan.name, plan.zone, plan.address, false};
+      for (const auto& object : nodes->items) node.ready = node.ready || (object->name() == plan.name && isReady(object));
+      state.nodes.push_back(std::move(node));
+    }
+  }
+  co_await api->stop();
+  co_return state;
+}
+
+Task<Result<>> Cluster::startMachine(const ClusterConfig& config, std::string name) {
+  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(config));
+  auto started = co_await runtime->startMachine(std::move(name));
+  co_await runtime->stop();
+  if (!started.ok()) co_return std::move(started).error();
+  co_return Result<>();
+}
+
+Task<Result<>> Cluster::stopMachine(const ClusterConfig& config, std::string name) {
+  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(config));
+  auto stopped = co_await runtime->stopMachine(std::move(name), 10s);
+  co_await runtime->stop();
+  co_return stopped;
+}
+
+}  // namespace dhow::platform

@@ -1,0 +1,95 @@
+#include "machines.h"
+
+#include <boost/json/serialize.hpp>
+
+#include "base/files.h"
+#include "node/options.h"
+#include "platform/identities.h"
+
+namespace dhow::platform {
+
+namespace json = boost::json;
+
+namespace {
+
+constexpr const char* kPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+constexpr uint64_t kLogSize = 10 << 20;
+constexpr uint32_t kLogFiles = 3;
+
+runtime::Mount writable(const std::string& path) {
+  runtime::Mount mount;
+  mount.source = mount.target = path;
+  return mount;
+}
+
+runtime::MachineSpec machine(const ClusterConfig& config, const std::string& name, const std::string& folder) {
+  runtime::MachineSpec spec;
+  spec.name = name;
+  spec.hostname = name;
+  spec.cgroup = cgroupOf(config) + "/" + name;
+  spec.env = {kPath};
+  spec.log.path = folder + "/log";
+  spec.log.maxSize = kLogSize;
+  spec.log.maxFiles = kLogFiles;
+  return spec;
+}
+
+}  // namespace
+
+std::string cgroupOf(const ClusterConfig& config) { return "/dhow/" + config.request.name; }
+
+runtime::MachineSpec masterMachine(const ClusterConfig& config, const Cluster::Programs& programs) {
+  auto paths = config.paths();
+  auto spec = machine(config, masterName(config), paths.server());
+  spec.args = {programs.dhow, "server", "--cluster", paths.root};
+  spec.env.push_back("NOTIFY_SOCKET=" + paths.ready("master"));
+  spec.netPath = "/proc/self/ns/net";
+  spec.mounts = {writable(paths.root), writable(paths.run)};
+  return spec;
+}
+
+runtime::MachineSpec nodeMachine(const ClusterConfig& config, const Cluster::Programs& programs, const NodePlan& node) {
+  auto paths = config.paths();
+  auto spec = machine(config, node.name, paths.node(node.name));
+  spec.args = {programs.dhow, "agent", "--config", paths.nodeConfig(node.name)};
+  spec.netPath = paths.nodeNamespace(node.name);
+  spec.mounts = {writable(paths.node(node.name))};
+  return spec;
+}
+
+Result<> prepareNode(const ClusterConfig& config, const NodePlan& node) {
+  auto paths = config.paths();
+  auto folder = paths.node(node.name);
+  RETURN_IF_ERROR(makeDirs(folder + "/run", 0700));
+  RETURN_IF_ERROR(makeDirs(folder + "/var", 0700));
+  RETURN_IF_ERROR(ensureNodeIdentity(config, node.name, std::chrono::system_clock::now()));
+  ASSIGN_OR_RETURN(auto password, readFile(paths.pki(kRegistryPassword), 4096));
+  ASSIGN_OR_RETURN(auto authority, loadAuthorityCertificate(paths));
+  node::NodeOptions options;
+  options.name = node.name;
+  options.zone = node.zone;
+  options.region = config.region;
+  options.servers = {fmt::format("https://{}:{}", config.hostAddress(), config.apiPort)};
+  options.caFile = paths.pki(std::string(kAuthority) + ".crt");
+  options.certFile = folder + "/node.crt";
+  options.keyFile = folder + "/node.key";
+  options.dataDir = folder + "/var";
+  options.runDir = folder + "/run";
+  options.cgroupParent = "/pods";
+  options.address = node.address;
+  options.podRange = config.podRange;
+  options.serviceRange = config.serviceRange;
+  options.dnsAddress = config.dnsAddress();
+  options.domain = config.domain;
+  options.registries = registriesOf(config, authority, password);
+  return writeFileDurably(paths.nodeConfig(node.name), json::serialize(node::toJson(options)) + "\n", 0600);
+}
+
+json::object registriesOf(const ClusterConfig& config, const std::string& authorityPem, const std::string& password) {
+  return {{config.registryHost(), json::object{{"endpoint", fmt::format("https://{}:{}", config.hostAddress(), config.registryPort)},
+                                               {"ca", authorityPem},
+                                               {"username", kRegistryUser},
+                                               {"password", password}}}};
+}
+
+}  // namespace dhow::platform
