@@ -83,6 +83,8 @@ std::string_view header(std::string_view head, std::string_view name) {
   return {};
 }
 
+bool isClose(std::string_view value) { return value.size() == 5 && ::strncasecmp(value.data(), "close", 5) == 0; }
+
 void answer(Connection& c, int status, const char* text, std::string_view type, std::string_view body, bool headOnly) {
   c.out += "HTTP/1.1 " + std::to_string(status) + " " + text + "\r\nContent-Type: ";
   c.out += type;
@@ -227,7 +229,7 @@ class HelloServer {
     // A request with a body is answered and the connection closed: nothing here takes one.
     bool hasBody = !header(head, "Transfer-Encoding").empty() || (!header(head, "Content-Length").empty() && header(head, "Content-Length") != "0");
     bool oldVersion = line.ends_with("HTTP/1.0");
-    c.closeAfter = stopping_ || hasBody || oldVersion || ::strncasecmp(header(head, "Connection").data(), "close", 5) == 0;
+    c.closeAfter = stopping_ || hasBody || oldVersion || isClose(header(head, "Connection"));
     if (space == std::string_view::npos || second == space || line.find("HTTP/1.") != second + 1) {
       c.closeAfter = true;
       answer(c, 400, "Bad Request", "text/plain", "bad request\n", false);
