@@ -3,7 +3,9 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "http/stream.h"
@@ -38,5 +40,23 @@ class TlsClient {
   };
   static Result<std::shared_ptr<TlsClient>> create(Options options);
 };
+
+// The handshakes, over any stream. An Error is kUnauthenticated when a certificate did not verify, kDeadlineExceeded
+// after `timeout`, else kUnavailable.
+struct TlsAccepted {
+  std::unique_ptr<Stream> stream;
+  bool http2 = false;
+  std::string certificateCommonName;
+  std::vector<std::string> certificateOrganizations;
+};
+Task<Result<TlsAccepted>> acceptTls(Loop& loop, std::shared_ptr<TlsServer> tls, std::unique_ptr<Stream> lower, Duration timeout);
+
+struct TlsConnected {
+  std::unique_ptr<Stream> stream;
+  bool http2 = false;
+};
+// `host` is what the server's certificate must be for: a name or an IP address. `http2` false: HTTP/1.1 only.
+Task<Result<TlsConnected>> connectTls(Loop& loop, std::shared_ptr<TlsClient> tls, std::unique_ptr<Stream> lower, std::string host,
+                                      bool http2, Duration timeout);
 
 }  // namespace dhow::http

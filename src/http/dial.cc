@@ -1,0 +1,95 @@
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "body.h"
+#include "fd_stream.h"
+#include "http/stream.h"
+
+namespace dhow::http {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+
+namespace {
+
+struct Dial {
+  explicit Dial(Loop& loop) : resolver(loop.executor()), socket(loop.executor()) {}
+  tcp::resolver resolver;
+  tcp::socket socket;
+  bool late = false;
+};
+
+Error dialError(const boost::system::error_code& error, const Dial& dial, const std::string& what) {
+  if (dial.late) return Error(Code::kDeadlineExceeded, fmt::format("connect to {}: timed out", what));
+  if (error.category() == boost::system::system_category()) {
+    return Error(Code::kUnavailable, fmt::format("connect to {}: {}", what, error.message()), error.value());
+  }
+  return Error(Code::kUnavailable, fmt::format("connect to {}: {}", what, error.message()));
+}
+
+}  // namespace
+
+Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, uint16_t port, Duration timeout) {
+  auto dial = std::make_shared<Dial>(loop);
+  const std::string what = fmt::format("{}:{}", host, port);
+  Timer timer = loop.after(timeout, [weak = std::weak_ptr(dial)] {
+    auto dial = weak.lock();
+    if (!dial) return;
+    dial->late = true;
+    boost::system::error_code ignored;
+    dial->resolver.cancel();
+    dial->socket.close(ignored);
+  });
+
+  std::vector<tcp::endpoint> endpoints;
+  boost::system::error_code failed;
+  auto address = asio::ip::make_address(host, failed);
+  if (!failed) {
+    endpoints.emplace_back(address, port);
+  } else {
+    auto [error, found] = co_await dial->resolver.async_resolve(host, std::to_string(port), tcp::resolver::numeric_service,
+                                                                asio::as_tuple(asio::use_awaitable));
+    if (error) co_return dialError(error, *dial, what);
+    for (const auto& entry : found) endpoints.push_back(entry.endpoint());
+  }
+
+  failed = asio::error::host_not_found;
+  for (const auto& endpoint : endpoints) {
+    if (dial->late) break;
+    boost::system::error_code ignored;
+    dial->socket.close(ignored);
+    auto [error] = co_await dial->socket.async_connect(endpoint, asio::as_tuple(asio::use_awaitable));
+    failed = error;
+    if (!error) break;
+  }
+  if (failed || dial->late) co_return dialError(failed, *dial, what);
+  timer.cancel();
+  UniqueFd fd(dial->socket.release(failed));
+  if (failed) co_return dialError(failed, *dial, what);
+  internal::tuneTcp(fd.get());
+  co_return adoptFd(loop, fd.release());
+}
+
+Task<Result<std::unique_ptr<Stream>>> connectUnix(Loop& loop, std::string path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    co_return Error(Code::kBadRequest, fmt::format("socket path {} is too long", path));
+  }
+  path.copy(address.sun_path, path.size());
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd) co_return Error::fromErrno("socket");
+  // A unix socket connects at once, or waits only while the listener's queue is full; that is rare and short.
+  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    int number = errno;
+    co_return Error(Code::kUnavailable, fmt::format("connect to {}: {}", path, Error::fromErrno(number, "").message().substr(2)),
+                    number);
+  }
+  co_return adoptFd(loop, fd.release());
+}
+
+}  // namespace dhow::http
