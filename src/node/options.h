@@ -1,0 +1,70 @@
+// What a node is told about itself and its cluster: one JSON file, written by whoever made the machine.
+//
+//   name           the Node's name; the client certificate is for system:node:<name>
+//   zone, region   labels topology.kubernetes.io/zone and /region; may be empty
+//   servers        ["https://10.89.0.1:6443", ...]: the masters
+//   caFile, certFile, keyFile   PEM files: who is trusted, and this node's client certificate and key
+//   dataDir        images, pods (volumes, logs, last seen specifications); survives a reboot
+//   runDir         sandboxes' state; a reboot may clear it
+//   cgroupParent   "/dhow-node": all cgroups of the node's pods are below it
+//   shimPath       dhow-shim; empty: beside this program
+//   address        of this node, as other nodes reach it
+//   segment        "10.89.1.0/24": nodes inside it are reached directly, others by VXLAN; empty: all directly
+//   podRange       of the whole cluster: "10.244.0.0/16"
+//   serviceRange   "10.96.0.0/16"
+//   dnsAddress     "10.96.0.10"; answered on this node
+//   domain         "cluster.local"
+//   resolvConf     whose nameservers answer what is not the cluster's; default /etc/resolv.conf
+//   registries     as `registries:` in registries.yaml (image/hosts.h)
+//   registriesFile path of such a file; read again when it changes; may be missing
+//   labels         {"key": "value"} put on the Node when it registers
+//   taints         [{"key", "value", "effect"}] put on the Node when it registers
+//   maxPods        default 110
+//   resources      {"cpu": "2", "memory": "4Gi"}: capacity instead of what the machine has
+//   reserved       {"cpu": "100m", "memory": "128Mi"}: kept from the pods: allocatable is capacity less this
+//   poolSize       ready-made pod networks; default 4
+//   logMaxSize, logMaxFiles   default 10 MiB and 5
+#pragma once
+
+#include <boost/json/object.hpp>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace dhow::node {
+
+struct Taint {
+  std::string key, value, effect;
+};
+
+struct NodeOptions {
+  std::string name, zone, region;
+  std::vector<std::string> servers;
+  std::string caFile, certFile, keyFile;
+  std::string dataDir, runDir, cgroupParent = "/dhow-node", shimPath;
+  std::string address, segment;
+  std::string podRange = "10.244.0.0/16", serviceRange = "10.96.0.0/16";
+  std::string dnsAddress = "10.96.0.10", domain = "cluster.local";
+  std::string resolvConf = "/etc/resolv.conf";
+  std::string registriesFile;
+  boost::json::object registries;
+  std::map<std::string, std::string> labels;
+  std::vector<Taint> taints;
+  int64_t maxPods = 110;
+  std::map<std::string, std::string> resources, reserved;
+  int poolSize = 4;
+  uint64_t logMaxSize = 10 << 20;
+  uint32_t logMaxFiles = 5;
+};
+
+// kInvalid names the field that is wrong or unknown.
+Result<NodeOptions> parseNodeOptions(std::string_view json);
+Result<NodeOptions> loadNodeOptions(const std::string& path);
+boost::json::object toJson(const NodeOptions& options);
+
+}  // namespace dhow::node

@@ -1,0 +1,52 @@
+#include "options.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json/serialize.hpp>
+
+namespace dhow::node {
+namespace {
+
+NodeOptions sample() {
+  NodeOptions o;
+  o.name = "n1";
+  o.zone = "z1";
+  o.servers = {"https://10.0.0.1:6443"};
+  o.caFile = "/ca";
+  o.certFile = "/crt";
+  o.keyFile = "/key";
+  o.dataDir = "/data";
+  o.runDir = "/run/n1";
+  o.address = "10.0.0.2";
+  o.labels = {{"a", "b"}};
+  o.taints = {{"k", "", "NoSchedule"}};
+  return o;
+}
+
+TEST(NodeOptions, ReadsWhatItWrites) {
+  auto read = parseNodeOptions(boost::json::serialize(toJson(sample())));
+  ASSERT_TRUE(read.ok()) << read.error().message();
+  EXPECT_EQ(read->name, "n1");
+  EXPECT_EQ(read->servers, sample().servers);
+  EXPECT_EQ(read->labels, sample().labels);
+  ASSERT_EQ(read->taints.size(), 1u);
+  EXPECT_EQ(read->taints[0].effect, "NoSchedule");
+  EXPECT_EQ(read->maxPods, 110);
+}
+
+TEST(NodeOptions, NamesTheFieldThatIsWrong) {
+  auto unknown = parseNodeOptions(R"({"name":"n","nmae":"x"})");
+  ASSERT_FALSE(unknown.ok());
+  EXPECT_EQ(unknown.error().message(), "node configuration: nmae: unknown field");
+  EXPECT_EQ(parseNodeOptions("{").error().code(), Code::kInvalid);
+  auto missing = sample();
+  missing.servers.clear();
+  EXPECT_EQ(parseNodeOptions(boost::json::serialize(toJson(missing))).error().message(),
+            "node configuration: servers: is needed");
+  auto plain = sample();
+  plain.servers = {"http://10.0.0.1"};
+  EXPECT_FALSE(parseNodeOptions(boost::json::serialize(toJson(plain))).ok());
+}
+
+}  // namespace
+}  // namespace dhow::node
