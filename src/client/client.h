@@ -5,6 +5,7 @@
 #include <boost/json/object.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 
 namespace dhow::client {
 
+using object::Object;
 using object::ObjectPtr;
 using object::Resource;
 

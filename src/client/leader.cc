@@ -1,0 +1,115 @@
+#include "client/leader.h"
+
+#include "base/log.h"
+#include "base/time.h"
+#include "client/fields.h"
+
+namespace dhow::client {
+
+using object::resources::kLeases;
+
+LeaderElector::LeaderElector(Loop& loop, Client& client, Options options)
+    : loop_(loop), client_(client), options_(std::move(options)), wake_(loop), gate_(loop) {}
+
+void LeaderElector::start() { gate_.spawn(run(this)); }
+
+void LeaderElector::setLeading(bool leading) {
+  if (leading_ == leading) return;
+  leading_ = leading;
+  log::info("leader", "{} {} {}", options_.identity, leading ? "leads" : "no longer leads", options_.name);
+  const auto& call = leading ? options_.onLead : options_.onLost;
+  if (call) call();
+}
+
+Task<> LeaderElector::run(LeaderElector* self) {
+  while (!self->stopping_) {
+    const TimePoint asked = self->loop_.now();
+    Result<> result = co_await self->tryAcquire();
+    if (self->stopping_) break;
+    if (result.ok()) {
+      // From before the request: the lease is live from then on at the latest.
+      self->renewedAt_ = asked;
+      self->setLeading(true);
+    } else if (self->leading_ && (result.error().is(Code::kFailedPrecondition) ||
+                                  self->loop_.now() - self->renewedAt_ >= self->options_.renewDeadline)) {
+      log::warn("leader", "renew {}: {}", self->options_.name, result.error().message());
+      self->setLeading(false);
+    }
+    const auto fifth = self->options_.retryPeriod.count() / 5;
+    const Duration jitter(fifth > 0 ? static_cast<int64_t>(self->loop_.random() % static_cast<uint64_t>(fifth)) : 0);
+    co_await self->wake_.waitFor(self->options_.retryPeriod + jitter);
+  }
+  if (!self->leading_) co_return;
+  // Those who act as the leader end first, only then may another begin.
+  self->setLeading(false);
+  co_await self->release();
+}
+
+Task<> LeaderElector::stop() {
+  stopping_ = true;
+  wake_.notify();
+  co_await gate_.close();
+}
+
+json::object LeaderElector::leaseBody(std::string_view holder, int64_t transitions, std::string_view acquireTime) const {
+  const std::string now = formatTimeMicro(loop_.wallNow());
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(options_.leaseDuration).count();
+  return {{"apiVersion", "coordination.k8s.io/v1"},
+          {"kind", "Lease"},
+          {"metadata", {{"name", options_.name}, {"namespace", options_.ns}}},
+          {"spec",
+           {{"holderIdentity", holder},
+            {"leaseDurationSeconds", std::max<int64_t>(seconds, 1)},
+            {"acquireTime", acquireTime.empty() ? std::string_view(now) : acquireTime},
+            {"renewTime", now},
+            {"leaseTransitions", transitions}}}};
+}
+
+Task<Result<>> LeaderElector::tryAcquire() {
+  Result<ObjectPtr> got = co_await client_.get(kLeases, options_.ns, options_.name);
+  if (!got.ok()) {
+    if (!got.error().is(Code::kNotFound)) co_return std::move(got).error();
+    Result<ObjectPtr> created = co_await client_.create(kLeases, options_.ns, leaseBody(options_.identity, 0, ""));
+    if (!created.ok()) co_return std::move(created).error();
+    lease_ = *created;
+    holder_ = options_.identity;
+    co_return Result<>();
+  }
+  ObjectPtr lease = *got;
+  const std::string version(text(lease->metadata(), "resourceVersion"));
+  if (version != seenVersion_) {
+    seenVersion_ = version;
+    seenAt_ = loop_.now();
+  }
+  holder_ = text(lease->root(), {"spec", "holderIdentity"});
+  const bool ours = holder_ == options_.identity;
+  if (!ours && !holder_.empty()) {
+    // The holder's own duration counts: it may be configured otherwise than we are.
+    const std::chrono::seconds held(number(lease->root(), {"spec", "leaseDurationSeconds"}, 15));
+    if (loop_.now() < seenAt_ + held) {
+      co_return Error(Code::kFailedPrecondition, fmt::format("the lease is held by {}", holder_));
+    }
+  }
+  const int64_t transitions = number(lease->root(), {"spec", "leaseTransitions"}, 0);
+  const std::string acquired(ours ? text(lease->root(), {"spec", "acquireTime"}) : std::string_view());
+  json::object body = copyOf(lease);
+  body["spec"] = leaseBody(options_.identity, transitions + (ours ? 0 : 1), acquired)["spec"];
+  Result<ObjectPtr> updated = co_await client_.update(kLeases, options_.ns, options_.name, "", std::move(body));
+  if (!updated.ok()) co_return std::move(updated).error();
+  lease_ = *updated;
+  holder_ = options_.identity;
+  seenVersion_ = text(lease_->metadata(), "resourceVersion");
+  seenAt_ = loop_.now();
+  co_return Result<>();
+}
+
+Task<> LeaderElector::release() {
+  if (!lease_) co_return;
+  json::object body = copyOf(lease_);
+  objectAt(body, "spec")["holderIdentity"] = "";
+  objectAt(body, "spec")["leaseDurationSeconds"] = 1;
+  Result<ObjectPtr> updated = co_await client_.update(kLeases, options_.ns, options_.name, "", std::move(body));
+  if (!updated.ok()) log::warn("leader", "release {}: {}", options_.name, updated.error().message());
+}
+
+}  // namespace dhow::client

@@ -1,0 +1,56 @@
+// Leader election over a coordination.k8s.io Lease: of all that run with one lease name, one leads. Writes are guarded by the
+// lease's resourceVersion; a holder's lease counts as live for leaseDuration after this process last saw it change, by this
+// process's own monotonic clock, so that clocks need not agree.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/gate.h"
+#include "client/client.h"
+
+namespace dhow::client {
+
+class LeaderElector {
+ public:
+  struct Options {
+    std::string ns = "kube-system";
+    std::string name;
+    std::string identity;
+    Duration leaseDuration = std::chrono::seconds(15);
+    Duration renewDeadline = std::chrono::seconds(10);  // a leader that could not renew for so long steps down
+    Duration retryPeriod = std::chrono::seconds(2);
+    std::function<void()> onLead;
+    std::function<void()> onLost;
+  };
+  LeaderElector(Loop& loop, Client& client, Options options);
+
+  void start();
+  // Gives the lease up, so that another takes over at once.
+  Task<> stop();
+  bool leading() const { return leading_; }
+  // Who holds the lease, as last seen.
+  const std::string& holder() const { return holder_; }
+
+ private:
+  static Task<> run(LeaderElector* self);
+  Task<Result<>> tryAcquire();
+  Task<> release();
+  boost::json::object leaseBody(std::string_view holder, int64_t transitions, std::string_view acquireTime) const;
+  void setLeading(bool leading);
+
+  Loop& loop_;
+  Client& client_;
+  Options options_;
+  std::string holder_;
+  std::string seenVersion_;
+  TimePoint seenAt_{};
+  TimePoint renewedAt_{};
+  ObjectPtr lease_;
+  bool leading_ = false;
+  bool stopping_ = false;
+  Signal wake_;
+  Gate gate_;
+};
+
+}  // namespace dhow::client
