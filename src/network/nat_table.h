@@ -23,10 +23,8 @@ struct PublishedPort {
 
 class NatTable {
  public:
-  // Makes the table, in the namespace of the caller, in place of one that a former process left. With `restoring`
-  // that one works on untouched while networks and ports are told again, until install() puts the new one in its place.
-  static Result<std::unique_ptr<NatTable>> open(const std::string& tableName, bool restoring = false);
-  Result<> install();
+  // Takes over a table of that name: what it holds works on until the first change replaces it as a whole.
+  static Result<std::unique_ptr<NatTable>> open(const std::string& tableName);
   ~NatTable();  // leaves the table in the kernel
 
   // Publishes all or none; returns them with their host ports. kAlreadyExists ("port is already allocated") when one

@@ -1,0 +1,28 @@
+// What is added to a new object, or forbids it, for reasons that lie outside it: its namespace, its service account,
+// cluster-wide defaults.
+#pragma once
+
+#include "apiserver/watch_cache.h"
+#include "apiserver/strategy.h"
+
+namespace dhow::apiserver {
+
+class Admission {
+ public:
+  Admission(Loop& loop, WatchCache& caches);
+  // Before defaults and validation; may add to the document. `ns` is empty for cluster-scoped kinds.
+  Task<Result<>> admitCreate(const Context& context, const object::KindInfo& kind, std::string ns, json::object& document);
+  Result<> admitUpdate(const Context& context, const object::KindInfo& kind, std::string_view subresource, const json::object& document,
+                       const object::Object& old);
+
+ private:
+  Result<> checkNamespace(const object::KindInfo& kind, std::string_view ns, std::string_view name) const;
+  Task<Result<>> giveServiceAccount(std::string ns, json::object& pod);
+
+  Loop& loop_;
+  WatchCache& caches_;
+  KindCache& namespaces_;
+  KindCache& serviceAccounts_;
+};
+
+}  // namespace dhow::apiserver

@@ -1,0 +1,130 @@
+// The engine of every kind: create, get, list, watch, update, patch, delete and the subresources, over the store and the
+// watch caches. It does not ask who may do what: the HTTP front does. All on the loop's thread.
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "apiserver/admission.h"
+#include "apiserver/watch_cache.h"
+#include "client/client.h"
+#include "object/kinds.h"
+#include "object/selector.h"
+#include "store/store.h"
+#include "apiserver/strategy.h"
+
+namespace dhow::apiserver {
+
+using client::PatchType;
+using object::KindInfo;
+
+struct ListQuery {
+  std::string ns;
+  std::string labelSelector;
+  std::string fieldSelector;
+  int64_t limit = 0;
+  std::string continueToken;
+  std::string resourceVersion;
+  std::string resourceVersionMatch;
+};
+
+struct ListOutcome {
+  std::vector<ObjectPtr> items;
+  Revision revision = 0;
+  std::string continueToken;
+  std::optional<int64_t> remaining;
+};
+
+struct WatchQuery {
+  std::string ns;
+  std::string labelSelector;
+  std::string fieldSelector;
+  std::string resourceVersion;
+  bool sendInitialEvents = false;
+  bool legacyInitial = false;  // set by watch(): the initial events came without being asked for
+};
+
+struct Outcome {
+  ObjectPtr object;
+  bool created = false;
+  bool gone = false;  // of a delete: nothing is left
+};
+
+struct DeleteQuery {
+  std::optional<int64_t> gracePeriodSeconds;
+  std::string propagationPolicy;
+  std::string uid;
+  std::string resourceVersion;
+};
+
+// A POST to a subresource, as "pods/binding": gives what is answered.
+using SubresourceCreate = std::function<Task<Result<ObjectPtr>>(Context context, std::string ns, std::string name, json::object body)>;
+
+class Registry {
+ public:
+  Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds, const StrategyOptions& options);
+
+  const object::Kinds& kinds() const { return kinds_; }
+  WatchCache& caches() { return caches_; }
+  Loop& loop() { return loop_; }
+
+  Task<Result<Outcome>> create(Context context, const KindInfo& kind, std::string ns, json::object body);
+  Task<Result<ObjectPtr>> createSubresource(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource,
+                                            json::object body);
+  Task<Result<ObjectPtr>> get(const KindInfo& kind, std::string ns, std::string name, std::string subresource = "");
+  Task<Result<ListOutcome>> list(const KindInfo& kind, ListQuery query);
+  Task<Result<std::unique_ptr<KindWatch>>> watch(const KindInfo& kind, WatchQuery query);
+  Task<Result<Outcome>> update(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource, json::object body);
+  Task<Result<Outcome>> patch(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource, PatchType type,
+                              json::value body);
+  Task<Result<Outcome>> remove(Context context, const KindInfo& kind, std::string ns, std::string name, DeleteQuery query);
+  Task<Result<ListOutcome>> removeCollection(Context context, const KindInfo& kind, ListQuery selection, DeleteQuery query);
+
+  void onSubresource(std::string kindAndName, SubresourceCreate create) { creates_[std::move(kindAndName)] = std::move(create); }
+  // The kind as it is stored; itself for most.
+  const KindInfo& stored(const KindInfo& kind) const;
+
+ private:
+  // Makes the new document out of the present one; run again when somebody else was faster.
+  using Change = std::function<Result<json::object>(const object::Object& old)>;
+
+  Strategy& strategyOf(const KindInfo& kind);
+  Task<Result<ObjectPtr>> write(const KindInfo& kind, std::string ns, std::string name, ObjectPtr old, json::object document);
+  Task<Result<ObjectPtr>> erase(const KindInfo& kind, ObjectPtr old);
+  Task<Result<Outcome>> createOnce(Context context, const KindInfo& kind, std::string ns, json::object document, bool applied);
+  Task<Result<Outcome>> change(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource, bool retry,
+                               bool applied, Change make);
+  Result<json::object> settle(const Context& context, const KindInfo& kind, std::string_view subresource, json::object document, const object::Object& old,
+                              bool applied);
+  Task<Result<Outcome>> changeScale(Context context, const KindInfo& kind, std::string ns, std::string name, bool retry,
+                                    std::function<Result<json::object>(const json::object& scale)> make);
+  Result<Outcome> startDeletion(const KindInfo& kind, const object::Object& old, const DeleteQuery& query, json::object& document, bool& now);
+  Task<Result<ObjectPtr>> bind(Context context, std::string ns, std::string name, json::object binding);
+  Task<Result<ObjectPtr>> evict(Context context, std::string ns, std::string name, json::object eviction);
+
+  std::string randomSuffix();
+  std::string randomUid();
+
+  Loop& loop_;
+  store::Store& store_;
+  WatchCache& caches_;
+  const object::Kinds& kinds_;
+  Admission admission_;
+  std::map<std::string, std::unique_ptr<Strategy>> strategies_;  // by "plural.group"
+  std::unique_ptr<Strategy> plain_;
+  std::map<std::string, SubresourceCreate> creates_;
+};
+
+// events.k8s.io/v1 to core/v1 and back; other kinds have one form.
+json::object convertDocument(const KindInfo& from, const KindInfo& to, json::object document);
+ObjectPtr convertObject(const KindInfo& from, const KindInfo& to, const ObjectPtr& object);
+
+// The scale subresource of an object. kInternal when the kind has none.
+Result<json::object> scaleOf(const KindInfo& kind, const object::Object& object);
+
+}  // namespace dhow::apiserver

@@ -1,0 +1,182 @@
+// The subresources scale, binding and eviction, and the kinds that have two forms.
+#include "apiserver/registry.h"
+#include "base/strings.h"
+#include "base/time.h"
+#include "client/fields.h"
+#include "errors.h"
+#include "object/decode.h"
+
+namespace dhow::apiserver {
+
+using client::text;
+
+namespace {
+
+// ".spec.replicas" -> the value there.
+const json::value* follow(const json::object& root, std::string_view path) {
+  const json::object* here = &root;
+  const json::value* value = nullptr;
+  for (const auto& step : split(path.starts_with('.') ? path.substr(1) : path, '.')) {
+    if (!here) return nullptr;
+    value = here->if_contains(step);
+    if (!value) return nullptr;
+    here = value->if_object();
+  }
+  return value;
+}
+
+void put(json::object& root, std::string_view path, json::value value) {
+  auto steps = split(path.starts_with('.') ? path.substr(1) : path, '.');
+  json::object* here = &root;
+  for (size_t i = 0; i + 1 < steps.size(); ++i) here = &client::objectAt(*here, steps[i]);
+  (*here)[steps.back()] = std::move(value);
+}
+
+}  // namespace
+
+Result<json::object> scaleOf(const KindInfo& kind, const object::Object& object) {
+  const auto* scale = kind.subresource("scale");
+  if (!scale) return Error(Code::kNotFound, "the server could not find the requested resource");
+  auto number = [&](const std::string& path) -> int64_t {
+    const auto* value = follow(object.root(), path);
+    return value && value->is_int64() ? value->get_int64() : 0;
+  };
+  json::object metadata;
+  for (auto field : {"name", "namespace", "uid", "resourceVersion", "creationTimestamp"}) {
+    if (const auto* value = object.metadata().if_contains(field)) metadata[field] = *value;
+  }
+  json::object status{{"replicas", number(scale->statusReplicas)}};
+  if (auto selector = object::LabelSelector::fromDocument(follow(object.root(), scale->selector)); selector.ok()) {
+    status["selector"] = selector->text();
+  }
+  return json::object{{"kind", "Scale"},
+                      {"apiVersion", "autoscaling/v1"},
+                      {"metadata", std::move(metadata)},
+                      {"spec", json::object{{"replicas", number(scale->specReplicas)}}},
+                      {"status", std::move(status)}};
+}
+
+Task<Result<Outcome>> Registry::changeScale(Context context, const KindInfo& kind, std::string ns, std::string name, bool retry,
+                                            std::function<Result<json::object>(const json::object& scale)> make) {
+  const auto* scale = kind.subresource("scale");
+  if (!scale) co_return Error(Code::kNotFound, "the server could not find the requested resource");
+  auto change = [scale, make = std::move(make), &kind](const object::Object& old) -> Result<json::object> {
+    ASSIGN_OR_RETURN(auto present, scaleOf(kind, old));
+    ASSIGN_OR_RETURN(auto wanted, make(present));
+    auto replicas = client::number(wanted, {"spec", "replicas"}, 0);
+    if (replicas < 0) {
+      return invalid("Scale", "autoscaling", old.name(), {{"FieldValueInvalid", fmt::format("Invalid value: {}: must be greater than or equal to 0", replicas), "spec.replicas"}});
+    }
+    json::object document = old.root();
+    put(document, scale->specReplicas, replicas);
+    // A version in the scale stands for the object's.
+    if (const auto* version = client::field(wanted, {"metadata", "resourceVersion"})) client::metadataOf(document)["resourceVersion"] = *version;
+    return document;
+  };
+  auto outcome = co_await this->change(std::move(context), kind, std::move(ns), std::move(name), "scale", retry, false, std::move(change));
+  if (!outcome.ok()) co_return outcome;
+  CO_ASSIGN_OR_RETURN(auto document, scaleOf(kind, *outcome->object));
+  outcome->object = object::Object::make(std::move(document));
+  co_return outcome;
+}
+
+// The scheduler's word: the pod runs on that node.
+Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::string name, json::object binding) {
+  std::string node(text(binding, {"target", "name"}));
+  auto kindOfTarget = text(binding, {"target", "kind"});
+  if (!kindOfTarget.empty() && kindOfTarget != "Node") {
+    co_return invalid("Binding", "", name, {{"FieldValueNotSupported", fmt::format("Unsupported value: \"{}\": supported values: \"Node\", \"<empty>\"", kindOfTarget), "target.kind"}});
+  }
+  if (node.empty()) co_return invalid("Binding", "", name, {{"FieldValueRequired", "Required value", "target.name"}});
+  const auto* kind = kinds_.find(object::resources::kPods);
+  Resource bindings{"", "v1", "pods/binding"};
+  std::string now = formatTime(loop_.wallNow());
+  auto annotations = std::make_shared<json::object>(client::object(binding, {"metadata", "annotations"}));
+  std::string uid(text(binding, {"metadata", "uid"}));
+  bool dryRun = context.dryRun;
+  for (int attempt = 0;; ++attempt) {
+    CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+    auto old = caches_.of(kind->resource()).get(ns, name);
+    if (!old) co_return notFound(kind->resource(), name);
+    if (!uid.empty() && uid != old->uid()) {
+      co_return conflict(kind->resource(), name, fmt::format("Precondition failed: UID in precondition: {}, UID in object meta: {}", uid, old->uid()));
+    }
+    if (old->deleting()) co_return conflict(bindings, name, fmt::format("pod {} is being deleted, cannot be assigned to a host", name));
+    if (auto present = text(old->root(), {"spec", "nodeName"}); !present.empty()) {
+      co_return conflict(bindings, name, fmt::format("pod {} is already assigned to node \"{}\"", name, present));
+    }
+    json::object pod = old->root();
+    client::objectAt(pod, "spec")["nodeName"] = node;
+    auto& conditions = client::arrayAt(client::objectAt(pod, "status"), "conditions");
+    json::object scheduled{{"type", "PodScheduled"}, {"status", "True"}, {"lastProbeTime", nullptr}, {"lastTransitionTime", now}};
+    bool replaced = false;
+    for (auto& one : conditions) {
+      if (one.is_object() && text(one.get_object(), "type") == "PodScheduled") {
+        one = scheduled;
+        replaced = true;
+      }
+    }
+    if (!replaced) conditions.push_back(std::move(scheduled));
+    for (const auto& [key, value] : *annotations) client::objectAt(client::metadataOf(pod), "annotations")[key] = value;
+    if (!dryRun) {
+      auto written = co_await write(*kind, ns, name, old, std::move(pod));
+      if (!written.ok()) {
+        if (written.error().is(Code::kConflict) && attempt < 30) continue;
+        co_return std::move(written).error();
+      }
+    }
+    co_return object::Object::make(json::object{{"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
+  }
+}
+
+Task<Result<ObjectPtr>> Registry::evict(Context context, std::string ns, std::string name, json::object eviction) {
+  DeleteQuery query;
+  const auto& options = client::object(eviction, {"deleteOptions"});
+  query.gracePeriodSeconds = client::number(options, {"gracePeriodSeconds"});
+  query.propagationPolicy = text(options, "propagationPolicy");
+  query.uid = text(options, {"preconditions", "uid"});
+  query.resourceVersion = text(options, {"preconditions", "resourceVersion"});
+  const auto* kind = kinds_.find(object::resources::kPods);
+  auto outcome = co_await remove(std::move(context), *kind, std::move(ns), std::move(name), std::move(query));
+  CO_RETURN_IF_ERROR(outcome);
+  co_return object::Object::make(json::object{{"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
+}
+
+namespace {
+
+void move(json::object& document, std::string_view from, std::string_view to) {
+  auto at = document.find(from);
+  if (at == document.end()) return;
+  json::value value = std::move(at->value());
+  document.erase(at);
+  document[to] = std::move(value);
+}
+
+struct Renamed {
+  std::string_view core;
+  std::string_view events;
+};
+constexpr Renamed kEventFields[] = {
+    {"involvedObject", "regarding"}, {"message", "note"},
+    {"reportingComponent", "reportingController"}, {"source", "deprecatedSource"},
+    {"firstTimestamp", "deprecatedFirstTimestamp"}, {"lastTimestamp", "deprecatedLastTimestamp"},
+    {"count", "deprecatedCount"},
+};
+
+}  // namespace
+
+json::object convertDocument(const KindInfo& from, const KindInfo& to, json::object document) {
+  if (&from == &to) return document;
+  bool toCore = !from.storedAsKind.empty();
+  for (const auto& field : kEventFields) move(document, toCore ? field.events : field.core, toCore ? field.core : field.events);
+  document["apiVersion"] = to.apiVersion();
+  document["kind"] = to.kind;
+  return document;
+}
+
+ObjectPtr convertObject(const KindInfo& from, const KindInfo& to, const ObjectPtr& object) {
+  if (&from == &to || !object) return object;
+  return object::Object::make(convertDocument(from, to, object->root()));
+}
+
+}  // namespace dhow::apiserver

@@ -1,0 +1,290 @@
+#include "apiserver/watch_cache.h"
+
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace dhow::apiserver {
+
+namespace {
+
+constexpr std::string_view kRoot = "/registry/";
+constexpr size_t kWindowChanges = 1024;
+constexpr size_t kWindowBytes = 2 << 20;
+constexpr size_t kBatch = 256;
+
+void setRevision(json::object& document, Revision revision) {
+  auto& metadata = document["metadata"];
+  if (!metadata.is_object()) metadata.emplace_object();
+  metadata.get_object()["resourceVersion"] = std::to_string(revision);
+}
+
+ObjectPtr decode(const store::Entry& entry) {
+  if (entry.value.decoded) return std::static_pointer_cast<const Draft>(entry.value.decoded)->at(entry.modified);
+  boost::system::error_code error;
+  auto value = json::parse(*entry.value.bytes, error);
+  if (error || !value.is_object()) {
+    log::error("apiserver", "the stored object {} is damaged and left out", entry.key);
+    return nullptr;
+  }
+  setRevision(value.get_object(), entry.modified);
+  return object::Object::make(std::move(value.get_object()));
+}
+
+}  // namespace
+
+ObjectPtr Draft::at(Revision revision) const {
+  if (!made_) {
+    setRevision(document_, revision);
+    made_ = object::Object::make(std::move(document_));
+  }
+  return made_;
+}
+
+std::string Draft::encode() const { return json::serialize(document_); }
+
+ObjectPtr atRevision(const ObjectPtr& object, Revision revision) {
+  json::object document = object->root();
+  setRevision(document, revision);
+  return object::Object::make(std::move(document));
+}
+
+std::string storePrefix(const Resource& resource) {
+  return resource.group.empty() ? fmt::format("{}{}/", kRoot, resource.plural) : fmt::format("{}{}/{}/", kRoot, resource.group, resource.plural);
+}
+
+std::string storeKey(const Resource& resource, std::string_view ns, std::string_view name) {
+  std::string key = storePrefix(resource);
+  if (!ns.empty()) key.append(ns).append("/");
+  return key.append(name);
+}
+
+KindCache::~KindCache() {
+  for (auto* watch : watches_) watch->cache_ = nullptr;
+}
+
+void KindCache::startAt(Revision revision) {
+  windowAfter_ = revision;
+  objects_.setSynced();
+}
+
+void KindCache::apply(const store::Event& event) {
+  Change change;
+  change.revision = event.entry.modified;
+  std::string_view rest = std::string_view(event.entry.key).substr(storePrefix(resource_).size());
+  auto slash = rest.find('/');
+  std::string_view ns = slash == rest.npos ? std::string_view() : rest.substr(0, slash);
+  std::string_view name = slash == rest.npos ? rest : rest.substr(slash + 1);
+  auto old = objects_.get(ns, name);
+  if (event.type == store::Event::Type::kPut) {
+    change.before = std::move(old);
+    change.after = decode(event.entry);
+    if (!change.after) return;
+    change.bytes = event.entry.value.bytes->size() + 256;
+    objects_.put(change.after);
+  } else {
+    if (!old) return;
+    change.before = atRevision(old, change.revision);
+    change.bytes = 1024;
+    objects_.remove(ns, name);
+  }
+  windowBytes_ += change.bytes;
+  window_.push_back(std::move(change));
+  while (window_.size() > 1 && (window_.size() > kWindowChanges || windowBytes_ > kWindowBytes)) {
+    windowBytes_ -= window_.front().bytes;
+    windowAfter_ = window_.front().revision;
+    window_.pop_front();
+  }
+}
+
+void KindCache::wake() {
+  for (auto* watch : watches_) watch->changed_.notify();
+}
+
+WatchCache::WatchCache(Loop& loop, store::Store& store) : loop_(loop), store_(store), moved_(loop), gate_(loop) {}
+WatchCache::~WatchCache() = default;
+
+void WatchCache::add(const Resource& resource) {
+  auto& kind = kinds_[storePrefix(resource)];
+  if (!kind) kind = std::make_unique<KindCache>(loop_, resource);
+}
+
+KindCache& WatchCache::of(const Resource& resource) {
+  auto found = kinds_.find(storePrefix(resource));
+  CHECK(found != kinds_.end(), "no cache of {} {}", resource.apiVersion(), resource.plural);
+  return *found->second;
+}
+
+KindCache* WatchCache::find(std::string_view group, std::string_view plural) {
+  auto found = kinds_.find(storePrefix({std::string(group), "", std::string(plural)}));
+  return found == kinds_.end() ? nullptr : found->second.get();
+}
+
+Task<Result<>> WatchCache::start() {
+  auto all = co_await store_.list(std::string(kRoot));
+  if (!all.ok()) co_return std::move(all).error().wrap("read the store");
+  for (auto& entry : all->entries) {
+    for (auto& [prefix, kind] : kinds_) {
+      if (!entry.key.starts_with(prefix)) continue;
+      if (auto object = decode(entry)) kind->restore(std::move(object));
+      break;
+    }
+    entry.value = {};
+  }
+  revision_ = all->revision;
+  auto watcher = store_.watch(std::string(kRoot), revision_);
+  if (!watcher.ok()) co_return std::move(watcher).error();
+  for (auto& [prefix, kind] : kinds_) kind->startAt(revision_);
+  gate_.spawn(feed(std::move(*watcher)));
+  co_return Result<>();
+}
+
+Task<> WatchCache::stop() {
+  stopped_ = true;
+  if (watcher_) watcher_->close();
+  for (auto& [prefix, kind] : kinds_) {
+    for (auto* watch : kind->watches_) watch->close();
+  }
+  co_await gate_.close();
+}
+
+Task<> WatchCache::feed(std::unique_ptr<store::Watcher> watcher) {
+  watcher_ = watcher.get();
+  while (!stopped_) {
+    auto batch = co_await watcher->next();
+    if (!batch.ok()) {
+      if (!stopped_) {
+        log::error("apiserver", "the watch of the store ended: {}", batch.error().message());
+        failure_ = batch.error();
+      }
+      break;
+    }
+    apply(*batch);
+  }
+  watcher_ = nullptr;
+  moved_.notify();
+}
+
+void WatchCache::apply(const store::Watcher::Batch& batch) {
+  std::vector<KindCache*> touched;
+  for (const auto& event : batch.events) {
+    // The prefix that sorts last before the key is its own.
+    auto kind = kinds_.upper_bound(event.entry.key);
+    if (kind == kinds_.begin()) continue;
+    --kind;
+    if (!event.entry.key.starts_with(kind->first)) continue;
+    kind->second->apply(event);
+    if (touched.empty() || touched.back() != kind->second.get()) touched.push_back(kind->second.get());
+  }
+  revision_ = batch.revision;
+  for (auto* kind : touched) kind->wake();
+  moved_.notify();
+}
+
+Task<Result<>> WatchCache::catchUp() { return waitFor(store_.revision()); }
+
+Task<Result<>> WatchCache::waitFor(Revision revision) {
+  while (revision_ < revision) {
+    if (failure_) co_return Error(Code::kUnavailable, failure_->message());
+    if (stopped_) co_return Error(Code::kUnavailable, "the server is stopping");
+    co_await moved_.wait();
+  }
+  co_return Result<>();
+}
+
+KindWatch::KindWatch(Loop& loop, WatchCache& caches, KindCache& cache, Options options)
+    : caches_(&caches), cache_(&cache), options_(std::move(options)), changed_(loop) {
+  cache_->watches_.insert(this);
+}
+
+KindWatch::~KindWatch() {
+  if (cache_) cache_->watches_.erase(this);
+}
+
+Result<std::unique_ptr<KindWatch>> KindWatch::open(Loop& loop, WatchCache& caches, KindCache& cache, Options options) {
+  std::unique_ptr<KindWatch> watch(new KindWatch(loop, caches, cache, std::move(options)));
+  if (watch->options_.sendInitial) {
+    watch->initial_ = cache.list(watch->options_.ns);
+    watch->sendingInitial_ = true;
+    watch->after_ = caches.revision();
+    return watch;
+  }
+  watch->after_ = watch->options_.after;
+  if (watch->after_ < cache.windowAfter_) {
+    return Error(Code::kExpired, fmt::format("too old resource version: {} ({})", watch->after_, cache.windowAfter_));
+  }
+  return watch;
+}
+
+bool KindWatch::matches(const ObjectPtr& object) const {
+  if (!object || (!options_.ns.empty() && object->ns() != options_.ns)) return false;
+  return !options_.filter || options_.filter(*object);
+}
+
+void KindWatch::collect(const KindCache::Change& change, std::vector<client::WatchEvent>& events) const {
+  using Type = client::WatchEvent::Type;
+  bool before = matches(change.before);
+  bool after = matches(change.after);
+  if (after) {
+    events.push_back({before ? Type::kModified : Type::kAdded, change.after});
+  } else if (before) {
+    events.push_back({Type::kDeleted, change.after ? atRevision(change.before, change.revision) : change.before});
+  }
+}
+
+Task<Result<KindWatch::Batch>> KindWatch::next(std::optional<Duration> limit) {
+  while (true) {
+    if (closed_ || !cache_) co_return Error(Code::kCancelled, "the watch is closed");
+    Batch batch;
+    if (sendingInitial_) {
+      for (; initialAt_ < initial_.size() && batch.events.size() < kBatch; ++initialAt_) {
+        if (matches(initial_[initialAt_])) batch.events.push_back({client::WatchEvent::Type::kAdded, initial_[initialAt_]});
+      }
+      batch.revision = after_;
+      if (initialAt_ == initial_.size()) {
+        sendingInitial_ = false;
+        batch.initialEnd = true;
+        initial_.clear();
+        initial_.shrink_to_fit();
+      }
+      co_return batch;
+    }
+    if (after_ < cache_->windowAfter_) {
+      co_return Error(Code::kExpired, fmt::format("too old resource version: {} ({})", after_, cache_->windowAfter_));
+    }
+    const auto& window = cache_->window_;
+    auto at = std::upper_bound(window.begin(), window.end(), after_,
+                               [](Revision revision, const KindCache::Change& one) { return revision < one.revision; });
+    while (at != window.end()) {
+      Revision revision = at->revision;
+      for (; at != window.end() && at->revision == revision; ++at) collect(*at, batch.events);
+      after_ = revision;
+      if (batch.events.size() >= kBatch) break;
+    }
+    batch.revision = after_;
+    if (!batch.events.empty()) co_return batch;
+    after_ = std::max(after_, caches_->revision());
+    batch.revision = after_;
+    if (!limit) {
+      co_await changed_.wait();
+    } else {
+      bool notified = co_await changed_.waitFor(*limit);
+      if (!notified && !closed_) {
+        if (cache_ && (cache_->window_.empty() || cache_->window_.back().revision <= after_)) {
+          batch.revision = after_ = std::max(after_, caches_->revision());
+          co_return batch;
+        }
+      }
+    }
+  }
+}
+
+void KindWatch::close() {
+  closed_ = true;
+  changed_.notify();
+}
+
+}  // namespace dhow::apiserver

@@ -1,0 +1,160 @@
+// The API server's view of the store: every object of every kind, decoded once, with its resourceVersion in it, and a
+// window of recent changes that watches follow. Reads are served from here. One watch of the store feeds all kinds, so
+// they stand at the same revision. All on the loop's thread.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "base/gate.h"
+#include "client/cache.h"
+#include "client/memory_cache.h"
+#include "store/store.h"
+
+namespace dhow::apiserver {
+
+namespace json = boost::json;
+using object::ObjectPtr;
+using object::Resource;
+using store::Revision;
+
+// What a writer attaches to a put: the document without resourceVersion. The first to learn the revision makes the
+// object, and everyone shares it.
+class Draft {
+ public:
+  explicit Draft(json::object document) : document_(std::move(document)) {}
+  ObjectPtr at(Revision revision) const;
+  std::string encode() const;
+
+ private:
+  mutable json::object document_;  // given away when the object is made
+  mutable ObjectPtr made_;
+};
+
+// A copy of the object that says it is of this revision.
+ObjectPtr atRevision(const ObjectPtr& object, Revision revision);
+
+// "/registry/pods/default/web": the group only where it is not the core's.
+std::string storePrefix(const Resource& resource);
+std::string storeKey(const Resource& resource, std::string_view ns, std::string_view name);
+
+class KindWatch;
+
+class KindCache final : public client::Cache {
+ public:
+  KindCache(Loop& loop, Resource resource) : resource_(std::move(resource)), objects_(loop) {}
+  ~KindCache() override;
+
+  bool synced() const override { return objects_.synced(); }
+  Task<> waitSynced() override { return objects_.waitSynced(); }
+  ObjectPtr get(std::string_view ns, std::string_view name) const override { return objects_.get(ns, name); }
+  std::vector<ObjectPtr> list(std::string_view ns = "") const override { return objects_.list(ns); }
+  void addIndex(std::string index, KeysOf keysOf) override { objects_.addIndex(std::move(index), std::move(keysOf)); }
+  std::vector<ObjectPtr> byIndex(std::string_view index, std::string_view key) const override { return objects_.byIndex(index, key); }
+  std::unique_ptr<Subscription> subscribe(Handler handler) override { return objects_.subscribe(std::move(handler)); }
+  size_t size() const { return objects_.size(); }
+  const Resource& resource() const { return resource_; }
+
+ private:
+  friend class WatchCache;
+  friend class KindWatch;
+  struct Change {
+    Revision revision = 0;
+    ObjectPtr before;
+    ObjectPtr after;  // null: removed; then `before` says the revision of its removal
+    size_t bytes = 0;
+  };
+  void restore(ObjectPtr object) { objects_.put(std::move(object)); }
+  void startAt(Revision revision);
+  void apply(const store::Event& event);
+  void wake();
+
+  const Resource resource_;
+  client::MemoryCache objects_;
+  std::deque<Change> window_;
+  size_t windowBytes_ = 0;
+  Revision windowAfter_ = 0;  // the window holds every change after this
+  std::set<KindWatch*> watches_;
+};
+
+class WatchCache final : public client::Caches {
+ public:
+  WatchCache(Loop& loop, store::Store& store);
+  ~WatchCache() override;
+
+  // Before start().
+  void add(const Resource& resource);
+  Task<Result<>> start();
+  Task<> stop();
+
+  // CHECKs that the kind was added; any version of the group will do.
+  KindCache& of(const Resource& resource) override;
+  KindCache* find(std::string_view group, std::string_view plural);
+
+  Revision revision() const { return revision_; }
+  // Waits until the caches hold everything that the store had acknowledged when this was called.
+  Task<Result<>> catchUp();
+  Task<Result<>> waitFor(Revision revision);
+  // Set when the store has failed for good.
+  const std::optional<Error>& failure() const { return failure_; }
+
+ private:
+  friend class KindWatch;
+  Task<> feed(std::unique_ptr<store::Watcher> watcher);
+  void apply(const store::Watcher::Batch& batch);
+
+  Loop& loop_;
+  store::Store& store_;
+  std::map<std::string, std::unique_ptr<KindCache>, std::less<>> kinds_;  // by store prefix
+  Revision revision_ = 0;
+  std::optional<Error> failure_;
+  Signal moved_;
+  Gate gate_;
+  store::Watcher* watcher_ = nullptr;
+  bool stopped_ = false;
+};
+
+// One watch of one kind: what is there at first when asked for, then every change that concerns its filter.
+class KindWatch {
+ public:
+  using Filter = std::function<bool(const object::Object&)>;
+  struct Options {
+    std::string ns;              // empty: all
+    Filter filter;               // null: everything
+    bool sendInitial = false;    // what is there now, as kAdded
+    Revision after = 0;          // changes after this; without sendInitial
+  };
+  struct Batch {
+    std::vector<client::WatchEvent> events;
+    Revision revision = 0;       // everything up to here has been seen
+    bool initialEnd = false;     // the last of the initial events is in this batch
+  };
+  // kExpired when the window does not reach back that far.
+  static Result<std::unique_ptr<KindWatch>> open(Loop& loop, WatchCache& caches, KindCache& cache, Options options);
+  ~KindWatch();
+
+  // Waits for events, at most `limit`: then the batch is empty. kExpired when it fell behind, kCancelled after close().
+  Task<Result<Batch>> next(std::optional<Duration> limit = std::nullopt);
+  void close();
+
+ private:
+  friend class KindCache;
+  KindWatch(Loop& loop, WatchCache& caches, KindCache& cache, Options options);
+  void collect(const KindCache::Change& change, std::vector<client::WatchEvent>& events) const;
+  bool matches(const ObjectPtr& object) const;
+
+  WatchCache* caches_;
+  KindCache* cache_;  // null once the cache has gone
+  Options options_;
+  std::vector<ObjectPtr> initial_;
+  size_t initialAt_ = 0;
+  bool sendingInitial_ = false;
+  Revision after_ = 0;
+  bool closed_ = false;
+  Signal changed_;
+};
+
+}  // namespace dhow::apiserver
