@@ -1,0 +1,116 @@
+// One container as its users know it: what it was created with, and how it fares. Kept in <root>/containers/<id>/container.json.
+#pragma once
+
+#include <boost/json/object.hpp>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/gate.h"
+#include "base/loop.h"
+#include "base/result.h"
+#include "network/bridge_network.h"
+#include "network/nat_table.h"
+#include "runtime/runtime.h"
+
+namespace dhow::engine {
+
+enum class Status { kCreated, kRunning, kPaused, kRestarting, kRemoving, kExited, kDead };
+std::string_view statusName(Status status);  // as Docker spells it
+
+struct State {
+  Status status = Status::kCreated;
+  pid_t pid = 0;
+  int exitCode = 0;
+  bool oomKilled = false;
+  std::string error;
+  WallTime startedAt{};
+  WallTime finishedAt{};
+  bool running() const { return status == Status::kRunning || status == Status::kPaused; }
+};
+
+struct MountPoint {
+  std::string type;         // "bind", "volume", "tmpfs"
+  std::string name;         // of a volume
+  std::string source;
+  std::string destination;
+  std::string mode;         // as given: "ro,z"
+  bool writable = true;
+  std::string propagation;
+  std::vector<std::pair<std::string, std::string>> options;  // of a tmpfs
+};
+
+// Tasks take turns: start, stop and remove of one container never overlap.
+class Turn {
+ public:
+  explicit Turn(Loop& loop) : freed_(loop) {}
+  class Held {
+   public:
+    explicit Held(Turn* turn) : turn_(turn) {}
+    Held(Held&& other) noexcept : turn_(std::exchange(other.turn_, nullptr)) {}
+    ~Held() {
+      if (!turn_) return;
+      turn_->taken_ = false;
+      turn_->freed_.notify();
+    }
+
+   private:
+    Turn* turn_;
+  };
+  Task<Held> take() {
+    while (taken_) co_await freed_.wait();
+    taken_ = true;
+    co_return Held(this);
+  }
+
+ private:
+  Signal freed_;
+  bool taken_ = false;
+};
+
+struct Container {
+  explicit Container(Loop& loop) : turn(loop), changed(loop) {}
+
+  std::string id;
+  std::string name;  // without the slash
+  WallTime created{};
+  std::string imageId;
+  std::string imageName;           // as the user gave it
+  boost::json::object config;      // Docker's Config, the image's own merged in
+  boost::json::object hostConfig;
+  std::vector<MountPoint> mounts;
+  State state;
+  int restartCount = 0;
+  bool stoppedByUser = false;      // a restart policy must not undo that
+
+  // While it runs.
+  std::optional<Attachment> network;
+  std::vector<PublishedPort> ports;
+  std::shared_ptr<runtime::Sandbox> sandbox;
+
+  // Clients that attached before the start get their streams with it.
+  struct Waiting {
+    runtime::StreamOptions options;
+    std::optional<runtime::Streams> streams;
+  };
+  std::vector<std::shared_ptr<Waiting>> waiting;
+
+  Turn turn;
+  Signal changed;          // of any state
+  uint64_t exits = 0;      // how many times it has ended
+  bool removed = false;
+  Timer restart;
+  Duration restartDelay{};
+  std::vector<std::weak_ptr<class ExecSession>> execs;
+
+  bool tty() const;
+  bool autoRemove() const;
+};
+using ContainerPtr = std::shared_ptr<Container>;
+
+boost::json::object toRecord(const Container& container);
+Result<ContainerPtr> fromRecord(Loop& loop, const boost::json::object& record);
+
+}  // namespace dhow::engine
