@@ -190,7 +190,7 @@ Result<ContainerPtr> Engine::find(std::string_view ref) const {
 std::vector<ContainerPtr> Engine::containers() const {
   std::vector<ContainerPtr> all;
   for (const auto& [id, container] : byId_) all.push_back(container);
-  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a->created > b->created; });
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return std::tie(b->created, b->id) < std::tie(a->created, a->id); });
   return all;
 }
 
