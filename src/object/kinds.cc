@@ -120,6 +120,7 @@ class SchemaLoader {
     }
     field.required = facts.contains("required");
     field.enforced = flag(facts, "required");
+    field.pointer = flag(facts, "pointer");
     field.atomic = flag(facts, "atomic");
     field.keys = texts(facts, "keys");
     if (!field.keys.empty()) field.list = ListKind::kMap;

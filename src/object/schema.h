@@ -51,6 +51,7 @@ struct Field {
   uint16_t innerNumber = 0;   // within message `number`, for what JSON has inline; 0: not inline
   bool required = false;      // as published
   bool enforced = false;      // and refused when missing
+  bool pointer = false;   // a scalar whose zero differs from its absence
   bool atomic = false;        // server-side apply owns the map or object as a whole
   ListKind list = ListKind::kAtomic;
   bool patchMerge = false, patchRetainKeys = false;  // strategic merge patch
