@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "http/client.h"
@@ -17,11 +18,14 @@ class WebSocket {
     bool binary = true;
     std::string bytes;
   };
-  // kCancelled after the other side has closed. Pings are answered inside.
+  // One read may be under way at a time; writes queue up, each whole. kCancelled after the other side has closed;
+  // kTooLarge or kBadRequest when it broke the rules, and then it has been told. Pings are answered inside read().
   virtual Task<Result<Message>> read() = 0;
   virtual Task<Result<>> write(std::string_view bytes, bool binary = true) = 0;
   virtual Task<> close(uint16_t code = 1000, std::string reason = "") = 0;
   virtual const std::string& protocol() const = 0;
+  // Ends the connection at once; read() and write() end with kCancelled. Destroying the socket does the same.
+  virtual void abort() = 0;
 };
 
 bool isWebSocketUpgrade(const Request& request);
