@@ -45,7 +45,7 @@ class HttpClient final : public Client {
                                 std::string contentType = "application/json");
   // Takes effect with the next request.
   void setBearerToken(std::string token);
-  // Ends requests and watches under way.
+  // Ends requests and watches under way. Comes before the destructor.
   Task<> stop();
 
  private:

@@ -40,6 +40,8 @@ Task<> Reflector::run(Reflector* self) {
     if (result.ok() && !self->stopping_) result = co_await self->watchOnce();
     if (self->stopping_) break;
     if (result.ok()) continue;
+    // The server ended the watch in its own time: on from there at once, unless it does so again and again.
+    if (result.error().is(Code::kDeadlineExceeded) && self->connected_ && self->progressed_) continue;
     if (result.error().is(Code::kExpired)) {
       // The history before is gone; at most one list per back-off, should the server expire everything at once.
       self->resourceVersion_.clear();
@@ -77,6 +79,8 @@ Task<Result<>> Reflector::watchOnce() {
   if (!opened.ok()) co_return std::move(opened).error();
   std::shared_ptr<Watcher> watcher = std::move(*opened);
   watcher_ = watcher;
+  progressed_ = false;
+  const TimePoint openedAt = loop_.now();
   setConnected(true);
   Result<> result;
   while (!stopping_) {
@@ -85,6 +89,7 @@ Task<Result<>> Reflector::watchOnce() {
       result = std::move(event).error();
       break;
     }
+    progressed_ = true;
     const Object& object = *event->object;
     resourceVersion_ = text(object.metadata(), "resourceVersion");
     switch (event->type) {
@@ -100,6 +105,7 @@ Task<Result<>> Reflector::watchOnce() {
     }
   }
   watcher_.reset();
+  if (loop_.now() - openedAt > std::chrono::seconds(10)) progressed_ = true;
   co_return result;
 }
 

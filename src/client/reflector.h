@@ -47,6 +47,7 @@ class Reflector {
   Signal stopped_;
   bool stopping_ = false;
   bool connected_ = false;
+  bool progressed_ = false;  // the last watch lived or said something
   int failures_ = 0;
   size_t lists_ = 0;
   Gate gate_;
