@@ -29,6 +29,9 @@ struct BridgeNetworkOptions {
   // Pods: every packet is routed by the node (address /32, ports isolated from each other), so that services and
   // policies see it whatever the bridge's netfilter settings are. Otherwise containers see each other directly.
   bool routed = false;
+  // The namespace is this network's alone (a local node): bridge-nf-call-iptables may be turned off in it, so that
+  // routed packets pass the rules once.
+  bool ownNamespace = false;
   bool isolated = false;               // containers of this network may not talk to each other (icc=false)
   bool internal = false;               // no way out, no default route
   bool masquerade = true;              // traffic that leaves takes the node's address ...

@@ -111,7 +111,9 @@ uint64_t IpPrefix::hostCount() const {
   return bits >= 63 ? uint64_t{1} << 63 : uint64_t{1} << bits;
 }
 
-std::string IpPrefix::str() const { return address.empty() ? "" : fmt::format("{}/{}", address.str(), length); }
+std::string IpPrefix::str() const {
+  return address.empty() ? "" : fmt::format("{}/{}", address.str(), length);
+}
 
 std::string macFor(const IpAddress& address) {
   auto b = address.bytes();

@@ -90,6 +90,8 @@ class NetLinks {
   // Point-to-point tunnel end; remote ends are neighbours and FDB entries.
   Result<int> createVxlan(const std::string& name, uint32_t id, const IpAddress& local, uint16_t port, int mtu = 0);
   Result<> remove(int link);  // waits for the kernel; tens of milliseconds for a veth
+  // Deletes the links of these names together, which takes as long as deleting one; missing ones are fine.
+  Result<> removeTogether(const std::vector<std::string>& names);
   Result<> setUp(int link, bool up = true);
   Result<> setMtu(int link, int mtu);
   Result<> setMac(int link, const std::string& mac);

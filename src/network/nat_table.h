@@ -23,8 +23,10 @@ struct PublishedPort {
 
 class NatTable {
  public:
-  // Takes over a table of that name: what it holds works on until the first change replaces it as a whole.
-  static Result<std::unique_ptr<NatTable>> open(const std::string& tableName);
+  // Makes the table, in the namespace of the caller, in place of one that a former process left. With `restoring`
+  // that one works on untouched while networks and ports are told again, until install() puts the new one in its place.
+  static Result<std::unique_ptr<NatTable>> open(const std::string& tableName, bool restoring = false);
+  Result<> install();
   ~NatTable();  // leaves the table in the kernel
 
   // Publishes all or none; returns them with their host ports. kAlreadyExists ("port is already allocated") when one
@@ -38,6 +40,7 @@ class NatTable {
     IpPrefix subnet;
     bool masquerade = true;
     std::vector<IpPrefix> noMasquerade;
+    bool routed = false;          // inside traffic passes this machine both ways: needs no masquerade
     bool isolated = false;        // no traffic inside
     bool internal = false;        // none to the outside either
     bool apartFromOthers = true;  // other networks of this table may not send to it

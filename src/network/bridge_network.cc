@@ -1,0 +1,462 @@
+#include "network/bridge_network.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "base/digest.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "network/ipam.h"
+#include "network/nat_table.h"
+
+namespace dhow {
+
+namespace {
+
+constexpr int kDefaultMtu = 1500, kVxlanOverhead = 50;
+constexpr uint32_t kVxlanId = 4096;
+constexpr uint16_t kVxlanPort = 4789;
+const std::string kPoolOwner = "ready:";
+
+struct Ready {
+  Netns netns;
+  Attachment attachment;
+  std::string owner;  // of its address
+};
+
+void trySysctl(const std::string& name, std::string_view value) {
+  if (auto set = setSysctl(name, value); !set.ok()) log::warn("network", "{}", set.error().message());
+}
+
+// The address from which this machine talks to another.
+Result<IpAddress> sourceTowards(const IpAddress& other) {
+  UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(kVxlanPort);
+  address.sin_addr.s_addr = htonl(other.v4Value());
+  socklen_t size = sizeof address;
+  if (!fd || ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+      ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+    return Error::fromErrno("find the way to " + other.str());
+  }
+  return IpAddress::v4(ntohl(address.sin_addr.s_addr));
+}
+
+}  // namespace
+
+struct BridgeNetwork::Rep {
+  Rep(BridgeNetworkOptions o, NatTable& n, NetLinks l) : options(std::move(o)), nat(n), links(std::move(l)) {}
+
+  BridgeNetworkOptions options;
+  NatTable& nat;
+  NetLinks links;
+  std::unique_ptr<Ipam> ipam;
+  int bridge = 0;
+  bool bridgeFilters = false;  // bridged frames pass the IP hooks
+
+  mutable std::mutex mutex;
+  std::condition_variable changed;
+  bool stopping = false;
+  std::map<std::string, Attachment> attachments;
+  std::deque<Ready> pool;
+  std::vector<std::string> doomed;  // links to delete
+  uint64_t made = 0;
+  bool making = false;  // one more for the pool
+  std::thread refiller, reaper;
+  std::map<std::string, Route> nodeRoutes;
+  bool routesRead = false;
+
+  Result<> setUp();
+  Result<Attachment> connect(const std::string& owner, int netnsFd, const AttachOptions& how);
+  Result<> connectLinks(Attachment& a, int netnsFd, const AttachOptions& how);
+  Result<Ready> makeReady(const std::string& owner);
+  Result<Route> routeTo(const NodeRoute& node);
+  std::optional<Ready> takeReady();
+  void refill();
+  void reap();
+  void stop();
+};
+
+Result<> BridgeNetwork::Rep::setUp() {
+  auto& o = options;
+  if (!o.subnet.address.isV4()) return Error(Code::kUnimplemented, "bridge networks are IPv4 only");
+  if (o.gateway.empty()) o.gateway = o.subnet.network().plus(1);
+  if (o.mtu == 0) o.mtu = kDefaultMtu;
+  if (!o.subnet.contains(o.gateway)) {
+    return Error(Code::kInvalid, fmt::format("gateway {} is not in {}", o.gateway.str(), o.subnet.str()));
+  }
+  std::string journal = o.stateDir.empty() ? "" : o.stateDir + "/" + o.bridge + ".addresses";
+  ASSIGN_OR_RETURN(
+      ipam,
+      Ipam::open({.range = o.subnet.masked(), .within = o.allocateFrom, .reserved = {o.gateway}, .journal = journal}));
+  for (auto& owner : ipam->owners()) {
+    if (owner.starts_with(kPoolOwner)) ipam->release(owner);
+  }
+  auto existing = links.find(o.bridge);
+  if (existing.ok()) {
+    if (existing->kind != "bridge") return Error(Code::kAlreadyExists, "interface " + o.bridge + " is no bridge");
+    bridge = existing->index;
+    RETURN_IF_ERROR(links.setUp(bridge));
+  } else {
+    ASSIGN_OR_RETURN(bridge, links.createBridge(o.bridge, macFor(o.gateway), o.mtu));
+  }
+  IpPrefix own{o.gateway, o.subnet.length};
+  ASSIGN_OR_RETURN(auto addresses, links.addresses(bridge));
+  for (auto& address : addresses) {
+    if (address.address.isV4() && address != own) RETURN_IF_ERROR(links.removeAddress(bridge, address));
+  }
+  RETURN_IF_ERROR(links.addAddress(bridge, own));
+  if (!o.internal) trySysctl("net/ipv4/ip_forward", "1");
+  const std::string filters = "net/bridge/bridge-nf-call-iptables";
+  if (o.routed && o.ownNamespace && pathExists("/proc/sys/" + filters)) trySysctl(filters, "0");
+  auto filtering = readFile("/proc/sys/" + filters, 16);
+  bridgeFilters = filtering.ok() && trim(*filtering) != "0";
+  if (o.routed) {
+    trySysctl("net/ipv4/conf/all/send_redirects", "0");
+    trySysctl("net/ipv4/conf/" + o.bridge + "/send_redirects", "0");
+  }
+  if (o.loopbackPublish && !o.internal) trySysctl("net/ipv4/conf/" + o.bridge + "/route_localnet", "1");
+  return nat.setNetwork({.bridge = o.bridge,
+                         .subnet = o.subnet.masked(),
+                         .masquerade = o.masquerade,
+                         .noMasquerade = o.noMasquerade,
+                         .routed = o.routed,
+                         .isolated = o.isolated,
+                         .internal = o.internal});
+}
+
+Result<Attachment> BridgeNetwork::Rep::connect(const std::string& owner, int netnsFd, const AttachOptions& how) {
+  Attachment a;
+  a.interface = how.interface;
+  a.hostInterface = "veth" + randomHex(10);
+  a.mtu = options.mtu;
+  if (!options.internal) a.gateway = options.gateway;
+  a.address.length = options.subnet.length;
+  if (how.address.empty()) {
+    ASSIGN_OR_RETURN(a.address.address, ipam->allocate(owner));
+  } else {
+    RETURN_IF_ERROR(ipam->take(owner, how.address));
+    a.address.address = how.address;
+  }
+  a.mac = how.mac.empty() ? macFor(a.address.address) : how.mac;
+  auto done = connectLinks(a, netnsFd, how);
+  if (!done.ok()) {
+    ipam->releaseAddress(a.address.address);
+    return std::move(done).error();
+  }
+  return a;
+}
+
+Result<> BridgeNetwork::Rep::connectLinks(Attachment& a, int netnsFd, const AttachOptions& how) {
+  ASSIGN_OR_RETURN(int outside, links.createVeth({.name = a.hostInterface,
+                                                  .peerName = a.interface,
+                                                  .peerNetnsFd = netnsFd,
+                                                  .peerMac = a.mac,
+                                                  .mtu = a.mtu,
+                                                  .master = bridge}));
+  auto configure = [&]() -> Result<> {
+    // Where the bridge itself translates addresses (br_netfilter), a frame may have to leave to another port or to the
+    // one it came from: a container that calls its own published port, a pod that calls a service.
+    bool isolated = (options.routed && !bridgeFilters) || options.isolated;
+    RETURN_IF_ERROR(links.setBridgePort(outside, isolated, !isolated));
+    ASSIGN_OR_RETURN(auto inside, NetLinks::openIn(netnsFd));
+    ASSIGN_OR_RETURN(auto link, inside.find(a.interface));
+    std::vector<Route> routes;
+    IpPrefix address = a.address;
+    if (options.routed) {
+      address.length = 32;
+      routes.push_back({.destination = IpPrefix::host(options.gateway), .link = link.index});
+    }
+    if (how.defaultRoute && !options.internal) {
+      routes.push_back({.destination = {}, .gateway = options.gateway, .link = link.index});
+    }
+    return inside.configureInside(link.index, address, routes);
+  };
+  auto done = configure();
+  if (!done.ok()) {
+    std::lock_guard lock(mutex);
+    doomed.push_back(a.hostInterface);
+    changed.notify_all();
+  }
+  return done;
+}
+
+Result<Ready> BridgeNetwork::Rep::makeReady(const std::string& owner) {
+  Ready out;
+  out.owner = owner;
+  ASSIGN_OR_RETURN(out.netns, Netns::create());
+  ASSIGN_OR_RETURN(out.attachment, connect(owner, out.netns.fd(), {}));
+  return out;
+}
+
+void BridgeNetwork::Rep::refill() {
+  std::unique_lock lock(mutex);
+  while (!stopping) {
+    if (pool.size() >= static_cast<size_t>(options.poolSize)) {
+      changed.wait(lock);
+      continue;
+    }
+    auto owner = fmt::format("{}{}", kPoolOwner, made++);
+    making = true;
+    lock.unlock();
+    auto ready = makeReady(owner);
+    lock.lock();
+    making = false;
+    changed.notify_all();
+    if (ready.ok()) {
+      pool.push_back(std::move(*ready));
+      continue;
+    }
+    // Most often no address is free; the next detach tries again.
+    log::warn("network", "cannot prepare a namespace on {}: {}", options.bridge, ready.error().message());
+    changed.wait(lock);
+  }
+}
+
+std::optional<Ready> BridgeNetwork::Rep::takeReady() {
+  if (pool.empty()) return std::nullopt;
+  std::optional<Ready> out = std::move(pool.front());
+  pool.pop_front();
+  changed.notify_all();
+  return out;
+}
+
+void BridgeNetwork::Rep::reap() {
+  std::unique_lock lock(mutex);
+  while (!stopping || !doomed.empty()) {
+    if (doomed.empty()) {
+      changed.wait(lock);
+      continue;
+    }
+    auto names = std::exchange(doomed, {});
+    lock.unlock();
+    auto done = links.removeTogether(names);
+    lock.lock();
+    if (!done.ok()) log::warn("network", "{}", done.error().message());
+  }
+}
+
+void BridgeNetwork::Rep::stop() {
+  {
+    std::lock_guard lock(mutex);
+    stopping = true;
+    changed.notify_all();
+  }
+  if (refiller.joinable()) refiller.join();
+  if (reaper.joinable()) reaper.join();
+  std::lock_guard lock(mutex);
+  for (auto& ready : pool) ipam->release(ready.owner);
+  pool.clear();  // the kernel removes the namespaces with their links
+}
+
+BridgeNetwork::BridgeNetwork(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+BridgeNetwork::~BridgeNetwork() {
+  rep_->stop();
+}
+
+Result<std::unique_ptr<BridgeNetwork>> BridgeNetwork::start(BridgeNetworkOptions options, NatTable& nat) {
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  auto rep = std::make_unique<Rep>(std::move(options), nat, std::move(links));
+  RETURN_IF_ERROR(rep->setUp());
+  Rep* r = rep.get();
+  if (r->options.poolSize > 0) r->refiller = std::thread([r] { r->refill(); });
+  r->reaper = std::thread([r] { r->reap(); });
+  return std::unique_ptr<BridgeNetwork>(new BridgeNetwork(std::move(rep)));
+}
+
+Result<Attachment> BridgeNetwork::attach(const std::string& containerId, int netnsFd, const AttachOptions& options) {
+  {
+    std::lock_guard lock(rep_->mutex);
+    if (rep_->attachments.count(containerId) > 0) {
+      return Error(Code::kAlreadyExists,
+                   fmt::format("container {} is already on network {}", containerId, rep_->options.bridge));
+    }
+    rep_->attachments[containerId] = {};
+  }
+  auto made = rep_->connect(containerId, netnsFd, options);
+  std::lock_guard lock(rep_->mutex);
+  if (!made.ok()) {
+    rep_->attachments.erase(containerId);
+    return std::move(made).error().wrap(fmt::format("connect container to {}", rep_->options.bridge));
+  }
+  made->containerId = containerId;
+  rep_->attachments[containerId] = *made;
+  return made;
+}
+
+Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId) {
+  std::optional<Ready> ready;
+  {
+    std::lock_guard lock(rep_->mutex);
+    if (rep_->attachments.count(containerId) > 0) {
+      return Error(Code::kAlreadyExists,
+                   fmt::format("container {} is already on network {}", containerId, rep_->options.bridge));
+    }
+    rep_->attachments[containerId] = {};
+    ready = rep_->takeReady();
+  }
+  if (!ready) {
+    auto made = rep_->makeReady(containerId);
+    std::unique_lock lock(rep_->mutex);
+    if (made.ok()) {
+      ready = std::move(*made);
+    } else {
+      // The last address may be on its way into the pool.
+      rep_->changed.wait(lock, [&] { return !rep_->making; });
+      ready = rep_->takeReady();
+    }
+    if (!ready) {
+      rep_->attachments.erase(containerId);
+      return std::move(made).error().wrap(fmt::format("prepare network of {}", containerId));
+    }
+  }
+  rep_->ipam->rename(ready->owner, containerId);
+  ready->attachment.containerId = containerId;
+  std::lock_guard lock(rep_->mutex);
+  rep_->attachments[containerId] = ready->attachment;
+  return AcquiredNamespace{std::move(ready->netns), std::move(ready->attachment)};
+}
+
+Result<> BridgeNetwork::adopt(const std::string& containerId, const IpAddress& address,
+                              const std::string& hostInterface) {
+  RETURN_IF_ERROR(rep_->ipam->take(containerId, address));
+  Attachment a;
+  a.containerId = containerId;
+  a.interface = "eth0";
+  a.hostInterface = hostInterface;
+  a.address = {address, rep_->options.subnet.length};
+  if (!rep_->options.internal) a.gateway = rep_->options.gateway;
+  a.mac = macFor(address);
+  a.mtu = rep_->options.mtu;
+  std::lock_guard lock(rep_->mutex);
+  rep_->attachments[containerId] = a;
+  return {};
+}
+
+void BridgeNetwork::detach(const std::string& containerId) {
+  std::lock_guard lock(rep_->mutex);
+  auto it = rep_->attachments.find(containerId);
+  if (it == rep_->attachments.end()) return;
+  if (!it->second.hostInterface.empty()) rep_->doomed.push_back(it->second.hostInterface);
+  rep_->attachments.erase(it);
+  rep_->ipam->release(containerId);
+  rep_->changed.notify_all();
+}
+
+void BridgeNetwork::releaseAllBut(const std::vector<std::string>& live) {
+  std::set<std::string> keep(live.begin(), live.end());
+  std::lock_guard lock(rep_->mutex);
+  for (auto& owner : rep_->ipam->owners()) {
+    if (keep.count(owner) == 0 && !owner.starts_with(kPoolOwner) && rep_->attachments.count(owner) == 0) {
+      rep_->ipam->release(owner);
+    }
+  }
+}
+
+std::vector<Attachment> BridgeNetwork::attachments() const {
+  std::lock_guard lock(rep_->mutex);
+  std::vector<Attachment> out;
+  for (auto& [id, attachment] : rep_->attachments) {
+    if (!attachment.containerId.empty()) out.push_back(attachment);
+  }
+  return out;
+}
+
+Result<Route> BridgeNetwork::Rep::routeTo(const NodeRoute& node) {
+  Route route{.destination = node.podRange.masked()};
+  if (node.onSegment || !node.via.empty()) {
+    route.gateway = node.onSegment ? node.nodeAddress : node.via;
+    return route;
+  }
+  auto name = options.bridge.substr(0, 12) + "-vx";
+  auto tunnel = links.find(name);
+  if (!tunnel.ok()) {
+    ASSIGN_OR_RETURN(auto local, sourceTowards(node.nodeAddress));
+    ASSIGN_OR_RETURN(int made, links.createVxlan(name, kVxlanId, local, kVxlanPort, options.mtu - kVxlanOverhead));
+    RETURN_IF_ERROR(links.addAddress(made, IpPrefix::host(options.subnet.network())));
+    tunnel = links.find(name);
+    if (!tunnel.ok()) return tunnel.error();
+  }
+  auto mac = node.vxlanMac.empty() ? macFor(node.nodeAddress) : node.vxlanMac;
+  auto remote = node.podRange.network();
+  RETURN_IF_ERROR(links.setNeighbour(tunnel->index, remote, mac));
+  RETURN_IF_ERROR(links.setForwarding(tunnel->index, mac, node.nodeAddress));
+  route.gateway = remote;
+  route.link = tunnel->index;
+  route.onLink = true;
+  return route;
+}
+
+Result<> BridgeNetwork::setNodeRoutes(const std::vector<NodeRoute>& nodes) {
+  auto& r = *rep_;
+  std::map<std::string, Route> wanted;
+  for (auto& node : nodes) {
+    if (node.podRange.masked() == r.options.subnet.masked()) continue;
+    ASSIGN_OR_RETURN(auto route, r.routeTo(node));
+    wanted[route.destination.str()] = route;
+  }
+  if (!std::exchange(r.routesRead, true)) {
+    // What a former process left: routes inside the cluster's range that are not this node's own.
+    ASSIGN_OR_RETURN(auto present, r.links.routes());
+    for (auto& route : present) {
+      bool ours = false;
+      for (auto& range : r.options.noMasquerade)
+        ours |= route.destination.length > 0 && range.contains(route.destination.address);
+      if (ours && !route.gateway.empty()) r.nodeRoutes[route.destination.str()] = route;
+    }
+  }
+  for (auto& [key, route] : wanted) {
+    auto it = r.nodeRoutes.find(key);
+    bool same = it != r.nodeRoutes.end() && it->second.gateway == route.gateway && it->second.onLink == route.onLink &&
+                (route.link == 0 || it->second.link == route.link);
+    if (!same) RETURN_IF_ERROR(r.links.setRoute(route));
+    r.nodeRoutes[key] = route;
+  }
+  for (auto it = r.nodeRoutes.begin(); it != r.nodeRoutes.end();) {
+    if (wanted.count(it->first) > 0) {
+      ++it;
+      continue;
+    }
+    RETURN_IF_ERROR(r.links.removeRoute(it->second));
+    it = r.nodeRoutes.erase(it);
+  }
+  return {};
+}
+
+const BridgeNetworkOptions& BridgeNetwork::options() const {
+  return rep_->options;
+}
+
+size_t BridgeNetwork::ready() const {
+  std::lock_guard lock(rep_->mutex);
+  return rep_->pool.size();
+}
+
+void BridgeNetwork::waitReady(size_t count) {
+  std::unique_lock lock(rep_->mutex);
+  count = std::min(count, static_cast<size_t>(std::max(0, rep_->options.poolSize)));
+  rep_->changed.wait(lock, [&] { return rep_->stopping || rep_->pool.size() >= count; });
+}
+
+void BridgeNetwork::stop() {
+  rep_->stop();
+}
+
+Result<> BridgeNetwork::destroy() {
+  rep_->stop();
+  RETURN_IF_ERROR(setNodeRoutes({}));
+  for (auto& name : {rep_->options.bridge, rep_->options.bridge.substr(0, 12) + "-vx"}) {
+    auto link = rep_->links.find(name);
+    if (link.ok()) RETURN_IF_ERROR(rep_->links.remove(link->index));
+  }
+  return rep_->nat.removeNetwork(rep_->options.bridge);
+}
+
+}  // namespace dhow

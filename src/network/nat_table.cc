@@ -1,0 +1,314 @@
+#include "network/nat_table.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <mutex>
+
+#include "nft.h"
+
+namespace dhow {
+
+namespace {
+
+constexpr const char* kByPort = "published";
+constexpr const char* kByAddress = "published-address";
+constexpr const char* kBridges = "bridges";
+constexpr int kRawPriority = -300, kDestinationNat = -100, kSourceNat = 100;
+const IpPrefix kLoopback = {IpAddress::v4(0x7f000000), 8};
+
+struct Held {
+  PublishedPort port;
+  UniqueFd reservation;
+};
+
+bool everywhere(const PublishedPort& port) {
+  return port.hostAddress.empty() || port.hostAddress.isUnspecified();
+}
+
+const char* setOf(const PublishedPort& port) {
+  return everywhere(port) ? kByPort : kByAddress;
+}
+
+NftBatch::Element elementOf(const PublishedPort& port) {
+  NftKey key, data;
+  if (!everywhere(port)) key.address(port.hostAddress);
+  key.protocol(port.protocol).port(port.hostPort);
+  data.address(port.containerAddress).port(port.containerPort);
+  return {.key = key, .keyEnd = "", .data = data, .verdict = ""};
+}
+
+NftBatch::Element bridgeElement(const std::string& name) {
+  return {.key = NftKey().interface(name), .keyEnd = "", .data = "", .verdict = ""};
+}
+
+// Binds the port, so that a port in use is an error and one that we publish is nobody else's.
+Result<UniqueFd> reserve(PublishedPort& port) {
+  if (port.protocol == Protocol::kSctp) {
+    if (port.hostPort == 0) return Error(Code::kInvalid, "an SCTP port to publish needs a host port");
+    return UniqueFd();
+  }
+  bool udp = port.protocol == Protocol::kUdp;
+  UniqueFd fd(::socket(AF_INET, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0));
+  if (!fd) return Error::fromErrno("reserve host port");
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(port.hostAddress.v4Value());
+  address.sin_port = htons(port.hostPort);
+  if (!udp) {
+    // Connections that linger in TIME_WAIT do not hold the port; a listener still does.
+    int one = 1;
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  }
+  auto where = fmt::format("{}:{}", port.hostAddress.empty() ? "0.0.0.0" : port.hostAddress.str(), port.hostPort);
+  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    if (errno == EADDRINUSE) {
+      return Error(Code::kAlreadyExists, "Bind for " + where + " failed: port is already allocated", EADDRINUSE);
+    }
+    return Error::fromErrno("bind " + where);
+  }
+  socklen_t size = sizeof address;
+  if (::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    return Error::fromErrno("bind " + where);
+  port.hostPort = ntohs(address.sin_port);
+  return fd;
+}
+
+Result<> checkPort(const PublishedPort& port) {
+  if (!port.hostAddress.empty() && !port.hostAddress.isV4()) {
+    return Error(Code::kUnimplemented, "ports are published on IPv4 addresses only");
+  }
+  if (!port.containerAddress.isV4() || port.containerPort == 0) {
+    return Error(Code::kInvalid, "a published port needs the container's IPv4 address and port");
+  }
+  return {};
+}
+
+}  // namespace
+
+struct NatTable::Rep {
+  mutable std::mutex mutex;
+  std::string table;
+  NetlinkSocket socket;
+  bool deferred = false;
+  std::map<std::string, Network> networks;
+  std::map<std::string, std::vector<Held>> ports;
+
+  void buildTable(NftBatch& batch);
+  void buildNetworkRules(NftBatch& batch);
+  Result<> rebuild();
+  Result<> commit(NftBatch& batch);
+  Result<> checkFree(const PublishedPort& port);
+};
+
+namespace {
+
+void buildPublishRules(NftBatch& batch, const std::string& chain) {
+  NftRule byAddress;
+  byAddress.destinationAddress(1).protocol(2).destinationPort(3).map(kByAddress, 1, 4).destinationNat(4, 5);
+  batch.addRule(chain, byAddress);
+  NftRule byPort;
+  byPort.destinationIsLocal().protocol(1).destinationPort(2).map(kByPort, 1, 4).destinationNat(4, 5);
+  batch.addRule(chain, byPort);
+}
+
+}  // namespace
+
+void NatTable::Rep::buildTable(NftBatch& batch) {
+  batch.addTable();
+  batch.deleteTable();
+  batch.addTable();
+  batch.addSet({.name = kByPort, .fields = {kNftProtocol, kNftPort}, .data = {kNftAddress, kNftPort}});
+  batch.addSet({.name = kByAddress, .fields = {kNftAddress, kNftProtocol, kNftPort}, .data = {kNftAddress, kNftPort}});
+  batch.addSet({.name = kBridges, .fields = {kNftInterface}, .data = {}});
+  batch.addHook("raw", "filter", NftHook::kPrerouting, kRawPriority);
+  batch.addHook("prerouting", "nat", NftHook::kPrerouting, kDestinationNat);
+  batch.addHook("output", "nat", NftHook::kOutput, kDestinationNat);
+  batch.addHook("postrouting", "nat", NftHook::kPostrouting, kSourceNat);
+  batch.addHook("forward", "filter", NftHook::kForward, 0);
+  buildPublishRules(batch, "prerouting");
+  buildPublishRules(batch, "output");
+  // route_localnet on our bridges must not open the machine's loopback services to containers.
+  NftRule guard;
+  guard.destinationIn(kLoopback).inInterface(1).in(kBridges, 1).drop();
+  batch.addRule("raw", guard);
+  buildNetworkRules(batch);
+  std::vector<NftBatch::Element> byPort, byAddress, bridges;
+  for (auto& [owner, held] : ports) {
+    for (auto& one : held) (everywhere(one.port) ? byPort : byAddress).push_back(elementOf(one.port));
+  }
+  for (auto& [name, network] : networks) bridges.push_back(bridgeElement(name));
+  batch.addElements(kByPort, byPort);
+  batch.addElements(kByAddress, byAddress);
+  batch.addElements(kBridges, bridges);
+}
+
+void NatTable::Rep::buildNetworkRules(NftBatch& batch) {
+  auto rule = [&](const char* chain, NftRule& r) { batch.addRule(chain, r); };
+  for (auto& [bridge, n] : networks) {
+    NftRule hairpin;
+    hairpin.sourceIn(n.subnet).destinationIn(n.subnet).destinationTranslated().masquerade();
+    if (!n.routed) rule("postrouting", hairpin);
+    NftRule loopback;
+    loopback.sourceIn(kLoopback).outInterface(1).interfaceIs(1, bridge).masquerade();
+    rule("postrouting", loopback);
+    if (n.masquerade && !n.internal) {
+      NftRule out;
+      out.sourceIn(n.subnet).outInterface(1).interfaceIs(1, bridge, true);
+      for (auto& prefix : n.noMasquerade) out.destinationIn(prefix, true);
+      out.masquerade();
+      rule("postrouting", out);
+    }
+    if (n.internal) {
+      NftRule out, in;
+      out.inInterface(1).interfaceIs(1, bridge).outInterface(1).interfaceIs(1, bridge, true).drop();
+      in.outInterface(1).interfaceIs(1, bridge).inInterface(1).interfaceIs(1, bridge, true).drop();
+      rule("forward", out);
+      rule("forward", in);
+    }
+  }
+  NftRule published;
+  published.destinationTranslated().leave();
+  rule("forward", published);
+  for (auto& [bridge, n] : networks) {
+    if (n.isolated) {
+      NftRule inside;
+      inside.inInterface(1).interfaceIs(1, bridge).outInterface(1).interfaceIs(1, bridge).drop();
+      rule("forward", inside);
+    }
+    if (n.apartFromOthers && networks.size() > 1) {
+      NftRule apart;
+      apart.outInterface(1).interfaceIs(1, bridge).inInterface(1).interfaceIs(1, bridge, true).in(kBridges, 1).drop();
+      rule("forward", apart);
+    }
+  }
+}
+
+Result<> NatTable::Rep::rebuild() {
+  NftBatch batch(table);
+  buildTable(batch);
+  return batch.commit(socket);
+}
+
+// A change that does not fit what the kernel has (somebody flushed the ruleset) puts everything back.
+Result<> NatTable::Rep::commit(NftBatch& batch) {
+  if (deferred || batch.empty()) return {};
+  auto done = batch.commit(socket);
+  if (done.ok()) return done;
+  return rebuild();
+}
+
+Result<> NatTable::Rep::checkFree(const PublishedPort& port) {
+  for (auto& [owner, held] : ports) {
+    for (auto& other : held) {
+      const auto& p = other.port;
+      if (p.hostPort != port.hostPort || p.protocol != port.protocol) continue;
+      if (everywhere(p) || everywhere(port) || p.hostAddress == port.hostAddress) {
+        auto where = port.hostAddress.empty() ? "0.0.0.0" : port.hostAddress.str();
+        return Error(Code::kAlreadyExists,
+                     fmt::format("Bind for {}:{} failed: port is already allocated", where, port.hostPort));
+      }
+    }
+  }
+  return {};
+}
+
+NatTable::NatTable(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+NatTable::~NatTable() = default;
+
+Result<std::unique_ptr<NatTable>> NatTable::open(const std::string& tableName, bool restoring) {
+  auto rep = std::make_unique<Rep>();
+  rep->table = tableName;
+  ASSIGN_OR_RETURN(rep->socket, NetlinkSocket::open(NETLINK_NETFILTER));
+  rep->deferred = restoring;
+  if (!restoring) RETURN_IF_ERROR(rep->rebuild());
+  return std::unique_ptr<NatTable>(new NatTable(std::move(rep)));
+}
+
+Result<> NatTable::install() {
+  std::lock_guard lock(rep_->mutex);
+  RETURN_IF_ERROR(rep_->rebuild());
+  rep_->deferred = false;
+  return {};
+}
+
+Result<std::vector<PublishedPort>> NatTable::publish(const std::string& owner,
+                                                     const std::vector<PublishedPort>& ports) {
+  std::lock_guard lock(rep_->mutex);
+  std::vector<Held> added;
+  std::vector<PublishedPort> out;
+  for (auto port : ports) {
+    RETURN_IF_ERROR(checkPort(port));
+    if (port.hostPort != 0) RETURN_IF_ERROR(rep_->checkFree(port));
+    ASSIGN_OR_RETURN(auto fd, reserve(port));
+    added.push_back({port, std::move(fd)});
+    out.push_back(port);
+  }
+  NftBatch batch(rep_->table);
+  for (auto& one : added) batch.addElements(setOf(one.port), {elementOf(one.port)});
+  auto& held = rep_->ports[owner];
+  size_t before = held.size();
+  for (auto& one : added) held.push_back(std::move(one));
+  auto done = rep_->commit(batch);
+  if (!done.ok()) {
+    held.erase(held.begin() + static_cast<std::ptrdiff_t>(before), held.end());
+    if (held.empty()) rep_->ports.erase(owner);
+    return std::move(done).error().wrap("publish ports");
+  }
+  return out;
+}
+
+Result<> NatTable::unpublish(const std::string& owner) {
+  std::lock_guard lock(rep_->mutex);
+  auto it = rep_->ports.find(owner);
+  if (it == rep_->ports.end()) return {};
+  auto held = std::move(it->second);
+  rep_->ports.erase(it);
+  NftBatch batch(rep_->table);
+  for (auto& one : held) batch.deleteElements(setOf(one.port), {elementOf(one.port)});
+  return rep_->commit(batch);
+}
+
+std::vector<PublishedPort> NatTable::published(const std::string& owner) const {
+  std::lock_guard lock(rep_->mutex);
+  std::vector<PublishedPort> out;
+  auto it = rep_->ports.find(owner);
+  if (it == rep_->ports.end()) return out;
+  for (auto& one : it->second) out.push_back(one.port);
+  return out;
+}
+
+Result<> NatTable::setNetwork(const Network& network) {
+  std::lock_guard lock(rep_->mutex);
+  NftBatch batch(rep_->table);
+  bool known = rep_->networks.count(network.bridge) > 0;
+  rep_->networks[network.bridge] = network;
+  batch.flushChain("postrouting");
+  batch.flushChain("forward");
+  if (!known) batch.addElements(kBridges, {bridgeElement(network.bridge)});
+  rep_->buildNetworkRules(batch);
+  return rep_->commit(batch);
+}
+
+Result<> NatTable::removeNetwork(const std::string& bridge) {
+  std::lock_guard lock(rep_->mutex);
+  if (rep_->networks.erase(bridge) == 0) return {};
+  NftBatch batch(rep_->table);
+  batch.flushChain("postrouting");
+  batch.flushChain("forward");
+  batch.deleteElements(kBridges, {bridgeElement(bridge)});
+  rep_->buildNetworkRules(batch);
+  return rep_->commit(batch);
+}
+
+Result<> NatTable::destroy() {
+  std::lock_guard lock(rep_->mutex);
+  rep_->ports.clear();
+  rep_->networks.clear();
+  NftBatch batch(rep_->table);
+  batch.addTable();
+  batch.deleteTable();
+  return batch.commit(rep_->socket);
+}
+
+}  // namespace dhow

@@ -1,0 +1,153 @@
+#include "service_elements.h"
+
+namespace dhow::services {
+
+namespace {
+
+constexpr int kFirewallPriority = -110, kDestinationNat = -100, kSourceNat = 100;
+constexpr uint32_t kMasqueradeMark = 0x4000;  // as kube-proxy's
+const IpPrefix kLoopback = {IpAddress::v4(0x7f000000), 8};
+
+NftRule& loadFrontend(NftRule& rule) {
+  return rule.destinationAddress(1).protocol(2).destinationPort(3);
+}
+NftRule& loadPort(NftRule& rule) {
+  return rule.protocol(1).destinationPort(2);
+}
+
+void buildSets(NftBatch& batch) {
+  const std::vector<uint8_t> frontend = {kNftAddress, kNftProtocol, kNftPort};
+  const std::vector<uint8_t> port = {kNftProtocol, kNftPort};
+  const std::vector<uint8_t> endpoint = {kNftAddress, kNftPort};
+  const std::vector<uint8_t> pickerClass = {kNftNumber, kNftNumber};
+  for (auto* name : {kFrontends, kFrontendsInside}) {
+    batch.addSet({.name = name, .fields = frontend, .data = pickerClass});
+  }
+  for (auto* name : {kNodePorts, kNodePortsInside}) {
+    batch.addSet({.name = name, .fields = port, .data = pickerClass});
+  }
+  batch.addSet({.name = kClasses, .fields = pickerClass, .data = {}, .verdicts = true});
+  for (auto* name : {kRefused, kDropped}) batch.addSet({.name = name, .fields = frontend, .data = {}});
+  for (auto* name : {kRefusedNodePorts, kDroppedNodePorts}) batch.addSet({.name = name, .fields = port, .data = {}});
+  batch.addSet({.name = kEndpoints, .fields = {kNftAddress, kNftProtocol, kNftPort, kNftNumber}, .data = endpoint});
+  batch.addSet({.name = kAffinity,
+                .fields = {kNftAddress, kNftAddress, kNftProtocol, kNftPort},
+                .data = endpoint,
+                .dynamic = true});
+  batch.addSet({.name = kMembers, .fields = {kNftAddress, kNftProtocol, kNftPort, kNftAddress, kNftPort}, .data = {}});
+  batch.addSet({.name = kHairpin, .fields = {kNftAddress, kNftAddress}, .data = {}});
+  batch.addSet({.name = kRestricted, .fields = frontend, .data = {}});
+  batch.addSet(
+      {.name = kAllowed, .fields = {kNftAddress, kNftProtocol, kNftPort, kNftAddress}, .data = {}, .intervals = true});
+}
+
+void dispatchNodePorts(NftBatch& batch, const std::string& chain, const ServiceProxyOptions& options, const char* set,
+                       const IpPrefix* source) {
+  auto add = [&](const IpPrefix* destination) {
+    NftRule rule;
+    if (source != nullptr) rule.sourceIn(*source);
+    rule.destinationIsLocal().destinationIn(kLoopback, true);
+    if (destination != nullptr) rule.destinationIn(*destination);
+    loadPort(rule).map(set, 1, 4).verdictMap(kClasses, 4);
+    batch.addRule(chain, rule);
+  };
+  if (options.nodePortAddresses.empty()) add(nullptr);
+  for (auto& prefix : options.nodePortAddresses) add(&prefix);
+}
+
+void buildDispatch(NftBatch& batch, const ServiceProxyOptions& options) {
+  for (auto& range : options.podRanges) {
+    NftRule inside;
+    inside.sourceIn(range);
+    loadFrontend(inside).map(kFrontendsInside, 1, 4).verdictMap(kClasses, 4);
+    batch.addRule("prerouting", inside);
+    dispatchNodePorts(batch, "prerouting", options, kNodePortsInside, &range);
+  }
+  NftRule inside;
+  loadFrontend(inside).map(kFrontendsInside, 1, 4).verdictMap(kClasses, 4);
+  batch.addRule("output", inside);
+  dispatchNodePorts(batch, "output", options, kNodePortsInside, nullptr);
+  for (auto* hook : {"prerouting", "output"}) {
+    NftRule jump;
+    jump.jump("dispatch");
+    batch.addRule(hook, jump);
+  }
+  NftRule frontends;
+  loadFrontend(frontends).map(kFrontends, 1, 4).verdictMap(kClasses, 4);
+  batch.addRule("dispatch", frontends);
+  dispatchNodePorts(batch, "dispatch", options, kNodePorts, nullptr);
+}
+
+void buildMasquerade(NftBatch& batch, const ServiceProxyOptions& options) {
+  for (auto& range : options.podRanges) {
+    NftRule pod;
+    pod.sourceIn(range).leave();
+    batch.addRule("mark-for-masquerade", pod);
+  }
+  NftRule mark;
+  mark.setMarkBit(kMasqueradeMark);
+  batch.addRule("mark-for-masquerade", mark);
+  NftRule marked;
+  marked.markBit(kMasqueradeMark).clearMarkBit(kMasqueradeMark).masquerade();
+  batch.addRule("postrouting", marked);
+  NftRule hairpin;
+  hairpin.destinationTranslated().sourceAddress(1).destinationAddress(2).in(kHairpin, 1).masquerade();
+  batch.addRule("postrouting", hairpin);
+}
+
+void buildRefusal(NftBatch& batch, const ServiceProxyOptions& options) {
+  NftRule tcp, other;
+  tcp.protocolIs(Protocol::kTcp).rejectTcp();
+  other.reject();
+  batch.addRule(kReject, tcp);
+  batch.addRule(kReject, other);
+  for (bool drop : {true, false}) {
+    NftRule frontends, nodePorts;
+    loadFrontend(frontends).in(drop ? kDropped : kRefused, 1);
+    nodePorts.destinationIsLocal().destinationIn(kLoopback, true);
+    loadPort(nodePorts).in(drop ? kDroppedNodePorts : kRefusedNodePorts, 1);
+    for (auto* rule : {&frontends, &nodePorts}) {
+      if (drop) {
+        rule->drop();
+      } else {
+        rule->go(kReject);
+      }
+      batch.addRule("refuse", *rule);
+    }
+  }
+  if (!options.serviceRange.address.empty()) {
+    NftRule unknown;
+    unknown.destinationIn(options.serviceRange).destinationIsLocal(true).go(kReject);
+    batch.addRule("refuse", unknown);
+  }
+  for (auto* hook : {"filter-input", "filter-forward", "filter-output"}) {
+    NftRule rule;
+    rule.newConnection().jump("refuse");
+    batch.addRule(hook, rule);
+  }
+  NftRule firewall;
+  loadFrontend(firewall).in(kRestricted, 1).sourceAddress(4).in(kAllowed, 1, true).drop();
+  batch.addRule("firewall", firewall);
+}
+
+}  // namespace
+
+void buildSkeleton(NftBatch& batch, const ServiceProxyOptions& options) {
+  batch.addTable();
+  batch.deleteTable();
+  batch.addTable();
+  buildSets(batch);
+  batch.addHook("firewall", "filter", NftHook::kPrerouting, kFirewallPriority);
+  batch.addHook("prerouting", "nat", NftHook::kPrerouting, kDestinationNat);
+  batch.addHook("output", "nat", NftHook::kOutput, kDestinationNat);
+  batch.addHook("postrouting", "nat", NftHook::kPostrouting, kSourceNat);
+  batch.addHook("filter-input", "filter", NftHook::kInput, 0);
+  batch.addHook("filter-forward", "filter", NftHook::kForward, 0);
+  batch.addHook("filter-output", "filter", NftHook::kOutput, 0);
+  for (auto* chain : {"dispatch", "mark-for-masquerade", "refuse", kReject}) batch.addChain(chain);
+  buildDispatch(batch, options);
+  buildMasquerade(batch, options);
+  buildRefusal(batch, options);
+}
+
+}  // namespace dhow::services
