@@ -104,6 +104,8 @@ struct Client::Rep : std::enable_shared_from_this<Client::Rep> {
     bool dialing = false;     // somebody finds out whether the server speaks HTTP/2
     bool onlyHttp1 = false;
     Signal dialed;
+    TimePoint idleSince{};
+    Timer idleTimer;
   };
   struct Dialed {
     std::shared_ptr<Input> input;
@@ -128,6 +130,8 @@ struct Client::Rep : std::enable_shared_from_this<Client::Rep> {
   Task<Result<Route>> route(const Target& target, std::shared_ptr<Origin> origin, bool fresh);
   std::shared_ptr<Input> takeIdle(Origin& origin);
   void release(const std::shared_ptr<Origin>& origin, std::shared_ptr<Input> input);
+  void http2Changed(const std::shared_ptr<Origin>& origin);
+  void waitIdle(const std::shared_ptr<Origin>& origin, Duration delay);
   static Task<Result<StreamingResponse>> send(std::shared_ptr<Rep> rep, std::string url, Request request);
   static Task<Result<Upgraded>> upgrade(std::shared_ptr<Rep> rep, std::string url, Request request);
   void close();
@@ -200,9 +204,37 @@ void Client::Rep::release(const std::shared_ptr<Origin>& origin, std::shared_ptr
   input->watch(nullptr, drop);
 }
 
+// Forgets a connection that takes no more requests, and ends one that has been idle for long. One timer a connection,
+// moved on only when it fires. A connection that somebody else dialed is left to them.
+void Client::Rep::http2Changed(const std::shared_ptr<Origin>& origin) {
+  if (!origin->http2) return;
+  if (!origin->http2->usable()) {
+    loop.post([origin] {
+      if (origin->http2 && !origin->http2->usable()) origin->http2.reset();
+    });
+    return;
+  }
+  if (options.dial || origin->http2->streams() > 0) return;
+  origin->idleSince = loop.now();
+  if (!origin->idleTimer) waitIdle(origin, options.idleTimeout);
+}
+
+void Client::Rep::waitIdle(const std::shared_ptr<Origin>& origin, Duration delay) {
+  origin->idleTimer = loop.after(delay, [weak = weak_from_this(), weakOrigin = std::weak_ptr(origin)] {
+    auto rep = weak.lock();
+    auto origin = weakOrigin.lock();
+    if (!rep || !origin) return;
+    origin->idleTimer.cancel();
+    if (!origin->http2 || origin->http2->streams() > 0) return;
+    Duration left = origin->idleSince + rep->options.idleTimeout - rep->loop.now();
+    if (left > Duration(0)) return rep->waitIdle(origin, left);
+    std::exchange(origin->http2, nullptr)->close();
+  });
+}
+
 Task<Result<Client::Rep::Route>> Client::Rep::route(const Target& target, std::shared_ptr<Origin> origin, bool fresh) {
   Route out;
-  const bool mayHttp2 = false;
+  const bool mayHttp2 = options.priorKnowledgeHttp2 || (target.tls && options.http2);
   while (true) {
     if (closed) co_return internal::cancelled();
     if (origin->http2 && origin->http2->usable()) {
@@ -233,11 +265,12 @@ Task<Result<Client::Rep::Route>> Client::Rep::route(const Target& target, std::s
     co_return out;
   }
   origin->onlyHttp1 = false;
-  [[maybe_unused]] auto forget = [weak = std::weak_ptr(origin)] {
-    auto origin = weak.lock();
-    if (origin && origin->http2 && !origin->http2->usable()) origin->http2.reset();
+  auto changed = [weak = weak_from_this(), weakOrigin = std::weak_ptr(origin)] {
+    auto rep = weak.lock();
+    auto origin = weakOrigin.lock();
+    if (rep && origin) rep->http2Changed(origin);
   };
-  origin->http2 = Http2Client::start(loop, std::move(dialed->input), std::move(forget));
+  origin->http2 = Http2Client::start(loop, std::move(dialed->input), std::move(changed));
   out.http2 = origin->http2;
   co_return out;
 }

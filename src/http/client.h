@@ -39,7 +39,8 @@ class Client {
   // The whole response, its body at most `limit` bytes.
   Task<Result<Response>> fetch(std::string url, Request request, size_t limit = 64 << 20);
   // Sends an Upgrade request on a connection of its own (or an HTTP/2 stream) and hands over the bytes after a 101 or 200.
-  // Another status is an Error whose message is the body.
+  // Another status is an Error whose message is the body. On HTTP/2 (prior knowledge only) the request has no body.
+  // The stream outlives the client on HTTP/1.1; on HTTP/2 it ends with it.
   struct Upgraded {
     int status = 0;
     Headers headers;

@@ -35,8 +35,8 @@ Error refused(int status, std::string body);
 class Http2Client {
  public:
   virtual ~Http2Client() = default;
-  // `ended` runs once, when no more requests can begin.
-  static std::shared_ptr<Http2Client> start(Loop& loop, std::shared_ptr<Input> input, std::function<void()> ended);
+  // `changed` runs when usable() or streams() may have changed; it must not destroy the connection.
+  static std::shared_ptr<Http2Client> start(Loop& loop, std::shared_ptr<Input> input, std::function<void()> changed);
   virtual bool usable() const = 0;
   virtual size_t streams() const = 0;
   // `untouched`: on failure, whether the server has certainly not worked on the request.

@@ -19,21 +19,22 @@ constexpr size_t kCoalesce = 64 << 10;
 
 class Connection final : public Live, public std::enable_shared_from_this<Connection> {
  public:
-  Connection(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer)
-      : core(std::move(core)), input(std::move(input)), peer(std::move(peer)), listed_(this->core, this) {}
+  Connection(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer, bool idleLimit)
+      : core(std::move(core)), input(std::move(input)), peer(std::move(peer)), limited(idleLimit), listed_(this->core, this) {}
 
   void end() override { input->close(); }
   // Between requests. One timer a connection, armed when it is needed and moved on only when it fires.
   void idle() {
     busy_ = false;
     idleSince_ = core->loop.now();
-    if (!timer_) arm(kIdleLimit);
+    if (limited && !timer_) arm(kIdleLimit);
   }
   void busy() { busy_ = true; }
 
   const std::shared_ptr<ServerCore> core;
   const std::shared_ptr<Input> input;
   const Peer peer;
+  const bool limited;
   std::string out;  // what is being written
 
  private:
@@ -384,8 +385,8 @@ void setTarget(Request& request, std::string_view target) {
   if (mark != std::string_view::npos) request.query = Query::parse(target.substr(mark + 1));
 }
 
-Task<> serveHttp1(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer) {
-  auto connection = std::make_shared<Connection>(core, input, std::move(peer));
+Task<> serveHttp1(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer, bool idleLimit) {
+  auto connection = std::make_shared<Connection>(core, input, std::move(peer), idleLimit);
   while (true) {
     connection->idle();
     auto raw = co_await readHead(*input);
@@ -407,7 +408,7 @@ Task<> serveHttp1(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input
       upgrade->request.headers = std::move(head->headers);
       Peer who = connection->peer;
       connection.reset();
-      co_return co_await serveHttp2(core, input, std::move(who), std::move(upgrade));
+      co_return co_await serveHttp2(core, input, std::move(who), idleLimit, std::move(upgrade));
     }
     bool more = co_await serveOne(connection, std::move(*head), *framing);
     if (!more) co_return;

@@ -67,9 +67,10 @@ class Beginning final : public internal::Live {
 };
 
 // Whether the peer's first bytes are HTTP/2's. The bytes stay in the input.
-Task<bool> beginsHttp2(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input) {
+Task<bool> beginsHttp2(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, bool idleLimit) {
   Beginning beginning(core, input);
-  Timer limit = core->loop.after(internal::kIdleLimit, [input] { input->close(); });
+  Timer limit;
+  if (idleLimit) limit = core->loop.after(internal::kIdleLimit, [input] { input->close(); });
   while (true) {
     std::string_view data = input->data();
     size_t n = std::min(data.size(), kHttp2Preface.size());
@@ -80,13 +81,13 @@ Task<bool> beginsHttp2(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> 
   }
 }
 
-Task<> serveStream(std::shared_ptr<ServerCore> core, std::unique_ptr<Stream> stream, Peer peer) {
+Task<> serveStream(std::shared_ptr<ServerCore> core, std::unique_ptr<Stream> stream, Peer peer, bool idleLimit) {
   auto input = std::make_shared<Input>(core->loop, std::move(stream));
-  bool http2 = co_await beginsHttp2(core, input);
+  bool http2 = co_await beginsHttp2(core, input, idleLimit);
   if (http2) {
-    co_await internal::serveHttp2(core, input, std::move(peer), nullptr);
+    co_await internal::serveHttp2(core, input, std::move(peer), idleLimit, nullptr);
   } else {
-    co_await internal::serveHttp1(core, input, std::move(peer));
+    co_await internal::serveHttp1(core, input, std::move(peer), idleLimit);
   }
 }
 
@@ -97,7 +98,7 @@ struct Done {
 };
 
 Task<> serveAndTell(std::shared_ptr<ServerCore> core, std::unique_ptr<Stream> stream, Peer peer, std::shared_ptr<Done> done) {
-  co_await serveStream(std::move(core), std::move(stream), std::move(peer));
+  co_await serveStream(std::move(core), std::move(stream), std::move(peer), false);
   done->done = true;
   done->changed.notify();
 }
@@ -118,7 +119,7 @@ Task<> serveAccepted(std::shared_ptr<ServerCore> core, int raw, sockaddr_storage
       stream.reset();
     }
   }
-  if (stream && !core->stopping) co_await serveStream(core, std::move(stream), std::move(peer));
+  if (stream && !core->stopping) co_await serveStream(core, std::move(stream), std::move(peer), true);
   --core->connections;
   core->slotFree.notify();
 }

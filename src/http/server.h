@@ -28,7 +28,9 @@ class ResponseWriter {
   virtual Task<Result<>> write(std::string_view bytes) = 0;
   virtual Task<Result<>> finish() = 0;
   // Answers `status` with `headers` (101 for an upgrade, 200 for Docker's raw streams) and hands over the bytes that follow
-  // in both directions. On HTTP/2 the stream itself is handed over with status 200. The body must not be read before.
+  // in both directions. On HTTP/2 the stream itself is handed over, with status 200 for 101. A body with a length
+  // (Docker's exec options) may be read before; on HTTP/2 what has not been read is the stream's first bytes.
+  // The stream may outlive the handler; stop() ends it.
   virtual Task<Result<std::unique_ptr<Stream>>> hijack(int status, Headers headers) = 0;
   virtual bool started() const = 0;
   // Whether the peer has gone.
@@ -54,7 +56,7 @@ class Server {
   Result<uint16_t> listenTcp(const std::string& address, uint16_t port);
   // Replaces a stale socket file.
   Result<> listenUnix(const std::string& path, int mode = 0660);
-  // Serves an established connection (HTTP/2 with prior knowledge or HTTP/1.1) until it ends.
+  // Serves an established connection (HTTP/2 with prior knowledge or HTTP/1.1) until it ends. It has no idle limit.
   Task<> serve(std::unique_ptr<Stream> connection, Peer peer);
   // No new connections, open ones are closed, waits for the handlers.
   Task<> stop();

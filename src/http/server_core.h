@@ -56,13 +56,14 @@ class Listed {
 
 constexpr Duration kIdleLimit = std::chrono::minutes(3);
 
-Task<> serveHttp1(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer);
+// `idleLimit`: whether the connection is dropped when nothing has happened for kIdleLimit.
+Task<> serveHttp1(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer, bool idleLimit);
 // `upgrade`: the request that asked for "Upgrade: h2c" becomes the first stream, with these decoded settings.
 struct H2cUpgrade {
   Request request;
   std::string settings;
 };
-Task<> serveHttp2(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer,
+Task<> serveHttp2(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer, bool idleLimit,
                   std::unique_ptr<H2cUpgrade> upgrade);
 
 // Splits "path?query" into the request.

@@ -102,7 +102,7 @@ Result<ContextPtr> serverContext(const TlsServer::Options& options, const KeyPai
     RETURN_IF_ERROR(trust(context.get(), options.clientCaPem, true));
     SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
   }
-  SSL_CTX_set_alpn_select_cb(context.get(), chooseProtocol, nullptr);
+  SSL_CTX_set_alpn_select_cb(context.get(), chooseProtocol, options.http2 ? context.get() : nullptr);
   return context;
 }
 
