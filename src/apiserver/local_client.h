@@ -13,6 +13,8 @@ class LocalClient final : public client::Client {
   // `caller.user` is also the field manager, e.g. "deployment-controller".
   LocalClient(Registry& registry, Caller caller) : registry_(registry), caller_(std::move(caller)) {}
 
+  Loop& loop() { return registry_.loop(); }
+
   Task<Result<ObjectPtr>> get(const Resource& resource, std::string ns, std::string name) override;
   Task<Result<client::List>> list(const Resource& resource, client::ListOptions options) override;
   Task<Result<std::unique_ptr<client::Watcher>>> watch(const Resource& resource, client::ListOptions options, std::string resourceVersion) override;

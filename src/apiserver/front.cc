@@ -1,0 +1,278 @@
+#include "front.h"
+
+#include <zlib.h>
+
+#include <boost/json/serialize.hpp>
+
+#include "base/digest.h"
+#include "base/strings.h"
+#include "client/streaming.h"
+#include "object/discovery.h"
+#include "object/openapi.h"
+
+namespace dhow::apiserver {
+
+namespace {
+
+constexpr size_t kGzipFrom = 128 << 10;
+constexpr Duration kKeepDocuments = std::chrono::minutes(1);
+
+Error unknownPath() { return Error(Code::kNotFound, "the server could not find the requested resource"); }
+
+Task<Result<ObjectPtr>> issueToken(Tokens* tokens, std::string ns, std::string name, json::object body) {
+  auto issued = tokens->issue(ns, name, std::move(body));
+  CO_RETURN_IF_ERROR(issued);
+  co_return object::Object::make(std::move(*issued));
+}
+
+bool isPublic(std::string_view path) {
+  return path == "/healthz" || path == "/livez" || path == "/readyz" || path == "/version" || path == "/version/";
+}
+
+}  // namespace
+
+bool wantsGzip(const http::Request& request, size_t size) { return size >= kGzipFrom && request.headers.hasToken("Accept-Encoding", "gzip"); }
+
+std::string gzip(std::string_view bytes) {
+  z_stream stream{};
+  if (deflateInit2(&stream, Z_BEST_SPEED, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) return {};
+  std::string out(deflateBound(&stream, bytes.size()), '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));
+  stream.avail_in = static_cast<uInt>(bytes.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  bool done = deflate(&stream, Z_FINISH) == Z_STREAM_END;
+  out.resize(done ? stream.total_out : 0);
+  deflateEnd(&stream);
+  return out;
+}
+
+Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tokens, std::string serverAddress)
+    : loop_(loop), registry_(registry), authorizer_(authorizer), tokens_(tokens), reviews_(authorizer, tokens, loop), tunnels_(loop),
+      streaming_(loop, registry.caches(), tunnels_), serverAddress_(std::move(serverAddress)) {
+  registry_.onSubresource("serviceaccounts/token", [this](Context, std::string ns, std::string name, json::object body) {
+    return issueToken(&tokens_, std::move(ns), std::move(name), std::move(body));
+  });
+}
+
+void Front::stop() {
+  stopping_ = true;
+  ready_ = false;
+  for (auto& [id, weak] : openWatches_) {
+    if (auto watch = weak.lock()) watch->close();
+  }
+  tunnels_.close();
+}
+
+Result<Caller> Front::authenticate(const http::Request& request) {
+  auto header = request.headers.get("Authorization");
+  if (!header.empty()) {
+    auto pair = splitOnce(header, ' ');
+    if (!pair || !equalsIgnoreCase(pair->first, "Bearer")) return Error(Code::kUnauthenticated, "Unauthorized");
+    auto caller = tokens_.verify(std::string(trim(pair->second)));
+    if (!caller.ok()) return Error(Code::kUnauthenticated, "Unauthorized");
+    return caller;
+  }
+  if (!request.peer.certificateCommonName.empty()) {
+    Caller caller{request.peer.certificateCommonName, "", request.peer.certificateOrganizations, {}};
+    caller.groups.emplace_back(kAuthenticated);
+    return caller;
+  }
+  if (isPublic(request.path)) return Caller{"system:anonymous", "", {"system:unauthenticated"}, {}};
+  return Error(Code::kUnauthenticated, "Unauthorized");
+}
+
+Result<Caller> Front::impersonate(Caller caller, const http::Request& request) const {
+  auto user = request.headers.get("Impersonate-User");
+  Caller other;
+  other.user = user;
+  other.uid = request.headers.get("Impersonate-Uid");
+  std::vector<Attributes> needed;
+  auto need = [&](std::string_view group, std::string plural, std::string ns, std::string_view name) {
+    Attributes one;
+    one.verb = "impersonate";
+    one.group = group;
+    one.plural = std::move(plural);
+    one.ns = std::move(ns);
+    one.name = name;
+    needed.push_back(std::move(one));
+  };
+  for (const auto& [name, value] : request.headers.all()) {
+    if (!equalsIgnoreCase(name, "Impersonate-Group")) continue;
+    other.groups.push_back(value);
+    need("", "groups", "", value);
+  }
+  if (user.empty()) {
+    if (!other.groups.empty() || !other.uid.empty()) return Error(Code::kBadRequest, "requested groups or uid without impersonating a user");
+    return caller;
+  }
+  constexpr std::string_view accounts = "system:serviceaccount:";
+  if (user.starts_with(accounts)) {
+    auto pair = splitOnce(user.substr(accounts.size()), ':');
+    if (!pair) return Error(Code::kBadRequest, "the impersonated service account is malformed");
+    need("", "serviceaccounts", std::string(pair->first), pair->second);
+    if (other.groups.empty()) other.groups = {"system:serviceaccounts", "system:serviceaccounts:" + std::string(pair->first)};
+  } else {
+    need("", "users", "", user);
+  }
+  for (const auto& one : needed) {
+    auto decision = authorizer_.authorize(caller, one);
+    if (!decision.allowed) return Authorizer::refusal(caller, one, decision.reason);
+  }
+  if (!other.in(kAuthenticated) && other.user != "system:anonymous") other.groups.emplace_back(kAuthenticated);
+  return other;
+}
+
+Result<> Front::authorize(const Call& call) const {
+  if (!call.info.isResource && isPublic(call.info.path)) return {};
+  auto wanted = call.info.attributes(call.request);
+  auto decision = authorizer_.authorize(call.caller, wanted);
+  if (!decision.allowed) return Authorizer::refusal(call.caller, wanted, decision.reason);
+  return {};
+}
+
+Task<> Front::serve(http::Request& request, http::ResponseWriter& writer) {
+  Call call{request, writer, {}, {}, {}, {}, {}, nullptr};
+  auto done = co_await dispatch(call);
+  if (!done.ok() && !writer.started()) co_await sendError(call, done.error());
+}
+
+Task<Result<>> Front::dispatch(Call& call) {
+  if (stopping_) co_return Error(Code::kUnavailable, "the server is shutting down");
+  CO_ASSIGN_OR_RETURN(Caller own, authenticate(call.request));
+  CO_ASSIGN_OR_RETURN(call.caller, impersonate(std::move(own), call.request));
+  CO_ASSIGN_OR_RETURN(call.info, parseRequest(call.request));
+  if (call.info.isResource) {
+    call.kind = registry_.kinds().find(call.info.group, call.info.version, call.info.plural);
+    call.subject = {call.info.group, call.info.plural, call.kind ? call.kind->kind : "", call.info.name};
+    if (call.kind && !call.kind->namespaced && call.info.plural != "namespaces" && !call.info.ns.empty()) co_return unknownPath();
+  }
+  constexpr std::string_view tunnels = client::streaming::kTunnelPrefix;
+  if (call.info.path.starts_with(tunnels)) co_return co_await serveTunnel(call);
+  CO_RETURN_IF_ERROR(authorize(call));
+  if (!call.info.isResource) co_return co_await servePath(call);
+  if (!call.kind) co_return unknownPath();
+  co_return co_await serveResource(call);
+}
+
+Task<Result<>> Front::sendJson(Call& call, int status, std::string body, std::string_view contentType) {
+  http::Response response;
+  response.status = status;
+  response.headers.set("Content-Type", contentType);
+  response.headers.set("Cache-Control", "no-cache, private");
+  for (const auto& warning : call.warnings) {
+    std::string quoted;
+    for (char c : warning) {
+      if (c == '"' || c == '\\') quoted.push_back('\\');
+      quoted.push_back(c == '\n' || c == '\r' ? ' ' : c);
+    }
+    response.headers.add("Warning", fmt::format("299 - \"{}\"", quoted));
+  }
+  if (wantsGzip(call.request, body.size())) {
+    if (std::string packed = gzip(body); !packed.empty()) {
+      body = std::move(packed);
+      response.headers.set("Content-Encoding", "gzip");
+      response.headers.set("Vary", "Accept-Encoding");
+    }
+  }
+  if (call.request.method == "HEAD") body.clear();
+  response.body = std::move(body);
+  ++counts_[{call.info.verb, status}];
+  co_return co_await call.writer.send(std::move(response));
+}
+
+Task<> Front::sendError(Call& call, const Error& error) {
+  json::object status = statusOf(error, call.subject);
+  http::Response response;
+  response.status = httpStatus(error.code());
+  response.headers.set("Content-Type", "application/json");
+  response.headers.set("Cache-Control", "no-cache, private");
+  if (error.retryAfterSeconds() > 0) response.headers.set("Retry-After", std::to_string(error.retryAfterSeconds()));
+  response.body = json::serialize(status);
+  response.body.push_back('\n');
+  ++counts_[{call.info.verb, response.status}];
+  auto sent = co_await call.writer.send(std::move(response));
+  (void)sent;
+}
+
+// A made document is kept for a minute after it was last asked for: they are large, and clients come in bursts.
+std::string Front::document(const std::string& key, const std::function<std::string()>& make) {
+  auto found = documents_.find(key);
+  if (found == documents_.end()) found = documents_.emplace(key, make()).first;
+  forgetDocuments_ = loop_.after(kKeepDocuments, [this] { documents_.clear(); });
+  return found->second;
+}
+
+Task<Result<>> Front::servePath(Call& call) {
+  std::string path = call.info.path;
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  if (call.request.method != "GET" && call.request.method != "HEAD") {
+    co_return Error(Code::kMethodNotAllowed, "the server does not allow this method on the requested resource");
+  }
+  const auto& kinds = registry_.kinds();
+  auto accepted = negotiate(call.request.headers.get("Accept"));
+  bool aggregated = accepted.ok() && accepted->aggregatedDiscovery;
+  if (path == "/healthz" || path == "/livez" || path == "/readyz") {
+    bool stored = !registry_.caches().failure();
+    bool good = stored && (ready_ || path != "/readyz");
+    std::string text;
+    if (call.request.query.has("verbose") || !good) {
+      text += "[+]ping ok\n";
+      text += stored ? "[+]store ok\n" : "[-]store failed\n";
+      if (path == "/readyz") text += ready_ ? "[+]startup ok\n" : "[-]startup not finished\n";
+      text += fmt::format("{} check {}\n", path.substr(1), good ? "passed" : "failed");
+    } else {
+      text = "ok";
+    }
+    co_return co_await sendJson(call, good ? 200 : 500, std::move(text), "text/plain; charset=utf-8");
+  }
+  if (path == "/version") {
+    json::object version{{"major", "1"},           {"minor", "35"},          {"emulationMajor", "1"}, {"emulationMinor", "35"}, {"minCompatibilityMajor", "1"},
+                         {"minCompatibilityMinor", "34"}, {"gitVersion", kGitVersion}, {"gitCommit", ""},       {"gitTreeState", ""},     {"buildDate", ""},
+                         {"goVersion", ""},       {"compiler", "clang"},     {"platform", "linux/amd64"}};
+    co_return co_await sendJson(call, 200, json::serialize(version));
+  }
+  if (path == "/api" || path == "/apis") {
+    bool core = path == "/api";
+    std::string key = path + (aggregated ? "?v2" : "");
+    std::string body = document(key, [&]() -> std::string {
+      if (aggregated) return object::aggregatedDiscoveryDocument(kinds, core);
+      return core ? object::apiVersionsDocument(serverAddress_) : object::apiGroupListDocument(kinds);
+    });
+    std::string type = aggregated ? "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList" : "application/json";
+    co_return co_await sendJson(call, 200, std::move(body), type);
+  }
+  auto parts = split(std::string_view(path).substr(1), '/');
+  std::optional<std::string> found;
+  if (parts.size() == 2 && parts[0] == "api") found = object::apiResourceListDocument(kinds, "", parts[1]);
+  if (parts.size() == 2 && parts[0] == "apis") found = object::apiGroupDocument(kinds, parts[1]);
+  if (parts.size() == 3 && parts[0] == "apis") found = object::apiResourceListDocument(kinds, parts[1], parts[2]);
+  if (path == "/openapi/v2") found = document(path, [&] { return object::openApiV2Document(kinds); });
+  if (path == "/openapi/v3") found = document(path, [&] { return object::openApiV3Index(kinds); });
+  if (parts.size() == 4 && parts[0] == "openapi" && parts[2] == "api") {
+    found = document(path, [&] { return object::openApiV3Document(kinds, "", parts[3]).value_or(""); });
+  }
+  if (parts.size() == 5 && parts[0] == "openapi" && parts[2] == "apis") {
+    found = document(path, [&] { return object::openApiV3Document(kinds, parts[3], parts[4]).value_or(""); });
+  }
+  if (path == "/openid/v1/jwks") {
+    CO_ASSIGN_OR_RETURN(auto keys, tokens_.keySet());
+    found = json::serialize(keys);
+  }
+  if (path == "/.well-known/openid-configuration") found = json::serialize(tokens_.discovery());
+  if (path == "/metrics") {
+    std::string text = "# TYPE apiserver_request_total counter\n";
+    for (const auto& [key, count] : counts_) text += fmt::format("apiserver_request_total{{verb=\"{}\",code=\"{}\"}} {}\n", key.first, key.second, count);
+    text += fmt::format("# TYPE apiserver_longrunning_requests gauge\napiserver_longrunning_requests{{verb=\"watch\"}} {}\n", watches_);
+    text += "# TYPE apiserver_storage_objects gauge\n";
+    for (const auto& kind : kinds.all()) {
+      auto* cache = kind.stored && kind.storedAsKind.empty() && !kind.plural.empty() ? registry_.caches().find(kind.group, kind.plural) : nullptr;
+      if (cache) text += fmt::format("apiserver_storage_objects{{resource=\"{}\"}} {}\n", qualified(kind.plural, kind.group), cache->size());
+    }
+    co_return co_await sendJson(call, 200, std::move(text), "text/plain; version=0.0.4");
+  }
+  if (!found || found->empty()) co_return unknownPath();
+  co_return co_await sendJson(call, 200, std::move(*found));
+}
+
+}  // namespace dhow::apiserver

@@ -1,0 +1,93 @@
+// The HTTP face of the API server: who asks, may they, what for, and the answer in the form that they accept.
+#pragma once
+
+#include <map>
+
+#include "apiserver/registry.h"
+#include "apiserver/tokens.h"
+#include "authorizer.h"
+#include "errors.h"
+#include "http/server.h"
+#include "object/table.h"
+#include "request_info.h"
+#include "reviews.h"
+#include "streaming.h"
+#include "tunnels.h"
+
+namespace dhow::apiserver {
+
+inline constexpr size_t kMaxBody = 3 << 20;
+inline constexpr std::string_view kGitVersion = "v1.35.0+dhow";
+
+class Front {
+ public:
+  Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tokens, std::string serverAddress);
+
+  Task<> serve(http::Request& request, http::ResponseWriter& writer);
+  Tunnels& tunnels() { return tunnels_; }
+  // Whether start-up is over: /readyz says so.
+  void setReady(bool ready) { ready_ = ready; }
+  void stop();
+
+ private:
+  struct Call {
+    http::Request& request;
+    http::ResponseWriter& writer;
+    RequestInfo info;
+    Accepted accepted;
+    Caller caller;
+    Subject subject;
+    std::vector<std::string> warnings;
+    const KindInfo* kind = nullptr;
+  };
+
+  Result<Caller> authenticate(const http::Request& request);
+  Result<Caller> impersonate(Caller caller, const http::Request& request) const;
+  Result<> authorize(const Call& call) const;
+
+  Task<Result<>> dispatch(Call& call);
+  Task<Result<>> servePath(Call& call);
+  Task<Result<>> serveResource(Call& call);
+  Task<Result<>> serveGet(Call& call);
+  Task<Result<>> serveList(Call& call);
+  Task<Result<>> serveWatch(Call& call);
+  Task<Result<>> serveCreate(Call& call);
+  Task<Result<>> serveUpdate(Call& call);
+  Task<Result<>> servePatch(Call& call);
+  Task<Result<>> serveDelete(Call& call);
+  Task<Result<>> serveReview(Call& call);
+  Task<Result<>> serveTunnel(Call& call);
+
+  Result<Context> contextOf(Call& call) const;
+  Task<Result<std::string>> readBody(Call& call);
+  Task<Result<DeleteQuery>> readDeleteOptions(Call& call);
+  Task<Result<>> sendObject(Call& call, int status, ObjectPtr object);
+  Task<Result<>> sendJson(Call& call, int status, std::string body, std::string_view contentType = "application/json");
+  Task<> sendError(Call& call, const Error& error);
+  std::string renderOne(const Call& call, const ObjectPtr& object) const;
+  std::string document(const std::string& key, const std::function<std::string()>& make);
+
+  Loop& loop_;
+  Registry& registry_;
+  Authorizer& authorizer_;
+  Tokens& tokens_;
+  Reviews reviews_;
+  Tunnels tunnels_;
+  Streaming streaming_;
+  std::string serverAddress_;
+  bool ready_ = false;
+  // Discovery and OpenAPI documents, kept while somebody asks for them.
+  std::map<std::string, std::string> documents_;
+  Timer forgetDocuments_;
+  std::map<std::pair<std::string, int>, uint64_t> counts_;  // verb and status -> requests
+  size_t watches_ = 0;
+  uint64_t watchSequence_ = 0;
+  std::map<uint64_t, std::weak_ptr<KindWatch>> openWatches_;
+  bool stopping_ = false;
+};
+
+// "application/json" and gzip where it pays.
+bool wantsGzip(const http::Request& request, size_t size);
+std::string gzip(std::string_view bytes);
+
+}  // namespace dhow::apiserver

@@ -1,0 +1,49 @@
+// The API server: store, watch caches, registry and the HTTP front, as one component on one loop.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "apiserver/local_client.h"
+#include "apiserver/registry.h"
+#include "apiserver/tokens.h"
+#include "http/server.h"
+#include "object/kinds.h"
+#include "store/store.h"
+
+namespace dhow::apiserver {
+
+struct ServerOptions {
+  StrategyOptions services;               // ranges of cluster addresses and node ports
+  std::string advertiseAddress = "127.0.0.1";  // endpoints of the service `kubernetes`
+  uint16_t advertisePort = 6443;
+  TokenOptions tokens;
+};
+
+class ApiServer {
+ public:
+  ApiServer(Loop& loop, store::Store& store, const object::Kinds& kinds, ServerOptions options);
+  ~ApiServer();
+
+  // Reads the store, makes what every cluster has (namespaces, roles, the service `kubernetes`), and then is ready.
+  Task<Result<>> start();
+  // Ends watches and tunnels, refuses requests. Stop the http::Server that uses handler() after this.
+  Task<> stop();
+
+  // For http::Server. Any number of servers may use it.
+  http::Handler handler();
+  client::Caches& caches();
+  WatchCache& watchCache();
+  Registry& registry();
+  Tokens& tokens();
+  // The API as a component of the server sees it, e.g. "deployment-controller".
+  std::unique_ptr<client::Client> clientFor(std::string component);
+  // Nodes whose agents are connected now.
+  size_t connectedAgents() const;
+
+ private:
+  struct Rep;
+  std::unique_ptr<Rep> rep_;
+};
+
+}  // namespace dhow::apiserver
