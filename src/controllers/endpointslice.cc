@@ -1,0 +1,282 @@
+#include "endpointslice.h"
+
+#include <boost/json/serialize.hpp>
+
+#include "base/strings.h"
+
+namespace dhow::controllers {
+
+using namespace client;
+using object::resources::kEndpoints;
+using object::resources::kEndpointSlices;
+using object::resources::kNodes;
+using object::resources::kPods;
+using object::resources::kServices;
+
+namespace {
+
+constexpr size_t kEndpointsPerSlice = 100;
+constexpr size_t kEndpointsAtMost = 1000;
+constexpr char kServiceLabel[] = "kubernetes.io/service-name";
+constexpr char kManagedByLabel[] = "endpointslice.kubernetes.io/managed-by";
+constexpr char kManager[] = "endpointslice-controller.k8s.io";
+constexpr char kHeadlessLabel[] = "service.kubernetes.io/headless";
+constexpr char kZoneLabel[] = "topology.kubernetes.io/zone";
+constexpr char kBySlices[] = "serviceOfSlice";
+
+bool isManaged(const Object& service) {
+  return text(service.root(), {"spec", "type"}) != "ExternalName" && !client::object(service.root(), {"spec", "selector"}).empty() && !service.deleting();
+}
+
+bool publishesNotReady(const Object& service) { return flag(service.root(), {"spec", "publishNotReadyAddresses"}); }
+
+bool isHeadless(const Object& service) { return text(service.root(), {"spec", "clusterIP"}) == "None"; }
+
+// What of a pod the slices show.
+bool sameEndpoint(const Object& a, const Object& b) {
+  return text(a.root(), {"status", "podIP"}) == text(b.root(), {"status", "podIP"}) && podReady(a) == podReady(b) && a.deleting() == b.deleting() &&
+         podFinished(a) == podFinished(b) && text(a.root(), {"spec", "nodeName"}) == text(b.root(), {"spec", "nodeName"}) &&
+         client::object(a.root(), {"metadata", "labels"}) == client::object(b.root(), {"metadata", "labels"});
+}
+
+std::string hostnameIn(const Object& service, const Object& pod) {
+  if (text(pod.root(), {"spec", "subdomain"}) != service.name()) return "";
+  return std::string(text(pod.root(), {"spec", "hostname"}));
+}
+
+json::object targetOf(const Object& pod) {
+  return {{"kind", "Pod"}, {"namespace", pod.ns()}, {"name", pod.name()}, {"uid", pod.uid()}};
+}
+
+json::array portsJson(const std::vector<EndpointPort>& ports) {
+  json::array out;
+  for (const auto& port : ports) {
+    json::object entry{{"name", port.name}, {"port", port.number}, {"protocol", port.protocol}};
+    if (!port.appProtocol.empty()) entry["appProtocol"] = port.appProtocol;
+    out.push_back(std::move(entry));
+  }
+  return out;
+}
+
+json::object endpointOf(const Object& service, const Object& pod, const ObjectPtr& node) {
+  const bool ready = podReady(pod);
+  json::object endpoint{{"addresses", json::array{text(pod.root(), {"status", "podIP"})}},
+                        {"conditions", json::object{{"ready", publishesNotReady(service) || (ready && !pod.deleting())},
+                                                    {"serving", ready},
+                                                    {"terminating", pod.deleting()}}},
+                        {"targetRef", targetOf(pod)},
+                        {"nodeName", text(pod.root(), {"spec", "nodeName"})}};
+  if (std::string hostname = hostnameIn(service, pod); !hostname.empty()) endpoint["hostname"] = hostname;
+  if (node && !node->label(kZoneLabel).empty()) endpoint["zone"] = node->label(kZoneLabel);
+  return endpoint;
+}
+
+json::object sliceLabels(const Object& service) {
+  json::object labels = client::object(service.root(), {"metadata", "labels"});
+  labels[kServiceLabel] = service.name();
+  labels[kManagedByLabel] = kManager;
+  if (isHeadless(service)) labels[kHeadlessLabel] = "";
+  return labels;
+}
+
+json::object newSlice(const Object& service, json::array endpoints, const std::vector<EndpointPort>& ports) {
+  return {{"apiVersion", "discovery.k8s.io/v1"},
+          {"kind", "EndpointSlice"},
+          {"metadata", json::object{{"generateName", std::string(service.name()) + "-"},
+                                    {"namespace", service.ns()},
+                                    {"labels", sliceLabels(service)},
+                                    {"ownerReferences", json::array{controllerReference(service)}}}},
+          {"addressType", "IPv4"},
+          {"endpoints", std::move(endpoints)},
+          {"ports", portsJson(ports)}};
+}
+
+bool sameContent(const Object& slice, const json::object& wanted) {
+  return array(slice.root(), {"endpoints"}) == wanted.at("endpoints") && array(slice.root(), {"ports"}) == wanted.at("ports") &&
+         client::object(slice.root(), {"metadata", "labels"}) == wanted.at("metadata").at("labels");
+}
+
+Result<> unlessGone(Result<> done) {
+  if (!done.ok() && done.error().is(Code::kNotFound)) return {};
+  return done;
+}
+
+Result<> withoutValue(Result<ObjectPtr> done) {
+  if (!done.ok()) return std::move(done).error();
+  return {};
+}
+
+}  // namespace
+
+std::vector<EndpointPort> resolvePorts(const Object& service, const Object& pod) {
+  std::vector<EndpointPort> ports;
+  for (const json::value& value : array(service.root(), {"spec", "ports"})) {
+    if (!value.is_object()) continue;
+    const json::object& wanted = value.get_object();
+    EndpointPort port{std::string(text(wanted, "name")), std::string(text(wanted, "protocol")), std::string(text(wanted, "appProtocol")), 0};
+    if (port.protocol.empty()) port.protocol = "TCP";
+    const json::value* target = field(wanted, {"targetPort"});
+    if (target == nullptr || (target->is_int64() && target->get_int64() == 0)) {
+      port.number = number(wanted, {"port"}, 0);
+    } else if (target->is_int64()) {
+      port.number = target->get_int64();
+    } else if (target->is_string()) {
+      for (const json::value& container : array(pod.root(), {"spec", "containers"})) {
+        for (const json::value& offered : array(container.get_object(), {"ports"})) {
+          const json::object& named = offered.get_object();
+          std::string_view protocol = text(named, "protocol");
+          if (text(named, "name") == target->get_string() && (protocol.empty() ? "TCP" : protocol) == port.protocol)
+            port.number = number(named, {"containerPort"}, 0);
+        }
+      }
+    }
+    if (port.number > 0) ports.push_back(std::move(port));
+  }
+  return ports;
+}
+
+EndpointSliceController::EndpointSliceController(Context context)
+    : context_(context),
+      services_(context.caches.of(kServices)),
+      pods_(context.caches.of(kPods)),
+      nodes_(context.caches.of(kNodes)),
+      slices_(context.caches.of(kEndpointSlices)),
+      endpoints_(context.caches.of(kEndpoints)),
+      controller_(context.loop, {.name = "endpointslice"}, [this](std::string key) { return reconcile(std::move(key)); }) {
+  slices_.addIndex(kBySlices, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
+    if (slice->label(kManagedByLabel) == kManager) keys.push_back(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
+  });
+  controller_.watchOwn(services_);
+  controller_.watch(pods_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) { podChanged(before, after, queue); });
+  // A slice that somebody removed or changed is put right.
+  controller_.watch(slices_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+    const ObjectPtr& slice = after ? after : before;
+    if (before && slice->label(kManagedByLabel) == kManager) queue.add(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
+  });
+  controller_.require(nodes_);
+  controller_.require(endpoints_);
+}
+
+void EndpointSliceController::podChanged(const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+  if (before && after && sameEndpoint(*before, *after)) return;
+  const ObjectPtr& pod = after ? after : before;
+  for (const ObjectPtr& service : services_.list(pod->ns())) {
+    if (!isManaged(*service)) continue;
+    auto selector = object::LabelSelector::fromMap(client::object(service->root(), {"spec", "selector"}));
+    if ((before && selector.matches(*before)) || (after && selector.matches(*after))) queue.add(service->key());
+  }
+}
+
+std::vector<ObjectPtr> EndpointSliceController::podsOf(const Object& service) const {
+  auto selector = object::LabelSelector::fromMap(client::object(service.root(), {"spec", "selector"}));
+  std::vector<ObjectPtr> pods;
+  for (const ObjectPtr& pod : pods_.list(service.ns())) {
+    if (!text(pod->root(), {"status", "podIP"}).empty() && !podFinished(*pod) && selector.matches(*pod)) pods.push_back(pod);
+  }
+  std::sort(pods.begin(), pods.end(), [](const ObjectPtr& a, const ObjectPtr& b) { return a->name() < b->name(); });
+  return pods;
+}
+
+Task<Result<>> EndpointSliceController::reconcile(std::string key) {
+  auto [ns, name] = splitKey(key);
+  ObjectPtr service = services_.get(ns, name);
+  // The slices of a service that is gone are its dependents: the garbage collector takes them.
+  if (!service || !isManaged(*service)) co_return Result<>();
+  std::vector<ObjectPtr> pods = podsOf(*service);
+  Result<> slices = co_await syncSlices(service, pods);
+  if (!slices.ok()) co_return slices;
+  Result<> endpoints = co_await syncEndpoints(service, std::move(pods));
+  co_return endpoints;
+}
+
+Task<Result<>> EndpointSliceController::syncSlices(ObjectPtr service, std::vector<ObjectPtr> pods) {
+  // Pods that serve the ports alike share slices.
+  std::map<std::vector<EndpointPort>, json::array> groups;
+  for (const ObjectPtr& pod : pods)
+    groups[resolvePorts(*service, *pod)].push_back(endpointOf(*service, *pod, nodes_.get("", text(pod->root(), {"spec", "nodeName"}))));
+  std::vector<json::object> wanted;
+  for (auto& [ports, endpoints] : groups) {
+    for (size_t at = 0; at < endpoints.size(); at += kEndpointsPerSlice) {
+      json::array chunk(endpoints.begin() + static_cast<long>(at),
+                        endpoints.begin() + static_cast<long>(std::min(at + kEndpointsPerSlice, endpoints.size())));
+      wanted.push_back(newSlice(*service, std::move(chunk), ports));
+    }
+  }
+  if (wanted.empty()) wanted.push_back(newSlice(*service, {}, {}));
+
+  std::vector<ObjectPtr> existing = slices_.byIndex(kBySlices, service->key());
+  std::erase_if(existing, [&](const ObjectPtr& slice) { return slice->deleting() || controllerUid(*slice) != service->uid(); });
+  // Whole matches first, so that what need not change does not.
+  std::erase_if(wanted, [&](const json::object& slice) {
+    auto same = std::find_if(existing.begin(), existing.end(), [&](const ObjectPtr& have) { return sameContent(*have, slice); });
+    if (same == existing.end()) return false;
+    existing.erase(same);
+    return true;
+  });
+  const std::string ns(service->ns());
+  for (json::object& slice : wanted) {
+    if (existing.empty()) {
+      Result<ObjectPtr> created = co_await context_.client.create(kEndpointSlices, ns, std::move(slice));
+      if (!created.ok()) co_return std::move(created).error();
+      continue;
+    }
+    ObjectPtr reused = std::move(existing.back());
+    existing.pop_back();
+    json::object document = copyOf(reused);
+    document["endpoints"] = std::move(slice["endpoints"]);
+    document["ports"] = std::move(slice["ports"]);
+    metadataOf(document)["labels"] = sliceLabels(*service);
+    Result<ObjectPtr> updated = co_await context_.client.update(kEndpointSlices, ns, std::string(reused->name()), "", std::move(document));
+    if (!updated.ok()) co_return std::move(updated).error();
+  }
+  for (const ObjectPtr& surplus : existing) {
+    Result<> removed = unlessGone(co_await context_.client.remove(kEndpointSlices, ns, std::string(surplus->name()), {}));
+    if (!removed.ok()) co_return removed;
+  }
+  co_return Result<>();
+}
+
+Task<Result<>> EndpointSliceController::syncEndpoints(ObjectPtr service, std::vector<ObjectPtr> pods) {
+  struct Addresses {
+    json::array ready, notReady;
+  };
+  std::map<std::vector<EndpointPort>, Addresses> groups;
+  size_t count = 0;
+  for (const ObjectPtr& pod : pods) {
+    if (pod->deleting() || ++count > kEndpointsAtMost) continue;
+    json::object address{{"ip", text(pod->root(), {"status", "podIP"})}, {"nodeName", text(pod->root(), {"spec", "nodeName"})}, {"targetRef", targetOf(*pod)}};
+    if (std::string hostname = hostnameIn(*service, *pod); !hostname.empty()) address["hostname"] = hostname;
+    Addresses& group = groups[resolvePorts(*service, *pod)];
+    (podReady(*pod) || publishesNotReady(*service) ? group.ready : group.notReady).push_back(std::move(address));
+  }
+  json::array subsets;
+  for (auto& [ports, addresses] : groups) {
+    json::object subset;
+    if (!addresses.ready.empty()) subset["addresses"] = std::move(addresses.ready);
+    if (!addresses.notReady.empty()) subset["notReadyAddresses"] = std::move(addresses.notReady);
+    if (!ports.empty()) subset["ports"] = portsJson(ports);
+    subsets.push_back(std::move(subset));
+  }
+  const std::string ns(service->ns()), name(service->name());
+  json::object labels = client::object(service->root(), {"metadata", "labels"});
+  labels["endpoints.kubernetes.io/managed-by"] = "endpoint-controller";
+  if (isHeadless(*service)) labels[kHeadlessLabel] = "";
+  ObjectPtr existing = endpoints_.get(ns, name);
+  if (!existing) {
+    json::object document{{"apiVersion", "v1"},
+                          {"kind", "Endpoints"},
+                          {"metadata", json::object{{"name", name}, {"namespace", ns}, {"labels", std::move(labels)},
+                                                    {"ownerReferences", json::array{controllerReference(*service)}}}},
+                          {"subsets", std::move(subsets)}};
+    Result<ObjectPtr> created = co_await context_.client.create(kEndpoints, ns, std::move(document));
+    co_return withoutValue(std::move(created));
+  }
+  if (array(existing->root(), {"subsets"}) == subsets && client::object(existing->root(), {"metadata", "labels"}) == labels) co_return Result<>();
+  json::object document = copyOf(existing);
+  document["subsets"] = std::move(subsets);
+  metadataOf(document)["labels"] = std::move(labels);
+  Result<ObjectPtr> updated = co_await context_.client.update(kEndpoints, ns, name, "", std::move(document));
+  co_return withoutValue(std::move(updated));
+}
+
+}  // namespace dhow::controllers

@@ -1,0 +1,54 @@
+// Watches over nodes: a node whose lease is not renewed becomes Unknown, conditions become taints, and pods leave nodes whose NoExecute
+// taints they do not tolerate. When no node at all is heard of, it is the master that is cut off: then nothing is evicted.
+//
+// Durations: Kubernetes' --node-monitor-grace-period; tolerations in seconds since a taint's timeAdded.
+#pragma once
+
+#include <map>
+
+#include "component.h"
+#include "workload.h"
+
+namespace dhow::controllers {
+
+class NodeLifecycleController final : public Component {
+ public:
+  struct Options {
+    Duration grace = std::chrono::seconds(40);
+  };
+  NodeLifecycleController(Context context, Options options);
+
+  void start() override;
+  Task<> stop() override;
+  bool idle() const override { return nodesController_.idle() && podsController_.idle(); }
+  Task<Result<>> reconcileNode(std::string key);
+  Task<Result<>> reconcilePod(std::string key);
+
+ private:
+  struct Heartbeat {
+    std::string renewTime;
+    TimePoint seen;
+  };
+  // How long the node has been silent by this process' own clock.
+  Duration silence(const Object& node);
+  bool someNodeIsHeard();
+  Task<Result<>> markUnknown(ObjectPtr node);
+  Task<Result<>> syncTaints(ObjectPtr node);
+  Task<Result<>> markPodsNotReady(std::string node);
+  Task<Result<>> evict(ObjectPtr pod, std::string why);
+
+  Context context_;
+  Options options_;
+  client::Cache& nodes_;
+  client::Cache& leases_;
+  client::Cache& pods_;
+  std::map<std::string, Heartbeat> heartbeats_;
+  client::EventRecorder events_;
+  client::Controller nodesController_;
+  client::Controller podsController_;
+};
+
+// Whether `toleration` covers `taint` (core/v1 semantics: empty key and effect match all, operator Exists or Equal).
+bool tolerates(const json::object& toleration, const json::object& taint);
+
+}  // namespace dhow::controllers
