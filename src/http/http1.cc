@@ -186,6 +186,8 @@ Task<Result<std::optional<RawHead>>> readHead(Input& input) {
     // Empty lines before a message are skipped (RFC 9112, 2.2).
     while (searched == 0 && input.data().starts_with("\r\n")) input.consume(2);
     std::string_view data = input.data();
+    // A TLS handshake on a plain port is answered at once: its client would wait for its own time-out.
+    if (!data.empty() && data[0] == '\x16') co_return bad("it is not HTTP");
     size_t end = data.find("\r\n\r\n", searched > 3 ? searched - 3 : 0);
     if (end != std::string_view::npos && end <= kMaxHead) {
       co_return std::optional(RawHead{data.substr(0, end), end + 4});
