@@ -81,13 +81,17 @@ Task<Result<std::unique_ptr<Stream>>> connectUnix(Loop& loop, std::string path) 
     co_return Error(Code::kBadRequest, fmt::format("socket path {} is too long", path));
   }
   path.copy(address.sun_path, path.size());
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) co_return Error::fromErrno("socket");
-  // A unix socket connects at once, or waits only while the listener's queue is full; that is rare and short.
-  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+  for (int attempt = 0; ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0; ++attempt) {
     int number = errno;
-    co_return Error(Code::kUnavailable, fmt::format("connect to {}: {}", path, Error::fromErrno(number, "").message().substr(2)),
-                    number);
+    // The listener's queue is full. The kernel has no event for its end, so this tries again for a second.
+    if (number == EAGAIN && attempt < 100) {
+      co_await loop.sleep(std::chrono::milliseconds(10));
+      continue;
+    }
+    Error failed = Error::fromErrno(number, fmt::format("connect to {}", path));
+    co_return Error(Code::kUnavailable, failed.message(), number);
   }
   co_return adoptFd(loop, fd.release());
 }

@@ -147,13 +147,13 @@ std::shared_ptr<AsyncFd> AsyncFd::open(Loop& loop, UniqueFd fd) {
 }
 
 void tuneTcp(int fd) {
+  // No TCP_USER_TIMEOUT: it would also end connections whose peer lives but does not read for a while.
   auto set = [fd](int level, int option, int value) { ::setsockopt(fd, level, option, &value, sizeof value); };
   set(IPPROTO_TCP, TCP_NODELAY, 1);
   set(SOL_SOCKET, SO_KEEPALIVE, 1);
   set(IPPROTO_TCP, TCP_KEEPIDLE, 30);
   set(IPPROTO_TCP, TCP_KEEPINTVL, 10);
   set(IPPROTO_TCP, TCP_KEEPCNT, 3);
-  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 60'000);
 }
 
 }  // namespace internal

@@ -22,7 +22,7 @@ class AsyncFd {
   virtual void close() = 0;
 };
 
-// A TCP connection: no delay, and dead peers are noticed by keep-alive probes within a minute.
+// A TCP connection: no delay, and on an idle one a dead peer is noticed by keep-alive probes within a minute.
 void tuneTcp(int fd);
 
 }  // namespace dhow::http::internal
