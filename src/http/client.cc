@@ -101,7 +101,7 @@ struct Client::Rep : std::enable_shared_from_this<Client::Rep> {
     explicit Origin(Loop& loop) : dialed(loop) {}
     std::vector<Idle> idle;
     std::shared_ptr<Http2Client> http2;
-    bool dialing = false;     // somebody finds out whether the server speaks HTTP/2
+    bool dialing = false;  // somebody finds out whether the server speaks HTTP/2
     bool onlyHttp1 = false;
     Signal dialed;
     TimePoint idleSince{};
@@ -193,7 +193,8 @@ void Client::Rep::release(const std::shared_ptr<Origin>& origin, std::shared_ptr
   auto drop = [weak = std::weak_ptr(origin), raw = input.get()] {
     auto origin = weak.lock();
     if (!origin) return;
-    auto found = std::find_if(origin->idle.begin(), origin->idle.end(), [&](auto& idle) { return idle.input.get() == raw; });
+    auto found =
+        std::find_if(origin->idle.begin(), origin->idle.end(), [&](auto& idle) { return idle.input.get() == raw; });
     if (found == origin->idle.end()) return;
     auto input = std::move(found->input);
     origin->idle.erase(found);
@@ -347,8 +348,12 @@ void Client::Rep::close() {
 }
 
 Client::Client(Loop& loop, Options options) : rep_(std::make_shared<Rep>(loop, std::move(options))) {}
-Client::~Client() { rep_->close(); }
-void Client::close() { rep_->close(); }
+Client::~Client() {
+  rep_->close();
+}
+void Client::close() {
+  rep_->close();
+}
 
 Task<Result<StreamingResponse>> Client::send(std::string url, Request request) {
   return Rep::send(rep_, std::move(url), std::move(request));

@@ -22,11 +22,11 @@ struct StreamingResponse {
 class Client {
  public:
   struct Options {
-    std::string unixSocket;            // non-empty: every connection goes there
-    std::shared_ptr<TlsClient> tls;    // for https; null: the system's roots
+    std::string unixSocket;          // non-empty: every connection goes there
+    std::shared_ptr<TlsClient> tls;  // for https; null: the system's roots
     Duration connectTimeout = std::chrono::seconds(10);
     Duration idleTimeout = std::chrono::seconds(60);
-    bool http2 = true;                 // https only, by ALPN; many requests share one connection
+    bool http2 = true;  // https only, by ALPN; many requests share one connection
     // Called for each new connection instead of dialing; for reversed connections.
     std::function<Task<Result<std::unique_ptr<Stream>>>()> dial;
     bool priorKnowledgeHttp2 = false;  // with `dial` or in the clear: speak HTTP/2 at once
@@ -38,9 +38,9 @@ class Client {
   Task<Result<StreamingResponse>> send(std::string url, Request request);
   // The whole response, its body at most `limit` bytes.
   Task<Result<Response>> fetch(std::string url, Request request, size_t limit = 64 << 20);
-  // Sends an Upgrade request on a connection of its own (or an HTTP/2 stream) and hands over the bytes after a 101 or 200.
-  // Another status is an Error whose message is the body. On HTTP/2 (prior knowledge only) the request has no body.
-  // The stream outlives the client on HTTP/1.1; on HTTP/2 it ends with it.
+  // Sends an Upgrade request on a connection of its own (or an HTTP/2 stream) and hands over the bytes after a 101 or
+  // 200. Another status is an Error whose message is the body. On HTTP/2 (prior knowledge only) the request has no
+  // body. The stream outlives the client on HTTP/1.1; on HTTP/2 it ends with it.
   struct Upgraded {
     int status = 0;
     Headers headers;

@@ -21,11 +21,11 @@ struct Outgoing {
   bool replayable() const { return !stream; }
 };
 
-// Sends the request on an HTTP/1.1 connection and reads the response's head. `release` is called when the whole response
-// has been read and the connection may serve another request; otherwise the connection is closed with the body.
-// `touched` tells whether the peer has sent anything.
-Task<Result<StreamingResponse>> exchangeHttp1(std::shared_ptr<Input> input, Outgoing& request, std::function<void()> release,
-                                              bool& touched);
+// Sends the request on an HTTP/1.1 connection and reads the response's head. `release` is called when the whole
+// response has been read and the connection may serve another request; otherwise the connection is closed with the
+// body. `touched` tells whether the peer has sent anything.
+Task<Result<StreamingResponse>> exchangeHttp1(std::shared_ptr<Input> input, Outgoing& request,
+                                              std::function<void()> release, bool& touched);
 Task<Result<Client::Upgraded>> upgradeHttp1(std::shared_ptr<Input> input, Outgoing& request);
 
 // The error for a response that refuses an upgrade; its message is the body.

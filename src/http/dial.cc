@@ -1,9 +1,9 @@
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include "body.h"
 #include "fd_stream.h"
@@ -51,8 +51,8 @@ Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, u
   if (!failed) {
     endpoints.emplace_back(address, port);
   } else {
-    auto [error, found] = co_await dial->resolver.async_resolve(host, std::to_string(port), tcp::resolver::numeric_service,
-                                                                asio::as_tuple(asio::use_awaitable));
+    auto [error, found] = co_await dial->resolver.async_resolve(
+        host, std::to_string(port), tcp::resolver::numeric_service, asio::as_tuple(asio::use_awaitable));
     if (error) co_return dialError(error, *dial, what);
     for (const auto& entry : found) endpoints.push_back(entry.endpoint());
   }

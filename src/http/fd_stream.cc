@@ -1,14 +1,14 @@
 #include "fd_stream.h"
 
-#include <boost/asio/as_tuple.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
-#include <boost/asio/post.hpp>
-#include <boost/asio/use_awaitable.hpp>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
 #include "base/gate.h"
 #include "body.h"
@@ -52,7 +52,7 @@ struct FdState {
   int writeBurst = 0;
 };
 
-Task<> takeTurns(std::shared_ptr<FdState> state, int FdState::*burst) {
+Task<> takeTurns(std::shared_ptr<FdState> state, int FdState::* burst) {
   (*state).*burst = 0;
   co_await asio::post(state->executor, asio::use_awaitable);
 }
@@ -160,7 +160,7 @@ void tuneTcp(int fd) {
 
 std::unique_ptr<Stream> adoptFd(Loop& loop, int fd) {
   auto state = std::make_shared<internal::FdState>();
-  struct stat status {};
+  struct stat status{};
   state->socket = ::fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
   state->writeOnly = (::fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY;
   state->executor = loop.executor();

@@ -41,7 +41,9 @@ bool isTarget(std::string_view text) {
   return true;
 }
 
-Error bad(std::string_view what) { return Error(Code::kBadRequest, fmt::format("malformed HTTP message: {}", what)); }
+Error bad(std::string_view what) {
+  return Error(Code::kBadRequest, fmt::format("malformed HTTP message: {}", what));
+}
 
 // Cuts the first line off `text`; lines end in CR LF, and the last may end with the text.
 Result<std::string_view> takeLine(std::string_view& text) {
@@ -99,7 +101,10 @@ std::optional<uint64_t> parseHex(std::string_view text) {
   if (text.empty() || text.size() > 15) return std::nullopt;
   uint64_t out = 0;
   for (char c : text) {
-    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    int digit = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                       : -1;
     if (digit < 0) return std::nullopt;
     out = out * 16 + static_cast<uint64_t>(digit);
   }

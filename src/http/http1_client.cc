@@ -33,7 +33,8 @@ std::string requestHead(const Outgoing& request, bool upgrade, bool& chunked) {
   chunked = request.stream && !hasLength;
   if (chunked) {
     out += "Transfer-Encoding: chunked\r\n";
-  } else if (request.whole || ((request.method == "POST" || request.method == "PUT" || request.method == "PATCH") && !hasLength)) {
+  } else if (request.whole ||
+             ((request.method == "POST" || request.method == "PUT" || request.method == "PATCH") && !hasLength)) {
     fmt::format_to(std::back_inserter(out), "Content-Length: {}\r\n", request.whole ? request.whole->size() : 0);
   }
   out += "\r\n";
@@ -48,7 +49,8 @@ Task<> sendWhole(std::shared_ptr<Input> input, std::string head, std::shared_ptr
   sending->failed = !written.ok();
 }
 
-Task<> sendStream(std::shared_ptr<Input> input, std::unique_ptr<BodyReader> body, bool chunked, std::shared_ptr<Sending> sending) {
+Task<> sendStream(std::shared_ptr<Input> input, std::unique_ptr<BodyReader> body, bool chunked,
+                  std::shared_ptr<Sending> sending) {
   std::vector<char> buffer(32 << 10);
   std::string out;
   while (true) {
@@ -115,7 +117,10 @@ class ResponseBody final : public BodyReader {
  public:
   ResponseBody(std::shared_ptr<Input> input, Framing framing, bool keepAlive, std::shared_ptr<Sending> sending,
                std::function<void()> release)
-      : input_(std::move(input)), body_(input_, framing), keepAlive_(keepAlive), sending_(std::move(sending)),
+      : input_(std::move(input)),
+        body_(input_, framing),
+        keepAlive_(keepAlive),
+        sending_(std::move(sending)),
         release_(std::move(release)) {
     settle();
   }
@@ -154,8 +159,8 @@ Error refused(int status, std::string body) {
   return Error(codeOfStatus(status), std::move(body));
 }
 
-Task<Result<StreamingResponse>> exchangeHttp1(std::shared_ptr<Input> input, Outgoing& request, std::function<void()> release,
-                                              bool& touched) {
+Task<Result<StreamingResponse>> exchangeHttp1(std::shared_ptr<Input> input, Outgoing& request,
+                                              std::function<void()> release, bool& touched) {
   auto sending = std::make_shared<Sending>();
   auto begun = co_await begin(input, request, false, sending);
   // A server that refuses early may have answered although it no longer reads.

@@ -20,7 +20,11 @@ constexpr size_t kCoalesce = 64 << 10;
 class Connection final : public Live, public std::enable_shared_from_this<Connection> {
  public:
   Connection(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input, Peer peer, bool idleLimit)
-      : core(std::move(core)), input(std::move(input)), peer(std::move(peer)), limited(idleLimit), listed_(this->core, this) {}
+      : core(std::move(core)),
+        input(std::move(input)),
+        peer(std::move(peer)),
+        limited(idleLimit),
+        listed_(this->core, this) {}
 
   void end() override { input->close(); }
   // Between requests. One timer a connection, armed when it is needed and moved on only when it fires.
@@ -59,7 +63,8 @@ class Connection final : public Live, public std::enable_shared_from_this<Connec
 
 // What one request and its response share.
 struct Exchange {
-  Exchange(std::shared_ptr<Connection> connection, Framing framing) : connection(connection), body(connection->input, framing) {}
+  Exchange(std::shared_ptr<Connection> connection, Framing framing)
+      : connection(connection), body(connection->input, framing) {}
   std::shared_ptr<Connection> connection;
   Http1Body body;
   bool head = false;
@@ -90,7 +95,8 @@ class RequestBody final : public BodyReader {
 
 class Writer final : public ResponseWriter {
  public:
-  explicit Writer(std::shared_ptr<Exchange> exchange) : exchange_(std::move(exchange)), connection_(*exchange_->connection) {}
+  explicit Writer(std::shared_ptr<Exchange> exchange)
+      : exchange_(std::move(exchange)), connection_(*exchange_->connection) {}
 
   Task<Result<>> send(Response response) override {
     if (state_ != State::kNew) co_return alreadyStarted();
@@ -230,9 +236,10 @@ class Writer final : public ResponseWriter {
   // Leaves the head in connection_.out.
   void head(int status, const Headers& headers, Length length, uint64_t size) {
     // A body that nobody will read stands between this response and the next request.
-    bool unread = !exchange_->body.done() &&
-                  (exchange_->expectsContinue || exchange_->body.framing().length > kDrainLimit);
-    if (unread || length == Length::kUntilClose || headers.hasToken("Connection", "close") || connection_.core->stopping) {
+    bool unread =
+        !exchange_->body.done() && (exchange_->expectsContinue || exchange_->body.framing().length > kDrainLimit);
+    if (unread || length == Length::kUntilClose || headers.hasToken("Connection", "close") ||
+        connection_.core->stopping) {
       exchange_->keepAlive = false;
     }
     exchange_->expectsContinue = false;
@@ -311,8 +318,9 @@ Task<> refuse(std::shared_ptr<Connection> connection, Error error) {
     int status = statusOf(error);
     std::string text = fmt::format("{} {}: {}\n", status, statusText(status), error.message());
     connection->out = fmt::format(
-        "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{}", status,
-        statusText(status), text.size(), text);
+        "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "
+        "{}\r\n\r\n{}",
+        status, statusText(status), text.size(), text);
     auto written = co_await connection->input->stream().write(connection->out);
     if (written.ok()) co_await closeGently(connection);
   }
@@ -329,8 +337,8 @@ Task<bool> serveOne(std::shared_ptr<Connection> connection, RequestHead head, Fr
   auto exchange = std::make_shared<Exchange>(connection, framing);
   exchange->head = head.method == "HEAD";
   exchange->http10 = head.http10;
-  exchange->keepAlive = head.http10 ? head.headers.hasToken("Connection", "keep-alive")
-                                    : !head.headers.hasToken("Connection", "close");
+  exchange->keepAlive =
+      head.http10 ? head.headers.hasToken("Connection", "keep-alive") : !head.headers.hasToken("Connection", "close");
   exchange->expectsContinue =
       !head.http10 && framing.kind != Framing::kNone && equalsIgnoreCase(head.headers.get("Expect"), "100-continue");
   exchange->upgrade = head.headers.get("Upgrade");

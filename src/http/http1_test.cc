@@ -18,16 +18,25 @@ TEST(Http1Heads, TakesARequestApart) {
 
 TEST(Http1Heads, RefusesWhatCanBeReadInTwoWays) {
   for (std::string_view text : {
-           "GET  / HTTP/1.1\r\nHost: x", "GET / HTTP/1.1\nHost: x", "GET / HTTP/1.1\r\nHost : x", "GET / HTTP/1.1\r\nHost: x\r\n folded",
-           "GET / HTTP/1.1", "GET / HTTP/1.1\r\nHost: x\r\nHost: y", "GET / HTTP/1.1\r\nHost: a\rb", "/ HTTP/1.1\r\nHost: x",
-           "GET / HTTP/3.0\r\nHost: x", "G(T / HTTP/1.1\r\nHost: x", "GET x HTTP/1.1\r\nHost: x", "GET / HTTP/1.1\r\nHost: x\r\n: y",
+           "GET  / HTTP/1.1\r\nHost: x",
+           "GET / HTTP/1.1\nHost: x",
+           "GET / HTTP/1.1\r\nHost : x",
+           "GET / HTTP/1.1\r\nHost: x\r\n folded",
+           "GET / HTTP/1.1",
+           "GET / HTTP/1.1\r\nHost: x\r\nHost: y",
+           "GET / HTTP/1.1\r\nHost: a\rb",
+           "/ HTTP/1.1\r\nHost: x",
+           "GET / HTTP/3.0\r\nHost: x",
+           "G(T / HTTP/1.1\r\nHost: x",
+           "GET x HTTP/1.1\r\nHost: x",
+           "GET / HTTP/1.1\r\nHost: x\r\n: y",
        }) {
     EXPECT_FALSE(internal::parseRequestHead(text).ok()) << text;
   }
   for (std::string_view fields :
-       {"Content-Length: 1\r\nContent-Length: 2", "Content-Length: 1\r\nTransfer-Encoding: chunked", "Content-Length: -1",
-        "Content-Length: 1x", "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-        "Content-Length: 99999999999999999999"}) {
+       {"Content-Length: 1\r\nContent-Length: 2", "Content-Length: 1\r\nTransfer-Encoding: chunked",
+        "Content-Length: -1", "Content-Length: 1x", "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "Content-Length: 99999999999999999999"}) {
     auto head = internal::parseRequestHead(fmt::format("POST / HTTP/1.1\r\nHost: x\r\n{}", fields));
     ASSERT_TRUE(head.ok()) << fields;
     EXPECT_FALSE(internal::requestFraming(*head).ok()) << fields;
@@ -75,7 +84,8 @@ TEST(Http1Server, KeepsTheConnectionAndTakesPipelinedRequests) {
 TEST(Http1Server, AnswersMalformedInputWith400AndCloses) {
   Fixture f;
   auto port = portOf(f.listen());
-  for (std::string text : {"garbage\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "GET /\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02\r\n\r\n", "GET / HT"}) {
+  for (std::string text : {"garbage\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "GET /\r\nHost: x\r\n\r\n",
+                           "\x16\x03\x01\x02\r\n\r\n", "GET / HT"}) {
     auto answer = runOn(f.loop, talk(f.loop, port, text));
     EXPECT_TRUE(answer.starts_with("HTTP/1.1 400 ")) << text << " -> " << answer;
   }
@@ -87,9 +97,11 @@ TEST(Http1Server, AnswersMalformedInputWith400AndCloses) {
 TEST(Http1Server, RefusesMalformedChunks) {
   Fixture f;
   auto port = portOf(f.listen());
-  for (std::string_view chunks : {"zz\r\nab\r\n0\r\n\r\n", "2\r\nabc\r\n0\r\n\r\n", "ffffffffffffffffff\r\n", "5\r\nab"}) {
+  for (std::string_view chunks :
+       {"zz\r\nab\r\n0\r\n\r\n", "2\r\nabc\r\n0\r\n\r\n", "ffffffffffffffffff\r\n", "5\r\nab"}) {
     auto answer = runOn(
-        f.loop, talk(f.loop, port, fmt::format("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{}", chunks)));
+        f.loop, talk(f.loop, port,
+                     fmt::format("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{}", chunks)));
     EXPECT_TRUE(answer.starts_with("HTTP/1.1 400 ")) << chunks << " -> " << answer;
   }
 }
@@ -132,11 +144,15 @@ TEST(Http1Server, AHandlerWithoutAnswerGives500AndABrokenOneEndsTheConnection) {
 TEST(Http1Server, AHijackGivesWhatWasReadAheadAndHalfCloses) {
   Fixture f;
   auto port = portOf(f.listen());
-  auto text = runOn(f.loop, talk(f.loop, port, "POST /hijack HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nearly bytes"));
-  EXPECT_TRUE(text.starts_with("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")) << text;
+  auto text = runOn(
+      f.loop,
+      talk(f.loop, port, "POST /hijack HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nearly bytes"));
+  EXPECT_TRUE(text.starts_with("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"))
+      << text;
   EXPECT_TRUE(text.ends_with("\r\n\r\nearly bytes<end>")) << text;
   auto raw = runOn(f.loop, talk(f.loop, port, "POST /raw HTTP/1.1\r\nHost: x\r\n\r\nabc"));
-  EXPECT_TRUE(raw.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\nabc<end>")) << raw;
+  EXPECT_TRUE(raw.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\nabc<end>"))
+      << raw;
 }
 
 Task<bool> waitFor(std::shared_ptr<Counters> counters, std::function<bool()> done) {
@@ -260,7 +276,8 @@ TEST(Http1Client, ABrokenResponseIsAnError) {
   auto nobody = runOn(f.loop, client.fetch("http://127.0.0.1:1/", {}));
   ASSERT_FALSE(nobody.ok());
   EXPECT_EQ(nobody.error().code(), Code::kUnavailable);
-  for (std::string bad : {"ftp://x/", "http:///", "x", "http://a:0/", "http://a:99999/", "http://a b/", "http://[::1/"}) {
+  for (std::string bad :
+       {"ftp://x/", "http:///", "x", "http://a:0/", "http://a:99999/", "http://a b/", "http://[::1/"}) {
     EXPECT_EQ(runOn(f.loop, client.fetch(bad, {})).error().code(), Code::kBadRequest) << bad;
   }
 }
@@ -286,8 +303,10 @@ TEST(Curl, IsServedOverTcpAndUnixSockets) {
   auto path = f.dir / "s.sock";
   ASSERT_TRUE(f.server.listenUnix(path).ok());
   EXPECT_EQ(runOn(f.loop, runBeside(f.loop, pool, "curl -sS " + url + "/a")).out, "hello /a over 1.1");
-  EXPECT_EQ(runOn(f.loop, runBeside(f.loop, pool, "curl -sS --unix-socket " + path + " http://x/a")).out, "hello /a over 1.1");
-  auto upload = fmt::format("head -c 3000000 /dev/zero | curl -sS -T - -H 'Expect: 100-continue' {}/stream | wc -c", url);
+  EXPECT_EQ(runOn(f.loop, runBeside(f.loop, pool, "curl -sS --unix-socket " + path + " http://x/a")).out,
+            "hello /a over 1.1");
+  auto upload =
+      fmt::format("head -c 3000000 /dev/zero | curl -sS -T - -H 'Expect: 100-continue' {}/stream | wc -c", url);
   EXPECT_EQ(trim(runOn(f.loop, runBeside(f.loop, pool, upload)).out), "3000000");
   auto twice = fmt::format("curl -sSv {0}/a {0}/b 2>&1 | grep -c Re-using", url);
   EXPECT_EQ(trim(runOn(f.loop, runBeside(f.loop, pool, twice)).out), "1");

@@ -81,7 +81,8 @@ class Http2ClientImpl final : public Http2Client {
   Task<Result<Client::Upgraded>> upgrade(Outgoing& request) override { return upgradeOn(session_, &request); }
 
  private:
-  static Task<Result<StreamingResponse>> exchangeOn(std::shared_ptr<Http2Session> session, Outgoing* request, bool* untouched) {
+  static Task<Result<StreamingResponse>> exchangeOn(std::shared_ptr<Http2Session> session, Outgoing* request,
+                                                    bool* untouched) {
     bool body = request->stream || (request->whole && !request->whole->empty());
     auto submitted = session->submitRequest(fieldsOf(*request), body, request->whole ? *request->whole : std::string());
     if (!submitted.ok()) {
@@ -132,7 +133,8 @@ class Http2ClientImpl final : public Http2Client {
 
 }  // namespace
 
-std::shared_ptr<Http2Client> Http2Client::start(Loop& loop, std::shared_ptr<Input> input, std::function<void()> changed) {
+std::shared_ptr<Http2Client> Http2Client::start(Loop& loop, std::shared_ptr<Input> input,
+                                                std::function<void()> changed) {
   auto session = Http2Session::create(loop, std::move(input), false);
   session->onChange = std::move(changed);
   spawn(loop, Http2Session::run(session));

@@ -13,7 +13,10 @@ namespace {
 class Connection final : public Live, public std::enable_shared_from_this<Connection> {
  public:
   Connection(std::shared_ptr<ServerCore> core, std::shared_ptr<Http2Session> session, Peer peer, bool idleLimit)
-      : core(std::move(core)), session(std::move(session)), peer(std::move(peer)), limited_(idleLimit),
+      : core(std::move(core)),
+        session(std::move(session)),
+        peer(std::move(peer)),
+        limited_(idleLimit),
         listed_(this->core, this) {}
   void end() override { session->terminate(); }
 
@@ -53,7 +56,8 @@ class RequestBody final : public BodyReader {
   RequestBody(std::shared_ptr<Http2Session> session, H2StreamPtr stream, bool expectsContinue)
       : session_(std::move(session)), stream_(std::move(stream)), expectsContinue_(expectsContinue) {}
   Task<Result<size_t>> read(std::span<char> into) override {
-    if (std::exchange(expectsContinue_, false) && stream_->inSize() == 0 && !stream_->remoteEnd) session_->submitContinue(stream_);
+    if (std::exchange(expectsContinue_, false) && stream_->inSize() == 0 && !stream_->remoteEnd)
+      session_->submitContinue(stream_);
     return Http2Session::read(session_, stream_, into);
   }
 
@@ -187,13 +191,15 @@ Task<> serveHttp2(std::shared_ptr<ServerCore> core, std::shared_ptr<Input> input
     auto first = session->upgraded(upgrade->settings, upgrade->request.method == "HEAD");
     if (!first.ok()) {
       std::string text = first.error().message();
-      std::string answer = fmt::format("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{}", text.size(), text);
+      std::string answer = fmt::format("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{}",
+                                       text.size(), text);
       auto written = co_await input->stream().write(answer);
       if (written.ok()) co_await input->stream().shutdownWrite();
       input->close();
       co_return;
     }
-    auto written = co_await input->stream().write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
+    auto written = co_await input->stream().write(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
     if (!written.ok()) co_return;
     core->gate.spawn(serveStream(connection, *first, std::move(upgrade->request)));
   }

@@ -13,8 +13,8 @@ constexpr size_t kStreamWindow = 1 << 20;
 constexpr int32_t kConnectionWindow = 16 << 20;
 constexpr size_t kMaxHeadBytes = 64 << 10;
 constexpr size_t kMaxHeadFields = 128 + 4;
-constexpr size_t kOutLimit = 64 << 10;    // what a stream holds back for the peer's window
-constexpr size_t kWriteSize = 64 << 10;   // what is written at once
+constexpr size_t kOutLimit = 64 << 10;   // what a stream holds back for the peer's window
+constexpr size_t kWriteSize = 64 << 10;  // what is written at once
 constexpr uint32_t kMaxStreams = 250;
 
 class DuplexStream final : public Stream {
@@ -37,17 +37,21 @@ class DuplexStream final : public Stream {
 
 nghttp2_nv field(std::string_view name, std::string_view value) {
   return {const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(name.data())),
-          const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(value.data())), name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
+          const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(value.data())), name.size(), value.size(),
+          NGHTTP2_NV_FLAG_NONE};
 }
 
-std::string_view textOf(const uint8_t* bytes, size_t size) { return {reinterpret_cast<const char*>(bytes), size}; }
+std::string_view textOf(const uint8_t* bytes, size_t size) {
+  return {reinterpret_cast<const char*>(bytes), size};
+}
 
 }  // namespace
 
 bool isConnectionField(std::string_view name) {
-  return equalsIgnoreCase(name, "connection") || equalsIgnoreCase(name, "keep-alive") || equalsIgnoreCase(name, "upgrade") ||
-         equalsIgnoreCase(name, "proxy-connection") || equalsIgnoreCase(name, "transfer-encoding") ||
-         equalsIgnoreCase(name, "http2-settings") || equalsIgnoreCase(name, "host") || name.starts_with(':');
+  return equalsIgnoreCase(name, "connection") || equalsIgnoreCase(name, "keep-alive") ||
+         equalsIgnoreCase(name, "upgrade") || equalsIgnoreCase(name, "proxy-connection") ||
+         equalsIgnoreCase(name, "transfer-encoding") || equalsIgnoreCase(name, "http2-settings") ||
+         equalsIgnoreCase(name, "host") || name.starts_with(':');
 }
 
 std::unique_ptr<Stream> duplexStream(std::shared_ptr<Http2Session> session, H2StreamPtr stream) {
@@ -93,7 +97,9 @@ std::shared_ptr<Http2Session> Http2Session::create(Loop& loop, std::shared_ptr<I
   return self;
 }
 
-Http2Session::~Http2Session() { nghttp2_session_del(session_); }
+Http2Session::~Http2Session() {
+  nghttp2_session_del(session_);
+}
 
 H2StreamPtr Http2Session::find(int32_t id) const {
   auto found = streams_.find(id);
@@ -103,7 +109,8 @@ H2StreamPtr Http2Session::find(int32_t id) const {
 Error Http2Session::streamError(const H2Stream& stream) const {
   if (stream.localClosed || cancelled_) return cancelled();
   if (stream.closed && !ended_ && stream.errorCode != NGHTTP2_NO_ERROR) {
-    return Error(Code::kUnavailable, fmt::format("the peer reset the stream: {}", nghttp2_http2_strerror(stream.errorCode)));
+    return Error(Code::kUnavailable,
+                 fmt::format("the peer reset the stream: {}", nghttp2_http2_strerror(stream.errorCode)));
   }
   return Error(Code::kUnavailable, ended_ ? "the connection ended" : "the peer has closed the stream");
 }
@@ -211,8 +218,8 @@ ssize_t Http2Session::onSend(nghttp2_session*, const uint8_t* bytes, size_t size
   return static_cast<ssize_t>(size);
 }
 
-ssize_t Http2Session::onReadSource(nghttp2_session*, int32_t, uint8_t*, size_t size, uint32_t* flags, nghttp2_data_source* source,
-                                   void*) {
+ssize_t Http2Session::onReadSource(nghttp2_session*, int32_t, uint8_t*, size_t size, uint32_t* flags,
+                                   nghttp2_data_source* source, void*) {
   auto* stream = static_cast<H2Stream*>(source->ptr);
   size_t n = std::min(size, stream->outSize());
   if (n == 0 && !stream->outEnd) return NGHTTP2_ERR_DEFERRED;
@@ -221,8 +228,8 @@ ssize_t Http2Session::onReadSource(nghttp2_session*, int32_t, uint8_t*, size_t s
   return static_cast<ssize_t>(n);
 }
 
-int Http2Session::onSendData(nghttp2_session*, nghttp2_frame*, const uint8_t* head, size_t size, nghttp2_data_source* source,
-                             void* user) {
+int Http2Session::onSendData(nghttp2_session*, nghttp2_frame*, const uint8_t* head, size_t size,
+                             nghttp2_data_source* source, void* user) {
   auto* self = static_cast<Http2Session*>(user);
   auto* stream = static_cast<H2Stream*>(source->ptr);
   if (self->out_.size() >= kWriteSize) return NGHTTP2_ERR_WOULDBLOCK;
@@ -243,7 +250,9 @@ int Http2Session::onSendData(nghttp2_session*, nghttp2_frame*, const uint8_t* he
 
 int Http2Session::onFrameSent(nghttp2_session*, const nghttp2_frame* frame, void* user) {
   auto* self = static_cast<Http2Session*>(user);
-  if ((frame->hd.type != NGHTTP2_DATA && frame->hd.type != NGHTTP2_HEADERS) || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) return 0;
+  if ((frame->hd.type != NGHTTP2_DATA && frame->hd.type != NGHTTP2_HEADERS) ||
+      !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+    return 0;
   if (auto stream = self->find(frame->hd.stream_id)) {
     stream->endSent = true;
     self->endIfUnwanted(*stream);
@@ -254,7 +263,8 @@ int Http2Session::onFrameSent(nghttp2_session*, const nghttp2_frame* frame, void
 void Http2Session::endIfUnwanted(H2Stream& stream) {
   if (ended_ || stream.closed || !stream.endSent || stream.remoteEnd) return;
   if (stream.duplex ? stream.localClosed : server_ && stream.handlerDone) {
-    nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id, stream.duplex ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR);
+    nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id,
+                              stream.duplex ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR);
   }
 }
 
@@ -276,7 +286,8 @@ int Http2Session::onHeader(nghttp2_session*, const nghttp2_frame* frame, const u
   auto stream = self->find(frame->hd.stream_id);
   if (!stream || stream->headDone) return 0;  // trailers
   stream->headBytes += nameSize + valueSize + 32;
-  if (stream->headBytes > kMaxHeadBytes || ++stream->headFields > kMaxHeadFields) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+  if (stream->headBytes > kMaxHeadBytes || ++stream->headFields > kMaxHeadFields)
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
   std::string_view name = textOf(nameBytes, nameSize), value = textOf(valueBytes, valueSize);
   if (name == ":method") {
     stream->method = value;
@@ -351,7 +362,8 @@ int Http2Session::onStreamClose(nghttp2_session* session, int32_t id, uint32_t c
 // --- streams
 
 Result<H2StreamPtr> Http2Session::upgraded(const std::string& settings, bool head) {
-  int done = nghttp2_session_upgrade2(session_, reinterpret_cast<const uint8_t*>(settings.data()), settings.size(), head, nullptr);
+  int done = nghttp2_session_upgrade2(session_, reinterpret_cast<const uint8_t*>(settings.data()), settings.size(),
+                                      head, nullptr);
   if (done != 0) return Error(Code::kBadRequest, fmt::format("bad HTTP2-Settings: {}", nghttp2_strerror(done)));
   auto stream = std::make_shared<H2Stream>(loop_);
   stream->id = 1;
@@ -361,16 +373,17 @@ Result<H2StreamPtr> Http2Session::upgraded(const std::string& settings, bool hea
   return stream;
 }
 
-Result<H2StreamPtr> Http2Session::submitRequest(const std::vector<std::pair<std::string, std::string>>& fields, bool body,
-                                                std::string whole) {
+Result<H2StreamPtr> Http2Session::submitRequest(const std::vector<std::pair<std::string, std::string>>& fields,
+                                                bool body, std::string whole) {
   std::vector<nghttp2_nv> list;
   for (const auto& [name, value] : fields) list.push_back(field(name, value));
   auto stream = std::make_shared<H2Stream>(loop_);
   stream->out = std::move(whole);
   if (!body || !stream->out.empty()) stream->outEnd = true;
   nghttp2_data_provider provider{{.ptr = stream.get()}, onReadSource};
-  int32_t id = ended_ ? NGHTTP2_ERR_EOF
-                      : nghttp2_submit_request(session_, nullptr, list.data(), list.size(), body ? &provider : nullptr, nullptr);
+  int32_t id =
+      ended_ ? NGHTTP2_ERR_EOF
+             : nghttp2_submit_request(session_, nullptr, list.data(), list.size(), body ? &provider : nullptr, nullptr);
   if (id < 0) {
     draining_ = true;
     return Error(Code::kUnavailable, fmt::format("HTTP/2: {}", nghttp2_strerror(id)));

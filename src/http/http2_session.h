@@ -36,7 +36,7 @@ struct H2Stream {
 
   std::string out;  // what waits for the peer's window
   size_t outPos = 0;
-  bool outEnd = false;   // nothing more comes
+  bool outEnd = false;  // nothing more comes
   bool endSent = false;
 
   bool duplex = false;       // taken over as a raw stream
@@ -98,7 +98,8 @@ class Http2Session : public std::enable_shared_from_this<Http2Session> {
   static int onSendData(nghttp2_session*, nghttp2_frame*, const uint8_t*, size_t, nghttp2_data_source*, void*);
   static ssize_t onReadSource(nghttp2_session*, int32_t, uint8_t*, size_t, uint32_t*, nghttp2_data_source*, void*);
   static int onBeginHeaders(nghttp2_session*, const nghttp2_frame*, void*);
-  static int onHeader(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t, uint8_t, void*);
+  static int onHeader(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t, uint8_t,
+                      void*);
   static int onFrame(nghttp2_session*, const nghttp2_frame*, void*);
   static int onFrameSent(nghttp2_session*, const nghttp2_frame*, void*);
   static int onData(nghttp2_session*, uint8_t, int32_t, const uint8_t*, size_t, void*);

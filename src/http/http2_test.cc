@@ -228,11 +228,14 @@ TEST(Curl, SpeaksHttp2InTheClear) {
   Fixture f;
   BlockingPool pool(1);
   auto url = f.listen();
-  auto run = [&](std::string command) { return std::string(trim(runOn(f.loop, runBeside(f.loop, pool, command)).out)); };
+  auto run = [&](std::string command) {
+    return std::string(trim(runOn(f.loop, runBeside(f.loop, pool, command)).out));
+  };
   EXPECT_EQ(run("curl -sS --http2-prior-knowledge " + url + "/a"), "hello /a over 2");
   EXPECT_EQ(run("curl -sS --http2 " + url + "/a"), "hello /a over 2");
   EXPECT_EQ(run("curl -sS --http2-prior-knowledge '" + url + "/large?size=5000000' | wc -c"), "5000000");
-  EXPECT_EQ(run("head -c 5000000 /dev/zero | curl -sS --http2-prior-knowledge -T - " + url + "/stream | wc -c"), "5000000");
+  EXPECT_EQ(run("head -c 5000000 /dev/zero | curl -sS --http2-prior-knowledge -T - " + url + "/stream | wc -c"),
+            "5000000");
   EXPECT_EQ(run("curl -sS -o /dev/null -w '%{http_code}' --http2-prior-knowledge " + url + "/none"), "500");
 }
 

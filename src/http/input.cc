@@ -19,7 +19,8 @@ Task<Result<size_t>> readRaw(std::shared_ptr<Input> input, std::span<char> into)
 
 class RawStream final : public Stream {
  public:
-  RawStream(std::shared_ptr<Input> input, std::shared_ptr<void> keep) : input_(std::move(input)), keep_(std::move(keep)) {}
+  RawStream(std::shared_ptr<Input> input, std::shared_ptr<void> keep)
+      : input_(std::move(input)), keep_(std::move(keep)) {}
   ~RawStream() override { input_->close(); }
   Task<Result<size_t>> read(std::span<char> into) override { return readRaw(input_, into); }
   Task<Result<>> write(std::string_view bytes) override { return input_->stream().write(bytes); }
@@ -40,7 +41,9 @@ Input::Input(Loop& loop, std::unique_ptr<Stream> stream) : loop_(loop), stream_(
 Input::~Input() = default;
 
 // Positions stay where they are while a read into the buffer's end may be under way; space() begins anew.
-void Input::consume(size_t n) { begin_ += n; }
+void Input::consume(size_t n) {
+  begin_ += n;
+}
 
 // Room for the next read: a small buffer for who sends little, a large one for who filled the last.
 std::span<char> Input::space() {

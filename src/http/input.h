@@ -9,8 +9,8 @@
 
 namespace dhow::http::internal {
 
-// Small while idle (2 KiB), larger while much arrives. One task reads from the stream at a time; the others wait for it,
-// so a watch may lie in wait for the peer's end while a body reader uses the same input.
+// Small while idle (2 KiB), larger while much arrives. One task reads from the stream at a time; the others wait for
+// it, so a watch may lie in wait for the peer's end while a body reader uses the same input.
 class Input : public std::enable_shared_from_this<Input> {
  public:
   Input(Loop& loop, std::unique_ptr<Stream> stream);

@@ -9,7 +9,9 @@
 
 namespace dhow::http {
 
-void Headers::add(std::string_view name, std::string_view value) { fields_.emplace_back(name, value); }
+void Headers::add(std::string_view name, std::string_view value) {
+  fields_.emplace_back(name, value);
+}
 
 void Headers::set(std::string_view name, std::string_view value) {
   auto first = std::find_if(fields_.begin(), fields_.end(), [&](auto& f) { return equalsIgnoreCase(f.first, name); });
@@ -84,7 +86,9 @@ std::vector<std::string_view> Query::getAll(std::string_view name) const {
   return out;
 }
 
-void Query::add(std::string_view name, std::string_view value) { fields_.emplace_back(name, value); }
+void Query::add(std::string_view name, std::string_view value) {
+  fields_.emplace_back(name, value);
+}
 
 std::string Query::str() const {
   std::string out;
@@ -193,7 +197,9 @@ std::string StringBody::take() {
   return out;
 }
 
-Error cancelled() { return Error(Code::kCancelled, "the connection was closed"); }
+Error cancelled() {
+  return Error(Code::kCancelled, "the connection was closed");
+}
 
 Code codeOfStatus(int status) {
   switch (status) {

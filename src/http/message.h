@@ -2,8 +2,8 @@
 #pragma once
 
 #include <memory>
-#include <span>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -58,8 +58,8 @@ Task<Result<std::string>> readAll(BodyReader& body, size_t limit);
 
 // Who is at the other end.
 struct Peer {
-  std::string address;                  // "10.0.0.1:4711", or empty for a unix socket
-  std::string certificateCommonName;    // of a client certificate that the server's CA signed, else empty
+  std::string address;                // "10.0.0.1:4711", or empty for a unix socket
+  std::string certificateCommonName;  // of a client certificate that the server's CA signed, else empty
   std::vector<std::string> certificateOrganizations;
   std::optional<std::pair<unsigned, unsigned>> unixCredentials;  // uid, gid
   bool tls = false;

@@ -97,7 +97,8 @@ struct Done {
   Signal changed;
 };
 
-Task<> serveAndTell(std::shared_ptr<ServerCore> core, std::unique_ptr<Stream> stream, Peer peer, std::shared_ptr<Done> done) {
+Task<> serveAndTell(std::shared_ptr<ServerCore> core, std::unique_ptr<Stream> stream, Peer peer,
+                    std::shared_ptr<Done> done) {
   co_await serveStream(std::move(core), std::move(stream), std::move(peer), false);
   done->done = true;
   done->changed.notify();
@@ -197,7 +198,8 @@ Result<uint16_t> Server::listenTcp(const std::string& address, uint16_t port) {
   int one = 1;
   ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   int raw = fd.get();
-  RETURN_IF_ERROR(rep_->listen(std::move(fd), reinterpret_cast<sockaddr*>(&storage), size, fmt::format("{}:{}", address, port)));
+  RETURN_IF_ERROR(
+      rep_->listen(std::move(fd), reinterpret_cast<sockaddr*>(&storage), size, fmt::format("{}:{}", address, port)));
   size = sizeof storage;
   if (::getsockname(raw, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return Error::fromErrno("getsockname");
   return ntohs(storage.ss_family == AF_INET ? in.sin_port : in6.sin6_port);
@@ -210,7 +212,7 @@ Result<> Server::listenUnix(const std::string& path, int mode) {
     return Error(Code::kBadRequest, fmt::format("socket path {} is empty or too long", path));
   }
   path.copy(address.sun_path, path.size());
-  struct stat status {};
+  struct stat status{};
   if (::lstat(path.c_str(), &status) == 0) {
     if (!S_ISSOCK(status.st_mode)) return Error(Code::kAlreadyExists, fmt::format("{} is not a socket", path));
     // A file that nobody listens on is left from an earlier run.

@@ -27,9 +27,9 @@ class ResponseWriter {
   // Flushed at once; waits while the peer does not take it.
   virtual Task<Result<>> write(std::string_view bytes) = 0;
   virtual Task<Result<>> finish() = 0;
-  // Answers `status` with `headers` (101 for an upgrade, 200 for Docker's raw streams) and hands over the bytes that follow
-  // in both directions. On HTTP/2 the stream itself is handed over, with status 200 for 101. A body with a length
-  // (Docker's exec options) may be read before; on HTTP/2 what has not been read is the stream's first bytes.
+  // Answers `status` with `headers` (101 for an upgrade, 200 for Docker's raw streams) and hands over the bytes that
+  // follow in both directions. On HTTP/2 the stream itself is handed over, with status 200 for 101. A body with a
+  // length (Docker's exec options) may be read before; on HTTP/2 what has not been read is the stream's first bytes.
   // The stream may outlive the handler; stop() ends it.
   virtual Task<Result<std::unique_ptr<Stream>>> hijack(int status, Headers headers) = 0;
   virtual bool started() const = 0;
@@ -45,8 +45,8 @@ using Handler = std::function<Task<>(Request& request, ResponseWriter& writer)>;
 class Server {
  public:
   struct Options {
-    std::string name = "dhow";          // for logs
-    std::shared_ptr<TlsServer> tls;     // null: in the clear
+    std::string name = "dhow";       // for logs
+    std::shared_ptr<TlsServer> tls;  // null: in the clear
     size_t maxConnections = 4096;
   };
   Server(Loop& loop, Options options, Handler handler);
@@ -58,7 +58,7 @@ class Server {
   Result<> listenUnix(const std::string& path, int mode = 0660);
   // Serves an established connection (HTTP/2 with prior knowledge or HTTP/1.1) until it ends. It has no idle limit.
   Task<> serve(std::unique_ptr<Stream> connection, Peer peer);
-  // No new connections, open ones are closed, waits for the handlers.
+  // No new connections, open ones are closed, waits for the handlers. Must have ended before the server is destroyed.
   Task<> stop();
 
  private:

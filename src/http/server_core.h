@@ -19,7 +19,12 @@ class Live {
 
 struct ServerCore {
   ServerCore(Loop& loop, Server::Options options, Handler handler)
-      : loop(loop), options(std::move(options)), handler(std::move(handler)), gate(loop), slotFree(loop), liveChanged(loop) {}
+      : loop(loop),
+        options(std::move(options)),
+        handler(std::move(handler)),
+        gate(loop),
+        slotFree(loop),
+        liveChanged(loop) {}
   Loop& loop;
   const Server::Options options;
   const Handler handler;
@@ -41,7 +46,9 @@ struct ServerCore {
 // Keeps a connection in the server's list while it lives.
 class Listed {
  public:
-  Listed(std::shared_ptr<ServerCore> core, Live* live) : core_(std::move(core)), live_(live) { core_->live.insert(live_); }
+  Listed(std::shared_ptr<ServerCore> core, Live* live) : core_(std::move(core)), live_(live) {
+    core_->live.insert(live_);
+  }
   ~Listed() {
     core_->live.erase(live_);
     core_->liveChanged.notify();

@@ -17,10 +17,10 @@ namespace {
 
 constexpr size_t kMaxStreams = 256;
 constexpr int64_t kDefaultWindow = 64 << 10;
-constexpr size_t kPiece = 16 << 10;         // a data frame of ours
-constexpr size_t kOutLimit = 64 << 10;      // what waits to be written
-constexpr size_t kUnreadLimit = 4 << 20;    // of all streams; beyond it the connection is not read
-constexpr size_t kUpdateAfter = 32 << 10;   // bytes read before the peer's window is widened
+constexpr size_t kPiece = 16 << 10;        // a data frame of ours
+constexpr size_t kOutLimit = 64 << 10;     // what waits to be written
+constexpr size_t kUnreadLimit = 4 << 20;   // of all streams; beyond it the connection is not read
+constexpr size_t kUpdateAfter = 32 << 10;  // bytes read before the peer's window is widened
 
 struct One {
   explicit One(Loop& loop) : changed(loop) {}
@@ -44,7 +44,11 @@ Task<> endSession(std::shared_ptr<State> state);
 
 struct State final : SpdyEvents, std::enable_shared_from_this<State> {
   State(Loop& loop, std::unique_ptr<Stream> connection)
-      : loop(loop), input(std::make_shared<Input>(loop, std::move(connection))), decoder(*this), arrived(loop), drained(loop),
+      : loop(loop),
+        input(std::make_shared<Input>(loop, std::move(connection))),
+        decoder(*this),
+        arrived(loop),
+        drained(loop),
         written(loop) {}
 
   Loop& loop;

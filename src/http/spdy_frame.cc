@@ -25,7 +25,9 @@ uint32_t get32(std::string_view bytes, size_t at) {
   return out;
 }
 
-Error bad(std::string_view what) { return Error(Code::kBadRequest, fmt::format("SPDY: {}", what)); }
+Error bad(std::string_view what) {
+  return Error(Code::kBadRequest, fmt::format("SPDY: {}", what));
+}
 
 std::string controlFrame(uint16_t type, uint8_t flags, std::string_view payload) {
   std::string out;
@@ -37,7 +39,9 @@ std::string controlFrame(uint16_t type, uint8_t flags, std::string_view payload)
   return out;
 }
 
-Bytef* zbytes(std::string_view text) { return reinterpret_cast<Bytef*>(const_cast<char*>(text.data())); }
+Bytef* zbytes(std::string_view text) {
+  return reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+}
 
 Result<Headers> parseBlock(std::string_view text) {
   size_t at = 0;
@@ -72,32 +76,95 @@ Result<Headers> parseBlock(std::string_view text) {
 const std::string& spdyDictionary() {
   static const std::string kDictionary = [] {
     std::string out;
-    for (std::string_view word :
-         {"options", "head", "post", "put", "delete", "trace", "accept", "accept-charset", "accept-encoding", "accept-language",
-          "accept-ranges", "age", "allow", "authorization", "cache-control", "connection", "content-base", "content-encoding",
-          "content-language", "content-length", "content-location", "content-md5", "content-range", "content-type", "date", "etag",
-          "expect", "expires", "from", "host", "if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since",
-          "last-modified", "location", "max-forwards", "pragma", "proxy-authenticate", "proxy-authorization", "range", "referer",
-          "retry-after", "server", "te", "trailer", "transfer-encoding", "upgrade", "user-agent", "vary", "via", "warning",
-          "www-authenticate", "method", "get", "status", "200 OK", "version", "HTTP/1.1", "url", "public", "set-cookie", "keep-alive",
-          "origin"}) {
+    for (std::string_view word : {"options",
+                                  "head",
+                                  "post",
+                                  "put",
+                                  "delete",
+                                  "trace",
+                                  "accept",
+                                  "accept-charset",
+                                  "accept-encoding",
+                                  "accept-language",
+                                  "accept-ranges",
+                                  "age",
+                                  "allow",
+                                  "authorization",
+                                  "cache-control",
+                                  "connection",
+                                  "content-base",
+                                  "content-encoding",
+                                  "content-language",
+                                  "content-length",
+                                  "content-location",
+                                  "content-md5",
+                                  "content-range",
+                                  "content-type",
+                                  "date",
+                                  "etag",
+                                  "expect",
+                                  "expires",
+                                  "from",
+                                  "host",
+                                  "if-match",
+                                  "if-modified-since",
+                                  "if-none-match",
+                                  "if-range",
+                                  "if-unmodified-since",
+                                  "last-modified",
+                                  "location",
+                                  "max-forwards",
+                                  "pragma",
+                                  "proxy-authenticate",
+                                  "proxy-authorization",
+                                  "range",
+                                  "referer",
+                                  "retry-after",
+                                  "server",
+                                  "te",
+                                  "trailer",
+                                  "transfer-encoding",
+                                  "upgrade",
+                                  "user-agent",
+                                  "vary",
+                                  "via",
+                                  "warning",
+                                  "www-authenticate",
+                                  "method",
+                                  "get",
+                                  "status",
+                                  "200 OK",
+                                  "version",
+                                  "HTTP/1.1",
+                                  "url",
+                                  "public",
+                                  "set-cookie",
+                                  "keep-alive",
+                                  "origin"}) {
       put32(out, static_cast<uint32_t>(word.size()));
       out += word;
     }
     out +=
-        "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505203 Non-Authoritative Information"
-        "204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden404 Not Found500 Internal Server Error"
+        "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505203 "
+        "Non-Authoritative Information"
+        "204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden404 Not Found500 Internal "
+        "Server Error"
         "501 Not Implemented503 Service UnavailableJan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 "
         "Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,application/xml,"
-        "application/xhtml+xml,text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,"
+        "application/xhtml+xml,text/plain,text/"
+        "javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,"
         "utf-,*,enq=0.";
     return out;
   }();
   return kDictionary;
 }
 
-SpdyDecoder::SpdyDecoder(SpdyEvents& events) : events_(events) { CHECK(inflateInit(&inflate_) == Z_OK); }
-SpdyDecoder::~SpdyDecoder() { inflateEnd(&inflate_); }
+SpdyDecoder::SpdyDecoder(SpdyEvents& events) : events_(events) {
+  CHECK(inflateInit(&inflate_) == Z_OK);
+}
+SpdyDecoder::~SpdyDecoder() {
+  inflateEnd(&inflate_);
+}
 
 Result<size_t> SpdyDecoder::feed(std::string_view bytes) {
   size_t taken = 0;
@@ -210,7 +277,9 @@ SpdyEncoder::SpdyEncoder() {
   CHECK(deflateInit2(&deflate_, 6, Z_DEFLATED, 11, 1, Z_DEFAULT_STRATEGY) == Z_OK);
   CHECK(deflateSetDictionary(&deflate_, zbytes(dictionary), static_cast<uInt>(dictionary.size())) == Z_OK);
 }
-SpdyEncoder::~SpdyEncoder() { deflateEnd(&deflate_); }
+SpdyEncoder::~SpdyEncoder() {
+  deflateEnd(&deflate_);
+}
 
 std::string SpdyEncoder::pack(const Headers& headers) {
   // One field a name, its values separated by zeros, names in lower case.
@@ -278,9 +347,15 @@ std::string pairFrame(uint16_t type, uint32_t a, uint32_t b) {
 }
 }  // namespace
 
-std::string spdyRst(uint32_t id, uint32_t status) { return pairFrame(3, id, status); }
-std::string spdyGoAway(uint32_t lastStream) { return pairFrame(7, lastStream, 0); }
-std::string spdyWindowUpdate(uint32_t id, uint32_t delta) { return pairFrame(9, id, delta); }
+std::string spdyRst(uint32_t id, uint32_t status) {
+  return pairFrame(3, id, status);
+}
+std::string spdyGoAway(uint32_t lastStream) {
+  return pairFrame(7, lastStream, 0);
+}
+std::string spdyWindowUpdate(uint32_t id, uint32_t delta) {
+  return pairFrame(9, id, delta);
+}
 std::string spdyPing(uint32_t id) {
   std::string payload;
   put32(payload, id);

@@ -67,7 +67,10 @@ struct Seen : SpdyEvents {
 };
 
 struct Sessions {
-  Sessions() : server(loop, {}, [this](Request& request, ResponseWriter& writer) { return serveEither(loop, request, writer); }), client(loop, {}) {
+  Sessions()
+      : server(loop, {},
+               [this](Request& request, ResponseWriter& writer) { return serveEither(loop, request, writer); }),
+        client(loop, {}) {
     port = *server.listenTcp("127.0.0.1", 0);
   }
   ~Sessions() {
@@ -83,7 +86,8 @@ struct Sessions {
     stream = std::move(upgraded->stream);
   }
   void tunnel() {
-    auto socket = runOn(loop, connectWebSocket(client, fmt::format("ws://127.0.0.1:{}/", port), {}, {"SPDY/3.1+portforward.k8s.io"}));
+    auto socket = runOn(
+        loop, connectWebSocket(client, fmt::format("ws://127.0.0.1:{}/", port), {}, {"SPDY/3.1+portforward.k8s.io"}));
     ASSERT_TRUE(socket.ok()) << socket.error().message();
     stream = streamOver(loop, std::move(*socket));
   }
@@ -119,7 +123,8 @@ struct Sessions {
 
 TEST(Spdy, TheDictionaryIsTheStandards) {
   EXPECT_EQ(spdyDictionary().size(), 1423u);
-  EXPECT_EQ(adler32(adler32(0, nullptr, 0), reinterpret_cast<const Bytef*>(spdyDictionary().data()), 1423), 0xe3c6a7c2u);
+  EXPECT_EQ(adler32(adler32(0, nullptr, 0), reinterpret_cast<const Bytef*>(spdyDictionary().data()), 1423),
+            0xe3c6a7c2u);
 }
 
 TEST(Spdy, StreamsCarryHeadersDataAndHalfClose) {
@@ -127,7 +132,8 @@ TEST(Spdy, StreamsCarryHeadersDataAndHalfClose) {
     Sessions s;
     tunnelled ? s.tunnel() : s.connect();
     s.send(s.open(1, "stdin") + s.open(3, "stdout") + spdyData(1, "one", false) + spdyPing(1));
-    s.readUntil([&] { return s.seen.data[1] == "stdin:one" && s.seen.data[3] == "stdout:" && s.seen.pings.contains(1); });
+    s.readUntil(
+        [&] { return s.seen.data[1] == "stdin:one" && s.seen.data[3] == "stdout:" && s.seen.pings.contains(1); });
     EXPECT_EQ(s.seen.replies, (std::set<uint32_t>{1, 3}));
     EXPECT_FALSE(s.seen.ends.contains(1));
     s.send(spdyData(1, " two", true) + spdyData(3, "", true));

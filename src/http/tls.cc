@@ -33,7 +33,9 @@ using BioPtr = std::unique_ptr<BIO, decltype([](BIO* bio) { BIO_free(bio); })>;
 using X509Ptr = std::unique_ptr<X509, decltype([](X509* x) { X509_free(x); })>;
 using KeyPtr = std::unique_ptr<EVP_PKEY, decltype([](EVP_PKEY* key) { EVP_PKEY_free(key); })>;
 
-BioPtr bioOf(std::string_view text) { return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
+BioPtr bioOf(std::string_view text) {
+  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
 
 std::vector<X509Ptr> readCertificates(std::string_view pem) {
   std::vector<X509Ptr> out;

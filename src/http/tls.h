@@ -33,8 +33,8 @@ class TlsClient {
  public:
   virtual ~TlsClient() = default;
   struct Options {
-    std::string caPem;                 // trusted roots; empty: the system's
-    std::optional<KeyPair> keyPair;    // client certificate
+    std::string caPem;               // trusted roots; empty: the system's
+    std::optional<KeyPair> keyPair;  // client certificate
     bool insecureSkipVerify = false;
     bool http2 = true;
   };
@@ -49,14 +49,15 @@ struct TlsAccepted {
   std::string certificateCommonName;
   std::vector<std::string> certificateOrganizations;
 };
-Task<Result<TlsAccepted>> acceptTls(Loop& loop, std::shared_ptr<TlsServer> tls, std::unique_ptr<Stream> lower, Duration timeout);
+Task<Result<TlsAccepted>> acceptTls(Loop& loop, std::shared_ptr<TlsServer> tls, std::unique_ptr<Stream> lower,
+                                    Duration timeout);
 
 struct TlsConnected {
   std::unique_ptr<Stream> stream;
   bool http2 = false;
 };
 // `host` is what the server's certificate must be for: a name or an IP address. `http2` false: HTTP/1.1 only.
-Task<Result<TlsConnected>> connectTls(Loop& loop, std::shared_ptr<TlsClient> tls, std::unique_ptr<Stream> lower, std::string host,
-                                      bool http2, Duration timeout);
+Task<Result<TlsConnected>> connectTls(Loop& loop, std::shared_ptr<TlsClient> tls, std::unique_ptr<Stream> lower,
+                                      std::string host, bool http2, Duration timeout);
 
 }  // namespace dhow::http

@@ -44,7 +44,9 @@ struct TlsState {
   bool closed = false;
 };
 
-TlsState& stateOf(BIO* bio) { return *static_cast<TlsState*>(BIO_get_data(bio)); }
+TlsState& stateOf(BIO* bio) {
+  return *static_cast<TlsState*>(BIO_get_data(bio));
+}
 
 int bioWrite(BIO* bio, const char* bytes, size_t size, size_t* written) {
   stateOf(bio).out.append(bytes, size);
@@ -106,7 +108,8 @@ Error failure(const std::shared_ptr<TlsState>& state, std::string_view attempted
   long verified = SSL_get_verify_result(state->ssl);
   if (verified != X509_V_OK) {
     ERR_clear_error();
-    return Error(Code::kUnauthenticated, fmt::format("{}: certificate: {}", attempted, X509_verify_cert_error_string(verified)));
+    return Error(Code::kUnauthenticated,
+                 fmt::format("{}: certificate: {}", attempted, X509_verify_cert_error_string(verified)));
   }
   if (ERR_peek_error() == 0) return Error(Code::kUnavailable, fmt::format("{}: the connection ended", attempted));
   return tlsError(attempted, Code::kUnavailable);
@@ -267,7 +270,8 @@ Result<> expectHost(SSL* ssl, const std::string& host) {
     return {};
   }
   X509_VERIFY_PARAM_set_hostflags(parameters, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-  if (X509_VERIFY_PARAM_set1_host(parameters, host.c_str(), host.size()) != 1) return tlsError("check host", Code::kInternal);
+  if (X509_VERIFY_PARAM_set1_host(parameters, host.c_str(), host.size()) != 1)
+    return tlsError("check host", Code::kInternal);
   if (SSL_set_tlsext_host_name(ssl, host.c_str()) != 1) return tlsError("name the host", Code::kInternal);
   return {};
 }
@@ -283,7 +287,8 @@ std::string hostOf(SSL* ssl) {
 
 using namespace internal;
 
-Task<Result<TlsAccepted>> acceptTls(Loop& loop, std::shared_ptr<TlsServer> tls, std::unique_ptr<Stream> lower, Duration timeout) {
+Task<Result<TlsAccepted>> acceptTls(Loop& loop, std::shared_ptr<TlsServer> tls, std::unique_ptr<Stream> lower,
+                                    Duration timeout) {
   auto* context = dynamic_cast<ServerContext*>(tls.get());
   CHECK(context, "a TlsServer that is not ours");
   auto state = newState(loop, std::move(lower), context->context());
@@ -303,8 +308,8 @@ Task<Result<TlsAccepted>> acceptTls(Loop& loop, std::shared_ptr<TlsServer> tls, 
   co_return out;
 }
 
-Task<Result<TlsConnected>> connectTls(Loop& loop, std::shared_ptr<TlsClient> tls, std::unique_ptr<Stream> lower, std::string host,
-                                      bool http2, Duration timeout) {
+Task<Result<TlsConnected>> connectTls(Loop& loop, std::shared_ptr<TlsClient> tls, std::unique_ptr<Stream> lower,
+                                      std::string host, bool http2, Duration timeout) {
   auto* context = dynamic_cast<ClientContext*>(tls.get());
   CHECK(context, "a TlsClient that is not ours");
   auto state = newState(loop, std::move(lower), context->context());
@@ -318,8 +323,8 @@ Task<Result<TlsConnected>> connectTls(Loop& loop, std::shared_ptr<TlsClient> tls
   } else if (!host.empty() && host.find(':') == std::string::npos) {
     SSL_set_tlsext_host_name(state->ssl, host.c_str());
   }
-  std::string_view protocols = http2 && context->http2 ? std::string_view("\x02h2\x08http/1.1", 12)
-                                                       : std::string_view("\x08http/1.1", 9);
+  std::string_view protocols =
+      http2 && context->http2 ? std::string_view("\x02h2\x08http/1.1", 12) : std::string_view("\x08http/1.1", 9);
   SSL_set_alpn_protos(state->ssl, reinterpret_cast<const unsigned char*>(protocols.data()),
                       static_cast<unsigned>(protocols.size()));
   if (SSL_SESSION* session = context->session(host)) SSL_set_session(state->ssl, session);

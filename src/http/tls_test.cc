@@ -8,7 +8,9 @@ namespace {
 
 using namespace testing;
 
-WallTime now() { return std::chrono::system_clock::now(); }
+WallTime now() {
+  return std::chrono::system_clock::now();
+}
 
 struct Authority {
   Authority() : identity(*createAuthority("test authority", now(), std::chrono::hours(24))) {}
@@ -29,8 +31,10 @@ struct Authority {
 
 struct Secured {
   explicit Secured(bool http2 = true)
-      : tls(*TlsServer::create({.keyPair = authority.issue("server"), .clientCaPem = authority.identity.certificatePem, .http2 = http2})),
-        fixture({.tls = tls}), url(fixture.listen("https")) {}
+      : tls(*TlsServer::create(
+            {.keyPair = authority.issue("server"), .clientCaPem = authority.identity.certificatePem, .http2 = http2})),
+        fixture({.tls = tls}),
+        url(fixture.listen("https")) {}
   std::shared_ptr<TlsClient> client(std::optional<KeyPair> pair = {}) {
     return *TlsClient::create({.caPem = authority.identity.certificatePem, .keyPair = std::move(pair)});
   }
@@ -94,7 +98,8 @@ TEST(Tls, VerifiesTheServersNameAndAuthority) {
   auto untrusted = s.fetch(stranger, "/a");
   ASSERT_FALSE(untrusted.ok());
   EXPECT_EQ(untrusted.error().code(), Code::kUnauthenticated) << untrusted.error().message();
-  Client trusting(s.fixture.loop, {.tls = *TlsClient::create({.caPem = other.identity.certificatePem, .insecureSkipVerify = true})});
+  Client trusting(s.fixture.loop,
+                  {.tls = *TlsClient::create({.caPem = other.identity.certificatePem, .insecureSkipVerify = true})});
   EXPECT_TRUE(s.fetch(trusting, "/a").ok());
 }
 
@@ -129,7 +134,8 @@ TEST(Tls, CarriesLargeBodiesBothWays) {
 TEST(Tls, GarbageInsteadOfAHandshakeEndsTheConnection) {
   Secured s;
   auto port = portOf(s.url);
-  for (std::string bytes : {std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), std::string("\x16\x03\x01\xff\xff", 5), std::string(100, '\0')}) {
+  for (std::string bytes : {std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), std::string("\x16\x03\x01\xff\xff", 5),
+                            std::string(100, '\0')}) {
     runOn(s.fixture.loop, talk(s.fixture.loop, port, bytes));
   }
   EXPECT_EQ(s.fixture.counters->handled, 0);
@@ -167,7 +173,9 @@ TEST(Curl, SpeaksTlsWithClientCertificates) {
   auto alice = s.authority.issue("alice", {"admins"}, false);
   auto flags = fmt::format("--cacert {} --cert {} --key {}", put("ca.pem", s.authority.identity.certificatePem),
                            put("a.pem", alice.certificatePem), put("a.key", alice.privateKeyPem));
-  auto run = [&](std::string command) { return std::string(trim(runOn(s.fixture.loop, runBeside(s.fixture.loop, pool, command)).out)); };
+  auto run = [&](std::string command) {
+    return std::string(trim(runOn(s.fixture.loop, runBeside(s.fixture.loop, pool, command)).out));
+  };
   EXPECT_EQ(run(fmt::format("curl -sS --http2 {} {}/a", flags, s.url)), "hello /a over 2");
   EXPECT_EQ(s.fixture.counters->lastPeer.certificateCommonName, "alice");
   EXPECT_EQ(run(fmt::format("curl -sS --http1.1 {} {}/a", flags, s.url)), "hello /a over 1.1");

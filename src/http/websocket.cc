@@ -1,11 +1,11 @@
 #include "http/websocket.h"
 
+#include <openssl/rand.h>
+#include <openssl/sha.h>
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <openssl/rand.h>
-#include <openssl/sha.h>
 
 #include <deque>
 
@@ -69,7 +69,9 @@ struct State {
 };
 using StatePtr = std::shared_ptr<State>;
 
-Error closedError() { return Error(Code::kCancelled, "the WebSocket was closed"); }
+Error closedError() {
+  return Error(Code::kCancelled, "the WebSocket was closed");
+}
 
 Task<Result<>> sendFrame(StatePtr state, uint8_t opcode, std::string_view payload) {
   co_await state->writing.enter();
@@ -141,7 +143,8 @@ Task<Result<WebSocket::Message>> readMessage(StatePtr state) {
       if (!more.ok()) co_return std::move(more).error();
     }
     if (frame->length > state->maxMessage || state->message.size() + frame->length > state->maxMessage) {
-      co_return co_await fail(state, 1009, Error(Code::kTooLarge, fmt::format("message is larger than {} bytes", state->maxMessage)));
+      co_return co_await fail(
+          state, 1009, Error(Code::kTooLarge, fmt::format("message is larger than {} bytes", state->maxMessage)));
     }
     auto whole = co_await need(state, frame->headSize + frame->length);
     if (!whole.ok()) co_return std::move(whole).error();
@@ -158,9 +161,10 @@ Task<Result<WebSocket::Message>> readMessage(StatePtr state) {
     if (frame->opcode == 8) {
       state->closeSeen = true;
       // Its own code goes back; the answer to a close without one has none.
-      uint16_t code = payload.size() >= 2
-                          ? static_cast<uint16_t>(static_cast<uint8_t>(payload[0]) << 8 | static_cast<uint8_t>(payload[1]))
-                          : uint16_t{0};
+      uint16_t code =
+          payload.size() >= 2
+              ? static_cast<uint16_t>(static_cast<uint8_t>(payload[0]) << 8 | static_cast<uint8_t>(payload[1]))
+              : uint16_t{0};
       auto answered = co_await sendClose(state, code, "");
       if (!answered.ok()) co_return closedError();
       co_return closedError();
@@ -181,7 +185,8 @@ Task<Result<WebSocket::Message>> readMessage(StatePtr state) {
       state->message += payload;
     }
     if (!frame->fin) continue;
-    WebSocket::Message out{std::exchange(state->messageOpcode, uint8_t{0}) == 2, std::exchange(state->message, std::string())};
+    WebSocket::Message out{std::exchange(state->messageOpcode, uint8_t{0}) == 2,
+                           std::exchange(state->message, std::string())};
     if (!out.binary && !isUtf8(out.bytes)) {
       co_return co_await fail(state, 1007, Error(Code::kBadRequest, "WebSocket: text is not UTF-8"));
     }
@@ -199,7 +204,9 @@ class WebSocketImpl final : public WebSocket {
   explicit WebSocketImpl(StatePtr state) : state_(std::move(state)) {}
   ~WebSocketImpl() override { abort(); }
   Task<Result<Message>> read() override { return readMessage(state_); }
-  Task<Result<>> write(std::string_view bytes, bool binary) override { return sendFrame(state_, binary ? 2 : 1, bytes); }
+  Task<Result<>> write(std::string_view bytes, bool binary) override {
+    return sendFrame(state_, binary ? 2 : 1, bytes);
+  }
   Task<> close(uint16_t code, std::string reason) override { return closeSocket(state_, code, std::move(reason)); }
   const std::string& protocol() const override { return state_->protocol; }
   void abort() override {
@@ -238,7 +245,8 @@ bool isWebSocketUpgrade(const Request& request) {
 Task<Result<std::unique_ptr<WebSocket>>> acceptWebSocket(Request& request, ResponseWriter& writer,
                                                          std::vector<std::string> protocols, size_t maxMessage) {
   if (!isWebSocketUpgrade(request)) co_return Error(Code::kBadRequest, "not a WebSocket request");
-  if (request.headers.get("Sec-WebSocket-Version") != "13") co_return Error(Code::kBadRequest, "the WebSocket version must be 13");
+  if (request.headers.get("Sec-WebSocket-Version") != "13")
+    co_return Error(Code::kBadRequest, "the WebSocket version must be 13");
   std::string key(request.headers.get("Sec-WebSocket-Key"));
   auto bytes = fromBase64(key);
   if (!bytes || bytes->size() != 16) co_return Error(Code::kBadRequest, "bad Sec-WebSocket-Key");
@@ -250,7 +258,8 @@ Task<Result<std::unique_ptr<WebSocket>>> acceptWebSocket(Request& request, Respo
     break;
   }
   if (chosen.empty() && !offered.empty() && !protocols.empty()) {
-    co_return Error(Code::kBadRequest, fmt::format("none of the WebSocket protocols {} is served", join(offered, ", ")));
+    co_return Error(Code::kBadRequest,
+                    fmt::format("none of the WebSocket protocols {} is served", join(offered, ", ")));
   }
   Headers headers;
   headers.add("Upgrade", "websocket");

@@ -15,7 +15,8 @@ Result<std::optional<WsFrame>> parseWsHead(std::string_view data, bool fromClien
   if (byte(0) & 0x70) return bad("reserved bits are set");
   bool control = out.opcode >= 8;
   if (out.opcode > 10 || (out.opcode > 2 && out.opcode < 8)) return bad("unknown opcode");
-  if (out.masked != fromClient) return bad(fromClient ? "a client's frame is not masked" : "a server's frame is masked");
+  if (out.masked != fromClient)
+    return bad(fromClient ? "a client's frame is not masked" : "a server's frame is masked");
   unsigned shortLength = byte(1) & 0x7f;
   if (control && (shortLength > 125 || !out.fin)) return bad("a control frame is long or in parts");
   size_t extra = shortLength == 126 ? 2 : shortLength == 127 ? 8 : 0;

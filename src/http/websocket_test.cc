@@ -81,7 +81,8 @@ TEST(WebSocket, WorksOnAnHttp2Stream) {
   Client::Options options;
   options.priorKnowledgeHttp2 = true;
   Client client(s.loop, options);
-  auto socket = runOn(s.loop, connectWebSocket(client, fmt::format("http://127.0.0.1:{}/", s.port), {}, {"v5.channel.k8s.io"}));
+  auto socket =
+      runOn(s.loop, connectWebSocket(client, fmt::format("http://127.0.0.1:{}/", s.port), {}, {"v5.channel.k8s.io"}));
   ASSERT_TRUE(socket.ok()) << socket.error().message();
   ASSERT_TRUE(runOn(s.loop, (*socket)->write("over h2")).ok());
   EXPECT_EQ(runOn(s.loop, (*socket)->read())->bytes, "over h2");
@@ -104,8 +105,9 @@ TEST(WebSocket, FollowsTheExamplesOfTheRfc) {
     if (!fin) out[0] = static_cast<char>(out[0] & 0x7f);
     return out;
   };
-  auto text = runOn(s.loop, talk(s.loop, s.port,
-                                 kUpgrade + frame(1, "Hel", false) + frame(9, "ping!") + frame(0, "lo") + frame(8, "\x03\xe8")));
+  auto text = runOn(
+      s.loop, talk(s.loop, s.port,
+                   kUpgrade + frame(1, "Hel", false) + frame(9, "ping!") + frame(0, "lo") + frame(8, "\x03\xe8")));
   EXPECT_NE(text.find("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), std::string::npos) << text;
   EXPECT_EQ(afterHead(text), std::string("\x8a\x05ping!\x81\x05Hello\x88\x02\x03\xe8"));
 }
@@ -114,7 +116,8 @@ TEST(WebSocket, ProtocolErrorsAreTold) {
   Sockets s;
   auto closeCode = [&](const std::string& frames) {
     auto text = afterHead(runOn(s.loop, talk(s.loop, s.port, kUpgrade + frames)));
-    return text.size() >= 4 && text[0] == '\x88' ? static_cast<uint8_t>(text[2]) << 8 | static_cast<uint8_t>(text[3]) : 0;
+    return text.size() >= 4 && text[0] == '\x88' ? static_cast<uint8_t>(text[2]) << 8 | static_cast<uint8_t>(text[3])
+                                                 : 0;
   };
   EXPECT_EQ(closeCode("\x81\x02hi"), 1002) << "not masked";
   EXPECT_EQ(closeCode(internal::makeWsFrame(3, "x", 1)), 1002) << "unknown opcode";
@@ -140,8 +143,10 @@ TEST(WebSocket, SurvivesGarbageAndCutFrames) {
 }
 
 TEST(WebSocket, ChecksUtf8) {
-  for (std::string_view good : {"", "abc", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80"}) EXPECT_TRUE(internal::isUtf8(good)) << good;
-  for (std::string_view bad : {"\x80", "\xc0\x80", "\xe2\x82", "\xed\xa0\x80", "\xf5\x80\x80\x80", "\xc3"}) EXPECT_FALSE(internal::isUtf8(bad));
+  for (std::string_view good : {"", "abc", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80"})
+    EXPECT_TRUE(internal::isUtf8(good)) << good;
+  for (std::string_view bad : {"\x80", "\xc0\x80", "\xe2\x82", "\xed\xa0\x80", "\xf5\x80\x80\x80", "\xc3"})
+    EXPECT_FALSE(internal::isUtf8(bad));
 }
 
 }  // namespace
