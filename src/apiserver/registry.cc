@@ -23,7 +23,7 @@ constexpr size_t kMaxObject = 3 << 19;  // 1.5 MiB
 }  // namespace
 
 Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds, const StrategyOptions& options)
-    : loop_(loop), store_(store), caches_(caches), kinds_(kinds), admission_(loop, caches), plain_(makePlainStrategy()) {
+    : loop_(loop), store_(store), caches_(caches), kinds_(kinds), admission_(loop, caches), locks_(loop), plain_(makePlainStrategy()) {
   strategies_["pods"] = makePodStrategy();
   strategies_["services"] = makeServiceStrategy(loop, caches, options);
   strategies_["namespaces"] = makeNamespaceStrategy();
@@ -108,6 +108,14 @@ Task<Result<Outcome>> Registry::create(Context context, const KindInfo& asked, s
   auto conformed = object::conform(kind, document, context.fieldValidation, warnings);
   CO_RETURN_IF_ERROR(conformed);
   if (context.warnings) context.warnings->insert(context.warnings->end(), warnings.begin(), warnings.end());
+  {
+    // These two come first in what is stored and shown.
+    json::object ordered{{"kind", kind.kind}, {"apiVersion", kind.apiVersion()}};
+    for (auto& [key, value] : document) {
+      if (key != "kind" && key != "apiVersion") ordered.emplace(key, std::move(value));
+    }
+    document = std::move(ordered);
+  }
   auto& metadata = client::metadataOf(document);
   std::string base(text(metadata, "generateName"));
   bool generated = text(metadata, "name").empty() && !base.empty();

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "apiserver/admission.h"
+#include "apiserver/key_locks.h"
 #include "apiserver/watch_cache.h"
 #include "client/client.h"
 #include "object/kinds.h"
@@ -115,6 +116,7 @@ class Registry {
   WatchCache& caches_;
   const object::Kinds& kinds_;
   Admission admission_;
+  KeyLocks locks_;
   std::map<std::string, std::unique_ptr<Strategy>> strategies_;  // by "plural.group"
   std::unique_ptr<Strategy> plain_;
   std::map<std::string, SubresourceCreate> creates_;

@@ -116,6 +116,7 @@ Result<json::object> Registry::settle(const Context& context, const KindInfo& ki
 
 Task<Result<Outcome>> Registry::change(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource, bool retry,
                                        bool applied, Change make) {
+  auto held = co_await locks_.acquire(storeKey(kind.resource(), ns, name));
   for (int attempt = 1;; ++attempt) {
     CO_RETURN_IF_ERROR(co_await caches_.catchUp());
     auto old = caches_.of(kind.resource()).get(ns, name);

@@ -88,6 +88,7 @@ Task<Result<Outcome>> Registry::remove(Context context, const KindInfo& asked, s
       co_return invalid("DeleteOptions", "meta.k8s.io", "", {{"FieldValueNotSupported", fmt::format("Unsupported value: \"{}\": supported values: \"Background\", \"Foreground\", \"Orphan\"", query.propagationPolicy), "propagationPolicy"}});
     }
   }
+  auto held = co_await locks_.acquire(storeKey(kind.resource(), ns, name));
   for (int attempt = 1;; ++attempt) {
     CO_RETURN_IF_ERROR(co_await caches_.catchUp());
     auto old = caches_.of(kind.resource()).get(ns, name);

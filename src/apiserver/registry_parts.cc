@@ -94,6 +94,7 @@ Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::str
   auto annotations = std::make_shared<json::object>(client::object(binding, {"metadata", "annotations"}));
   std::string uid(text(binding, {"metadata", "uid"}));
   bool dryRun = context.dryRun;
+  auto held = co_await locks_.acquire(storeKey(kind->resource(), ns, name));
   for (int attempt = 0;; ++attempt) {
     CO_RETURN_IF_ERROR(co_await caches_.catchUp());
     auto old = caches_.of(kind->resource()).get(ns, name);

@@ -156,7 +156,9 @@ Task<> WatchCache::feed(std::unique_ptr<store::Watcher> watcher) {
   while (!stopped_) {
     auto batch = co_await watcher->next();
     if (!batch.ok()) {
-      if (!stopped_) {
+      if (batch.error().is(Code::kCancelled)) {
+        stopped_ = true;
+      } else if (!stopped_) {
         log::error("apiserver", "the watch of the store ended: {}", batch.error().message());
         failure_ = batch.error();
       }
