@@ -48,8 +48,9 @@ class DnsSource {
     std::vector<DnsRecord> records;  // kRecords without any: the name exists, the type does not
     std::vector<DnsRecord> extra;    // additional section (addresses of SRV targets)
     std::string zone;                // for the SOA of a negative answer
-    // The client's query was one of a search path and its last step is known already: the answer to this name ...
-    std::string canonical;  // ... is that of this name, asked upstream when the source has it not
+    // The records are a CNAME to this name, whose own records belong to the answer: the source is asked for them,
+    // and upstream resolvers when it does not have them. (ExternalName; the last step of a client's search path.)
+    std::string canonical;
   };
   virtual ~DnsSource() = default;
   virtual Answer answer(std::string_view name, uint16_t type, const IpAddress& client) const = 0;
@@ -144,15 +145,6 @@ class DnsServer {
   uint16_t port() const;  // of the first address; for port 0
   void setUpstreams(std::vector<IpAddress> upstreams);
   Stats stats() const;
-
-  // Answers one wire-format question from the source alone: the reply, or nothing when it has to be forwarded
-  // (`forwardName` then tells which name) or dropped.
-  struct Local {
-    std::optional<std::string> reply;
-    bool drop = false;
-    std::string forwardName;
-  };
-  static Local answerLocally(const DnsSource& source, std::string_view query, const IpAddress& client, bool tcp);
 
  private:
   struct Rep;
