@@ -1,0 +1,354 @@
+#include "apiserver/registry.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+
+#include "apiserver/local_client.h"
+#include "client/fields.h"
+#include "store/memory_store.h"
+
+namespace dhow::apiserver {
+namespace {
+
+using client::text;
+namespace resources = object::resources;
+
+json::object parse(std::string_view text) { return json::parse(text).as_object(); }
+
+class RegistryTest : public testing::Test {
+ protected:
+  RegistryTest() {
+    for (const auto& kind : kinds_.all()) {
+      if (kind.stored && !kind.plural.empty() && kind.storedAsKind.empty()) caches_.add(kind.resource());
+    }
+    registry_ = std::make_unique<Registry>(loop_, store_, caches_, kinds_, StrategyOptions());
+    client_ = std::make_unique<LocalClient>(*registry_, systemCaller("tester"));
+    EXPECT_TRUE(runOn(loop_, caches_.start()).ok());
+    make(resources::kNamespaces, "", R"({"metadata":{"name":"default"}})");
+    make(resources::kServiceAccounts, "default", R"({"metadata":{"name":"default"}})");
+  }
+  ~RegistryTest() override {
+    runOn(loop_, store_.close());
+    runOn(loop_, caches_.stop());
+  }
+  Result<ObjectPtr> tryMake(const Resource& resource, std::string ns, std::string_view body) {
+    return runOn(loop_, client_->create(resource, std::move(ns), parse(body), "", ""));
+  }
+  ObjectPtr make(const Resource& resource, std::string ns, std::string_view body) {
+    auto made = tryMake(resource, std::move(ns), body);
+    CHECK(made.ok(), "{}", made.error().message());
+    return *made;
+  }
+  Result<ObjectPtr> patch(const Resource& resource, std::string ns, std::string name, std::string_view body, std::string sub = "",
+                          PatchType type = PatchType::kMerge) {
+    return runOn(loop_, client_->patch(resource, std::move(ns), std::move(name), std::move(sub), type, json::parse(body)));
+  }
+  Result<ObjectPtr> get(const Resource& resource, std::string ns, std::string name) {
+    return runOn(loop_, client_->get(resource, std::move(ns), std::move(name)));
+  }
+  Result<Outcome> remove(const Resource& resource, std::string ns, std::string name, DeleteQuery query = {}) {
+    return runOn(loop_, registry_->remove(context(), *kinds_.find(resource), std::move(ns), std::move(name), std::move(query)));
+  }
+  Context context() {
+    Context context;
+    context.fieldManager = "tester";
+    return context;
+  }
+  ObjectPtr makePod(std::string name) {
+    return make(resources::kPods, "default", fmt::format(R"({{"metadata":{{"name":"{}","labels":{{"app":"web"}}}},"spec":{{"containers":[{{"name":"c","image":"busybox"}}]}}}})", name));
+  }
+
+  SimLoop loop_;
+  store::MemoryStore store_{loop_};
+  const object::Kinds& kinds_ = object::Kinds::builtin();
+  WatchCache caches_{loop_, store_};
+  std::unique_ptr<Registry> registry_;
+  std::unique_ptr<LocalClient> client_;
+};
+
+TEST_F(RegistryTest, CreateFillsInWhatTheServerGives) {
+  auto map = make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"},"data":{"k":"v"}})");
+  EXPECT_EQ(map->kind(), "ConfigMap");
+  EXPECT_EQ(map->uid().size(), 36u);
+  EXPECT_EQ(map->ns(), "default");
+  EXPECT_GT(map->resourceVersion(), 0u);
+  EXPECT_EQ(text(map->metadata(), "creationTimestamp"), "2026-01-01T00:00:00Z");
+  EXPECT_EQ(client::array(map->metadata(), {"managedFields"}).size(), 1u);
+  EXPECT_EQ(get(resources::kConfigMaps, "default", "a").value(), map) << "the cache holds the very object that was answered";
+}
+
+TEST_F(RegistryTest, RefusesATakenNameAMissingNamespaceAndAMissingName) {
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})");
+  auto taken = tryMake(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})");
+  EXPECT_EQ(taken.error().code(), Code::kAlreadyExists);
+  EXPECT_EQ(taken.error().message(), "configmaps \"a\" already exists");
+  auto nowhere = tryMake(resources::kConfigMaps, "nowhere", R"({"metadata":{"name":"a"}})");
+  EXPECT_EQ(nowhere.error().code(), Code::kNotFound);
+  EXPECT_EQ(nowhere.error().message(), "namespaces \"nowhere\" not found");
+  auto nameless = tryMake(resources::kConfigMaps, "default", R"({"metadata":{}})");
+  EXPECT_EQ(nameless.error().code(), Code::kInvalid);
+  EXPECT_EQ(get(resources::kConfigMaps, "default", "b").error().message(), "configmaps \"b\" not found");
+}
+
+TEST_F(RegistryTest, GenerateNameGivesDifferentNames) {
+  auto a = make(resources::kConfigMaps, "default", R"({"metadata":{"generateName":"x-"}})");
+  auto b = make(resources::kConfigMaps, "default", R"({"metadata":{"generateName":"x-"}})");
+  EXPECT_TRUE(a->name().starts_with("x-"));
+  EXPECT_EQ(a->name().size(), 7u);
+  EXPECT_NE(a->name(), b->name());
+}
+
+TEST_F(RegistryTest, UpdateWithAnOldVersionIsAConflictInKubernetesWords) {
+  auto map = make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"},"data":{"k":"v"}})");
+  json::object body = map->root();
+  body["data"].get_object()["k"] = "w";
+  auto updated = runOn(loop_, client_->update(resources::kConfigMaps, "default", "a", "", body));
+  ASSERT_TRUE(updated.ok()) << updated.error().message();
+  auto late = runOn(loop_, client_->update(resources::kConfigMaps, "default", "a", "", body));
+  ASSERT_FALSE(late.ok());
+  EXPECT_EQ(late.error().code(), Code::kConflict);
+  EXPECT_EQ(late.error().message(),
+            "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again");
+}
+
+TEST_F(RegistryTest, AnUpdateThatChangesNothingIsNotWritten) {
+  auto map = make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"},"data":{"k":"v"}})");
+  auto revision = store_.revision();
+  auto again = patch(resources::kConfigMaps, "default", "a", R"({"data":{"k":"v"}})");
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(store_.revision(), revision);
+  EXPECT_EQ(*again, map);
+}
+
+TEST_F(RegistryTest, GenerationFollowsTheSpecOnly) {
+  std::string_view body = R"({"metadata":{"name":"web"},"spec":{"replicas":1,"selector":{"matchLabels":{"app":"web"}},
+    "template":{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"c","image":"nginx"}]}}}})";
+  auto deployment = make(resources::kDeployments, "default", body);
+  EXPECT_EQ(client::number(deployment->metadata(), {"generation"}), 1);
+  auto labelled = patch(resources::kDeployments, "default", "web", R"({"metadata":{"labels":{"a":"b"}}})");
+  EXPECT_EQ(client::number((*labelled)->metadata(), {"generation"}), 1);
+  auto status = patch(resources::kDeployments, "default", "web", R"({"status":{"replicas":1},"spec":{"replicas":9}})", "status");
+  ASSERT_TRUE(status.ok()) << status.error().message();
+  EXPECT_EQ(client::number((*status)->root(), {"spec", "replicas"}), 1);
+  EXPECT_EQ(client::number((*status)->root(), {"status", "replicas"}), 1);
+  auto ignored = patch(resources::kDeployments, "default", "web", R"({"status":{"replicas":7}})");
+  EXPECT_EQ(client::number((*ignored)->root(), {"status", "replicas"}), 1);
+  auto scaled = patch(resources::kDeployments, "default", "web", R"({"spec":{"replicas":3}})", "scale");
+  ASSERT_TRUE(scaled.ok()) << scaled.error().message();
+  EXPECT_EQ((*scaled)->kind(), "Scale");
+  EXPECT_EQ(client::number((*scaled)->root(), {"spec", "replicas"}), 3);
+  EXPECT_EQ(text((*scaled)->root(), {"status", "selector"}), "app=web");
+  auto after = get(resources::kDeployments, "default", "web");
+  EXPECT_EQ(client::number((*after)->metadata(), {"generation"}), 2);
+}
+
+TEST_F(RegistryTest, PodsAreBornPendingWithAccountTokenAndTolerations) {
+  auto pod = makePod("web");
+  EXPECT_EQ(text(pod->root(), {"status", "phase"}), "Pending");
+  EXPECT_EQ(text(pod->root(), {"status", "qosClass"}), "BestEffort");
+  EXPECT_EQ(text(pod->root(), {"spec", "serviceAccountName"}), "default");
+  EXPECT_EQ(client::array(pod->root(), {"spec", "tolerations"}).size(), 2u);
+  const auto& volumes = client::array(pod->root(), {"spec", "volumes"});
+  ASSERT_EQ(volumes.size(), 1u);
+  EXPECT_TRUE(text(volumes[0].as_object(), "name").starts_with("kube-api-access-"));
+}
+
+TEST_F(RegistryTest, BindingSetsTheNodeOnce) {
+  makePod("web");
+  auto bind = [&](std::string node) {
+    json::object binding{{"target", json::object{{"kind", "Node"}, {"name", node}}}};
+    return runOn(loop_, client_->create(resources::kPods, "default", binding, "web", "binding"));
+  };
+  EXPECT_TRUE(bind("n1").ok());
+  auto pod = get(resources::kPods, "default", "web").value();
+  EXPECT_EQ(text(pod->root(), {"spec", "nodeName"}), "n1");
+  EXPECT_TRUE(client::conditionTrue(pod->root(), "PodScheduled"));
+  auto again = bind("n2");
+  ASSERT_FALSE(again.ok());
+  EXPECT_EQ(again.error().message(), "Operation cannot be fulfilled on pods/binding \"web\": pod web is already assigned to node \"n1\"");
+}
+
+TEST_F(RegistryTest, AScheduledPodGoesAfterItsGraceAnUnscheduledOneAtOnce) {
+  makePod("free");
+  EXPECT_TRUE(remove(resources::kPods, "default", "free").value().gone);
+  EXPECT_EQ(get(resources::kPods, "default", "free").error().code(), Code::kNotFound);
+  makePod("bound");
+  json::object binding{{"target", json::object{{"name", "n1"}}}};
+  ASSERT_TRUE(runOn(loop_, client_->create(resources::kPods, "default", binding, "bound", "binding")).ok());
+  auto outcome = remove(resources::kPods, "default", "bound").value();
+  EXPECT_FALSE(outcome.gone);
+  EXPECT_EQ(text(outcome.object->metadata(), "deletionTimestamp"), "2026-01-01T00:00:30Z");
+  EXPECT_EQ(client::number(outcome.object->metadata(), {"deletionGracePeriodSeconds"}), 30);
+  DeleteQuery now;
+  now.gracePeriodSeconds = 5;
+  outcome = remove(resources::kPods, "default", "bound", now).value();
+  EXPECT_EQ(text(outcome.object->metadata(), "deletionTimestamp"), "2026-01-01T00:00:05Z");
+  now.gracePeriodSeconds = 0;
+  EXPECT_TRUE(remove(resources::kPods, "default", "bound", now).value().gone);
+}
+
+TEST_F(RegistryTest, FinalizersHoldADeletedObjectUntilTheyAreGone) {
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a","finalizers":["example.com/hold"]}})");
+  EXPECT_FALSE(remove(resources::kConfigMaps, "default", "a").value().gone);
+  EXPECT_TRUE(get(resources::kConfigMaps, "default", "a").value()->deleting());
+  auto added = patch(resources::kConfigMaps, "default", "a", R"({"metadata":{"finalizers":["example.com/hold","example.com/more"]}})");
+  EXPECT_EQ(added.error().code(), Code::kInvalid);
+  EXPECT_TRUE(patch(resources::kConfigMaps, "default", "a", R"({"metadata":{"finalizers":null}})").ok());
+  EXPECT_EQ(get(resources::kConfigMaps, "default", "a").error().code(), Code::kNotFound);
+}
+
+TEST_F(RegistryTest, PreconditionsGuardADelete) {
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})");
+  DeleteQuery query;
+  query.uid = "other";
+  EXPECT_EQ(remove(resources::kConfigMaps, "default", "a", query).error().code(), Code::kConflict);
+  EXPECT_TRUE(get(resources::kConfigMaps, "default", "a").ok());
+}
+
+TEST_F(RegistryTest, ANamespaceIsTerminatingUntilItIsFinalized) {
+  make(resources::kNamespaces, "", R"({"metadata":{"name":"team"}})");
+  EXPECT_FALSE(remove(resources::kNamespaces, "", "team").value().gone);
+  auto ns = get(resources::kNamespaces, "", "team").value();
+  EXPECT_EQ(text(ns->root(), {"status", "phase"}), "Terminating");
+  EXPECT_EQ(ns->label("kubernetes.io/metadata.name"), "team");
+  auto refused = tryMake(resources::kConfigMaps, "team", R"({"metadata":{"name":"a"}})");
+  EXPECT_EQ(refused.error().code(), Code::kPermissionDenied);
+  EXPECT_EQ(refused.error().message(),
+            "configmaps \"a\" is forbidden: unable to create new content in namespace team because it is being terminated");
+  json::object body = ns->root();
+  body["spec"].get_object()["finalizers"] = json::array();
+  ASSERT_TRUE(runOn(loop_, client_->update(resources::kNamespaces, "", "team", "finalize", body)).ok());
+  EXPECT_EQ(get(resources::kNamespaces, "", "team").error().code(), Code::kNotFound);
+  EXPECT_EQ(remove(resources::kNamespaces, "", "default").error().code(), Code::kPermissionDenied);
+}
+
+TEST_F(RegistryTest, ServicesGetAddressesAndNodePortsOnce) {
+  auto a = make(resources::kServices, "default", R"({"metadata":{"name":"a"},"spec":{"type":"NodePort","ports":[{"port":80}]}})");
+  auto ip = std::string(text(a->root(), {"spec", "clusterIP"}));
+  EXPECT_TRUE(ip.starts_with("10.96.")) << ip;
+  auto port = client::number(client::array(a->root(), {"spec", "ports"})[0].as_object(), {"nodePort"}, 0);
+  EXPECT_GE(port, 30000);
+  EXPECT_LE(port, 32767);
+  auto clash = tryMake(resources::kServices, "default", fmt::format(R"({{"metadata":{{"name":"b"}},"spec":{{"clusterIP":"{}","ports":[{{"port":80}}]}}}})", ip));
+  ASSERT_FALSE(clash.ok());
+  EXPECT_EQ(clash.error().message(), fmt::format("Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{0}\"]: failed to allocate IP {0}: provided IP is already allocated", ip));
+  EXPECT_TRUE(remove(resources::kServices, "default", "a").ok());
+  EXPECT_TRUE(tryMake(resources::kServices, "default", fmt::format(R"({{"metadata":{{"name":"b"}},"spec":{{"clusterIP":"{}","ports":[{{"port":80}}]}}}})", ip)).ok());
+}
+
+TEST_F(RegistryTest, SecretsTakePlainStrings) {
+  auto secret = make(resources::kSecrets, "default", R"({"metadata":{"name":"s"},"stringData":{"k":"v"}})");
+  EXPECT_EQ(text(secret->root(), {"data", "k"}), "dg==");
+  EXPECT_FALSE(secret->root().contains("stringData"));
+  EXPECT_EQ(text(secret->root(), {"type"}), "Opaque");
+}
+
+TEST_F(RegistryTest, PodLabelsOfANamespaceMayBeImmutable) {
+  patch(resources::kNamespaces, "", "default", R"({"metadata":{"labels":{"dhow.io/pod-labels":"immutable"}}})").value();
+  makePod("web");
+  auto refused = patch(resources::kPods, "default", "web", R"({"metadata":{"labels":{"app":"other"}}})");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), Code::kPermissionDenied);
+  EXPECT_NE(refused.error().message().find("delete the pod and create it"), std::string::npos);
+}
+
+TEST_F(RegistryTest, ListsPageByPageWithSelectors) {
+  for (int i = 0; i < 5; ++i) make(resources::kConfigMaps, "default", fmt::format(R"({{"metadata":{{"name":"m{}","labels":{{"odd":"{}"}}}}}})", i, i % 2));
+  ListQuery query;
+  query.ns = "default";
+  query.limit = 2;
+  const auto& kind = *kinds_.find(resources::kConfigMaps);
+  auto page = runOn(loop_, registry_->list(kind, query)).value();
+  ASSERT_EQ(page.items.size(), 2u);
+  EXPECT_EQ(page.remaining, 3);
+  query.continueToken = page.continueToken;
+  query.limit = 0;
+  page = runOn(loop_, registry_->list(kind, query)).value();
+  ASSERT_EQ(page.items.size(), 3u);
+  EXPECT_EQ(page.items[0]->name(), "m2");
+  query = {};
+  query.labelSelector = "odd=1";
+  EXPECT_EQ(runOn(loop_, registry_->list(kind, query)).value().items.size(), 2u);
+  query.labelSelector = "";
+  query.fieldSelector = "metadata.name=m3";
+  EXPECT_EQ(runOn(loop_, registry_->list(kind, query)).value().items.size(), 1u);
+  query.fieldSelector = "spec.color=red";
+  EXPECT_EQ(runOn(loop_, registry_->list(kind, query)).error().code(), Code::kBadRequest);
+}
+
+TEST_F(RegistryTest, AWatchSeesObjectsEnterAndLeaveItsSelector) {
+  using Type = client::WatchEvent::Type;
+  client::ListOptions options{"default", "app=web", ""};
+  auto before = std::to_string(store_.revision());
+  auto watcher = runOn(loop_, client_->watch(resources::kConfigMaps, options, before)).value();
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a","labels":{"app":"web"}}})");
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"other"}})");
+  patch(resources::kConfigMaps, "default", "a", R"({"data":{"k":"v"}})").value();
+  auto left = patch(resources::kConfigMaps, "default", "a", R"({"metadata":{"labels":{"app":"db"}}})").value();
+  auto next = [&] { return runOn(loop_, watcher->next()).value(); };
+  EXPECT_EQ(next().type, Type::kAdded);
+  EXPECT_EQ(next().type, Type::kModified);
+  auto gone = next();
+  EXPECT_EQ(gone.type, Type::kDeleted);
+  EXPECT_EQ(gone.object->label("app"), "web") << "what the watcher last saw";
+  EXPECT_EQ(gone.object->resourceVersion(), left->resourceVersion());
+}
+
+TEST_F(RegistryTest, AWatchFromTooLongAgoIsExpired) {
+  auto first = std::to_string(store_.revision());
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})");
+  for (int i = 0; i < 1100; ++i) patch(resources::kConfigMaps, "default", "a", fmt::format(R"({{"data":{{"k":"{}"}}}})", i)).value();
+  EXPECT_EQ(runOn(loop_, client_->watch(resources::kConfigMaps, {}, first)).error().code(), Code::kExpired);
+}
+
+Task<> countUp(LocalClient* client, std::string key) {
+  for (int i = 0; i < 10; ++i) {
+    json::object change{{"data", json::object{{key, std::to_string(i)}}}};
+    auto done = co_await client->patch(resources::kConfigMaps, "default", "a", "", PatchType::kMerge, change);
+    CHECK(done.ok(), "{}", done.error().message());
+  }
+}
+Task<> countAll(Loop& loop, LocalClient* client) {
+  Gate gate(loop);
+  for (auto key : {"a", "b", "c", "d"}) gate.spawn(countUp(client, key));
+  co_await gate.close();
+}
+
+TEST_F(RegistryTest, PatchesOfManyWritersAreAllKept) {
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})");
+  runOn(loop_, countAll(loop_, client_.get()));
+  auto map = get(resources::kConfigMaps, "default", "a").value();
+  for (auto key : {"a", "b", "c", "d"}) EXPECT_EQ(text(map->root(), {"data", key}), "9");
+}
+
+TEST_F(RegistryTest, DryRunChangesNothing) {
+  auto dry = context();
+  dry.dryRun = true;
+  const auto& kind = *kinds_.find(resources::kConfigMaps);
+  auto revision = store_.revision();
+  EXPECT_TRUE(runOn(loop_, registry_->create(dry, kind, "default", parse(R"({"metadata":{"name":"a"}})"))).ok());
+  EXPECT_EQ(store_.revision(), revision);
+}
+
+TEST_F(RegistryTest, ApplyCreatesThenOwnsItsFields) {
+  auto applied = patch(resources::kConfigMaps, "default", "a", R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v","l":"w"}})", "", PatchType::kApply);
+  ASSERT_TRUE(applied.ok()) << applied.error().message();
+  auto revision = store_.revision();
+  patch(resources::kConfigMaps, "default", "a", R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v","l":"w"}})", "", PatchType::kApply).value();
+  EXPECT_EQ(store_.revision(), revision) << "applying what already holds changes nothing";
+  auto less = patch(resources::kConfigMaps, "default", "a", R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v"}})", "", PatchType::kApply);
+  ASSERT_TRUE(less.ok());
+  EXPECT_EQ(text((*less)->root(), {"data", "l"}), "");
+}
+
+TEST_F(RegistryTest, AFailedStoreGivesUnavailableAndKeepsServingReads) {
+  makePod("web");
+  store_.breakDown();
+  EXPECT_EQ(tryMake(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})").error().code(), Code::kUnavailable);
+  EXPECT_TRUE(get(resources::kPods, "default", "web").ok());
+}
+
+}  // namespace
+}  // namespace dhow::apiserver
