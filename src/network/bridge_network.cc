@@ -79,6 +79,7 @@ struct BridgeNetwork::Rep {
   Result<Ready> makeReady(const std::string& owner);
   Result<Route> routeTo(const NodeRoute& node);
   std::optional<Ready> takeReady();
+  bool giveUpReady();
   void refill();
   void reap();
   void stop();
@@ -228,6 +229,15 @@ std::optional<Ready> BridgeNetwork::Rep::takeReady() {
   return out;
 }
 
+// Gives back the address of one that waits in the pool; false when none does.
+bool BridgeNetwork::Rep::giveUpReady() {
+  std::lock_guard lock(mutex);
+  if (pool.empty()) return false;
+  ipam->release(pool.front().owner);
+  pool.pop_front();
+  return true;
+}
+
 void BridgeNetwork::Rep::reap() {
   std::unique_lock lock(mutex);
   while (!stopping || !doomed.empty()) {
@@ -281,6 +291,9 @@ Result<Attachment> BridgeNetwork::attach(const std::string& containerId, int net
     rep_->attachments[containerId] = {};
   }
   auto made = rep_->connect(containerId, netnsFd, options);
+  while (!made.ok() && made.error().is(Code::kUnavailable) && rep_->giveUpReady()) {
+    made = rep_->connect(containerId, netnsFd, options);
+  }
   std::lock_guard lock(rep_->mutex);
   if (!made.ok()) {
     rep_->attachments.erase(containerId);

@@ -1,5 +1,10 @@
 #include "network/bridge_network.h"
 
+#include <fcntl.h>
+#include <net/ethernet.h>
+#include <signal.h>
+#include <sys/wait.h>
+
 #include "base/files.h"
 #include "network/nat_table.h"
 #include "testing.h"
@@ -206,6 +211,99 @@ TEST(BridgeNetworkTest, ThePoolRefillsAndReleasesItsAddresses) {
   }
   EXPECT_EQ(Code::kUnavailable, again->acquire("onemore").error().code());
   ASSERT_OK(removeTree(*dir));
+}
+
+size_t veths(const Netns& netns) {
+  auto links = NetLinks::openIn(netns.fd());
+  auto all = links->list();
+  return static_cast<size_t>(std::count_if(all->begin(), all->end(), [](const Link& l) { return l.kind == "veth"; }));
+}
+
+// Waits for the kernel's own clean-up, which tells nobody when it is done.
+bool eventually(const std::function<bool()>& holds) {
+  for (int i = 0; i < 300; i++) {
+    if (holds()) return true;
+    ::usleep(10000);
+  }
+  return false;
+}
+
+TEST(BridgeNetworkTest, AKilledProcessLeavesNoReadyNamespaces) {
+  SKIP_UNLESS_ROOT();
+  Machine node;
+  int ready[2];
+  ASSERT_EQ(0, ::pipe2(ready, O_CLOEXEC));
+  pid_t child = ::fork();
+  if (child == 0) {
+    auto options = podOptions("10.244.1.0/24");
+    options.poolSize = 3;
+    auto network = node.network(options);
+    network->waitReady(3);
+    if (::write(ready[1], "x", 1) != 1) ::_exit(1);
+    ::pause();
+    ::_exit(0);
+  }
+  char byte;
+  ASSERT_EQ(1, ::read(ready[0], &byte, 1));
+  EXPECT_LE(3u, veths(node.netns));
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  ::close(ready[0]);
+  ::close(ready[1]);
+  EXPECT_TRUE(eventually([&] { return veths(node.netns) == 0; }));
+}
+
+TEST(BridgeNetworkTest, DetachedLinksGoInTheBackgroundAndTheirAddressesAtOnce) {
+  SKIP_UNLESS_ROOT();
+  Machine node;
+  auto options = podOptions("10.244.1.0/30");
+  auto network = node.network(options);
+  auto a = network->acquire("a");
+  ASSERT_OK(a);
+  EXPECT_EQ(Code::kUnavailable, network->acquire("b").error().code());
+  network->detach("a");
+  network->detach("a");
+  EXPECT_OK(network->acquire("b"));
+  EXPECT_TRUE(network->attach("b", a->netns.fd()).error().is(Code::kAlreadyExists));
+  network->detach("b");
+  EXPECT_TRUE(eventually([&] { return veths(node.netns) == 0; }));
+}
+
+TEST(LinksTest, AnAddressIsAnnouncedToItsNeighbours) {
+  SKIP_UNLESS_ROOT();
+  auto here = Netns::create(), there = Netns::create();
+  auto links = NetLinks::openIn(here->fd());
+  auto veth = links->createVeth({.name = "seg0", .peerName = "eth0", .peerNetnsFd = there->fd()});
+  ASSERT_OK(veth);
+  auto far = NetLinks::openIn(there->fd());
+  ASSERT_OK(far->configureInside(far->find("eth0")->index, prefix("192.0.2.2/24"), {}));
+  auto sniffer = socketInNetns(there->fd(), AF_PACKET, SOCK_DGRAM, htons(ETH_P_ARP));
+  ASSERT_OK(sniffer);
+  within(*here, [&] {
+    ASSERT_OK(announceAddress("seg0", ip("192.0.2.7")));
+    EXPECT_EQ(Code::kNotFound, announceAddress("none0", ip("192.0.2.7")).error().code());
+  });
+  timeval limit{2, 0};
+  setsockopt(sniffer->get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  char arp[64];
+  bool seen = false;
+  while (!seen && ::recv(sniffer->get(), arp, sizeof arp, 0) >= 28) {
+    seen = std::string_view(arp + 14, 4) == ip("192.0.2.7").bytes();
+  }
+  EXPECT_TRUE(seen);
+}
+
+TEST(LinksTest, ErrorsHaveTheirCodes) {
+  SKIP_UNLESS_ROOT();
+  auto netns = Netns::create();
+  auto links = NetLinks::openIn(netns->fd());
+  EXPECT_EQ(Code::kNotFound, links->find("nothing0").error().code());
+  EXPECT_EQ(Code::kInvalid, links->createBridge("a name/too long for it").error().code());
+  ASSERT_OK(links->createBridge("br0"));
+  EXPECT_EQ(Code::kAlreadyExists, links->createBridge("br0").error().code());
+  EXPECT_FALSE(links->setRoute({.destination = prefix("10.0.0.0/8"), .gateway = ip("192.0.2.1")}).ok());
+  EXPECT_OK(links->removeRoute({.destination = prefix("10.0.0.0/8"), .link = links->find("br0")->index}));
+  EXPECT_FALSE(Netns::open("/nowhere/net").ok());
 }
 
 TEST(BridgeNetworkTest, ReportsWhatAttachingCosts) {

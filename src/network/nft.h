@@ -43,6 +43,7 @@ class NftRule {
   NftRule& sourceAddress(int reg);
   NftRule& destinationAddress(int reg);
   NftRule& destinationPort(int reg);
+  NftRule& sourcePort(int reg);
   NftRule& protocol(int reg);
   NftRule& random(int reg, uint32_t modulus, uint32_t offset = 0);
   NftRule& constant(int reg, std::string_view bytes);
@@ -54,6 +55,7 @@ class NftRule {
   NftRule& destinationIsLocal(bool invert = false);  // an address of this namespace
   NftRule& interfaceIs(int reg, const std::string& name, bool invert = false);
   NftRule& protocolIs(Protocol protocol);
+  NftRule& portIs(int reg, uint16_t port);
   NftRule& newConnection();
   NftRule& destinationTranslated();
   NftRule& markBit(uint32_t bit);

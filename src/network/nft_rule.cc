@@ -98,6 +98,10 @@ NftRule& NftRule::destinationPort(int to) {
   payload(add("payload"), NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, to);
   return *this;
 }
+NftRule& NftRule::sourcePort(int to) {
+  payload(add("payload"), NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, to);
+  return *this;
+}
 NftRule& NftRule::protocol(int to) {
   loadMeta(add("meta"), NFT_META_L4PROTO, to);
   return *this;
@@ -162,6 +166,12 @@ NftRule& NftRule::protocolIs(Protocol p) {
   protocol(0);
   uint8_t number = static_cast<uint8_t>(p);
   compare(add("cmp"), 0, true, &number, 1);
+  return *this;
+}
+
+NftRule& NftRule::portIs(int at, uint16_t port) {
+  uint16_t bytes = htons(port);
+  compare(add("cmp"), at, true, &bytes, sizeof bytes);
   return *this;
 }
 

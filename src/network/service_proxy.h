@@ -41,8 +41,10 @@ struct ServicePort {
 
 struct ServiceProxyOptions {
   std::string table = "dhow";
-  std::vector<IpPrefix> podRanges;          // sources that need no masquerade; the cluster's range
-  IpPrefix serviceRange;                    // unknown addresses in it are refused; empty: not handled
+  std::vector<IpPrefix> podRanges;  // sources that need no masquerade; the cluster's range
+  IpPrefix serviceRange;            // unknown addresses in it are refused; empty: not handled
+  // Addresses of this namespace on which DNS is served: their UDP port 53 is kept out of connection tracking.
+  std::vector<IpAddress> untrackedDns;
   std::vector<IpPrefix> nodePortAddresses;  // empty: every address of the namespace but loopback
 };
 

@@ -1,5 +1,6 @@
 #include "network/service_proxy.h"
 
+#include "base/files.h"
 #include "network/bridge_network.h"
 #include "network/nat_table.h"
 #include "testing.h"
@@ -226,6 +227,26 @@ TEST_P(ServiceProxyTest, UdpFlowsFollowTheEndpoints) {
   dns.endpoints = endpoints({1}, 53);
   ASSERT_OK(proxy_->apply({dns}));
   EXPECT_EQ("pod1", exchange()) << "the same socket, a new endpoint";
+}
+
+TEST_P(ServiceProxyTest, DnsOnTheNodeIsNotTracked) {
+  within(node_, [&] {
+    auto links = NetLinks::open();
+    ASSERT_OK(links->addAddress(links->find("lo")->index, IpPrefix::host(ip("10.96.0.10"))));
+    auto proxy = ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")},
+                                     .serviceRange = prefix("10.96.0.0/16"),
+                                     .untrackedDns = {ip("10.96.0.10")}});
+    ASSERT_OK(proxy);
+    ASSERT_OK((*proxy)->apply({web({0})}));
+  });
+  TestServer dns(node_, "dns", 53, true, "10.96.0.10");
+  EXPECT_EQ("dns", TestClient(pods_[0].netns, "10.96.0.10", 53, true).server());
+  EXPECT_EQ("dns", TestClient(node_, "10.96.0.10", 53, true).server());
+  within(node_, [&] {
+    auto tracked = readFile("/proc/thread-self/net/nf_conntrack");
+    if (tracked.ok()) EXPECT_EQ(tracked->npos, tracked->find("dst=10.96.0.10"));
+  });
+  EXPECT_EQ("pod0", TestClient(pods_[1].netns, "10.96.0.20", 8080).server());
 }
 
 TEST_P(ServiceProxyTest, LoadBalancerSourceRangesAreKept) {

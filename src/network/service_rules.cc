@@ -4,7 +4,7 @@ namespace dhow::services {
 
 namespace {
 
-constexpr int kFirewallPriority = -110, kDestinationNat = -100, kSourceNat = 100;
+constexpr int kRawPriority = -300, kFirewallPriority = -110, kDestinationNat = -100, kSourceNat = 100;
 constexpr uint32_t kMasqueradeMark = 0x4000;  // as kube-proxy's
 const IpPrefix kLoopback = {IpAddress::v4(0x7f000000), 8};
 
@@ -130,6 +130,23 @@ void buildRefusal(NftBatch& batch, const ServiceProxyOptions& options) {
   batch.addRule("firewall", firewall);
 }
 
+// A question and its answer pass both hooks when both ends are here.
+void buildUntracked(NftBatch& batch, const ServiceProxyOptions& options) {
+  constexpr uint16_t kDns = 53;
+  if (options.untrackedDns.empty()) return;
+  batch.addHook("raw-prerouting", "filter", NftHook::kPrerouting, kRawPriority);
+  batch.addHook("raw-output", "filter", NftHook::kOutput, kRawPriority);
+  for (auto& address : options.untrackedDns) {
+    for (auto* chain : {"raw-prerouting", "raw-output"}) {
+      NftRule question, answer;
+      question.protocolIs(Protocol::kUdp).destinationIn(IpPrefix::host(address)).destinationPort(1).portIs(1, kDns);
+      answer.protocolIs(Protocol::kUdp).sourceIn(IpPrefix::host(address)).sourcePort(1).portIs(1, kDns);
+      batch.addRule(chain, question.noTrack());
+      batch.addRule(chain, answer.noTrack());
+    }
+  }
+}
+
 }  // namespace
 
 void buildSkeleton(NftBatch& batch, const ServiceProxyOptions& options) {
@@ -148,6 +165,7 @@ void buildSkeleton(NftBatch& batch, const ServiceProxyOptions& options) {
   buildDispatch(batch, options);
   buildMasquerade(batch, options);
   buildRefusal(batch, options);
+  buildUntracked(batch, options);
 }
 
 }  // namespace dhow::services

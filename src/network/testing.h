@@ -51,14 +51,14 @@ inline sockaddr_in socketAddress(const std::string& ip, uint16_t port) {
 // Answers each connection, or datagram, with "<name> <client's address>" (and echoes lines on TCP afterwards).
 class TestServer {
  public:
-  TestServer(const Netns& netns, std::string name, uint16_t port, bool udp = false)
+  TestServer(const Netns& netns, std::string name, uint16_t port, bool udp = false, const char* at = "0.0.0.0")
       : name_(std::move(name)), udp_(udp) {
     auto made = socketInNetns(netns.fd(), AF_INET, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
     EXPECT_TRUE(made.ok());
     fd_ = std::move(*made);
     int one = 1;
     setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    auto address = socketAddress("0.0.0.0", port);
+    auto address = socketAddress(at, port);
     EXPECT_EQ(0, bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address)) << strerror(errno);
     if (!udp) EXPECT_EQ(0, listen(fd_.get(), 64));
     stop_.reset(eventfd(0, EFD_CLOEXEC));
