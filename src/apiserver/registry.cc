@@ -168,7 +168,7 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
     co_return std::move(allocated).error();
   }
   std::vector<ErrorCause> causes;
-  strategy.check(document, nullptr, causes);
+  strategy.check("", document, nullptr, causes);
   if (!causes.empty()) {
     strategy.release(document);
     co_return invalid(kind.kind, kind.group, name, std::move(causes));

@@ -37,6 +37,21 @@ bool desiredChanged(const json::object& before, const json::object& after) {
   return false;
 }
 
+// Of a resize: the resources of each container, by name.
+void takeResources(const json::object& from, json::object& into) {
+  for (std::string_view list : {"containers", "initContainers"}) {
+    for (auto& value : client::arrayAt(into, list)) {
+      if (!value.is_object()) continue;
+      auto& container = value.get_object();
+      for (const auto& wanted : client::array(from, {list})) {
+        if (!wanted.is_object() || text(wanted.get_object(), "name") != text(container, "name")) continue;
+        if (const auto* resources = wanted.get_object().if_contains("resources")) container["resources"] = *resources;
+      }
+    }
+    if (client::array(into, {list}).empty()) into.erase(list);
+  }
+}
+
 Result<> checkIdentity(const KindInfo& kind, const json::object& metadata, const object::Object& old) {
   auto version = text(metadata, "resourceVersion");
   if (!version.empty() && version != "0" && version != text(old.metadata(), "resourceVersion")) return modified(kind.resource(), old.name());
@@ -81,6 +96,16 @@ Result<json::object> Registry::settle(const Context& context, const KindInfo& ki
       if (const auto* fields = client::field(document, {"metadata", "managedFields"})) client::metadataOf(whole)["managedFields"] = *fields;
     }
     document = std::move(whole);
+  } else if (subresource == "ephemeralcontainers" || subresource == "resize") {
+    json::object whole = before;
+    const auto& spec = client::object(document, {"spec"});
+    auto& target = client::objectAt(whole, "spec");
+    if (subresource == "ephemeralcontainers") {
+      if (const auto* added = spec.if_contains("ephemeralContainers")) target["ephemeralContainers"] = *added;
+    } else {
+      takeResources(spec, target);
+    }
+    document = std::move(whole);
   } else if (kind.subresource("status")) {
     if (const auto* status = before.if_contains("status")) document["status"] = *status;
     else document.erase("status");
@@ -100,10 +125,10 @@ Result<json::object> Registry::settle(const Context& context, const KindInfo& ki
   object::applyDefaults(kind, document);
   object::ValidateOptions options;
   options.before = &before;
-  options.subresource = subresource == "status" ? subresource : std::string_view();
+  options.subresource = subresource;
   RETURN_IF_ERROR(object::validate(kind, document, options));
   std::vector<ErrorCause> causes;
-  strategy.check(document, &old, causes);
+  strategy.check(subresource, document, &old, causes);
   if (!causes.empty()) return invalid(kind.kind, kind.group, old.name(), std::move(causes));
   RETURN_IF_ERROR(admission_.admitUpdate(context, kind, subresource, document, old));
   if (subresource != "status") RETURN_IF_ERROR(strategy.allocate(context, document, &old));

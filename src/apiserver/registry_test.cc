@@ -189,6 +189,21 @@ TEST_F(RegistryTest, AScheduledPodGoesAfterItsGraceAnUnscheduledOneAtOnce) {
   EXPECT_TRUE(remove(resources::kPods, "default", "bound", now).value().gone);
 }
 
+TEST_F(RegistryTest, ThePlaceAndTheContainersOfAPodDoNotChangeInPlace) {
+  makePod("web");
+  auto moved = patch(resources::kPods, "default", "web", R"({"spec":{"nodeName":"n1"}})");
+  EXPECT_EQ(moved.error().code(), Code::kInvalid);
+  EXPECT_TRUE(moved.error().message().starts_with("Pod \"web\" is invalid: spec: Forbidden: pod updates may not change fields other than")) << moved.error().message();
+  EXPECT_TRUE(patch(resources::kPods, "default", "web", R"({"spec":{"containers":[{"name":"c","image":"busybox:2"}]}})", "", PatchType::kStrategicMerge).ok());
+  auto debug = patch(resources::kPods, "default", "web", R"({"spec":{"ephemeralContainers":[{"name":"d","image":"i"}]}})", "ephemeralcontainers", PatchType::kStrategicMerge);
+  ASSERT_TRUE(debug.ok()) << debug.error().message();
+  auto resized = patch(resources::kPods, "default", "web", R"({"spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}]}})", "resize", PatchType::kStrategicMerge);
+  ASSERT_TRUE(resized.ok()) << resized.error().message();
+  const auto& container = client::array((*resized)->root(), {"spec", "containers"})[0].as_object();
+  EXPECT_EQ(text(container, {"resources", "limits", "cpu"}), "1");
+  EXPECT_EQ(text(container, {"image"}), "busybox:2");
+}
+
 TEST_F(RegistryTest, FinalizersHoldADeletedObjectUntilTheyAreGone) {
   make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a","finalizers":["example.com/hold"]}})");
   EXPECT_FALSE(remove(resources::kConfigMaps, "default", "a").value().gone);

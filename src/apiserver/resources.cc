@@ -77,6 +77,7 @@ Task<Result<>> Front::serveResource(Call& call) {
   bool collection = info.name.empty();
   if (kind.namespaced && info.ns.empty() && (info.verb == "create" || !collection)) co_return wrongMethod();
   if (collection && !info.subresource.empty()) co_return unknownPath();
+  if (collection && (info.verb == "update" || info.verb == "patch")) co_return wrongMethod();
   bool plain = info.subresource.empty();
   if (plain && !kind.has(info.verb)) co_return wrongMethod();
   const auto* sub = plain ? nullptr : kind.subresource(info.subresource);

@@ -114,7 +114,7 @@ class ServiceStrategy final : public Strategy {
     }
   }
 
-  void check(const json::object& service, const object::Object* old, std::vector<ErrorCause>& causes) override {
+  void check(std::string_view, const json::object& service, const object::Object* old, std::vector<ErrorCause>& causes) override {
     if (!old || text(service, {"spec", "type"}) == "ExternalName") return;
     auto before = text(old->root(), {"spec", "clusterIP"});
     auto after = text(service, {"spec", "clusterIP"});

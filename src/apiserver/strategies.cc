@@ -34,19 +34,6 @@ std::string_view qualityOf(const json::object& spec) {
   return guaranteed ? "Guaranteed" : "Burstable";
 }
 
-// The spec without what may change in a live pod.
-json::object withoutMutable(json::object spec) {
-  for (std::string_view list : {"containers", "initContainers"}) {
-    if (auto* containers = spec.contains(list) ? spec[list].if_array() : nullptr) {
-      for (auto& one : *containers) {
-        if (one.is_object()) one.get_object().erase("image");
-      }
-    }
-  }
-  for (std::string_view name : {"activeDeadlineSeconds", "tolerations", "schedulingGates", "terminationGracePeriodSeconds"}) spec.erase(name);
-  return spec;
-}
-
 class PodStrategy final : public Strategy {
  public:
   Result<> beforeCreate(const Context&, json::object& pod) override {
@@ -62,27 +49,6 @@ class PodStrategy final : public Strategy {
       if (!quality.empty()) status["qosClass"] = quality;
     }
     return {};
-  }
-
-  void check(const json::object& pod, const object::Object* old, std::vector<ErrorCause>& causes) override {
-    if (!old) return;
-    const auto& before = client::object(old->root(), {"spec"});
-    const auto& after = client::object(pod, {"spec"});
-    if (before == after) return;
-    json::object comparedBefore = withoutMutable(before);
-    json::object comparedAfter = withoutMutable(after);
-    // The scheduler binds through the binding subresource, which comes here too.
-    if (!comparedBefore.contains("nodeName")) comparedBefore.erase("nodeName"), comparedAfter.erase("nodeName");
-    if (comparedBefore.contains("ephemeralContainers") || comparedAfter.contains("ephemeralContainers")) {
-      comparedBefore.erase("ephemeralContainers");
-      comparedAfter.erase("ephemeralContainers");
-    }
-    if (comparedBefore == comparedAfter) return;
-    causes.push_back({"FieldValueForbidden",
-                      "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
-                      "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
-                      "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-                      "spec"});
   }
 
   bool hasGeneration() const override { return true; }

@@ -34,7 +34,7 @@ class Strategy {
   // `subresource` is "" for the object itself.
   virtual Result<> beforeUpdate(const Context&, std::string_view /*subresource*/, json::object&, const object::Object& /*old*/) { return {}; }
   // More causes than the schema can tell.
-  virtual void check(const json::object&, const object::Object* /*old*/, std::vector<ErrorCause>&) {}
+  virtual void check(std::string_view /*subresource*/, const json::object&, const object::Object* /*old*/, std::vector<ErrorCause>&) {}
   virtual bool hasGeneration() const { return false; }
   // Keeps a deleted object until this is false, beside metadata.finalizers.
   virtual bool holdsDeletion(const json::object&) const { return false; }
