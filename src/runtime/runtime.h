@@ -178,7 +178,8 @@ class Runtime {
   // Every event of every sandbox, on the loop. The listener must not destroy what called it.
   virtual void onEvent(std::function<void(const Event&)> listener) = 0;
 
-  // Machines. createMachine() writes the machine's state; startMachine() runs it. stop: SIGTERM, then SIGKILL
+  // Machines. createMachine() takes the description (kept in memory: describe again after a restart);
+  // startMachine() runs it, and gives the pid of one that runs already. stop: SIGTERM, then SIGKILL
   // after `grace`. kill: everything inside at once, as a power cut. remove: kill and forget.
   // Machines outlive the daemon as sandboxes do.
   virtual Task<Result<>> createMachine(MachineSpec spec) = 0;
