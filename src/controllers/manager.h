@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/loop.h"
+#include "base/result.h"
 #include "client/cache.h"
 #include "client/client.h"
 
@@ -17,20 +18,15 @@ namespace dhow::controllers {
 struct Options {
   std::string clusterCidr = "10.244.0.0/16";  // pod addresses; empty: nodes get no range
   int nodeMaskSize = 24;
-  std::string rootCaPem;                      // for kube-root-ca.crt in every namespace; empty: none is published
-  std::string loadBalancerPool;               // "172.30.255.0/24" or "a.b.c.d-a.b.c.e"; empty: none is given
-  Duration nodeMonitorPeriod = std::chrono::seconds(5);
-  Duration nodeMonitorGrace = std::chrono::seconds(40);    // a silent node's Ready becomes Unknown
-  Duration nodeStartupGrace = std::chrono::seconds(60);    // of one that has never reported
-  double nodeEvictionRate = 0.1;              // nodes a second, per zone
-  double secondaryNodeEvictionRate = 0.01;    // in a large zone most of which is silent
-  double unhealthyZoneThreshold = 0.55;
-  size_t largeZoneSize = 50;
-  size_t terminatedPodLimit = 12500;
-  // Kinds that the garbage and namespace collectors look after. Empty: all built-in namespaced and cluster kinds that can be deleted.
-  std::vector<object::Resource> collected;
-  std::set<std::string> disabled;             // names of controllers that do not start
+  std::string rootCaPem;                      // for kube-root-ca.crt in every namespace
+  std::string loadBalancerPool;               // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
+  Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
+  std::set<std::string> disabled;             // names of controllers that do not start: deployment, replicaset, endpointslice,
+                                              // garbagecollector, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer
 };
+
+// kInvalid names the option that cannot be read. Comes before a Manager is made of what a user wrote.
+Result<> check(const Options& options);
 
 class Manager {
  public:

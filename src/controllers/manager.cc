@@ -1,0 +1,98 @@
+#include "controllers/manager.h"
+
+#include "deployment.h"
+#include "endpointslice.h"
+#include "garbage_collector.h"
+#include "ipv4.h"
+#include "namespace.h"
+#include "node_ipam.h"
+#include "node_lifecycle.h"
+#include "object/kinds.h"
+#include "replicaset.h"
+#include "service_account.h"
+#include "service_lb.h"
+
+namespace dhow::controllers {
+
+Result<> check(const Options& options) {
+  if (!options.clusterCidr.empty()) {
+    const auto range = Ipv4Range::parse(options.clusterCidr);
+    if (!range) return Error(Code::kInvalid, fmt::format("the cluster's pod range \"{}\" is no IPv4 range", options.clusterCidr));
+    if (options.nodeMaskSize < range->length || options.nodeMaskSize > 30) {
+      return Error(Code::kInvalid, fmt::format("a node's /{} does not fit into {}", options.nodeMaskSize, options.clusterCidr));
+    }
+  }
+  if (!options.loadBalancerPool.empty() && !Ipv4Range::parse(options.loadBalancerPool)) {
+    return Error(Code::kInvalid, fmt::format("the load balancer pool \"{}\" is no IPv4 range", options.loadBalancerPool));
+  }
+  return {};
+}
+
+struct Manager::Rep {
+  std::vector<std::unique_ptr<Component>> components;
+};
+
+namespace {
+
+// Every stored kind that can be deleted. Events own nothing, nobody owns them, and there are many.
+std::vector<GarbageCollector::Kind> collectedKinds() {
+  std::vector<GarbageCollector::Kind> out;
+  for (const object::KindInfo& kind : object::Kinds::builtin().all()) {
+    if (!kind.stored || kind.plural.empty() || !kind.storedAsKind.empty() || !kind.has("delete")) continue;
+    if (kind.resource() != object::resources::kEvents) out.push_back({kind.resource(), kind.kind});
+  }
+  return out;
+}
+
+std::vector<client::Resource> namespaceContents() {
+  std::vector<client::Resource> out;
+  for (const object::KindInfo& kind : object::Kinds::builtin().all()) {
+    if (!kind.stored || kind.plural.empty() || !kind.storedAsKind.empty() || !kind.has("delete")) continue;
+    if (kind.namespaced) out.push_back(kind.resource());
+  }
+  return out;
+}
+
+}  // namespace
+
+Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Options options) : rep_(std::make_unique<Rep>()) {
+  Context context{loop, client, caches};
+  auto add = [&](std::string_view name, auto make) {
+    if (!options.disabled.contains(std::string(name))) rep_->components.push_back(make());
+  };
+  add("deployment", [&] { return std::make_unique<DeploymentController>(context); });
+  add("replicaset", [&] { return std::make_unique<ReplicaSetController>(context); });
+  add("endpointslice", [&] { return std::make_unique<EndpointSliceController>(context); });
+  add("garbagecollector", [&] { return std::make_unique<GarbageCollector>(context, collectedKinds()); });
+  add("namespace", [&] { return std::make_unique<NamespaceController>(context, namespaceContents()); });
+  add("nodelifecycle", [&] {
+    return std::make_unique<NodeLifecycleController>(context, NodeLifecycleController::Options{options.nodeMonitorGrace});
+  });
+  add("serviceaccount", [&] { return std::make_unique<ServiceAccountController>(context, options.rootCaPem); });
+  if (!options.clusterCidr.empty()) {
+    add("nodeipam", [&] {
+      return std::make_unique<NodeIpamController>(context, NodeIpamController::Options{options.clusterCidr, options.nodeMaskSize});
+    });
+  }
+  if (!options.loadBalancerPool.empty()) {
+    add("loadbalancer", [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
+  }
+}
+
+Manager::~Manager() = default;
+
+void Manager::start() {
+  for (auto& component : rep_->components) component->start();
+}
+
+Task<> Manager::stop() {
+  std::vector<Component*> all;
+  for (auto& component : rep_->components) all.push_back(component.get());
+  for (Component* component : all) co_await component->stop();
+}
+
+bool Manager::idle() const {
+  return std::all_of(rep_->components.begin(), rep_->components.end(), [](const auto& component) { return component->idle(); });
+}
+
+}  // namespace dhow::controllers
