@@ -8,6 +8,7 @@
 
 #include "apiserver/caller.h"
 #include "apiserver/watch_cache.h"
+#include "object/kinds.h"
 
 namespace dhow::apiserver {
 
@@ -37,12 +38,15 @@ class Authorizer {
   static Error refusal(const Caller& caller, const Attributes& attributes, std::string_view reason);
   // Every rule that holds for the caller in a namespace.
   json::array rulesFor(const Caller& caller, std::string_view ns) const;
+  // Whether the caller may write this role or binding: it must hold what it grants.
+  Result<> mayGrant(const Caller& caller, const object::KindInfo& kind, const json::object& document, const object::Object* old) const;
 
  private:
   // Calls for each rule with the words that say where it comes from; stops when `each` gives false.
   using EachRule = std::function<bool(const json::object& rule, const std::string& source)>;
   bool visitRules(const Caller& caller, std::string_view ns, const EachRule& each) const;
   bool visitBindings(const KindCache& bindings, const Caller& caller, std::string_view ns, const EachRule& each) const;
+  bool holdsRule(const Caller& caller, std::string_view ns, const json::object& rule) const;
   bool nodeMay(std::string_view node, const Attributes& attributes) const;
   bool podsOfNodeUse(std::string_view node, const Attributes& attributes) const;
 

@@ -6,6 +6,7 @@
 
 #include "base/digest.h"
 #include "base/strings.h"
+#include "client/fields.h"
 #include "client/streaming.h"
 #include "object/discovery.h"
 #include "object/openapi.h"
@@ -19,7 +20,15 @@ constexpr Duration kKeepDocuments = std::chrono::minutes(1);
 
 Error unknownPath() { return Error(Code::kNotFound, "the server could not find the requested resource"); }
 
-Task<Result<ObjectPtr>> issueToken(Tokens* tokens, std::string ns, std::string name, json::object body) {
+Task<Result<ObjectPtr>> issueToken(Tokens* tokens, WatchCache* caches, Context context, std::string ns, std::string name, json::object body) {
+  // A node gets tokens for its own pods only.
+  if (auto node = context.caller.node(); !node.empty()) {
+    const auto& bound = client::object(body, {"spec", "boundObjectRef"});
+    auto pod = client::text(bound, "kind") == "Pod" ? caches->of(object::resources::kPods).get(ns, client::text(bound, "name")) : nullptr;
+    if (!pod || client::text(pod->root(), {"spec", "nodeName"}) != node) {
+      co_return forbidden(object::resources::kServiceAccounts, name, fmt::format("node \"{}\" may only ask for tokens that are bound to one of its pods", node));
+    }
+  }
   auto issued = tokens->issue(ns, name, std::move(body));
   CO_RETURN_IF_ERROR(issued);
   co_return object::Object::make(std::move(*issued));
@@ -50,8 +59,11 @@ std::string gzip(std::string_view bytes) {
 Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tokens, std::string serverAddress)
     : loop_(loop), registry_(registry), authorizer_(authorizer), tokens_(tokens), reviews_(authorizer, tokens, loop), tunnels_(loop),
       streaming_(loop, registry.caches(), tunnels_), serverAddress_(std::move(serverAddress)) {
-  registry_.onSubresource("serviceaccounts/token", [this](Context, std::string ns, std::string name, json::object body) {
-    return issueToken(&tokens_, std::move(ns), std::move(name), std::move(body));
+  registry_.setGuard([this](const Context& context, const KindInfo& kind, const json::object& document, const object::Object* old) {
+    return authorizer_.mayGrant(context.caller, kind, document, old);
+  });
+  registry_.onSubresource("serviceaccounts/token", [this](Context context, std::string ns, std::string name, json::object body) {
+    return issueToken(&tokens_, &registry_.caches(), std::move(context), std::move(ns), std::move(name), std::move(body));
   });
 }
 

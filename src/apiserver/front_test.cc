@@ -269,6 +269,44 @@ TEST_F(FrontTest, RolesGrantByVerbNamespaceAndName) {
   EXPECT_EQ(call("GET", std::string(kMaps) + "/a", "", "", {{"Impersonate-User", "admin"}})->status(), 403);
 }
 
+TEST_F(FrontTest, NobodyGrantsWhatTheyDoNotHave) {
+  std::string rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/";
+  std::string bindAdmin = R"({"metadata":{"name":"jane"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"admin"},"subjects":[{"kind":"User","name":"jane","apiGroup":"rbac.authorization.k8s.io"}]})";
+  ASSERT_EQ(call("POST", rbac + "rolebindings", bindAdmin)->status(), 201);
+  as("jane");
+  std::string role = R"({"metadata":{"name":"x"},"rules":[{"apiGroups":[""],"resources":["RESOURCE"],"verbs":["get"]}]})";
+  auto with = [&](std::string resource) {
+    std::string body = role;
+    body.replace(body.find("RESOURCE"), 8, resource);
+    return call("POST", rbac + "roles", body);
+  };
+  auto refused = with("nodes");
+  EXPECT_EQ(refused->status(), 403);
+  EXPECT_NE(refused->writer.answer.body.find("attempting to grant RBAC permissions not currently held"), std::string::npos) << refused->writer.answer.body;
+  EXPECT_EQ(with("secrets")->status(), 201);
+  std::string all = bindAdmin;
+  all.replace(all.find("\"admin\""), 7, "\"cluster-admin\"");
+  all.replace(all.find("\"jane\""), 6, "\"more\"");
+  EXPECT_EQ(call("POST", rbac + "rolebindings", all)->status(), 403);
+}
+
+TEST_F(FrontTest, ANodeGetsTokensForItsOwnPodsOnly) {
+  std::string pod = R"({"metadata":{"name":"NAME"},"spec":{"nodeName":"NODE","containers":[{"name":"c","image":"i"}]}})";
+  for (auto node : {"n1", "n2"}) {
+    std::string body = pod;
+    body.replace(body.find("NAME"), 4, std::string("on-") + node);
+    body.replace(body.find("NODE"), 4, node);
+    ASSERT_EQ(call("POST", "/api/v1/namespaces/default/pods", body)->status(), 201);
+  }
+  as("system:node:n1", {"system:nodes"});
+  auto token = [&](std::string bound) {
+    return call("POST", "/api/v1/namespaces/default/serviceaccounts/default/token", R"({"spec":{"audiences":[])" + bound + "}}")->status();
+  };
+  EXPECT_EQ(token(R"(,"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"on-n1"})"), 201);
+  EXPECT_EQ(token(R"(,"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"on-n2"})"), 403);
+  EXPECT_EQ(token(""), 403);
+}
+
 TEST_F(FrontTest, EventsHaveTwoForms) {
   auto made = call("POST", "/apis/events.k8s.io/v1/namespaces/default/events",
                    R"({"metadata":{"name":"e"},"eventTime":"2026-01-01T00:00:00.000000Z","reportingController":"unit","reportingInstance":"u","action":"Test","reason":"Tested","type":"Normal","note":"hello","regarding":{"kind":"Pod","name":"p","namespace":"default"}})");

@@ -106,5 +106,68 @@ TEST_F(Kubectl, AnswersWhatAUserMayDo) {
   expectHas(wrong.errors, "You must be logged in to the server (Unauthorized)");
 }
 
+TEST_F(Kubectl, KnowsTheEverydayVerbs) {
+  good("create deployment web --image=nginx --replicas=2");
+  expectHas(good("expose deployment web --port=80 --type=NodePort"), "exposed");
+  expectHas(good("describe service web"), "NodePort");
+  expectHas(good("describe deployment web"), "Replicas:");
+  expectHas(good("rollout restart deployment web"), "restarted");
+  expectHas(good("rollout pause deployment web"), "paused");
+  expectHas(good("create -f -", "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n"), "created");
+  expectHas(good("cordon n1"), "cordoned");
+  expectHas(good("taint node n1 a=b:NoSchedule"), "tainted");
+  expectHas(good("describe node n1"), "a=b:NoSchedule");
+  expectHas(good("run p --image=i --overrides='{\"spec\":{\"nodeName\":\"n1\"}}'"), "created");
+  expectHas(good("describe pod p"), "kube-api-access-");
+  expectHas(good("get pods -o wide"), "Pending");
+  expectHas(bad("drain n1 --timeout=2s"), "cannot delete");
+  expectHas(good("delete pod p --now --wait=false"), "deleted");
+  expectHas(good("get pod p"), "Terminating");
+  expectHas(good("delete pod p --force --grace-period=0"), "force deleted");
+  expectHas(good("create secret generic s --from-literal=k=v"), "created");
+  expectHas(good("create namespace team"), "created");
+  expectHas(good("create quota q -n team 2>&1 || echo none"), "");
+  expectHas(good("get events -A"), "No resources");
+  expectHas(good("get all"), "deployment.apps/web");
+  expectHas(good("replace -f -", "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: w}\n"), "replaced");
+  expectHas(good("get secret s -o jsonpath={.data.k}"), "dw==");
+  expectHas(good("wait --for=delete pod/p --timeout=5s"), "");
+  expectHas(good("delete deployment,service,secret --all"), "deleted");
+  expectHas(good("cluster-info"), "running at");
+  expectHas(good("auth can-i --list"), "*.*");
+}
+
+constexpr const char* kPython = R"(
+import sys
+try:
+    from kubernetes import client, config, watch
+except ImportError:
+    print('missing')
+    sys.exit(0)
+config.load_kube_config(sys.argv[1])
+core, apps = client.CoreV1Api(), client.AppsV1Api()
+core.create_namespaced_config_map('default', {'metadata': {'name': 'py'}, 'data': {'a': 'b'}})
+core.patch_namespaced_config_map('py', 'default', {'data': {'c': 'd'}})
+print(core.read_namespaced_config_map('py', 'default').data)
+for event in watch.Watch().stream(core.list_namespaced_config_map, 'default', timeout_seconds=1):
+    print(event['type'], event['object'].metadata.name)
+spec = {'replicas': 1, 'selector': {'matchLabels': {'a': 'b'}}, 'template': {'metadata': {'labels': {'a': 'b'}}, 'spec': {'containers': [{'name': 'c', 'image': 'i'}]}}}
+apps.create_namespaced_deployment('default', {'metadata': {'name': 'd'}, 'spec': spec})
+apps.patch_namespaced_deployment_scale('d', 'default', {'spec': {'replicas': 4}})
+print('replicas', apps.read_namespaced_deployment('d', 'default').spec.replicas)
+core.delete_namespaced_config_map('py', 'default')
+try:
+    core.read_namespaced_config_map('py', 'default')
+except client.ApiException as e:
+    print(e.status, e.reason)
+)";
+
+TEST_F(Kubectl, ThePythonClientAgrees) {
+  auto out = runCommand({"/usr/bin/python3", "-c", kPython, admin_});
+  if (!out.ok() || out->output.starts_with("missing")) GTEST_SKIP() << "python3-kubernetes is not installed";
+  EXPECT_EQ(out->status.code, 0) << out->errors;
+  for (auto line : {"{'a': 'b', 'c': 'd'}", "ADDED py", "replicas 4", "404 Not Found"}) expectHas(out->output, line);
+}
+
 }  // namespace
 }  // namespace dhow::apiserver

@@ -162,6 +162,7 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
     co_return invalid(kind.kind, kind.group, "", {{"FieldValueRequired", "Required value: name or generateName is required", "metadata.name"}});
   }
   if (caches_.of(resource).get(ns, name)) co_return alreadyExists(resource, name);
+  if (guard_) CO_RETURN_IF_ERROR(guard_(context, kind, document, nullptr));
   auto allocated = strategy.allocate(context, document, nullptr);
   if (!allocated.ok()) {
     strategy.release(document);

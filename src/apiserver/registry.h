@@ -87,6 +87,9 @@ class Registry {
   Task<Result<ListOutcome>> removeCollection(Context context, const KindInfo& kind, ListQuery selection, DeleteQuery query);
 
   void onSubresource(std::string kindAndName, SubresourceCreate create) { creates_[std::move(kindAndName)] = std::move(create); }
+  // Asked before each write with the document as it would be; `old` is null on create. One guard: authorization sets it.
+  using Guard = std::function<Result<>(const Context& context, const KindInfo& kind, const json::object& document, const object::Object* old)>;
+  void setGuard(Guard guard) { guard_ = std::move(guard); }
   // The kind as it is stored; itself for most.
   const KindInfo& stored(const KindInfo& kind) const;
 
@@ -120,6 +123,7 @@ class Registry {
   std::map<std::string, std::unique_ptr<Strategy>> strategies_;  // by "plural.group"
   std::unique_ptr<Strategy> plain_;
   std::map<std::string, SubresourceCreate> creates_;
+  Guard guard_;
 };
 
 // events.k8s.io/v1 to core/v1 and back; other kinds have one form.

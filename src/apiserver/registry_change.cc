@@ -131,6 +131,7 @@ Result<json::object> Registry::settle(const Context& context, const KindInfo& ki
   strategy.check(subresource, document, &old, causes);
   if (!causes.empty()) return invalid(kind.kind, kind.group, old.name(), std::move(causes));
   RETURN_IF_ERROR(admission_.admitUpdate(context, kind, subresource, document, old));
+  if (guard_) RETURN_IF_ERROR(guard_(context, kind, document, &old));
   if (subresource != "status") RETURN_IF_ERROR(strategy.allocate(context, document, &old));
   if (strategy.hasGeneration() && desiredChanged(before, document)) {
     client::metadataOf(document)["generation"] = client::number(before, {"metadata", "generation"}, 0) + 1;
