@@ -21,6 +21,17 @@ std::string text(const json::object& object, std::string_view key) {
 struct Entry {
   std::string manager, operation, apiVersion, subresource, time;
   FieldSet fields;
+  // As stored, as long as nothing had to be changed: most writes touch the fields of few managers.
+  std::optional<json::object> raw = std::nullopt;
+
+  FieldSet& set() {
+    if (raw) {
+      fields = FieldSet::decode(*raw);
+      raw.reset();
+    }
+    return fields;
+  }
+  bool empty() const { return raw ? raw->empty() : fields.empty(); }
 
   bool is(const Entry& other) const {
     return manager == other.manager && operation == other.operation && apiVersion == other.apiVersion && subresource == other.subresource;
@@ -47,7 +58,7 @@ Entries readEntries(const json::array* list) {
     const json::object* object = value.if_object();
     if (!object || object->empty()) continue;
     Entry entry{text(*object, "manager"), text(*object, "operation"), text(*object, "apiVersion"), text(*object, "subresource"), text(*object, "time"), {}};
-    if (const json::value* fields = object->if_contains("fieldsV1"); fields && fields->is_object()) entry.fields = FieldSet::decode(fields->get_object());
+    if (const json::value* fields = object->if_contains("fieldsV1"); fields && fields->is_object()) entry.raw = fields->get_object();
     out.push_back(std::move(entry));
   }
   return out;
@@ -68,7 +79,7 @@ void writeEntries(json::object& document, Entries entries) {
     json::object out{{"manager", entry.manager}, {"operation", entry.operation}, {"apiVersion", entry.apiVersion}};
     if (!entry.time.empty()) out["time"] = entry.time;
     out["fieldsType"] = "FieldsV1";
-    out["fieldsV1"] = entry.fields.encode();
+    out["fieldsV1"] = entry.raw ? std::move(*entry.raw) : entry.fields.encode();
     if (!entry.subresource.empty()) out["subresource"] = entry.subresource;
     list.push_back(std::move(out));
   }
@@ -126,6 +137,16 @@ Error conflictError(const std::vector<Conflict>& conflicts) {
   return Error(Code::kConflict, message).withCauses(std::move(causes));
 }
 
+// Whether the stored set has a step of `set`, down to the members.
+bool touches(const json::object& stored, const FieldSet& set) {
+  for (const auto& [step, child] : set.children) {
+    const json::value* below = stored.if_contains(step);
+    if (!below || !below->is_object()) continue;
+    if (child.member || touches(below->get_object(), child)) return true;
+  }
+  return false;
+}
+
 // Takes what changed from the other managers. Gives the conflicts.
 std::vector<Conflict> takeFromOthers(Entries& entries, const Entry& self, const Difference& difference) {
   FieldSet changed = difference.modified;
@@ -133,7 +154,8 @@ std::vector<Conflict> takeFromOthers(Entries& entries, const Entry& self, const 
   std::vector<Conflict> out;
   for (Entry& entry : entries) {
     if (entry.is(self)) continue;
-    FieldSet lost = entry.fields.intersect(changed);
+    if (entry.raw && !touches(*entry.raw, changed) && !touches(*entry.raw, difference.removed)) continue;
+    FieldSet lost = entry.set().intersect(changed);
     std::vector<std::string> paths;
     lost.paths(paths);
     for (std::string& path : paths) out.push_back({entry.shown(), std::move(path)});
@@ -144,7 +166,7 @@ std::vector<Conflict> takeFromOthers(Entries& entries, const Entry& self, const 
 }
 
 void dropEmpty(Entries& entries) {
-  std::erase_if(entries, [](const Entry& entry) { return entry.fields.empty(); });
+  std::erase_if(entries, [](const Entry& entry) { return entry.empty(); });
 }
 
 Entry* findEntry(Entries& entries, const Entry& self) {
@@ -163,7 +185,7 @@ void limitUpdaters(Entries& entries) {
   size_t merge = updaters.size() - kMaxUpdateManagers + 1;
   Entry ancient{std::string(kAncient), "Update", updaters[merge - 1]->apiVersion, "", updaters[merge - 1]->time, {}};
   for (size_t i = 0; i < merge; ++i) {
-    ancient.fields.add(updaters[i]->fields);
+    ancient.fields.add(updaters[i]->set());
     updaters[i]->fields = {};
   }
   dropEmpty(entries);
@@ -189,7 +211,7 @@ Result<json::object> applyConfig(const KindInfo& kind, const json::object* live,
 
   FieldSet last;
   Entry* present = findEntry(entries, self);
-  if (present) last = present->fields;
+  if (present) last = present->set();
   bool sameSet = present && present->fields == set;
   if (present) {
     present->fields = set;
@@ -202,7 +224,7 @@ Result<json::object> applyConfig(const KindInfo& kind, const json::object* live,
   json::object merged = live ? mergeTyped(kind.type, *live, config) : std::move(config);
   if (!last.empty()) {
     FieldSet keep;
-    for (const Entry& entry : entries) keep.add(entry.fields);
+    for (Entry& entry : entries) keep.add(entry.set());
     prune(kind.type, merged, last, keep);
   }
   Difference difference = ownedDifference(kind, live ? *live : emptyDocument(), merged, self.subresource);
@@ -241,7 +263,7 @@ void trackUpdate(const KindInfo& kind, const json::object* before, json::object&
   takeFromOthers(entries, self, difference);
   if (!findEntry(entries, self)) entries.push_back(self);
   Entry* mine = findEntry(entries, self);
-  FieldSet former = mine->fields;
+  FieldSet former = mine->set();
   mine->fields.subtract(difference.removed);
   mine->fields.add(difference.modified);
   mine->fields.add(difference.added);

@@ -71,6 +71,20 @@ json::value plainScalar(std::string_view text) {
   return json::value(json::string(text));
 }
 
+// YAML is UTF-8 without control characters; the library's own error path for others loses memory.
+bool isText(std::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    auto c = static_cast<unsigned char>(text[i]);
+    if (c < 0x20 && c != '\t' && c != '\n' && c != '\r') return false;
+    size_t more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : 4;
+    if (more == 4 || i + more >= text.size()) return false;
+    for (size_t j = 1; j <= more; ++j)
+      if ((static_cast<unsigned char>(text[i + j]) & 0xc0) != 0x80) return false;
+    i += more + 1;
+  }
+  return true;
+}
+
 class Reader {
  public:
   Reader(fy_document* document, std::vector<std::string>* duplicates, const YamlLimits& limits)
@@ -176,6 +190,7 @@ std::string firstError(fy_diag* diag) {
 
 Result<boost::json::value> parseYaml(std::string_view text, std::vector<std::string>* duplicates,
                                      const YamlLimits& limits) {
+  if (!isText(text)) return Error(Code::kBadRequest, "yaml: control characters are not allowed");
   fy_diag_cfg diagConfig;
   fy_diag_cfg_default(&diagConfig);
   diagConfig.fp = nullptr;
