@@ -34,7 +34,8 @@ struct Entry {
   bool empty() const { return raw ? raw->empty() : fields.empty(); }
 
   bool is(const Entry& other) const {
-    return manager == other.manager && operation == other.operation && apiVersion == other.apiVersion && subresource == other.subresource;
+    return manager == other.manager && operation == other.operation && apiVersion == other.apiVersion &&
+           subresource == other.subresource;
   }
   std::string shown() const {
     std::string out = "\"" + manager + "\"";
@@ -47,7 +48,8 @@ using Entries = std::vector<Entry>;
 
 const json::array* managedFields(const json::object& document) {
   const json::value* metadata = document.if_contains("metadata");
-  const json::value* fields = metadata && metadata->is_object() ? metadata->get_object().if_contains("managedFields") : nullptr;
+  const json::value* fields =
+      metadata && metadata->is_object() ? metadata->get_object().if_contains("managedFields") : nullptr;
   return fields ? fields->if_array() : nullptr;
 }
 
@@ -57,8 +59,10 @@ Entries readEntries(const json::array* list) {
   for (const json::value& value : *list) {
     const json::object* object = value.if_object();
     if (!object || object->empty()) continue;
-    Entry entry{text(*object, "manager"), text(*object, "operation"), text(*object, "apiVersion"), text(*object, "subresource"), text(*object, "time"), {}};
-    if (const json::value* fields = object->if_contains("fieldsV1"); fields && fields->is_object()) entry.raw = fields->get_object();
+    Entry entry{text(*object, "manager"),     text(*object, "operation"), text(*object, "apiVersion"),
+                text(*object, "subresource"), text(*object, "time"),      {}};
+    if (const json::value* fields = object->if_contains("fieldsV1"); fields && fields->is_object())
+      entry.raw = fields->get_object();
     out.push_back(std::move(entry));
   }
   return out;
@@ -66,7 +70,8 @@ Entries readEntries(const json::array* list) {
 
 void writeEntries(json::object& document, Entries entries) {
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::tie(a.operation, a.time, a.manager, a.apiVersion, a.subresource) < std::tie(b.operation, b.time, b.manager, b.apiVersion, b.subresource);
+    return std::tie(a.operation, a.time, a.manager, a.apiVersion, a.subresource) <
+           std::tie(b.operation, b.time, b.manager, b.apiVersion, b.subresource);
   });
   json::value& metadata = document["metadata"];
   if (!metadata.is_object()) metadata = json::object();
@@ -92,8 +97,9 @@ void removeUnowned(FieldSet& set, std::string_view subresource) {
   set.children.erase("f:kind");
   auto metadata = set.children.find("f:metadata");
   if (metadata != set.children.end()) {
-    for (std::string_view name : {"f:name", "f:namespace", "f:creationTimestamp", "f:selfLink", "f:uid", "f:generation", "f:managedFields",
-                                  "f:resourceVersion", "f:deletionTimestamp", "f:deletionGracePeriodSeconds", "f:generateName"}) {
+    for (std::string_view name :
+         {"f:name", "f:namespace", "f:creationTimestamp", "f:selfLink", "f:uid", "f:generation", "f:managedFields",
+          "f:resourceVersion", "f:deletionTimestamp", "f:deletionGracePeriodSeconds", "f:generateName"}) {
       auto it = metadata->second.children.find(name);
       if (it != metadata->second.children.end()) metadata->second.children.erase(it);
     }
@@ -108,7 +114,8 @@ void removeUnowned(FieldSet& set, std::string_view subresource) {
   }
 }
 
-Difference ownedDifference(const KindInfo& kind, const json::object& before, const json::object& after, std::string_view subresource) {
+Difference ownedDifference(const KindInfo& kind, const json::object& before, const json::object& after,
+                           std::string_view subresource) {
   Difference out = compare(kind.type, before, after);
   for (FieldSet* set : {&out.added, &out.modified, &out.removed}) removeUnowned(*set, subresource);
   return out;
@@ -123,7 +130,8 @@ Error conflictError(const std::vector<Conflict>& conflicts) {
   for (const Conflict& c : conflicts) causes.push_back({"FieldManagerConflict", "conflict with " + c.manager, c.path});
   std::string message;
   if (conflicts.size() == 1) {
-    message = fmt::format("Apply failed with 1 conflict: conflict with {}: {}", conflicts[0].manager, conflicts[0].path);
+    message =
+        fmt::format("Apply failed with 1 conflict: conflict with {}: {}", conflicts[0].manager, conflicts[0].path);
   } else {
     std::map<std::string, std::vector<std::string>> byManager;
     for (const Conflict& c : conflicts) byManager[c.manager].push_back(c.path);
@@ -199,12 +207,15 @@ const json::object& emptyDocument() {
 
 }  // namespace
 
-Result<json::object> applyConfig(const KindInfo& kind, const json::object* live, json::object config, const ApplyOptions& options) {
+Result<json::object> applyConfig(const KindInfo& kind, const json::object* live, json::object config,
+                                 const ApplyOptions& options) {
   if (const json::array* given = managedFields(config); given && !given->empty()) {
     return Error(Code::kBadRequest, "metadata.managedFields must be nil");
   }
-  if (json::value* metadata = config.if_contains("metadata"); metadata && metadata->is_object()) metadata->get_object().erase("managedFields");
-  Entry self{options.manager.name, "Apply", kind.apiVersion(), options.manager.subresource, formatTime(options.now), {}};
+  if (json::value* metadata = config.if_contains("metadata"); metadata && metadata->is_object())
+    metadata->get_object().erase("managedFields");
+  Entry self{options.manager.name,    "Apply", kind.apiVersion(), options.manager.subresource,
+             formatTime(options.now), {}};
   Entries entries = readEntries(live ? managedFields(*live) : nullptr);
   FieldSet set = fieldsOf(kind.type, config);
   removeUnowned(set, self.subresource);
@@ -234,13 +245,15 @@ Result<json::object> applyConfig(const KindInfo& kind, const json::object* live,
     // Nothing changed: the entry keeps its time.
     return merged;
   }
-  if (Entry* mine = findEntry(entries, self); mine && (!sameSet || !difference.empty())) mine->time = formatTime(options.now);
+  if (Entry* mine = findEntry(entries, self); mine && (!sameSet || !difference.empty()))
+    mine->time = formatTime(options.now);
   dropEmpty(entries);
   writeEntries(merged, std::move(entries));
   return merged;
 }
 
-void trackUpdate(const KindInfo& kind, const json::object* before, json::object& after, const Manager& manager, WallTime now) {
+void trackUpdate(const KindInfo& kind, const json::object* before, json::object& after, const Manager& manager,
+                 WallTime now) {
   const json::array* given = managedFields(after);
   const json::array* old = before ? managedFields(*before) : nullptr;
   // A single empty entry clears all ownership; a list of entries replaces it; none at all keeps it.

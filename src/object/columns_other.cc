@@ -9,7 +9,9 @@ namespace {
 
 namespace json = boost::json;
 
-std::string orNone(std::string text) { return text.empty() ? "<none>" : text; }
+std::string orNone(std::string text) {
+  return text.empty() ? "<none>" : text;
+}
 
 json::value ageColumn(const Object& object, WallTime now) {
   return json::value(age(api::ConfigMap(object).metadata().creationTimestamp(), now));
@@ -25,10 +27,18 @@ std::string containers(const api::PodSpec& spec, bool images) {
   return join(out, ",");
 }
 
-json::value containerNames(const Object& o, WallTime) { return json::value(containers(templateSpec(o, false), false)); }
-json::value containerImages(const Object& o, WallTime) { return json::value(containers(templateSpec(o, false), true)); }
-json::value templateContainerNames(const Object& o, WallTime) { return json::value(containers(templateSpec(o, true), false)); }
-json::value templateContainerImages(const Object& o, WallTime) { return json::value(containers(templateSpec(o, true), true)); }
+json::value containerNames(const Object& o, WallTime) {
+  return json::value(containers(templateSpec(o, false), false));
+}
+json::value containerImages(const Object& o, WallTime) {
+  return json::value(containers(templateSpec(o, false), true));
+}
+json::value templateContainerNames(const Object& o, WallTime) {
+  return json::value(containers(templateSpec(o, true), false));
+}
+json::value templateContainerImages(const Object& o, WallTime) {
+  return json::value(containers(templateSpec(o, true), true));
+}
 
 std::string labelsText(const api::MapView<std::string_view>& labels) {
   std::vector<std::string> out;
@@ -37,8 +47,12 @@ std::string labelsText(const api::MapView<std::string_view>& labels) {
   return orNone(join(out, ","));
 }
 
-json::value templateLabels(const Object& o, WallTime) { return json::value(labelsText(api::PodTemplate(o).template_().metadata().labels())); }
-json::value serviceSelector(const Object& o, WallTime) { return json::value(labelsText(api::Service(o).spec().selector())); }
+json::value templateLabels(const Object& o, WallTime) {
+  return json::value(labelsText(api::PodTemplate(o).template_().metadata().labels()));
+}
+json::value serviceSelector(const Object& o, WallTime) {
+  return json::value(labelsText(api::Service(o).spec().selector()));
+}
 
 json::value labelSelector(const Object& o, WallTime) {
   const json::value* selector = object::find(o.root(), {"spec", "selector"});
@@ -66,8 +80,10 @@ json::value nodeRoles(const Object& o, WallTime) {
   constexpr std::string_view kPrefix = "node-role.kubernetes.io/";
   std::vector<std::string> roles;
   for (auto [key, value] : api::Node(o).metadata().labels()) {
-    if (key.starts_with(kPrefix) && key.size() > kPrefix.size()) roles.emplace_back(key.substr(kPrefix.size()));
-    else if (key == "kubernetes.io/role" && !value.empty()) roles.emplace_back(value);
+    if (key.starts_with(kPrefix) && key.size() > kPrefix.size())
+      roles.emplace_back(key.substr(kPrefix.size()));
+    else if (key == "kubernetes.io/role" && !value.empty())
+      roles.emplace_back(value);
   }
   std::sort(roles.begin(), roles.end());
   return json::value(orNone(join(roles, ",")));
@@ -78,8 +94,12 @@ json::value nodeAddress(const Object& o, std::string_view type) {
     if (address.type() == type) return json::value(address.address());
   return "<none>";
 }
-json::value nodeInternalIP(const Object& o, WallTime) { return nodeAddress(o, "InternalIP"); }
-json::value nodeExternalIP(const Object& o, WallTime) { return nodeAddress(o, "ExternalIP"); }
+json::value nodeInternalIP(const Object& o, WallTime) {
+  return nodeAddress(o, "InternalIP");
+}
+json::value nodeExternalIP(const Object& o, WallTime) {
+  return nodeAddress(o, "ExternalIP");
+}
 
 json::value serviceClusterIP(const Object& o, WallTime) {
   auto ips = api::Service(o).spec().clusterIPs();
@@ -117,7 +137,9 @@ json::value dataCount(const Object& o, WallTime) {
   return json::value(std::to_string(map.data().size() + map.binaryData().size()));
 }
 
-json::value secretsCount(const Object& o, WallTime) { return json::value(std::to_string(api::ServiceAccount(o).secrets().size())); }
+json::value secretsCount(const Object& o, WallTime) {
+  return json::value(std::to_string(api::ServiceAccount(o).secrets().size()));
+}
 
 json::value roleRef(const Object& o, WallTime) {
   api::RoleRef ref = api::RoleBinding(o).roleRef();
@@ -128,13 +150,20 @@ json::value subjects(const Object& o, std::string_view kind) {
   std::vector<std::string> out;
   for (api::Subject subject : api::RoleBinding(o).subjects())
     if (subject.kind() == kind) {
-      out.push_back(kind == "ServiceAccount" ? fmt::format("{}/{}", subject.namespace_(), subject.name()) : std::string(subject.name()));
+      out.push_back(kind == "ServiceAccount" ? fmt::format("{}/{}", subject.namespace_(), subject.name())
+                                             : std::string(subject.name()));
     }
   return json::value(join(out, ", "));
 }
-json::value subjectUsers(const Object& o, WallTime) { return subjects(o, "User"); }
-json::value subjectGroups(const Object& o, WallTime) { return subjects(o, "Group"); }
-json::value subjectServiceAccounts(const Object& o, WallTime) { return subjects(o, "ServiceAccount"); }
+json::value subjectUsers(const Object& o, WallTime) {
+  return subjects(o, "User");
+}
+json::value subjectGroups(const Object& o, WallTime) {
+  return subjects(o, "Group");
+}
+json::value subjectServiceAccounts(const Object& o, WallTime) {
+  return subjects(o, "ServiceAccount");
+}
 
 // "a,b,c + 2 more..." as kubectl shortens lists.
 std::string shortened(const std::vector<std::string>& items, size_t limit) {
@@ -168,14 +197,18 @@ json::value endpointSliceAddresses(const Object& o, WallTime) {
 }
 
 // Both forms of events are read: core's and events.k8s.io's.
-std::string_view either(const Object& o, std::initializer_list<std::string_view> a, std::initializer_list<std::string_view> b) {
+std::string_view either(const Object& o, std::initializer_list<std::string_view> a,
+                        std::initializer_list<std::string_view> b) {
   for (const auto& path : {a, b})
-    if (const json::value* value = object::find(o.root(), path); value && value->is_string() && !value->get_string().empty()) return value->get_string();
+    if (const json::value* value = object::find(o.root(), path);
+        value && value->is_string() && !value->get_string().empty())
+      return value->get_string();
   return {};
 }
 
 std::string eventAge(const Object& o, WallTime now, bool last) {
-  std::string_view text = last ? either(o, {"lastTimestamp"}, {"deprecatedLastTimestamp"}) : either(o, {"firstTimestamp"}, {"deprecatedFirstTimestamp"});
+  std::string_view text = last ? either(o, {"lastTimestamp"}, {"deprecatedLastTimestamp"})
+                               : either(o, {"firstTimestamp"}, {"deprecatedFirstTimestamp"});
   if (last) {
     if (std::string_view series = either(o, {"series", "lastObservedTime"}, {}); !series.empty()) text = series;
   }
@@ -183,8 +216,12 @@ std::string eventAge(const Object& o, WallTime now, bool last) {
   return age(parseTime(text), now);
 }
 
-json::value eventLastSeen(const Object& o, WallTime now) { return json::value(eventAge(o, now, true)); }
-json::value eventFirstSeen(const Object& o, WallTime now) { return json::value(eventAge(o, now, false)); }
+json::value eventLastSeen(const Object& o, WallTime now) {
+  return json::value(eventAge(o, now, true));
+}
+json::value eventFirstSeen(const Object& o, WallTime now) {
+  return json::value(eventAge(o, now, false));
+}
 
 json::value eventObject(const Object& o, WallTime) {
   std::string kind = toLower(either(o, {"involvedObject", "kind"}, {"regarding", "kind"}));
@@ -198,30 +235,58 @@ json::value eventSource(const Object& o, WallTime) {
   return json::value(host.empty() ? out : out + ", " + std::string(host));
 }
 
-json::value eventMessage(const Object& o, WallTime) { return json::value(trim(either(o, {"message"}, {"note"}))); }
+json::value eventMessage(const Object& o, WallTime) {
+  return json::value(trim(either(o, {"message"}, {"note"})));
+}
 
 json::value eventCount(const Object& o, WallTime) {
   int64_t count = 0;
-  for (std::initializer_list<std::string_view> path : {std::initializer_list<std::string_view>{"count"}, {"deprecatedCount"}, {"series", "count"}})
+  for (std::initializer_list<std::string_view> path :
+       {std::initializer_list<std::string_view>{"count"}, {"deprecatedCount"}, {"series", "count"}})
     if (const json::value* value = object::find(o.root(), path); value && value->is_int64()) count = value->get_int64();
   return json::value(std::to_string(std::max<int64_t>(count, 1)));
 }
 
-constexpr Entry kColumns[] = {
-    {"age", ageColumn}, {"containerNames", containerNames}, {"containerImages", containerImages},
-    {"templateContainerNames", templateContainerNames}, {"templateContainerImages", templateContainerImages}, {"templateLabels", templateLabels},
-    {"serviceSelector", serviceSelector}, {"labelSelector", labelSelector}, {"deploymentReady", deploymentReady}, {"nodeStatus", nodeStatus},
-    {"nodeRoles", nodeRoles}, {"nodeInternalIP", nodeInternalIP}, {"nodeExternalIP", nodeExternalIP}, {"serviceClusterIP", serviceClusterIP},
-    {"serviceExternalIP", serviceExternalIP}, {"servicePorts", servicePorts}, {"dataCount", dataCount}, {"secretsCount", secretsCount},
-    {"roleRef", roleRef}, {"subjectUsers", subjectUsers}, {"subjectGroups", subjectGroups}, {"subjectServiceAccounts", subjectServiceAccounts},
-    {"endpointsAddresses", endpointsAddresses}, {"endpointSlicePorts", endpointSlicePorts}, {"endpointSliceAddresses", endpointSliceAddresses},
-    {"eventLastSeen", eventLastSeen}, {"eventFirstSeen", eventFirstSeen}, {"eventObject", eventObject}, {"eventSource", eventSource},
-    {"eventMessage", eventMessage}, {"eventCount", eventCount}};
+constexpr Entry kColumns[] = {{"age", ageColumn},
+                              {"containerNames", containerNames},
+                              {"containerImages", containerImages},
+                              {"templateContainerNames", templateContainerNames},
+                              {"templateContainerImages", templateContainerImages},
+                              {"templateLabels", templateLabels},
+                              {"serviceSelector", serviceSelector},
+                              {"labelSelector", labelSelector},
+                              {"deploymentReady", deploymentReady},
+                              {"nodeStatus", nodeStatus},
+                              {"nodeRoles", nodeRoles},
+                              {"nodeInternalIP", nodeInternalIP},
+                              {"nodeExternalIP", nodeExternalIP},
+                              {"serviceClusterIP", serviceClusterIP},
+                              {"serviceExternalIP", serviceExternalIP},
+                              {"servicePorts", servicePorts},
+                              {"dataCount", dataCount},
+                              {"secretsCount", secretsCount},
+                              {"roleRef", roleRef},
+                              {"subjectUsers", subjectUsers},
+                              {"subjectGroups", subjectGroups},
+                              {"subjectServiceAccounts", subjectServiceAccounts},
+                              {"endpointsAddresses", endpointsAddresses},
+                              {"endpointSlicePorts", endpointSlicePorts},
+                              {"endpointSliceAddresses", endpointSliceAddresses},
+                              {"eventLastSeen", eventLastSeen},
+                              {"eventFirstSeen", eventFirstSeen},
+                              {"eventObject", eventObject},
+                              {"eventSource", eventSource},
+                              {"eventMessage", eventMessage},
+                              {"eventCount", eventCount}};
 
 }  // namespace
 
-std::string age(std::optional<WallTime> time, WallTime now) { return time ? humanDuration(now - *time) : "<unknown>"; }
+std::string age(std::optional<WallTime> time, WallTime now) {
+  return time ? humanDuration(now - *time) : "<unknown>";
+}
 
-std::span<const Entry> otherColumns() { return kColumns; }
+std::span<const Entry> otherColumns() {
+  return kColumns;
+}
 
 }  // namespace dhow::object::columns

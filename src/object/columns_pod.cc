@@ -95,8 +95,10 @@ Summary summarize(const Object& object) {
   bool init = initializing(pod, out);
   if (!init || conditionHolds(pod, "Initialized")) running(pod, out);
   bool over = pod.status().phase() == "Succeeded" || pod.status().phase() == "Failed";
-  if (object.deleting() && pod.status().reason() == "NodeLost") out.status = "Unknown";
-  else if (object.deleting() && !over) out.status = "Terminating";
+  if (object.deleting() && pod.status().reason() == "NodeLost")
+    out.status = "Unknown";
+  else if (object.deleting() && !over)
+    out.status = "Terminating";
   return out;
 }
 
@@ -105,7 +107,9 @@ json::value podReady(const Object& object, WallTime) {
   return json::value(fmt::format("{}/{}", s.ready, s.total));
 }
 
-json::value podStatus(const Object& object, WallTime) { return json::value(summarize(object).status); }
+json::value podStatus(const Object& object, WallTime) {
+  return json::value(summarize(object).status);
+}
 
 json::value podRestarts(const Object& object, WallTime now) {
   Summary s = summarize(object);
@@ -121,11 +125,16 @@ json::value podReadinessGates(const Object& object, WallTime) {
   return json::value(fmt::format("{}/{}", met, total));
 }
 
-constexpr Entry kColumns[] = {{"podReady", podReady}, {"podStatus", podStatus}, {"podRestarts", podRestarts}, {"podReadinessGates", podReadinessGates}};
+constexpr Entry kColumns[] = {{"podReady", podReady},
+                              {"podStatus", podStatus},
+                              {"podRestarts", podRestarts},
+                              {"podReadinessGates", podReadinessGates}};
 
 }  // namespace
 
-std::span<const Entry> podColumns() { return kColumns; }
+std::span<const Entry> podColumns() {
+  return kColumns;
+}
 
 Function find(std::string_view name) {
   for (auto entries : {podColumns(), otherColumns()})

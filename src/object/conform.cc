@@ -26,7 +26,8 @@ std::string_view jsonTypeName(const json::value& value) {
 
 class Conformer {
  public:
-  Conformer(const KindInfo& kind, bool report, std::vector<std::string>& unknown) : kind_(kind), report_(report), unknown_(unknown) {}
+  Conformer(const KindInfo& kind, bool report, std::vector<std::string>& unknown)
+      : kind_(kind), report_(report), unknown_(unknown) {}
 
   Result<> object(const Type& type, json::object& document) {
     std::vector<std::string_view> drop;
@@ -65,11 +66,13 @@ class Conformer {
   Result<> mismatch(const Type& owner, const json::value& value, std::string_view goType) {
     std::string shown(jsonTypeName(value));
     if (value.is_number() && (goType.starts_with("int") || goType == "float64")) shown += " " + json::serialize(value);
-    return fail(fmt::format("json: cannot unmarshal {} into Go struct field {}.{} of type {}", shown, owner.shortName, plain_, goType));
+    return fail(fmt::format("json: cannot unmarshal {} into Go struct field {}.{} of type {}", shown, owner.shortName,
+                            plain_, goType));
   }
 
   Result<> fail(std::string_view why) {
-    return Error(Code::kBadRequest, fmt::format("{} in version \"{}\" cannot be handled as a {}: {}", kind_.kind, kind_.version, kind_.kind, why));
+    return Error(Code::kBadRequest, fmt::format("{} in version \"{}\" cannot be handled as a {}: {}", kind_.kind,
+                                                kind_.version, kind_.kind, why));
   }
 
   Result<> value(const Shape& shape, json::value& v) {
@@ -104,7 +107,8 @@ class Conformer {
   Result<> integer(const Shape& shape, json::value& v) {
     bool good = v.is_int64();
     if (good && shape.base == Base::kInt32) {
-      good = v.get_int64() >= std::numeric_limits<int32_t>::min() && v.get_int64() <= std::numeric_limits<int32_t>::max();
+      good =
+          v.get_int64() >= std::numeric_limits<int32_t>::min() && v.get_int64() <= std::numeric_limits<int32_t>::max();
     }
     return good ? Result<>() : mismatch(*owner_, v, goTypeName(shape));
   }
@@ -114,7 +118,8 @@ class Conformer {
     auto parsed = parseTime(v.get_string());
     if (!parsed) {
       std::string text(v.get_string());
-      return fail(fmt::format("parsing time \"{}\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"{}\" as \"2006\"", text, text));
+      return fail(fmt::format("parsing time \"{}\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"{}\" as \"2006\"",
+                              text, text));
     }
     std::string canonical = shape.base == Base::kTime ? formatTime(*parsed) : formatTimeMicro(*parsed);
     if (std::string_view(v.get_string()) != canonical) v = canonical;
@@ -123,10 +128,14 @@ class Conformer {
 
   Result<> quantity(json::value& v) {
     std::string text;
-    if (v.is_string()) text = trim(v.get_string());
-    else if (v.is_double()) text = fmt::format("{}", v.get_double());
-    else if (v.is_number()) text = json::serialize(v);
-    else return mismatch(*owner_, v, "resource.Quantity");
+    if (v.is_string())
+      text = trim(v.get_string());
+    else if (v.is_double())
+      text = fmt::format("{}", v.get_double());
+    else if (v.is_number())
+      text = json::serialize(v);
+    else
+      return mismatch(*owner_, v, "resource.Quantity");
     auto parsed = Quantity::parse(text);
     if (!parsed.ok()) return fail(parsed.error().message());
     std::string canonical = parsed->text();
@@ -167,9 +176,14 @@ class Conformer {
   // What Go leaves in a list or map for a JSON null.
   static json::value zero(const Shape& shape) {
     switch (shape.base) {
-      case Base::kObject: case Base::kMap: case Base::kFieldsV1: case Base::kRaw: return json::object();
+      case Base::kObject:
+      case Base::kMap:
+      case Base::kFieldsV1:
+      case Base::kRaw: return json::object();
       case Base::kList: return json::array();
-      case Base::kInt32: case Base::kInt64: case Base::kIntOrString: return 0;
+      case Base::kInt32:
+      case Base::kInt64:
+      case Base::kIntOrString: return 0;
       case Base::kBool: return false;
       case Base::kQuantity: return "0";
       case Base::kAny: return nullptr;
@@ -187,12 +201,14 @@ class Conformer {
 
 }  // namespace
 
-Result<> conform(const KindInfo& kind, json::object& document, FieldValidation validation, std::vector<std::string>& warnings) {
+Result<> conform(const KindInfo& kind, json::object& document, FieldValidation validation,
+                 std::vector<std::string>& warnings) {
   std::vector<std::string> unknown;
   RETURN_IF_ERROR(Conformer(kind, validation != FieldValidation::kIgnore, unknown).object(*kind.type, document));
   if (validation == FieldValidation::kStrict && !unknown.empty()) {
-    return Error(Code::kBadRequest, fmt::format("{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}", kind.kind,
-                                                kind.version, kind.kind, join(unknown, ", ")));
+    return Error(Code::kBadRequest,
+                 fmt::format("{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}", kind.kind,
+                             kind.version, kind.kind, join(unknown, ", ")));
   }
   warnings.insert(warnings.end(), unknown.begin(), unknown.end());
   return {};

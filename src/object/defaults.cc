@@ -130,10 +130,9 @@ void subjectDefaults(json::object& subject) {
 
 using Function = void (*)(json::object&);
 constexpr std::pair<std::string_view, Function> kFunctions[] = {
-    {"pod", podDefaults},           {"podSpec", podSpecDefaults},       {"container", containerDefaults},
-    {"volume", volumeDefaults},     {"namespace", namespaceDefaults},   {"nodeStatus", nodeStatusDefaults},
-    {"roleRef", roleRefDefaults},   {"subject", subjectDefaults},
-    {"secret", secretDefaults}};
+    {"pod", podDefaults},         {"podSpec", podSpecDefaults},     {"container", containerDefaults},
+    {"volume", volumeDefaults},   {"namespace", namespaceDefaults}, {"nodeStatus", nodeStatusDefaults},
+    {"roleRef", roleRefDefaults}, {"subject", subjectDefaults},     {"secret", secretDefaults}};
 
 // Where zero and absence are the same, as on the wire.
 bool isZero(const json::value& value) {
@@ -169,7 +168,8 @@ void fill(const Type& type, json::object& document) {
     if (value) fillValue(field.shape, *value);
   }
   for (const std::string& name : type.defaults) {
-    auto it = std::find_if(std::begin(kFunctions), std::end(kFunctions), [&](const auto& entry) { return entry.first == name; });
+    auto it = std::find_if(std::begin(kFunctions), std::end(kFunctions),
+                           [&](const auto& entry) { return entry.first == name; });
     CHECK(it != std::end(kFunctions), "api/ names an unknown defaulting function {}", name);
     it->second(document);
   }

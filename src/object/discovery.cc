@@ -27,19 +27,24 @@ std::vector<std::pair<std::string, std::vector<std::string>>> groups(const Kinds
   // The body of a subresource can come from a group that has no resources; clients look for policy by its group.
   for (const KindInfo& kind : kinds.all())
     for (const Subresource& sub : kind.subresources)
-      if (!sub.group.empty() && sub.group == "policy") found.try_emplace(sub.group, std::vector<std::string>{sub.version});
+      if (!sub.group.empty() && sub.group == "policy")
+        found.try_emplace(sub.group, std::vector<std::string>{sub.version});
   return {found.begin(), found.end()};
 }
 
 json::object groupObject(const std::string& group, const std::vector<std::string>& versions) {
   json::array list;
-  for (const std::string& version : versions) list.push_back(json::object{{"groupVersion", group + "/" + version}, {"version", version}});
+  for (const std::string& version : versions)
+    list.push_back(json::object{{"groupVersion", group + "/" + version}, {"version", version}});
   json::value preferred = list[0];
   return json::object{{"name", group}, {"versions", std::move(list)}, {"preferredVersion", std::move(preferred)}};
 }
 
 json::object resourceObject(const KindInfo& kind) {
-  json::object out{{"name", kind.plural}, {"singularName", kind.singular}, {"namespaced", kind.namespaced}, {"kind", kind.kind},
+  json::object out{{"name", kind.plural},
+                   {"singularName", kind.singular},
+                   {"namespaced", kind.namespaced},
+                   {"kind", kind.kind},
                    {"verbs", strings(kind.verbs)}};
   if (!kind.shortNames.empty()) out["shortNames"] = strings(kind.shortNames);
   if (!kind.categories.empty()) out["categories"] = strings(kind.categories);
@@ -72,7 +77,9 @@ json::object aggregatedResource(const KindInfo& kind) {
   if (kind.subresources.empty()) return out;
   json::array subs;
   for (const Subresource& sub : kind.subresources) {
-    subs.push_back(json::object{{"subresource", sub.name}, {"responseKind", gvk(sub.group, sub.version, sub.kind)}, {"verbs", strings(sub.verbs)}});
+    subs.push_back(json::object{{"subresource", sub.name},
+                                {"responseKind", gvk(sub.group, sub.version, sub.kind)},
+                                {"verbs", strings(sub.verbs)}});
   }
   out["subresources"] = std::move(subs);
   return out;
@@ -90,10 +97,11 @@ json::object aggregatedVersion(const Kinds& kinds, const std::string& group, con
 }  // namespace
 
 std::string apiVersionsDocument(std::string_view serverAddress) {
-  return json::serialize(json::object{
-      {"kind", "APIVersions"},
-      {"versions", json::array{"v1"}},
-      {"serverAddressByClientCIDRs", json::array{json::object{{"clientCIDR", "0.0.0.0/0"}, {"serverAddress", serverAddress}}}}});
+  return json::serialize(
+      json::object{{"kind", "APIVersions"},
+                   {"versions", json::array{"v1"}},
+                   {"serverAddressByClientCIDRs",
+                    json::array{json::object{{"clientCIDR", "0.0.0.0/0"}, {"serverAddress", serverAddress}}}}});
 }
 
 std::string apiGroupListDocument(const Kinds& kinds) {
@@ -112,34 +120,44 @@ std::optional<std::string> apiGroupDocument(const Kinds& kinds, std::string_view
   return std::nullopt;
 }
 
-std::optional<std::string> apiResourceListDocument(const Kinds& kinds, std::string_view group, std::string_view version) {
+std::optional<std::string> apiResourceListDocument(const Kinds& kinds, std::string_view group,
+                                                   std::string_view version) {
   std::map<std::string, json::object> sorted;
   bool known = group == "policy" && version == "v1";
   for (const KindInfo& kind : kinds.all()) {
     if (kind.group != group || kind.version != version || kind.plural.empty()) continue;
     known = true;
     sorted[kind.plural] = resourceObject(kind);
-    for (const Subresource& sub : kind.subresources) sorted[kind.plural + "/" + sub.name] = subresourceObject(kind, sub);
+    for (const Subresource& sub : kind.subresources)
+      sorted[kind.plural + "/" + sub.name] = subresourceObject(kind, sub);
   }
   if (!known) return std::nullopt;
   json::array resources;
   for (auto& [name, object] : sorted) resources.push_back(std::move(object));
   std::string groupVersion = group.empty() ? std::string(version) : std::string(group) + "/" + std::string(version);
-  return json::serialize(json::object{{"kind", "APIResourceList"}, {"apiVersion", "v1"}, {"groupVersion", groupVersion}, {"resources", std::move(resources)}});
+  return json::serialize(json::object{{"kind", "APIResourceList"},
+                                      {"apiVersion", "v1"},
+                                      {"groupVersion", groupVersion},
+                                      {"resources", std::move(resources)}});
 }
 
 std::string aggregatedDiscoveryDocument(const Kinds& kinds, bool core) {
   json::array items;
   if (core) {
-    items.push_back(json::object{{"metadata", json::object{{"creationTimestamp", nullptr}}}, {"versions", json::array{aggregatedVersion(kinds, "", "v1")}}});
+    items.push_back(json::object{{"metadata", json::object{{"creationTimestamp", nullptr}}},
+                                 {"versions", json::array{aggregatedVersion(kinds, "", "v1")}}});
   } else {
     for (const auto& [group, versions] : groups(kinds)) {
       json::array list;
       for (const std::string& version : versions) list.push_back(aggregatedVersion(kinds, group, version));
-      items.push_back(json::object{{"metadata", json::object{{"name", group}, {"creationTimestamp", nullptr}}}, {"versions", std::move(list)}});
+      items.push_back(json::object{{"metadata", json::object{{"name", group}, {"creationTimestamp", nullptr}}},
+                                   {"versions", std::move(list)}});
     }
   }
-  return json::serialize(json::object{{"kind", "APIGroupDiscoveryList"}, {"apiVersion", "apidiscovery.k8s.io/v2"}, {"metadata", json::object()}, {"items", std::move(items)}});
+  return json::serialize(json::object{{"kind", "APIGroupDiscoveryList"},
+                                      {"apiVersion", "apidiscovery.k8s.io/v2"},
+                                      {"metadata", json::object()},
+                                      {"items", std::move(items)}});
 }
 
 }  // namespace dhow::object

@@ -12,7 +12,9 @@ namespace json = boost::json;
 
 constexpr int kMaxDepth = 64;
 
-std::string fieldStep(std::string_view name) { return "f:" + std::string(name); }
+std::string fieldStep(std::string_view name) {
+  return "f:" + std::string(name);
+}
 
 bool isAtomic(const Field* field) {
   if (!field) return false;
@@ -32,9 +34,15 @@ bool isLeaf(const Field* field, const json::value& value) {
   return !(value.is_array() && field && field->shape.base == Base::kList);
 }
 
-const Type* typeOf(const Field* field) { return field ? field->shape.type : nullptr; }
-const Type* elementType(const Field& field) { return field.shape.element ? field.shape.element->type : nullptr; }
-bool isMap(const Field* field) { return !field || field->shape.base == Base::kMap; }
+const Type* typeOf(const Field* field) {
+  return field ? field->shape.type : nullptr;
+}
+const Type* elementType(const Field& field) {
+  return field.shape.element ? field.shape.element->type : nullptr;
+}
+bool isMap(const Field* field) {
+  return !field || field->shape.base == Base::kMap;
+}
 
 void collect(const Type* type, const json::object& document, FieldSet& out);
 
@@ -74,10 +82,10 @@ void put(FieldSet& target, const std::string& step, FieldSet part) {
   if (!part.empty()) target.children[step].add(part);
 }
 
-
 void compareObjects(const Type* type, const json::object& before, const json::object& after, Difference& out);
 
-void compareValues(const Field* field, const std::string& step, const json::value& before, const json::value& after, Difference& out) {
+void compareValues(const Field* field, const std::string& step, const json::value& before, const json::value& after,
+                   Difference& out) {
   if (before == after) return;
   bool leaf = isLeaf(field, before) || isLeaf(field, after) || before.kind() != after.kind();
   if (leaf) {
@@ -103,7 +111,8 @@ void compareValues(const Field* field, const std::string& step, const json::valu
         put(inner.added, key, whole(*items[0]));
       } else if (items.size() > 1 || it->second.size() > 1) {
         bool equal = items.size() == it->second.size() &&
-                     std::equal(items.begin(), items.end(), it->second.begin(), [](const json::value* a, const json::value* b) { return *a == *b; });
+                     std::equal(items.begin(), items.end(), it->second.begin(),
+                                [](const json::value* a, const json::value* b) { return *a == *b; });
         if (!equal) inner.modified.children[key].member = true;
       } else if (items[0]->is_object() && it->second[0]->is_object()) {
         Difference part;
@@ -126,8 +135,10 @@ void compareObjects(const Type* type, const json::object& before, const json::ob
     const Field* field = type ? type->field(member.key()) : nullptr;
     std::string step = fieldStep(member.key());
     const json::value* old = before.if_contains(member.key());
-    if (!old) put(out.added, step, wrap(field, !field, member.value()));
-    else compareValues(field, step, *old, member.value(), out);
+    if (!old)
+      put(out.added, step, wrap(field, !field, member.value()));
+    else
+      compareValues(field, step, *old, member.value(), out);
   }
   for (const auto& member : before) {
     if (after.contains(member.key())) continue;
@@ -179,7 +190,8 @@ void pruneList(const Field& field, json::array& items, const FieldSet& last, con
     bool keeps = kept != keep.children.end();
     if (owned != last.children.end()) {
       if (owned->second.member && !keeps) continue;
-      if (item.is_object()) prune(elementType(field), item.get_object(), owned->second, keeps ? kept->second : kNothing);
+      if (item.is_object())
+        prune(elementType(field), item.get_object(), owned->second, keeps ? kept->second : kNothing);
     }
     out.push_back(std::move(item));
   }
@@ -302,8 +314,10 @@ void prune(const Type* type, json::object& document, const FieldSet& last, const
     }
     const Field* field = type ? type->field(name) : nullptr;
     if (isAtomic(field)) continue;
-    if (value->is_object()) prune(typeOf(field), value->get_object(), owned, kept->second);
-    else if (value->is_array() && field) pruneList(*field, value->get_array(), owned, kept->second);
+    if (value->is_object())
+      prune(typeOf(field), value->get_object(), owned, kept->second);
+    else if (value->is_array() && field)
+      pruneList(*field, value->get_array(), owned, kept->second);
   }
 }
 

@@ -1,7 +1,9 @@
-// A set of field paths, as managedFields keeps them (fieldsV1: sigs.k8s.io/structured-merge-diff). Private to this folder.
+// A set of field paths, as managedFields keeps them (fieldsV1: sigs.k8s.io/structured-merge-diff). Private to this
+// folder.
 //
-// The steps of a path are written as on the wire: "f:name" a field or map key, `k:{"name":"x"}` a list item by its keys, `v:"x"` a
-// set item by its value. A node is in the set itself when `member` holds; it may have children either way.
+// The steps of a path are written as on the wire: "f:name" a field or map key, `k:{"name":"x"}` a list item by its
+// keys, `v:"x"` a set item by its value. A node is in the set itself when `member` holds; it may have children either
+// way.
 #pragma once
 
 #include <boost/json/array.hpp>

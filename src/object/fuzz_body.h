@@ -22,7 +22,9 @@ inline void fuzzDocument(const KindInfo& kind, boost::json::object document) {
   applyDefaults(kind, document);
   (void)validate(kind, document);
   auto applied = applyConfig(kind, nullptr, document, {.manager = {"a", ""}, .force = true, .now = WallTime()});
-  if (applied.ok()) (void)applyConfig(kind, &*applied, boost::json::object{{"metadata", boost::json::object()}}, {.manager = {"a", ""}, .force = true, .now = WallTime()});
+  if (applied.ok())
+    (void)applyConfig(kind, &*applied, boost::json::object{{"metadata", boost::json::object()}},
+                      {.manager = {"a", ""}, .force = true, .now = WallTime()});
   boost::json::object tracked = document;
   trackUpdate(kind, nullptr, tracked, {"b", ""}, WallTime());
   ObjectPtr object = Object::make(std::move(document));
@@ -51,7 +53,8 @@ inline void fuzzOne(std::string_view data) {
   boost::json::value document = *patch;
   if (choice == 4) (void)applyJsonPatch(document, *patch);
   if (choice == 5) (void)applyMergePatch(document, *patch);
-  if (choice == 6 && patch->is_object()) (void)applyStrategicPatch(*kinds.type("core.v1.Pod"), patch->get_object(), patch->get_object());
+  if (choice == 6 && patch->is_object())
+    (void)applyStrategicPatch(*kinds.type("core.v1.Pod"), patch->get_object(), patch->get_object());
 }
 
 }  // namespace dhow::object

@@ -13,12 +13,15 @@ constexpr std::string_view kSeeds[] = {
     R"({"apiVersion":"v1","kind":"Service","spec":{"type":"NodePort","ports":[{"port":80,"targetPort":"x","nodePort":30000}]}})",
     R"([{"op":"add","path":"/a/0","value":{"op":1}},{"op":"copy","from":"/0","path":"/-"},{"op":"move","from":"/1","path":"/0"}])",
     R"({"spec":{"containers":[{"name":"a","$patch":"delete"}],"$setElementOrder/containers":[{"name":"a"}],"$retainKeys":["a"]},"$deleteFromPrimitiveList/x":[1]})",
-    "apiVersion: v1\nkind: ConfigMap\nmetadata: &a {name: x}\ndata:\n  k: |\n    text\n  <<: *a\n", "app in (a,b),!c,d!=e,f>3"};
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: &a {name: x}\ndata:\n  k: |\n    text\n  <<: *a\n",
+    "app in (a,b),!c,d!=e,f>3"};
 
 TEST(Fuzz, MutatedInputsNeverCrash) {
   std::mt19937 random(1);
   auto pick = [&](size_t limit) { return std::uniform_int_distribution<size_t>(0, limit - 1)(random); };
-  constexpr std::string_view kTokens[] = {"null", "{}", "[]", "\"\"", "-1", "1e99", "true", "\"$patch\"", ":", ",", "\"a\":", "99999999999999999999", "\"\\u0000\"", "*a", "&a "};
+  constexpr std::string_view kTokens[] = {"null",        "{}",         "[]", "\"\"", "-1",     "1e99",
+                                          "true",        "\"$patch\"", ":",  ",",    "\"a\":", "99999999999999999999",
+                                          "\"\\u0000\"", "*a",         "&a "};
   for (int round = 0; round < 4000; ++round) {
     std::string input(kSeeds[pick(std::size(kSeeds))]);
     for (size_t change = pick(4); change-- > 0;) {

@@ -36,10 +36,19 @@ std::vector<std::string> texts(const json::object& object, std::string_view key)
 }
 
 Base baseOf(std::string_view name) {
-  constexpr std::pair<std::string_view, Base> kNames[] = {
-      {"string", Base::kString}, {"int32", Base::kInt32}, {"int64", Base::kInt64}, {"bool", Base::kBool}, {"double", Base::kDouble},
-      {"bytes", Base::kBytes}, {"time", Base::kTime}, {"microTime", Base::kMicroTime}, {"quantity", Base::kQuantity},
-      {"intOrString", Base::kIntOrString}, {"fieldsV1", Base::kFieldsV1}, {"raw", Base::kRaw}, {"any", Base::kAny}};
+  constexpr std::pair<std::string_view, Base> kNames[] = {{"string", Base::kString},
+                                                          {"int32", Base::kInt32},
+                                                          {"int64", Base::kInt64},
+                                                          {"bool", Base::kBool},
+                                                          {"double", Base::kDouble},
+                                                          {"bytes", Base::kBytes},
+                                                          {"time", Base::kTime},
+                                                          {"microTime", Base::kMicroTime},
+                                                          {"quantity", Base::kQuantity},
+                                                          {"intOrString", Base::kIntOrString},
+                                                          {"fieldsV1", Base::kFieldsV1},
+                                                          {"raw", Base::kRaw},
+                                                          {"any", Base::kAny}};
   for (const auto& [text, base] : kNames)
     if (text == name) return base;
   return Base::kObject;
@@ -68,7 +77,8 @@ class SchemaLoader {
       type.shortName = type.name.substr(type.name.rfind('.') + 1);
       type.openApiName = openApiName(type.name);
     }
-    for (const auto& member : types) fill(kinds_.types_.find(std::string_view(member.key()))->second, member.value().get_object());
+    for (const auto& member : types)
+      fill(kinds_.types_.find(std::string_view(member.key()))->second, member.value().get_object());
     for (const json::value& kind : root.at("kinds").get_array()) addKind(kind.get_object());
   }
 
@@ -82,7 +92,8 @@ class SchemaLoader {
     type.fields.reserve(fields.size());
     for (const json::value& value : fields) {
       const json::array& parts = value.get_array();
-      type.fields.push_back(makeField(std::string(parts[0].get_string()), parts[1].get_string(), parts[2].get_object()));
+      type.fields.push_back(
+          makeField(std::string(parts[0].get_string()), parts[1].get_string(), parts[2].get_object()));
     }
   }
 
@@ -136,7 +147,9 @@ class SchemaLoader {
 
   void addRules(Field& field, const json::object& facts) {
     constexpr std::string_view kRuleKeys[] = {"default", "defaultFrom", "enum", "format", "min", "max", "immutable"};
-    if (std::none_of(std::begin(kRuleKeys), std::end(kRuleKeys), [&](std::string_view key) { return facts.contains(key); })) return;
+    if (std::none_of(std::begin(kRuleKeys), std::end(kRuleKeys),
+                     [&](std::string_view key) { return facts.contains(key); }))
+      return;
     field.rules = std::make_unique<FieldRules>();
     FieldRules& rules = *field.rules;
     if (const json::value* value = facts.if_contains("default")) rules.fallback = *value;
@@ -173,13 +186,16 @@ class SchemaLoader {
       kind.convert = text(as->get_object(), "convert");
     }
     if (const json::value* subs = facts.if_contains("subresources"))
-      for (const auto& member : subs->get_object()) kind.subresources.push_back(subresource(kind, member.key(), member.value().get_object()));
+      for (const auto& member : subs->get_object())
+        kind.subresources.push_back(subresource(kind, member.key(), member.value().get_object()));
     if (const json::value* columns = facts.if_contains("columns"))
       for (const json::value& value : columns->get_array()) kind.columns.push_back(column(value.get_object()));
     for (const std::string& entry : texts(facts, "fieldSelectors")) {
       auto parts = splitOnce(entry, '=');
-      if (parts) kind.selectable.push_back({std::string(parts->first), split(parts->second, '|')});
-      else kind.selectable.push_back({entry, {entry}});
+      if (parts)
+        kind.selectable.push_back({std::string(parts->first), split(parts->second, '|')});
+      else
+        kind.selectable.push_back({entry, {entry}});
     }
     std::string typeName = text(facts, "package") + "." + kind.version + "." + kind.kind;
     Type& type = kinds_.types_.find(typeName)->second;
@@ -225,7 +241,10 @@ const Field* Type::field(std::string_view fieldName) const {
 
 std::string goTypeName(const Shape& shape) {
   switch (shape.base) {
-    case Base::kString: case Base::kFieldsV1: case Base::kRaw: case Base::kAny: return "string";
+    case Base::kString:
+    case Base::kFieldsV1:
+    case Base::kRaw:
+    case Base::kAny: return "string";
     case Base::kInt32: return "int32";
     case Base::kInt64: return "int64";
     case Base::kBool: return "bool";
@@ -242,8 +261,12 @@ std::string goTypeName(const Shape& shape) {
   return "";
 }
 
-bool Subresource::has(std::string_view verb) const { return contains(verbs, verb); }
-bool KindInfo::has(std::string_view verb) const { return contains(verbs, verb); }
+bool Subresource::has(std::string_view verb) const {
+  return contains(verbs, verb);
+}
+bool KindInfo::has(std::string_view verb) const {
+  return contains(verbs, verb);
+}
 
 const Subresource* KindInfo::subresource(std::string_view name) const {
   for (const Subresource& sub : subresources)

@@ -40,10 +40,10 @@ struct KindInfo {
   std::string group, version, kind, plural, singular;
   std::vector<std::string> shortNames, categories, verbs;
   bool namespaced = true;
-  bool stored = true;          // false: only a request (TokenReview), or only the body of a subresource (no plural)
-  std::string nameFormat;      // check for metadata.name; dns1123Subdomain unless api/ says otherwise
-  std::string storedAsKind;    // another form of the same objects (events.k8s.io Event): group "", version v1, this kind
-  std::string convert;         // the conversion function between the two, by name
+  bool stored = true;        // false: only a request (TokenReview), or only the body of a subresource (no plural)
+  std::string nameFormat;    // check for metadata.name; dns1123Subdomain unless api/ says otherwise
+  std::string storedAsKind;  // another form of the same objects (events.k8s.io Event): group "", version v1, this kind
+  std::string convert;       // the conversion function between the two, by name
   std::vector<Subresource> subresources;
   std::vector<Column> columns;
   std::vector<SelectableField> selectable;  // beside metadata.name and metadata.namespace
@@ -66,7 +66,9 @@ class Kinds {
   ~Kinds();
 
   // Null where unknown.
-  const KindInfo* find(const Resource& resource) const { return find(resource.group, resource.version, resource.plural); }
+  const KindInfo* find(const Resource& resource) const {
+    return find(resource.group, resource.version, resource.plural);
+  }
   const KindInfo* find(std::string_view group, std::string_view version, std::string_view plural) const;
   const KindInfo* findKind(std::string_view apiVersion, std::string_view kind) const;
   const Type* type(std::string_view name) const;  // "core.v1.PodSpec"

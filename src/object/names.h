@@ -11,9 +11,9 @@ std::string checkDns1123Subdomain(std::string_view text);
 std::string checkDns1035Label(std::string_view text);
 std::string checkQualifiedName(std::string_view text);  // label and annotation keys
 std::string checkLabelValue(std::string_view text);
-std::string checkPathSegment(std::string_view text);    // names of roles and bindings
+std::string checkPathSegment(std::string_view text);  // names of roles and bindings
 std::string checkEnvName(std::string_view text);
-std::string checkConfigKey(std::string_view text);      // keys of config maps and secrets
+std::string checkConfigKey(std::string_view text);  // keys of config maps and secrets
 std::string checkPortName(std::string_view text);
 std::string checkPort(int64_t port);
 std::string checkIp(std::string_view text);

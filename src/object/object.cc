@@ -32,7 +32,9 @@ std::string_view entry(const json::object& metadata, std::string_view map, std::
 
 Object::Object(json::object root) : root_(std::move(root)) {}
 
-ObjectPtr Object::make(json::object document) { return ObjectPtr(new Object(std::move(document))); }
+ObjectPtr Object::make(json::object document) {
+  return ObjectPtr(new Object(std::move(document)));
+}
 
 Result<ObjectPtr> Object::parse(std::string_view bytes) {
   if (bytes.size() > kMaxBytes) return Error(Code::kTooLarge, "the document is larger than 32 MiB");
@@ -40,7 +42,8 @@ Result<ObjectPtr> Object::parse(std::string_view bytes) {
   options.max_depth = kMaxDepth;
   boost::system::error_code ec;
   // One arena per document: a parsed object is never changed, so nothing is freed before all of it is.
-  json::storage_ptr arena = json::make_shared_resource<json::monotonic_resource>(std::max<size_t>(1024, bytes.size() * 2));
+  json::storage_ptr arena =
+      json::make_shared_resource<json::monotonic_resource>(std::max<size_t>(1024, bytes.size() * 2));
   json::parser parser(arena, options);
   parser.write(bytes.data(), bytes.size(), ec);
   if (ec) return Error(Code::kBadRequest, "invalid JSON: " + ec.message());
@@ -54,22 +57,40 @@ const std::string& Object::bytes() const {
   return bytes_;
 }
 
-std::string_view Object::apiVersion() const { return text(root_, "apiVersion"); }
-std::string_view Object::kind() const { return text(root_, "kind"); }
-std::string_view Object::name() const { return text(metadata(), "name"); }
-std::string_view Object::ns() const { return text(metadata(), "namespace"); }
-std::string_view Object::uid() const { return text(metadata(), "uid"); }
+std::string_view Object::apiVersion() const {
+  return text(root_, "apiVersion");
+}
+std::string_view Object::kind() const {
+  return text(root_, "kind");
+}
+std::string_view Object::name() const {
+  return text(metadata(), "name");
+}
+std::string_view Object::ns() const {
+  return text(metadata(), "namespace");
+}
+std::string_view Object::uid() const {
+  return text(metadata(), "uid");
+}
 
-uint64_t Object::resourceVersion() const { return parseUint(text(metadata(), "resourceVersion")).value_or(0); }
+uint64_t Object::resourceVersion() const {
+  return parseUint(text(metadata(), "resourceVersion")).value_or(0);
+}
 
 const json::object& Object::metadata() const {
   const json::value* value = root_.if_contains("metadata");
   return value && value->is_object() ? value->get_object() : emptyObject();
 }
 
-std::string_view Object::label(std::string_view key) const { return entry(metadata(), "labels", key); }
-std::string_view Object::annotation(std::string_view key) const { return entry(metadata(), "annotations", key); }
-bool Object::deleting() const { return !text(metadata(), "deletionTimestamp").empty(); }
+std::string_view Object::label(std::string_view key) const {
+  return entry(metadata(), "labels", key);
+}
+std::string_view Object::annotation(std::string_view key) const {
+  return entry(metadata(), "annotations", key);
+}
+bool Object::deleting() const {
+  return !text(metadata(), "deletionTimestamp").empty();
+}
 
 std::string Object::key() const {
   std::string_view space = ns();

@@ -1,6 +1,6 @@
 // API objects in memory: an immutable JSON document with its encoded bytes, shared by pointer. GET, LIST and WATCH
-// splice the bytes; code reads through the typed views that are generated from api/ (object/views.h) and writes by building a new
-// document.
+// splice the bytes; code reads through the typed views that are generated from api/ (object/views.h) and writes by
+// building a new document.
 #pragma once
 
 #include <boost/json/object.hpp>

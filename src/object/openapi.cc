@@ -28,7 +28,8 @@ constexpr std::string_view kPatch = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch"
 // Collects the schemas that a document needs and writes them in the form of either version.
 class Schemas {
  public:
-  Schemas(const Kinds& kinds, bool v3) : kinds_(kinds), v3_(v3), prefix_(v3 ? "#/components/schemas/" : "#/definitions/") {}
+  Schemas(const Kinds& kinds, bool v3)
+      : kinds_(kinds), v3_(v3), prefix_(v3 ? "#/components/schemas/" : "#/definitions/") {}
 
   json::object ref(std::string_view name) const { return json::object{{"$ref", prefix_ + std::string(name)}}; }
 
@@ -51,16 +52,20 @@ class Schemas {
         {"description", kind.kind + "List is a list of " + kind.kind + "."},
         {"type", "object"},
         {"required", json::array{"items"}},
-        {"properties", json::object{{"apiVersion", json::object{{"type", "string"}}},
-                                    {"kind", json::object{{"type", "string"}}},
-                                    {"metadata", v3_ ? json::object{{"allOf", json::array{ref(kListMeta)}}, {"default", json::object()}} : ref(kListMeta)},
-                                    {"items", json::object{{"type", "array"}, {"items", ref(kind.type->openApiName)}}}}},
+        {"properties",
+         json::object{
+             {"apiVersion", json::object{{"type", "string"}}},
+             {"kind", json::object{{"type", "string"}}},
+             {"metadata",
+              v3_ ? json::object{{"allOf", json::array{ref(kListMeta)}}, {"default", json::object()}} : ref(kListMeta)},
+             {"items", json::object{{"type", "array"}, {"items", ref(kind.type->openApiName)}}}}},
         {"x-kubernetes-group-version-kind", gvk(kind.group, kind.version, kind.kind + "List")}};
   }
 
   void needPatch() {
     if (done_.insert(std::string(kPatch)).second) {
-      out_[kPatch] = json::object{{"description", "A patch in one of the forms that the content type names."}, {"type", "object"}};
+      out_[kPatch] =
+          json::object{{"description", "A patch in one of the forms that the content type names."}, {"type", "object"}};
     }
   }
 
@@ -103,7 +108,9 @@ class Schemas {
     if (field.rules && !field.rules->enums.empty()) out["enum"] = enums(field);
     if (field.atomic) out["x-kubernetes-map-type"] = "atomic";
     if (field.shape.base == Base::kList) listFacts(field, out);
-    std::string strategy = field.patchMerge ? field.patchRetainKeys ? "merge,retainKeys" : "merge" : field.patchRetainKeys ? "retainKeys" : "";
+    std::string strategy = field.patchMerge        ? field.patchRetainKeys ? "merge,retainKeys" : "merge"
+                           : field.patchRetainKeys ? "retainKeys"
+                                                   : "";
     if (!strategy.empty()) out["x-kubernetes-patch-strategy"] = strategy;
     if (!field.mergeKey.empty()) out["x-kubernetes-patch-merge-key"] = field.mergeKey;
     return out;
@@ -142,14 +149,19 @@ class Schemas {
       case Base::kMicroTime: return well(kMicroTime, {{"type", "string"}, {"format", "date-time"}});
       case Base::kQuantity: {
         json::object schema{{"description", "A number with a unit, as in 500m, 2 or 128Mi."}};
-        if (v3_) schema["oneOf"] = json::array{json::object{{"type", "string"}}, json::object{{"type", "number"}}};
-        else schema["type"] = "string";
+        if (v3_)
+          schema["oneOf"] = json::array{json::object{{"type", "string"}}, json::object{{"type", "number"}}};
+        else
+          schema["type"] = "string";
         return well(kQuantity, std::move(schema));
       }
       case Base::kIntOrString: {
-        json::object schema{{"description", "A number, or a text such as a name or a percentage."}, {"format", "int-or-string"}};
-        if (v3_) schema["oneOf"] = json::array{json::object{{"type", "integer"}}, json::object{{"type", "string"}}};
-        else schema["type"] = "string";
+        json::object schema{{"description", "A number, or a text such as a name or a percentage."},
+                            {"format", "int-or-string"}};
+        if (v3_)
+          schema["oneOf"] = json::array{json::object{{"type", "integer"}}, json::object{{"type", "string"}}};
+        else
+          schema["type"] = "string";
         return well(kIntOrString, std::move(schema));
       }
       case Base::kFieldsV1: return well(kFieldsV1, {{"type", "object"}});
@@ -207,18 +219,23 @@ class Paths {
     const KindInfo* known = kinds().findKind(body.apiVersion(), sub.kind);
     json::object item = parameters(kind.namespaced, true);
     bool connect = !known;
-    for (auto [verb, method] : {std::pair{"get", "get"}, {"create", "post"}, {"update", "put"}, {"patch", "patch"}, {"delete", "delete"}})
-      if (sub.has(verb)) item[method] = operation(kind, known ? *known : body, connect ? "connect" : verb, method, path);
+    for (auto [verb, method] :
+         {std::pair{"get", "get"}, {"create", "post"}, {"update", "put"}, {"patch", "patch"}, {"delete", "delete"}})
+      if (sub.has(verb))
+        item[method] = operation(kind, known ? *known : body, connect ? "connect" : verb, method, path);
     out[path] = std::move(item);
   }
 
   static const Kinds& kinds() { return Kinds::builtin(); }
 
-  json::object parameter(std::string_view name, std::string_view in, std::string_view type, std::string_view doc) const {
+  json::object parameter(std::string_view name, std::string_view in, std::string_view type,
+                         std::string_view doc) const {
     json::object out{{"name", name}, {"in", in}, {"description", doc}};
     if (in == "path") out["required"] = true;
-    if (v3_) out["schema"] = json::object{{"type", type}, {"uniqueItems", true}};
-    else out["type"] = type, out["uniqueItems"] = true;
+    if (v3_)
+      out["schema"] = json::object{{"type", type}, {"uniqueItems", true}};
+    else
+      out["type"] = type, out["uniqueItems"] = true;
     return out;
   }
 
@@ -232,9 +249,12 @@ class Paths {
 
   json::array queryOf(std::string_view action) const {
     json::array out;
-    auto add = [&](std::string_view name, std::string_view type, std::string_view doc) { out.push_back(parameter(name, "query", type, doc)); };
+    auto add = [&](std::string_view name, std::string_view type, std::string_view doc) {
+      out.push_back(parameter(name, "query", type, doc));
+    };
     bool write = action == "post" || action == "create" || action == "update" || action == "patch";
-    if (write || action == "delete" || action == "deletecollection") add("dryRun", "string", "All: do everything but store the outcome");
+    if (write || action == "delete" || action == "deletecollection")
+      add("dryRun", "string", "All: do everything but store the outcome");
     if (write) {
       add("fieldManager", "string", "who makes this change");
       add("fieldValidation", "string", "what to do with unknown or repeated fields: Ignore, Warn or Strict");
@@ -261,7 +281,8 @@ class Paths {
     return out;
   }
 
-  json::object operation(const KindInfo& owner, const KindInfo& body, std::string_view action, std::string_view method, const std::string& path) {
+  json::object operation(const KindInfo& owner, const KindInfo& body, std::string_view action, std::string_view method,
+                         const std::string& path) {
     bool collection = action == "list" || action == "deletecollection";
     std::string bodyName;
     if (body.type) {
@@ -273,7 +294,9 @@ class Paths {
       schemas_.needNamed(kStatus);
       answer = kStatus;
     }
-    json::object out{{"tags", json::array{owner.group.empty() ? "core_" + owner.version : toLower(owner.group.substr(0, owner.group.find('.'))) + "_" + owner.version}},
+    json::object out{{"tags", json::array{owner.group.empty() ? "core_" + owner.version
+                                                              : toLower(owner.group.substr(0, owner.group.find('.'))) +
+                                                                    "_" + owner.version}},
                      {"operationId", operationId(action, path)},
                      {"description", fmt::format("{} {}", action, collection ? owner.plural : body.kind)}};
     json::array query = queryOf(action);
@@ -302,10 +325,12 @@ class Paths {
   }
 
   static json::array patchTypes() {
-    return {"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"};
+    return {"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml"};
   }
 
-  void requestBody(json::object& out, json::array& query, std::string_view method, std::string_view action, const std::string& bodyName) {
+  void requestBody(json::object& out, json::array& query, std::string_view method, std::string_view action,
+                   const std::string& bodyName) {
     std::string name = bodyName;
     json::array types{"*/*"};
     if (method == "patch") {
@@ -334,7 +359,8 @@ class Paths {
 
   json::object responses(const std::string& name) const {
     json::object ok{{"description", "OK"}};
-    if (!name.empty() && v3_) ok["content"] = json::object{{"application/json", json::object{{"schema", schemas_.ref(name)}}}};
+    if (!name.empty() && v3_)
+      ok["content"] = json::object{{"application/json", json::object{{"schema", schemas_.ref(name)}}}};
     if (!name.empty() && !v3_) ok["schema"] = schemas_.ref(name);
     return {{"200", std::move(ok)}, {"401", json::object{{"description", "Unauthorized"}}}};
   }
@@ -376,7 +402,8 @@ std::string openApiV3Index(const Kinds& kinds) {
     auto document = openApiV3Document(kinds, group, version);
     if (!document) continue;
     std::string path = groupPath(group, version);
-    paths[path] = json::object{{"serverRelativeURL", "/openapi/v3/" + path + "?hash=" + toLower(sha256Hex(*document)).substr(0, 40)}};
+    paths[path] = json::object{
+        {"serverRelativeURL", "/openapi/v3/" + path + "?hash=" + toLower(sha256Hex(*document)).substr(0, 40)}};
   }
   return json::serialize(json::object{{"paths", std::move(paths)}});
 }

@@ -1,5 +1,6 @@
-// OpenAPI v3 (index and one document per group and version) and v2, from the same schema. Encoded JSON; made on demand, so callers
-// keep what they serve often. kubectl reads x-kubernetes-group-version-kind and the PATCH parameters from them.
+// OpenAPI v3 (index and one document per group and version) and v2, from the same schema. Encoded JSON; made on demand,
+// so callers keep what they serve often. kubectl reads x-kubernetes-group-version-kind and the PATCH parameters from
+// them.
 #pragma once
 
 #include <optional>

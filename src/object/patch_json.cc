@@ -48,7 +48,8 @@ Result<std::vector<std::string>> parsePointer(std::string_view pointer) {
 }
 
 std::optional<size_t> index(const std::string& token, size_t size) {
-  if (token.empty() || token.size() > 9 || token.find_first_not_of("0123456789") != std::string::npos) return std::nullopt;
+  if (token.empty() || token.size() > 9 || token.find_first_not_of("0123456789") != std::string::npos)
+    return std::nullopt;
   if (token.size() > 1 && token[0] == '0') return std::nullopt;
   size_t i = std::stoul(token);
   return i < size ? std::optional(i) : std::nullopt;
@@ -99,7 +100,8 @@ class JsonPatch {
  private:
   static Result<std::string> member(const json::object& operation, std::string_view key) {
     const json::value* value = operation.if_contains(key);
-    if (!value || !value->is_string()) return Error(Code::kBadRequest, "a JSON patch operation misses its " + std::string(key));
+    if (!value || !value->is_string())
+      return Error(Code::kBadRequest, "a JSON patch operation misses its " + std::string(key));
     return std::string(value->get_string());
   }
 
@@ -119,7 +121,8 @@ class JsonPatch {
       parent->get_object()[path.back()] = value;
       return {};
     }
-    if (!parent || !parent->is_array()) return rejected("add operation does not apply: doc is missing path: \"" + std::string(text) + "\"");
+    if (!parent || !parent->is_array())
+      return rejected("add operation does not apply: doc is missing path: \"" + std::string(text) + "\"");
     json::array& array = parent->get_array();
     if (path.back() == "-") {
       array.push_back(value);
@@ -169,7 +172,8 @@ class JsonPatch {
 Result<json::value> applyJsonPatch(json::value document, const json::value& patch) {
   if (!patch.is_array()) return Error(Code::kBadRequest, "a JSON patch is a list of operations");
   if (patch.get_array().size() > kMaxOperations) {
-    return Error(Code::kTooLarge, fmt::format("The allowed maximum operations in a JSON patch is {}, got {}", kMaxOperations, patch.get_array().size()));
+    return Error(Code::kTooLarge, fmt::format("The allowed maximum operations in a JSON patch is {}, got {}",
+                                              kMaxOperations, patch.get_array().size()));
   }
   JsonPatch work(std::move(document));
   for (const json::value& operation : patch.get_array()) {

@@ -15,7 +15,9 @@ constexpr std::string_view kSetOrder = "$setElementOrder/";
 constexpr std::string_view kDeletePrimitive = "$deleteFromPrimitiveList/";
 constexpr int kMaxDepth = 128;
 
-Error bad(std::string why) { return Error(Code::kBadRequest, "invalid strategic merge patch: " + std::move(why)); }
+Error bad(std::string why) {
+  return Error(Code::kBadRequest, "invalid strategic merge patch: " + std::move(why));
+}
 
 bool isDirective(std::string_view key) {
   return key == kDirective || key == kRetainKeys || key.starts_with(kSetOrder) || key.starts_with(kDeletePrimitive);
@@ -44,7 +46,8 @@ std::ptrdiff_t indexOf(const json::array& list, const json::value& item, const s
 }
 
 // Items that `order` names come in its order; the others keep their place relative to them in `before`.
-json::array reorder(json::array merged, const json::array& order, const json::array& before, const std::string& mergeKey) {
+json::array reorder(json::array merged, const json::array& order, const json::array& before,
+                    const std::string& mergeKey) {
   std::vector<json::value> named, others;
   for (json::value& item : merged) (indexOf(order, item, mergeKey) >= 0 ? named : others).push_back(std::move(item));
   std::vector<std::pair<std::ptrdiff_t, size_t>> places;
@@ -85,14 +88,16 @@ class Merger {
         if (const json::value* list = target.if_contains(name)) before[name] = *list;
       }
     for (const auto& member : patch) {
-      if (member.key().starts_with(kDeletePrimitive)) RETURN_IF_ERROR(deletePrimitives(target, member.key(), member.value()));
+      if (member.key().starts_with(kDeletePrimitive))
+        RETURN_IF_ERROR(deletePrimitives(target, member.key(), member.value()));
     }
     for (const auto& member : patch) {
       if (isDirective(member.key())) continue;
       RETURN_IF_ERROR(this->member(type, target, member.key(), member.value(), depth));
     }
     for (const auto& member : patch)
-      if (member.key().starts_with(kSetOrder)) RETURN_IF_ERROR(setOrder(type, target, member.key(), member.value(), before));
+      if (member.key().starts_with(kSetOrder))
+        RETURN_IF_ERROR(setOrder(type, target, member.key(), member.value(), before));
     return target;
   }
 
@@ -110,7 +115,8 @@ class Merger {
     std::vector<std::string> drop;
     for (const auto& member : target) {
       json::value key(member.key());
-      if (std::find(keep->get_array().begin(), keep->get_array().end(), key) == keep->get_array().end()) drop.emplace_back(member.key());
+      if (std::find(keep->get_array().begin(), keep->get_array().end(), key) == keep->get_array().end())
+        drop.emplace_back(member.key());
     }
     for (const std::string& key : drop) target.stable_erase(target.find(key));
     return {};
@@ -122,13 +128,15 @@ class Merger {
     if (!list || !list->is_array()) return {};
     json::array kept;
     for (json::value& item : list->get_array()) {
-      if (std::find(values.get_array().begin(), values.get_array().end(), item) == values.get_array().end()) kept.push_back(std::move(item));
+      if (std::find(values.get_array().begin(), values.get_array().end(), item) == values.get_array().end())
+        kept.push_back(std::move(item));
     }
     *list = std::move(kept);
     return {};
   }
 
-  static Result<> setOrder(const Type* type, json::object& target, std::string_view key, const json::value& order, const json::object& before) {
+  static Result<> setOrder(const Type* type, json::object& target, std::string_view key, const json::value& order,
+                           const json::object& before) {
     if (!order.is_array()) return bad(std::string(key) + " is not a list");
     std::string_view name = key.substr(kSetOrder.size());
     json::value* list = target.if_contains(name);
@@ -157,8 +165,8 @@ class Merger {
       if (it != target.end() && it->value().is_object()) present = std::move(it->value().get_object());
       const Type* inner = field ? field->shape.type : nullptr;
       const Shape* element = field && field->shape.base == Base::kMap ? field->shape.element : nullptr;
-      Result<json::object> merged =
-          element ? mapOf(*element, std::move(present), patch.get_object(), depth + 1) : object(inner, std::move(present), patch.get_object(), depth + 1);
+      Result<json::object> merged = element ? mapOf(*element, std::move(present), patch.get_object(), depth + 1)
+                                            : object(inner, std::move(present), patch.get_object(), depth + 1);
       if (!merged.ok()) return std::move(merged).error();
       target[key] = std::move(*merged);
       return {};
@@ -183,7 +191,8 @@ class Merger {
       } else if (member.value().is_object()) {
         json::object present;
         if (json::value* old = target.if_contains(member.key()); old && old->is_object()) present = old->get_object();
-        ASSIGN_OR_RETURN(json::object merged, object(element.type, std::move(present), member.value().get_object(), depth + 1));
+        ASSIGN_OR_RETURN(json::object merged,
+                         object(element.type, std::move(present), member.value().get_object(), depth + 1));
         target[member.key()] = std::move(merged);
       }
     }
@@ -214,10 +223,13 @@ class Merger {
         continue;
       }
       json::object present;
-      if (at >= 0 && target[static_cast<size_t>(at)].is_object()) present = std::move(target[static_cast<size_t>(at)].get_object());
+      if (at >= 0 && target[static_cast<size_t>(at)].is_object())
+        present = std::move(target[static_cast<size_t>(at)].get_object());
       ASSIGN_OR_RETURN(json::object merged, object(element, std::move(present), item.get_object(), depth + 1));
-      if (at >= 0) target[static_cast<size_t>(at)] = std::move(merged);
-      else target.push_back(std::move(merged));
+      if (at >= 0)
+        target[static_cast<size_t>(at)] = std::move(merged);
+      else
+        target.push_back(std::move(merged));
     }
     return target;
   }

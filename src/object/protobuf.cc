@@ -16,7 +16,9 @@ namespace json = boost::json;
 constexpr int kMaxDepth = 64;
 constexpr size_t kMaxValues = 1'000'000;
 
-Error damaged() { return Error(Code::kBadRequest, "the protobuf body is damaged"); }
+Error damaged() {
+  return Error(Code::kBadRequest, "the protobuf body is damaged");
+}
 
 struct Item {
   uint32_t number = 0;
@@ -106,8 +108,11 @@ Result<std::string_view> textField(std::string_view bytes, uint32_t number) {
 
 bool isZero(const Shape& shape, const Item& item) {
   switch (shape.base) {
-    case Base::kString: case Base::kBytes: return item.bytes.empty();
-    case Base::kBool: case Base::kInt32: case Base::kInt64: return item.scalar == 0;
+    case Base::kString:
+    case Base::kBytes: return item.bytes.empty();
+    case Base::kBool:
+    case Base::kInt32:
+    case Base::kInt64: return item.scalar == 0;
     default: return false;
   }
 }
@@ -123,13 +128,16 @@ class Decoder {
  private:
   static const Field* lookup(const Type& type, uint32_t number, uint32_t outer) {
     for (const Field& field : type.fields) {
-      if (outer == 0 ? field.innerNumber == 0 && field.number == number : field.number == outer && field.innerNumber == number) return &field;
+      if (outer == 0 ? field.innerNumber == 0 && field.number == number
+                     : field.number == outer && field.innerNumber == number)
+        return &field;
     }
     return nullptr;
   }
 
   static bool holdsInline(const Type& type, uint32_t number) {
-    return std::any_of(type.fields.begin(), type.fields.end(), [&](const Field& f) { return f.innerNumber != 0 && f.number == number; });
+    return std::any_of(type.fields.begin(), type.fields.end(),
+                       [&](const Field& f) { return f.innerNumber != 0 && f.number == number; });
   }
 
   Result<> into(const Type& type, std::string_view bytes, uint32_t outer, json::object& out, int depth) {
@@ -159,7 +167,9 @@ class Decoder {
     if (value.is_null()) return {};
     // Kubernetes writes the zero of fields that are not pointers too; in JSON they are left out.
     if (isZero(field.shape, item) && !field.required && !field.pointer) return {};
-    if (value.is_object() && value.get_object().empty() && (field.name == "status" || field.name == "metadata" || field.name == "spec" || field.name == "strategy")) return {};
+    if (value.is_object() && value.get_object().empty() &&
+        (field.name == "status" || field.name == "metadata" || field.name == "spec" || field.name == "strategy"))
+      return {};
     out[field.name] = std::move(value);
     return {};
   }
@@ -220,7 +230,8 @@ class Decoder {
   }
 
   Result<json::value> single(const Shape& shape, const Item& item, int depth) {
-    bool scalar = shape.base == Base::kInt32 || shape.base == Base::kInt64 || shape.base == Base::kBool || shape.base == Base::kDouble;
+    bool scalar = shape.base == Base::kInt32 || shape.base == Base::kInt64 || shape.base == Base::kBool ||
+                  shape.base == Base::kDouble;
     if (!scalar && item.wire != 2) return damaged();
     switch (shape.base) {
       case Base::kString: return json::value(json::string(item.bytes));
@@ -262,10 +273,13 @@ class Decoder {
     // The zero time of Go is "not set".
     constexpr int64_t kYear1 = -62135596800, kYear9999 = 253402300799;
     if ((parts.seconds == 0 && parts.nanos == 0) || parts.seconds <= kYear1) return json::value(nullptr);
-    if (parts.seconds > kYear9999 / 2 || parts.seconds < -kYear9999 / 40 || parts.nanos < 0 || parts.nanos > 999'999'999) return damaged();
+    if (parts.seconds > kYear9999 / 2 || parts.seconds < -kYear9999 / 40 || parts.nanos < 0 ||
+        parts.nanos > 999'999'999)
+      return damaged();
     constexpr int64_t kNanoLimit = 9'000'000'000;  // what 64 bits of nanoseconds hold
     if (parts.seconds > kNanoLimit || parts.seconds < -kNanoLimit) return damaged();
-    WallTime at{std::chrono::duration_cast<WallTime::duration>(std::chrono::seconds(parts.seconds) + std::chrono::nanoseconds(parts.nanos))};
+    WallTime at{std::chrono::duration_cast<WallTime::duration>(std::chrono::seconds(parts.seconds) +
+                                                               std::chrono::nanoseconds(parts.nanos))};
     return json::value(shape.base == Base::kTime ? formatTime(at) : formatTimeMicro(at));
   }
 
@@ -289,7 +303,9 @@ class Decoder {
 
 Result<json::object> decodeProtobuf(const Kinds& kinds, std::string_view bytes, const KindInfo* expected) {
   constexpr std::string_view kMagic("k8s\0", 4);
-  if (!bytes.starts_with(kMagic)) return Error(Code::kBadRequest, "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]");
+  if (!bytes.starts_with(kMagic))
+    return Error(Code::kBadRequest,
+                 "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]");
   std::string_view apiVersion, kindName, raw, encoding, contentType;
   Wire wire(bytes.substr(kMagic.size()));
   while (!wire.done()) {
@@ -313,9 +329,12 @@ Result<json::object> decodeProtobuf(const Kinds& kinds, std::string_view bytes, 
   // DeleteOptions and the like carry the group of the resource that they are sent to.
   if (!kind && expected && expected->kind == kindName) kind = expected;
   if (!kind) kind = kinds.findKind("v1", kindName);
-  if (!kind) return Error(Code::kBadRequest, fmt::format("no kind \"{}\" is registered for version \"{}\"", kindName, apiVersion));
+  if (!kind)
+    return Error(Code::kBadRequest,
+                 fmt::format("no kind \"{}\" is registered for version \"{}\"", kindName, apiVersion));
   ASSIGN_OR_RETURN(json::object document, Decoder().message(*kind->type, raw, 0));
-  json::object out{{"apiVersion", apiVersion.empty() ? std::string_view(kind->apiVersion()) : apiVersion}, {"kind", kind->kind}};
+  json::object out{{"apiVersion", apiVersion.empty() ? std::string_view(kind->apiVersion()) : apiVersion},
+                   {"kind", kind->kind}};
   for (auto& member : document) out[member.key()] = std::move(member.value());
   return out;
 }

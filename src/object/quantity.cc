@@ -39,7 +39,9 @@ constexpr Suffix kSuffixes[] = {
     {"Gi", Quantity::Form::kBinary, 3},  {"Ti", Quantity::Form::kBinary, 4},  {"Pi", Quantity::Form::kBinary, 5},
     {"Ei", Quantity::Form::kBinary, 6}};
 
-Int ceilDiv(Int a, Int b) { return a >= 0 ? (a + b - 1) / b : -((-a) / b); }
+Int ceilDiv(Int a, Int b) {
+  return a >= 0 ? (a + b - 1) / b : -((-a) / b);
+}
 
 int64_t saturate(Int value) {
   if (value > std::numeric_limits<int64_t>::max()) return std::numeric_limits<int64_t>::max();
@@ -47,7 +49,9 @@ int64_t saturate(Int value) {
   return static_cast<int64_t>(value);
 }
 
-Int clamp(Int value) { return value > kMax ? kMax : value < -kMax ? -kMax : value; }
+Int clamp(Int value) {
+  return value > kMax ? kMax : value < -kMax ? -kMax : value;
+}
 
 }  // namespace
 
@@ -147,8 +151,12 @@ Quantity Quantity::from(const boost::json::value* value) {
   return {};
 }
 
-int64_t Quantity::value() const { return saturate(ceilDiv(nano_, kNano)); }
-int64_t Quantity::milliValue() const { return saturate(ceilDiv(nano_, 1'000'000)); }
+int64_t Quantity::value() const {
+  return saturate(ceilDiv(nano_, kNano));
+}
+int64_t Quantity::milliValue() const {
+  return saturate(ceilDiv(nano_, 1'000'000));
+}
 
 std::string Quantity::text() const {
   if (nano_ == 0) return "0";

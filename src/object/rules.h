@@ -21,7 +21,9 @@ struct Context {
   bool update;
   std::string path;  // of what is looked at
 
-  std::string at(std::string_view field) const { return path.empty() ? std::string(field) : path + "." + std::string(field); }
+  std::string at(std::string_view field) const {
+    return path.empty() ? std::string(field) : path + "." + std::string(field);
+  }
 };
 
 // `before` is the same part of the present object, or null.

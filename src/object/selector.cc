@@ -13,7 +13,9 @@ namespace {
 namespace json = boost::json;
 using Op = LabelSelector::Op;
 
-Error unparsable(std::string_view what) { return Error(Code::kBadRequest, "unable to parse requirement: " + std::string(what)); }
+Error unparsable(std::string_view what) {
+  return Error(Code::kBadRequest, "unable to parse requirement: " + std::string(what));
+}
 
 Result<> checkRequirement(const LabelSelector::Requirement& r) {
   if (std::string problem = checkQualifiedName(r.key); !problem.empty()) {
@@ -24,7 +26,8 @@ Result<> checkRequirement(const LabelSelector::Requirement& r) {
       return unparsable("values[0][" + r.key + "]: Invalid value: \"" + value + "\": " + problem);
     }
   if ((r.op == Op::kGreaterThan || r.op == Op::kLessThan) && !parseInt(r.values[0])) {
-    return unparsable("values[0]: Invalid value: \"" + r.values[0] + "\": for 'Gt', 'Lt' operators, the value must be an integer");
+    return unparsable("values[0]: Invalid value: \"" + r.values[0] +
+                      "\": for 'Gt', 'Lt' operators, the value must be an integer");
   }
   return {};
 }
@@ -50,7 +53,9 @@ class Parser {
   }
 
  private:
-  static bool isSymbol(char c) { return c == '=' || c == '!' || c == '(' || c == ')' || c == ',' || c == '<' || c == '>'; }
+  static bool isSymbol(char c) {
+    return c == '=' || c == '!' || c == '(' || c == ')' || c == ',' || c == '<' || c == '>';
+  }
   static bool isSpace(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
   void skipSpace() {
     while (at_ < text_.size() && isSpace(text_[at_])) ++at_;
@@ -77,7 +82,8 @@ class Parser {
       return out;
     }
     out.key = word();
-    if (out.key.empty()) return unparsable("found '" + std::string(rest()) + "', expected: !, identifier, or 'end of string'");
+    if (out.key.empty())
+      return unparsable("found '" + std::string(rest()) + "', expected: !, identifier, or 'end of string'");
     skipSpace();
     if (at_ == text_.size() || text_[at_] == ',') return out;
     if (take('!')) {
@@ -171,7 +177,8 @@ Result<LabelSelector> LabelSelector::fromDocument(const json::value* document) {
   const json::object* object = document->if_object();
   if (!object) return Error(Code::kBadRequest, "the label selector is not an object");
   LabelSelector out;
-  if (const json::value* labels = object->if_contains("matchLabels"); labels && labels->is_object()) out = fromMap(labels->get_object());
+  if (const json::value* labels = object->if_contains("matchLabels"); labels && labels->is_object())
+    out = fromMap(labels->get_object());
   const json::value* expressions = object->if_contains("matchExpressions");
   if (!expressions || !expressions->is_array()) return out;
   for (const json::value& value : expressions->get_array()) {
@@ -179,11 +186,16 @@ Result<LabelSelector> LabelSelector::fromDocument(const json::value* document) {
     Requirement requirement;
     requirement.key = stringAt(value.get_object(), "key");
     std::string_view op = stringAt(value.get_object(), "operator");
-    if (op == "In") requirement.op = Op::kIn;
-    else if (op == "NotIn") requirement.op = Op::kNotIn;
-    else if (op == "Exists") requirement.op = Op::kExists;
-    else if (op == "DoesNotExist") requirement.op = Op::kDoesNotExist;
-    else return Error(Code::kBadRequest, "\"" + std::string(op) + "\" is not a valid label selector operator");
+    if (op == "In")
+      requirement.op = Op::kIn;
+    else if (op == "NotIn")
+      requirement.op = Op::kNotIn;
+    else if (op == "Exists")
+      requirement.op = Op::kExists;
+    else if (op == "DoesNotExist")
+      requirement.op = Op::kDoesNotExist;
+    else
+      return Error(Code::kBadRequest, "\"" + std::string(op) + "\" is not a valid label selector operator");
     const json::value* values = value.get_object().if_contains("values");
     if (values && values->is_array())
       for (const json::value& item : values->get_array())
@@ -200,7 +212,8 @@ bool LabelSelector::matches(const Object& object) const {
 
 bool LabelSelector::matchesLabels(const json::object* labels) const {
   if (nothing_) return false;
-  return std::all_of(requirements_.begin(), requirements_.end(), [&](const Requirement& r) { return holds(r, labels); });
+  return std::all_of(requirements_.begin(), requirements_.end(),
+                     [&](const Requirement& r) { return holds(r, labels); });
 }
 
 std::string LabelSelector::text() const {
@@ -215,7 +228,8 @@ std::string LabelSelector::text() const {
         parts.push_back(r.values.size() == 1 ? r.key + "=" + r.values[0] : r.key + " in (" + join(r.values, ",") + ")");
         break;
       case Op::kNotIn:
-        parts.push_back(r.values.size() == 1 ? r.key + "!=" + r.values[0] : r.key + " notin (" + join(r.values, ",") + ")");
+        parts.push_back(r.values.size() == 1 ? r.key + "!=" + r.values[0]
+                                             : r.key + " notin (" + join(r.values, ",") + ")");
         break;
     }
   }
@@ -279,7 +293,8 @@ Result<FieldSelector> FieldSelector::parse(std::string_view text, const KindInfo
     if (part.empty()) continue;
     size_t at = part.find('=');
     if (at == std::string_view::npos || at == 0) {
-      return Error(Code::kBadRequest, "invalid selector: '" + std::string(part) + "'; can't understand '" + std::string(part) + "'");
+      return Error(Code::kBadRequest,
+                   "invalid selector: '" + std::string(part) + "'; can't understand '" + std::string(part) + "'");
     }
     Requirement r;
     r.equal = part[at - 1] != '!';
@@ -289,7 +304,8 @@ Result<FieldSelector> FieldSelector::parse(std::string_view text, const KindInfo
     if (r.label == "metadata.name" || (r.label == "metadata.namespace" && kind.namespaced)) {
       r.paths = {r.label};
     } else {
-      auto it = std::find_if(kind.selectable.begin(), kind.selectable.end(), [&](const auto& f) { return f.label == r.label; });
+      auto it = std::find_if(kind.selectable.begin(), kind.selectable.end(),
+                             [&](const auto& f) { return f.label == r.label; });
       if (it == kind.selectable.end()) {
         return Error(Code::kBadRequest, "field label not supported: " + r.label);
       }

@@ -1,6 +1,6 @@
 // What the server tells about its kinds: tables, discovery, OpenAPI.
-#include <boost/json/parse.hpp>
 #include <gtest/gtest.h>
+#include <boost/json/parse.hpp>
 
 #include "object/discovery.h"
 #include "object/openapi.h"
@@ -11,7 +11,9 @@ namespace {
 
 namespace json = boost::json;
 
-const Kinds& kinds() { return Kinds::builtin(); }
+const Kinds& kinds() {
+  return Kinds::builtin();
+}
 
 json::array cells(std::string_view apiVersion, std::string_view kind, std::string_view text) {
   ObjectPtr object = Object::parse(text).value();
@@ -23,29 +25,52 @@ json::array cells(std::string_view apiVersion, std::string_view kind, std::strin
 }
 
 TEST(Table, Pods) {
-  EXPECT_EQ(cells("v1", "Pod", R"({"metadata":{"name":"p","creationTimestamp":"2026-01-01T00:00:00Z"},"spec":{"containers":[{"name":"a"},{"name":"b"}]},
+  EXPECT_EQ(
+      cells(
+          "v1", "Pod",
+          R"({"metadata":{"name":"p","creationTimestamp":"2026-01-01T00:00:00Z"},"spec":{"containers":[{"name":"a"},{"name":"b"}]},
     "status":{"phase":"Running","podIP":"10.0.0.1","containerStatuses":[{"name":"a","ready":true,"restartCount":0,"state":{"running":{}}},
     {"name":"b","ready":false,"restartCount":3,"state":{"waiting":{"reason":"CrashLoopBackOff"}},"lastState":{"terminated":{"exitCode":1,"finishedAt":"2026-01-01T00:04:30Z"}}}]}})"),
-            (json::array{"p", "1/2", "CrashLoopBackOff", "3 (30s ago)", "5m", "10.0.0.1", "<none>", "<none>", "<none>"}));
-  EXPECT_EQ(cells("v1", "Pod", R"({"metadata":{"name":"p","deletionTimestamp":"2026-01-01T00:00:00Z"},"spec":{"containers":[{"name":"a"}]},"status":{"phase":"Running"}})")[2], "Terminating");
-  EXPECT_EQ(cells("v1", "Pod", R"({"metadata":{"name":"p"},"spec":{"containers":[{"name":"a"}],"initContainers":[{"name":"i"}]},"status":{"phase":"Pending",
-    "initContainerStatuses":[{"name":"i","state":{"running":{}}}]}})")[2], "Init:0/1");
+      (json::array{"p", "1/2", "CrashLoopBackOff", "3 (30s ago)", "5m", "10.0.0.1", "<none>", "<none>", "<none>"}));
+  EXPECT_EQ(
+      cells(
+          "v1", "Pod",
+          R"({"metadata":{"name":"p","deletionTimestamp":"2026-01-01T00:00:00Z"},"spec":{"containers":[{"name":"a"}]},"status":{"phase":"Running"}})")
+          [2],
+      "Terminating");
+  EXPECT_EQ(
+      cells(
+          "v1", "Pod",
+          R"({"metadata":{"name":"p"},"spec":{"containers":[{"name":"a"}],"initContainers":[{"name":"i"}]},"status":{"phase":"Pending",
+    "initContainerStatuses":[{"name":"i","state":{"running":{}}}]}})")[2],
+      "Init:0/1");
 }
 
 TEST(Table, OtherKinds) {
-  EXPECT_EQ(cells("apps/v1", "Deployment", R"({"metadata":{"name":"d"},"spec":{"replicas":3,"selector":{"matchLabels":{"a":"b"}},"template":{"spec":{"containers":[{"name":"c","image":"i"}]}}},"status":{"readyReplicas":1}})"),
-            (json::array{"d", "1/3", 0, 0, "<unknown>", "c", "i", "a=b"}));
-  EXPECT_EQ(cells("v1", "Service", R"({"metadata":{"name":"s"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.1","ports":[{"port":80,"nodePort":30080,"protocol":"TCP"}]}})"),
-            (json::array{"s", "LoadBalancer", "10.96.0.1", "<pending>", "80:30080/TCP", "<unknown>", "<none>"}));
-  EXPECT_EQ(cells("v1", "Node", R"({"metadata":{"name":"n","labels":{"node-role.kubernetes.io/control-plane":""}},"spec":{"unschedulable":true},"status":{"conditions":[{"type":"Ready","status":"True"}]}})")[1],
-            "Ready,SchedulingDisabled");
+  EXPECT_EQ(
+      cells(
+          "apps/v1", "Deployment",
+          R"({"metadata":{"name":"d"},"spec":{"replicas":3,"selector":{"matchLabels":{"a":"b"}},"template":{"spec":{"containers":[{"name":"c","image":"i"}]}}},"status":{"readyReplicas":1}})"),
+      (json::array{"d", "1/3", 0, 0, "<unknown>", "c", "i", "a=b"}));
+  EXPECT_EQ(
+      cells(
+          "v1", "Service",
+          R"({"metadata":{"name":"s"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.1","ports":[{"port":80,"nodePort":30080,"protocol":"TCP"}]}})"),
+      (json::array{"s", "LoadBalancer", "10.96.0.1", "<pending>", "80:30080/TCP", "<unknown>", "<none>"}));
+  EXPECT_EQ(
+      cells(
+          "v1", "Node",
+          R"({"metadata":{"name":"n","labels":{"node-role.kubernetes.io/control-plane":""}},"spec":{"unschedulable":true},"status":{"conditions":[{"type":"Ready","status":"True"}]}})")
+          [1],
+      "Ready,SchedulingDisabled");
 }
 
 TEST(Table, EveryKindRendersAnEmptyObject) {
   for (const KindInfo& kind : kinds().all()) {
     ObjectPtr object = Object::parse("{}").value();
     json::value table = json::parse(renderTable(kind, std::span(&object, 1), {}));
-    EXPECT_EQ(table.at("columnDefinitions").as_array().size(), table.at("rows").at(0).at("cells").as_array().size()) << kind.kind;
+    EXPECT_EQ(table.at("columnDefinitions").as_array().size(), table.at("rows").at(0).at("cells").as_array().size())
+        << kind.kind;
   }
 }
 
@@ -63,8 +88,11 @@ TEST(Table, DurationsAsKubectlPrintsThem) {
 TEST(Discovery, BothForms) {
   json::value core = json::parse(*apiResourceListDocument(kinds(), "", "v1"));
   std::string names;
-  for (const json::value& resource : core.at("resources").as_array()) names += std::string(resource.at("name").as_string()) + " ";
-  for (std::string_view name : {"pods ", "pods/eviction ", "pods/log ", "namespaces ", "serviceaccounts/token ", "bindings "}) EXPECT_NE(names.find(name), std::string::npos) << name;
+  for (const json::value& resource : core.at("resources").as_array())
+    names += std::string(resource.at("name").as_string()) + " ";
+  for (std::string_view name :
+       {"pods ", "pods/eviction ", "pods/log ", "namespaces ", "serviceaccounts/token ", "bindings "})
+    EXPECT_NE(names.find(name), std::string::npos) << name;
   EXPECT_FALSE(apiResourceListDocument(kinds(), "nope", "v1"));
   json::value groups = json::parse(apiGroupListDocument(kinds()));
   EXPECT_GE(groups.at("groups").as_array().size(), 8u);
@@ -78,7 +106,9 @@ void checkRefs(const json::value& value, const json::object& schemas, std::strin
     for (const json::value& item : value.get_array()) checkRefs(item, schemas, prefix);
   } else if (value.is_object()) {
     for (const auto& member : value.get_object()) {
-      if (member.key() == "$ref") EXPECT_TRUE(schemas.contains(std::string_view(member.value().as_string()).substr(prefix.size()))) << member.value();
+      if (member.key() == "$ref")
+        EXPECT_TRUE(schemas.contains(std::string_view(member.value().as_string()).substr(prefix.size())))
+            << member.value();
       checkRefs(member.value(), schemas, prefix);
     }
   }
@@ -97,10 +127,12 @@ TEST(OpenApi, EveryReferenceResolves) {
 
 TEST(OpenApi, PatchListsFieldValidationForItsKind) {
   json::value document = json::parse(*openApiV3Document(kinds(), "apps", "v1"));
-  const json::value& patch = document.at("paths").at("/apis/apps/v1/namespaces/{namespace}/deployments/{name}").at("patch");
+  const json::value& patch =
+      document.at("paths").at("/apis/apps/v1/namespaces/{namespace}/deployments/{name}").at("patch");
   EXPECT_EQ(patch.at("x-kubernetes-group-version-kind").at("kind"), "Deployment");
   bool found = false;
-  for (const json::value& parameter : patch.at("parameters").as_array()) found |= parameter.at("name") == "fieldValidation";
+  for (const json::value& parameter : patch.at("parameters").as_array())
+    found |= parameter.at("name") == "fieldValidation";
   EXPECT_TRUE(found);
 }
 

@@ -48,7 +48,11 @@ std::vector<Column> columnsOf(const KindInfo& kind) {
 std::string header(const std::vector<Column>& columns) {
   json::array out;
   for (const Column& column : columns) {
-    out.push_back(json::object{{"name", column.name}, {"type", column.type}, {"format", column.format}, {"description", ""}, {"priority", column.priority}});
+    out.push_back(json::object{{"name", column.name},
+                               {"type", column.type},
+                               {"format", column.format},
+                               {"description", ""},
+                               {"priority", column.priority}});
   }
   return json::serialize(out);
 }
@@ -56,7 +60,8 @@ std::string header(const std::vector<Column>& columns) {
 }  // namespace
 
 std::string renderMetadata(const Object& object) {
-  return R"({"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":)" + json::serialize(object.metadata()) + "}";
+  return R"({"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":)" +
+         json::serialize(object.metadata()) + "}";
 }
 
 std::string renderTable(const KindInfo& kind, std::span<const ObjectPtr> objects, const TableOptions& options) {
@@ -78,8 +83,10 @@ std::string renderTable(const KindInfo& kind, std::span<const ObjectPtr> objects
     if (!first) out += ',';
     first = false;
     out += R"({"cells":)" + json::serialize(cells);
-    if (options.include == IncludeObject::kObject) out += R"(,"object":)" + object->bytes();
-    else if (options.include == IncludeObject::kMetadata) out += R"(,"object":)" + renderMetadata(*object);
+    if (options.include == IncludeObject::kObject)
+      out += R"(,"object":)" + object->bytes();
+    else if (options.include == IncludeObject::kMetadata)
+      out += R"(,"object":)" + renderMetadata(*object);
     out += '}';
   }
   return out + "]}";

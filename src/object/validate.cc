@@ -25,11 +25,13 @@ void Problems::add(std::string_view reason, std::string field, std::string messa
 }
 
 void Problems::required(std::string field, std::string_view detail) {
-  add("FieldValueRequired", std::move(field), detail.empty() ? "Required value" : "Required value: " + std::string(detail));
+  add("FieldValueRequired", std::move(field),
+      detail.empty() ? "Required value" : "Required value: " + std::string(detail));
 }
 
 void Problems::invalid(std::string field, const json::value& value, std::string_view detail) {
-  add("FieldValueInvalid", std::move(field), "Invalid value: " + shown(value) + (detail.empty() ? "" : ": " + std::string(detail)));
+  add("FieldValueInvalid", std::move(field),
+      "Invalid value: " + shown(value) + (detail.empty() ? "" : ": " + std::string(detail)));
 }
 
 void Problems::notSupported(std::string field, const json::value& value, const std::vector<std::string>& supported) {
@@ -92,7 +94,9 @@ std::string check(std::string_view format, const json::value& value) {
     if (value.is_int64()) return number < 0 ? "must be greater than or equal to 0" : "";
     std::string_view digits = text.ends_with('%') ? text.substr(0, text.size() - 1) : "";
     bool good = !digits.empty() && digits.find_first_not_of("0123456789") == std::string_view::npos;
-    return good ? "" : "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+    return good ? ""
+                : "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', "
+                  "regex used for validation is '[0-9]+%')";
   }
   CHECK(false, "api/ names an unknown format {}", format);
 }
@@ -100,7 +104,8 @@ std::string check(std::string_view format, const json::value& value) {
 void checkLabels(const json::value& labels, const std::string& path, Problems& problems) {
   if (!labels.is_object()) return;
   for (const auto& member : labels.get_object()) {
-    if (std::string problem = checkQualifiedName(member.key()); !problem.empty()) problems.invalid(path, json::value(member.key()), problem);
+    if (std::string problem = checkQualifiedName(member.key()); !problem.empty())
+      problems.invalid(path, json::value(member.key()), problem);
     if (!member.value().is_string()) continue;
     if (std::string problem = checkLabelValue(member.value().get_string()); !problem.empty()) {
       problems.invalid(path, member.value(), problem);
@@ -146,9 +151,11 @@ class Walker {
 
   void member(const Field& field, const json::value* value, const json::value* old, bool update) {
     if (missing(value)) {
-      bool number = field.shape.base == Base::kInt32 || field.shape.base == Base::kInt64 || field.shape.base == Base::kBool;
+      bool number =
+          field.shape.base == Base::kInt32 || field.shape.base == Base::kInt64 || field.shape.base == Base::kBool;
       if (field.enforced && !number) context_.problems.required(context_.path);
-      if (field.rules && field.rules->immutable && update && !missing(old)) context_.problems.invalid(context_.path, json::value(""), "field is immutable");
+      if (field.rules && field.rules->immutable && update && !missing(old))
+        context_.problems.invalid(context_.path, json::value(""), "field is immutable");
       if (missing(value) && (!value || !value->is_string())) return;
     }
     if (field.rules && value) check(field, *value, old, update);
@@ -162,21 +169,25 @@ class Walker {
       return;
     }
     if (value.is_string() && value.get_string().empty()) return;
-    if (!r.enums.empty() && value.is_string() && std::find(r.enums.begin(), r.enums.end(), std::string_view(value.get_string())) == r.enums.end()) {
+    if (!r.enums.empty() && value.is_string() &&
+        std::find(r.enums.begin(), r.enums.end(), std::string_view(value.get_string())) == r.enums.end()) {
       context_.problems.notSupported(context_.path, value, r.enums);
       return;
     }
     if (value.is_int64() && r.min && value.get_int64() < *r.min) {
-      std::string detail = r.max ? fmt::format("must be between {} and {}, inclusive", *r.min, *r.max)
-                                 : *r.min == 0 ? "must be greater than or equal to 0" : fmt::format("must be greater than or equal to {}", *r.min);
+      std::string detail = r.max         ? fmt::format("must be between {} and {}, inclusive", *r.min, *r.max)
+                           : *r.min == 0 ? "must be greater than or equal to 0"
+                                         : fmt::format("must be greater than or equal to {}", *r.min);
       context_.problems.invalid(context_.path, value, detail);
     } else if (value.is_int64() && r.max && value.get_int64() > *r.max) {
-      context_.problems.invalid(context_.path, value, fmt::format("must be between {} and {}, inclusive", r.min.value_or(0), *r.max));
+      context_.problems.invalid(context_.path, value,
+                                fmt::format("must be between {} and {}, inclusive", r.min.value_or(0), *r.max));
     }
     if (r.format == "labels") {
       rules::checkLabels(value, context_.path, context_.problems);
     } else if (!r.format.empty()) {
-      if (std::string problem = rules::check(r.format, value); !problem.empty()) context_.problems.invalid(context_.path, value, problem);
+      if (std::string problem = rules::check(r.format, value); !problem.empty())
+        context_.problems.invalid(context_.path, value, problem);
     }
   }
 
@@ -232,8 +243,10 @@ class Walker {
       std::string text = json::serialize(*value);
       if (std::find(seen.begin(), seen.end(), text) != seen.end()) {
         bool mount = key == "mountPath";
-        if (mount) context_.problems.invalid(context_.path + "[" + std::to_string(i) + "]." + key, *value, "must be unique");
-        else context_.problems.duplicate(context_.path + "[" + std::to_string(i) + "]." + key, *value);
+        if (mount)
+          context_.problems.invalid(context_.path + "[" + std::to_string(i) + "]." + key, *value, "must be unique");
+        else
+          context_.problems.duplicate(context_.path + "[" + std::to_string(i) + "]." + key, *value);
       }
       seen.push_back(std::move(text));
     }
@@ -246,8 +259,13 @@ class Walker {
 
 Result<> validate(const KindInfo& kind, const json::object& document, const ValidateOptions& options) {
   Problems problems;
-  rules::Context context{.problems = problems, .kind = kind, .root = document, .before = options.before, .subresource = options.subresource,
-                         .update = options.before != nullptr, .path = {}};
+  rules::Context context{.problems = problems,
+                         .kind = kind,
+                         .root = document,
+                         .before = options.before,
+                         .subresource = options.subresource,
+                         .update = options.before != nullptr,
+                         .path = {}};
   static const json::object kNone;
   const json::value* metadata = document.if_contains("metadata");
   const json::object& meta = metadata && metadata->is_object() ? metadata->get_object() : kNone;

@@ -9,7 +9,8 @@ constexpr size_t kAnnotationsLimit = 256 * 1024;
 
 void immutable(const json::object& now, const json::object& before, std::string_view key, Problems& problems) {
   std::string_view old = text(before, key), fresh = text(now, key);
-  if (!old.empty() && old != fresh) problems.invalid("metadata." + std::string(key), json::value(fresh), "field is immutable");
+  if (!old.empty() && old != fresh)
+    problems.invalid("metadata." + std::string(key), json::value(fresh), "field is immutable");
 }
 
 void annotations(const json::object& metadata, Problems& problems) {
@@ -37,12 +38,14 @@ void owners(const json::object& metadata, Problems& problems) {
     if (!ref) continue;
     std::string path = "metadata.ownerReferences[" + std::to_string(i) + "]";
     for (std::string_view key : {"apiVersion", "kind", "name", "uid"})
-      if (text(*ref, key).empty()) problems.invalid(path + "." + std::string(key), "", std::string(key) + " must not be empty");
+      if (text(*ref, key).empty())
+        problems.invalid(path + "." + std::string(key), "", std::string(key) + " must not be empty");
     const json::value* controller = ref->if_contains("controller");
     if (controller && controller->is_bool() && controller->get_bool()) ++controllers;
   }
   if (controllers > 1) {
-    problems.invalid("metadata.ownerReferences", json::value(*refs), "Only one reference can have Controller set to true");
+    problems.invalid("metadata.ownerReferences", json::value(*refs),
+                     "Only one reference can have Controller set to true");
   }
 }
 
@@ -53,11 +56,14 @@ void finalizers(const json::object& metadata, const json::object* before, Proble
   bool deleting = before && !text(*before, "deletionTimestamp").empty();
   for (const json::value& name : *names) {
     if (!name.is_string()) continue;
-    if (std::string problem = checkQualifiedName(name.get_string()); !problem.empty()) problems.invalid("metadata.finalizers", name, problem);
+    if (std::string problem = checkQualifiedName(name.get_string()); !problem.empty())
+      problems.invalid("metadata.finalizers", name, problem);
     bool known = old && std::find(old->begin(), old->end(), name) != old->end();
     if (deleting && !known) {
-      problems.forbidden("metadata.finalizers", "no new finalizers can be added if the object is being deleted, found new finalizers []string{\"" +
-                                                    std::string(name.get_string()) + "\"}");
+      problems.forbidden(
+          "metadata.finalizers",
+          "no new finalizers can be added if the object is being deleted, found new finalizers []string{\"" +
+              std::string(name.get_string()) + "\"}");
     }
   }
 }
@@ -69,7 +75,8 @@ void metadata(const KindInfo& kind, const json::object& now, const json::object*
   std::string_view name = text(now, "name"), prefix = text(now, "generateName");
   if (name.empty() && prefix.empty()) problems.required("metadata.name", "name or generateName is required");
   if (!name.empty() && !before) {
-    if (std::string problem = check(kind.nameFormat, json::value(name)); !problem.empty()) problems.invalid("metadata.name", json::value(name), problem);
+    if (std::string problem = check(kind.nameFormat, json::value(name)); !problem.empty())
+      problems.invalid("metadata.name", json::value(name), problem);
   } else if (!prefix.empty() && name.empty()) {
     // A trailing dash is fine: characters follow.
     std::string whole = std::string(prefix) + "x";
@@ -81,14 +88,16 @@ void metadata(const KindInfo& kind, const json::object& now, const json::object*
   if (kind.namespaced && ns.empty()) problems.required("metadata.namespace");
   if (!kind.namespaced && !ns.empty()) problems.forbidden("metadata.namespace", "not allowed on this type");
   if (kind.namespaced && !ns.empty() && !before) {
-    if (std::string problem = checkDns1123Label(ns); !problem.empty()) problems.invalid("metadata.namespace", json::value(ns), problem);
+    if (std::string problem = checkDns1123Label(ns); !problem.empty())
+      problems.invalid("metadata.namespace", json::value(ns), problem);
   }
   if (const json::value* labels = now.if_contains("labels")) checkLabels(*labels, "metadata.labels", problems);
   annotations(now, problems);
   owners(now, problems);
   finalizers(now, before, problems);
   if (before)
-    for (std::string_view key : {"name", "namespace", "uid", "creationTimestamp"}) immutable(now, *before, key, problems);
+    for (std::string_view key : {"name", "namespace", "uid", "creationTimestamp"})
+      immutable(now, *before, key, problems);
 }
 
 Function find(std::string_view name) {

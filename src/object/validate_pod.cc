@@ -7,7 +7,9 @@
 namespace dhow::object::rules {
 namespace {
 
-std::string item(const Context& context, std::string_view field, size_t i) { return context.at(field) + "[" + std::to_string(i) + "]"; }
+std::string item(const Context& context, std::string_view field, size_t i) {
+  return context.at(field) + "[" + std::to_string(i) + "]";
+}
 
 template <class Visit>
 void each(const json::object& object, std::string_view key, const Context& context, Visit visit) {
@@ -20,19 +22,24 @@ void each(const json::object& object, std::string_view key, const Context& conte
 template <class Visit>
 void eachContainer(const json::object& spec, const Context& context, Visit visit) {
   for (std::string_view key : {"initContainers", "containers", "ephemeralContainers"}) {
-    each(spec, key, context, [&](const json::object& container, const std::string& path) { visit(key, container, path); });
+    each(spec, key, context,
+         [&](const json::object& container, const std::string& path) { visit(key, container, path); });
   }
 }
 
 // What an update of a running pod may change.
 constexpr std::string_view kPodUpdate =
-    "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,"
-    "`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
+    "pod updates may not change fields other than "
+    "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,"
+    "`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be "
+    "set to 1 if it was "
     "previously negative)";
 
 // The spec without what may change, in one form, so that two can be compared.
 json::object fixedPart(json::object spec, std::string_view subresource) {
-  for (std::string_view key : {"activeDeadlineSeconds", "tolerations", "schedulingGates", "terminationGracePeriodSeconds"}) spec.erase(key);
+  for (std::string_view key :
+       {"activeDeadlineSeconds", "tolerations", "schedulingGates", "terminationGracePeriodSeconds"})
+    spec.erase(key);
   if (subresource == "ephemeralcontainers") spec.erase("ephemeralContainers");
   if (subresource == "binding") {
     spec.erase("nodeName");
@@ -70,7 +77,8 @@ void tolerationsOnlyGrow(const json::object& now, const json::object& before, Co
         kept |= candidate == wanted;
       }
     if (!kept) {
-      context.problems.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds");
+      context.problems.forbidden("spec.tolerations",
+                                 "existing toleration can not be modified except its tolerationSeconds");
       return;
     }
   }
@@ -89,7 +97,8 @@ void podUpdate(const json::object& now, const json::object& before, Context& con
   tolerationsOnlyGrow(now, before, context);
   const json::value* oldGrace = before.if_contains("terminationGracePeriodSeconds");
   const json::value* newGrace = now.if_contains("terminationGracePeriodSeconds");
-  if (oldGrace && newGrace && !(*oldGrace == *newGrace)) context.problems.forbidden("spec", std::string(kPodUpdate) + "\nchanged: spec.terminationGracePeriodSeconds");
+  if (oldGrace && newGrace && !(*oldGrace == *newGrace))
+    context.problems.forbidden("spec", std::string(kPodUpdate) + "\nchanged: spec.terminationGracePeriodSeconds");
 }
 
 void pod(const json::object& value, const json::object* before, Context& context) {
@@ -109,14 +118,16 @@ void checkNames(const json::object& spec, Context& context) {
   eachContainer(spec, context, [&](std::string_view kind, const json::object& container, const std::string& path) {
     std::string name(text(container, "name"));
     for (const auto& [otherKind, other] : seen)
-      if (otherKind != kind && other == name && !name.empty()) context.problems.duplicate(path + ".name", json::value(name));
+      if (otherKind != kind && other == name && !name.empty())
+        context.problems.duplicate(path + ".name", json::value(name));
     seen.emplace_back(kind, name);
   });
 }
 
 void checkMounts(const json::object& spec, Context& context) {
   std::vector<std::string_view> volumes;
-  each(spec, "volumes", context, [&](const json::object& volume, const std::string&) { volumes.push_back(text(volume, "name")); });
+  each(spec, "volumes", context,
+       [&](const json::object& volume, const std::string&) { volumes.push_back(text(volume, "name")); });
   eachContainer(spec, context, [&](std::string_view, const json::object& container, const std::string& path) {
     for (std::string_view key : {"volumeMounts", "volumeDevices"}) {
       const json::array* mounts = list(container, key);
@@ -149,12 +160,15 @@ void checkPorts(const json::object& spec, Context& context) {
         context.problems.invalid(at + ".hostPort", *hostPort, "must match `containerPort` when `hostNetwork` is true");
       }
       if (bound && kind == "containers") {
-        std::string key = fmt::format("{}/{}/{}", text(*port, "protocol"), text(*port, "hostIP"), hostPort->get_int64());
-        if (std::find(used.begin(), used.end(), key) != used.end()) context.problems.duplicate(at + ".hostPort", json::value(key));
+        std::string key =
+            fmt::format("{}/{}/{}", text(*port, "protocol"), text(*port, "hostIP"), hostPort->get_int64());
+        if (std::find(used.begin(), used.end(), key) != used.end())
+          context.problems.duplicate(at + ".hostPort", json::value(key));
         used.push_back(key);
       }
       std::string_view name = text(*port, "name");
-      if (!name.empty() && std::find(names.begin(), names.end(), name) != names.end()) context.problems.duplicate(at + ".name", json::value(name));
+      if (!name.empty() && std::find(names.begin(), names.end(), name) != names.end())
+        context.problems.duplicate(at + ".name", json::value(name));
       names.push_back(name);
     }
   });
@@ -170,23 +184,28 @@ void podSpec(const json::object& spec, const json::object*, Context& context) {
     if (text(container, "restartPolicy") == "Always") return;
     for (std::string_view probe : {"livenessProbe", "readinessProbe", "startupProbe", "lifecycle"})
       if (container.contains(probe)) {
-        context.problems.forbidden(path + "." + std::string(probe), "may not be set for init containers without restartPolicy=Always");
+        context.problems.forbidden(path + "." + std::string(probe),
+                                   "may not be set for init containers without restartPolicy=Always");
       }
   });
   if (text(spec, "dnsPolicy") == "None") {
     const json::object* config = child(spec, "dnsConfig");
     const json::array* servers = config ? list(*config, "nameservers") : nullptr;
     if (!servers || servers->empty()) {
-      context.problems.required(context.at("dnsConfig.nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None");
+      context.problems.required(context.at("dnsConfig.nameservers"),
+                                "must provide at least one DNS nameserver when `dnsPolicy` is None");
     }
   }
 }
 
 void container(const json::object& value, const json::object*, Context& context) {
   std::string_view image = text(value, "image");
-  if (image.empty()) context.problems.required(context.at("image"));
-  else if (trim(image) != image) context.problems.invalid(context.at("image"), json::value(image), "must not have leading or trailing whitespace");
-  if (std::string_view dir = text(value, "terminationMessagePath"); !dir.empty() && dir.find('\0') != std::string_view::npos) {
+  if (image.empty())
+    context.problems.required(context.at("image"));
+  else if (trim(image) != image)
+    context.problems.invalid(context.at("image"), json::value(image), "must not have leading or trailing whitespace");
+  if (std::string_view dir = text(value, "terminationMessagePath");
+      !dir.empty() && dir.find('\0') != std::string_view::npos) {
     context.problems.invalid(context.at("terminationMessagePath"), json::value(dir), "must not contain NUL");
   }
 }
@@ -203,7 +222,8 @@ void volume(const json::object& value, const json::object*, Context& context) {
 void oneHandler(const json::object& value, Context& context, std::initializer_list<std::string_view> handlers) {
   int count = 0;
   for (std::string_view handler : handlers)
-    if (value.contains(handler) && ++count > 1) context.problems.forbidden(context.at(handler), "may not specify more than 1 handler type");
+    if (value.contains(handler) && ++count > 1)
+      context.problems.forbidden(context.at(handler), "may not specify more than 1 handler type");
   if (count == 0) context.problems.required(context.path, "must specify a handler type");
 }
 
@@ -214,7 +234,8 @@ void probe(const json::object& value, const json::object*, Context& context) {
   if (single && threshold && threshold->is_int64() && threshold->get_int64() != 1) {
     context.problems.invalid(context.at("successThreshold"), *threshold, "must be 1");
   }
-  if (const json::object* exec = child(value, "exec"); exec && (!list(*exec, "command") || list(*exec, "command")->empty())) {
+  if (const json::object* exec = child(value, "exec");
+      exec && (!list(*exec, "command") || list(*exec, "command")->empty())) {
     context.problems.required(context.at("exec.command"));
   }
 }
@@ -227,10 +248,13 @@ void envVar(const json::object& value, const json::object*, Context& context) {
   const json::object* from = child(value, "valueFrom");
   if (!from) return;
   int sources = 0;
-  for (std::string_view key : {"fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"}) sources += from->contains(key);
+  for (std::string_view key : {"fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"})
+    sources += from->contains(key);
   std::string path = context.at("valueFrom");
   if (sources == 0) {
-    context.problems.invalid(path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`");
+    context.problems.invalid(
+        path, "",
+        "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`");
   } else if (!text(value, "value").empty()) {
     context.problems.invalid(path, "", "may not be specified when `value` is not empty");
   } else if (sources > 1) {
@@ -246,17 +270,21 @@ void resources(const json::object& value, const json::object*, Context& context)
     for (const auto& member : *map) {
       std::string path = fmt::format("{}[{}]", context.at(key), std::string_view(member.key()));
       std::string_view name = member.key();
-      bool standard = name == "cpu" || name == "memory" || name == "ephemeral-storage" || name.starts_with("hugepages-");
+      bool standard =
+          name == "cpu" || name == "memory" || name == "ephemeral-storage" || name.starts_with("hugepages-");
       if (!standard && name.find('/') == std::string_view::npos) {
         context.problems.invalid(path, json::value(name), "must be a standard resource type or fully qualified");
         continue;
       }
-      if (std::string problem = checkQualifiedName(name); !problem.empty()) context.problems.invalid(path, json::value(name), problem);
+      if (std::string problem = checkQualifiedName(name); !problem.empty())
+        context.problems.invalid(path, json::value(name), problem);
       Quantity quantity = Quantity::from(&member.value());
       if (quantity.sign() < 0) context.problems.invalid(path, member.value(), "must be greater than or equal to 0");
       const json::value* limit = key == "requests" && limits ? limits->if_contains(name) : nullptr;
       if (limit && quantity > Quantity::from(limit)) {
-        context.problems.invalid(path, member.value(), fmt::format("must be less than or equal to {} limit of {}", name, Quantity::from(limit).text()));
+        context.problems.invalid(
+            path, member.value(),
+            fmt::format("must be less than or equal to {} limit of {}", name, Quantity::from(limit).text()));
       }
     }
   }
@@ -278,22 +306,27 @@ void labelSelectorRequirement(const json::object& value, const json::object*, Co
 
 void nodeSelector(const json::object& value, const json::object*, Context& context) {
   const json::array* terms = list(value, "nodeSelectorTerms");
-  if (!terms || terms->empty()) context.problems.required(context.at("nodeSelectorTerms"), "must have at least one node selector term");
+  if (!terms || terms->empty())
+    context.problems.required(context.at("nodeSelectorTerms"), "must have at least one node selector term");
 }
 
 void toleration(const json::object& value, const json::object*, Context& context) {
   std::string_view key = text(value, "key"), op = text(value, "operator"), effect = text(value, "effect");
   if (!key.empty()) {
-    if (std::string problem = checkQualifiedName(key); !problem.empty()) context.problems.invalid(context.at("key"), json::value(key), problem);
+    if (std::string problem = checkQualifiedName(key); !problem.empty())
+      context.problems.invalid(context.at("key"), json::value(key), problem);
   } else if (op != "Exists") {
-    context.problems.invalid(context.at("operator"), json::value(op),
-                             "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+    context.problems.invalid(
+        context.at("operator"), json::value(op),
+        "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
   }
   if (op == "Exists" && !text(value, "value").empty()) {
-    context.problems.invalid(context.at("operator"), json::value(text(value, "value")), "value must be empty when `operator` is 'Exists'");
+    context.problems.invalid(context.at("operator"), json::value(text(value, "value")),
+                             "value must be empty when `operator` is 'Exists'");
   }
   if (value.contains("tolerationSeconds") && effect != "NoExecute") {
-    context.problems.invalid(context.at("effect"), json::value(effect), "effect must be 'NoExecute' when `tolerationSeconds` is set");
+    context.problems.invalid(context.at("effect"), json::value(effect),
+                             "effect must be 'NoExecute' when `tolerationSeconds` is set");
   }
 }
 
@@ -311,6 +344,8 @@ constexpr Entry kRules[] = {{"pod", pod},
 
 }  // namespace
 
-std::span<const Entry> podRules() { return kRules; }
+std::span<const Entry> podRules() {
+  return kRules;
+}
 
 }  // namespace dhow::object::rules

@@ -3,8 +3,8 @@
 
 #include "base/strings.h"
 #include "object/names.h"
-#include "rules.h"
 #include "object/selector.h"
+#include "rules.h"
 
 namespace dhow::object::rules {
 namespace {
@@ -32,20 +32,24 @@ void workload(const json::object& value, const json::object*, Context& context) 
   const json::object* metadata = templ ? child(*templ, "metadata") : nullptr;
   const json::object* labels = metadata ? child(*metadata, "labels") : nullptr;
   if (templ && !parsed->matchesLabels(labels)) {
-    context.problems.invalid("spec.template.metadata.labels", labels ? json::value(*labels) : json::value(json::object()),
+    context.problems.invalid("spec.template.metadata.labels",
+                             labels ? json::value(*labels) : json::value(json::object()),
                              "`selector` does not match template `labels`");
   }
   const json::object* podSpec = templ ? child(*templ, "spec") : nullptr;
   if (podSpec && text(*podSpec, "restartPolicy") != "Always" && !text(*podSpec, "restartPolicy").empty()) {
-    context.problems.notSupported("spec.template.spec.restartPolicy", json::value(text(*podSpec, "restartPolicy")), {"Always"});
+    context.problems.notSupported("spec.template.spec.restartPolicy", json::value(text(*podSpec, "restartPolicy")),
+                                  {"Always"});
   }
   if (podSpec && podSpec->contains("activeDeadlineSeconds")) {
-    context.problems.forbidden("spec.template.spec.activeDeadlineSeconds", "activeDeadlineSeconds in " + context.kind.kind + " is not Supported");
+    context.problems.forbidden("spec.template.spec.activeDeadlineSeconds",
+                               "activeDeadlineSeconds in " + context.kind.kind + " is not Supported");
   }
 }
 
 bool isZero(const json::value* value) {
-  return value && ((value->is_int64() && value->get_int64() == 0) || (value->is_string() && value->get_string() == "0%"));
+  return value &&
+         ((value->is_int64() && value->get_int64() == 0) || (value->is_string() && value->get_string() == "0%"));
 }
 
 void deploymentStrategy(const json::object& value, const json::object*, Context& context) {
@@ -56,7 +60,8 @@ void deploymentStrategy(const json::object& value, const json::object*, Context&
   if (text(value, "type") != "RollingUpdate" || !rolling) return;
   const json::value* unavailable = rolling->if_contains("maxUnavailable");
   if (isZero(unavailable) && isZero(rolling->if_contains("maxSurge"))) {
-    context.problems.invalid(context.at("rollingUpdate.maxUnavailable"), *unavailable, "may not be 0 when `maxSurge` is 0");
+    context.problems.invalid(context.at("rollingUpdate.maxUnavailable"), *unavailable,
+                             "may not be 0 when `maxSurge` is 0");
   }
 }
 
@@ -65,13 +70,15 @@ void keys(const json::object& value, std::string_view field, size_t& size, Conte
   if (!map) return;
   for (const auto& member : *map) {
     if (std::string problem = checkConfigKey(member.key()); !problem.empty()) {
-      context.problems.invalid(fmt::format("{}[{}]", field, std::string_view(member.key())), json::value(member.key()), problem);
+      context.problems.invalid(fmt::format("{}[{}]", field, std::string_view(member.key())), json::value(member.key()),
+                               problem);
     }
     if (member.value().is_string()) size += member.value().get_string().size();
   }
 }
 
-void fixedOnceImmutable(const json::object& value, const json::object* before, std::initializer_list<std::string_view> fields, Context& context) {
+void fixedOnceImmutable(const json::object& value, const json::object* before,
+                        std::initializer_list<std::string_view> fields, Context& context) {
   const json::value* old = before ? before->if_contains("immutable") : nullptr;
   if (!old || !old->is_bool() || !old->get_bool()) return;
   constexpr std::string_view kText = "field is immutable when `immutable` is set";
@@ -94,7 +101,8 @@ void configMap(const json::object& value, const json::object* before, Context& c
   if (data && binary)
     for (const auto& member : *data)
       if (binary->contains(member.key())) {
-        context.problems.invalid(fmt::format("data[{}]", std::string_view(member.key())), json::value(member.key()), "duplicate of key present in binaryData");
+        context.problems.invalid(fmt::format("data[{}]", std::string_view(member.key())), json::value(member.key()),
+                                 "duplicate of key present in binaryData");
       }
   fixedOnceImmutable(value, before, {"data", "binaryData"}, context);
 }
@@ -139,7 +147,8 @@ void servicePorts(const json::object& value, Context& context) {
     std::string path = fmt::format("{}[{}]", context.at("ports"), i);
     std::string name(text(*port, "name"));
     if (name.empty() && ports->size() > 1) context.problems.required(path + ".name");
-    if (!name.empty() && std::find(names.begin(), names.end(), name) != names.end()) context.problems.duplicate(path + ".name", json::value(name));
+    if (!name.empty() && std::find(names.begin(), names.end(), name) != names.end())
+      context.problems.duplicate(path + ".name", json::value(name));
     names.push_back(name);
     const json::value* number = port->if_contains("port");
     if (!number) context.problems.invalid(path + ".port", 0, "must be between 1 and 65535, inclusive");
@@ -160,8 +169,10 @@ void serviceSpec(const json::object& value, const json::object* before, Context&
   bool headless = clusterIp == "None";
   if (type == "ExternalName") {
     std::string_view name = text(value, "externalName");
-    if (name.empty()) context.problems.required(context.at("externalName"));
-    else if (std::string problem = checkDns1123Subdomain(name.ends_with('.') ? name.substr(0, name.size() - 1) : name); !problem.empty()) {
+    if (name.empty())
+      context.problems.required(context.at("externalName"));
+    else if (std::string problem = checkDns1123Subdomain(name.ends_with('.') ? name.substr(0, name.size() - 1) : name);
+             !problem.empty()) {
       context.problems.invalid(context.at("externalName"), json::value(name), problem);
     }
   } else if ((!ports || ports->empty()) && !headless) {
@@ -169,26 +180,31 @@ void serviceSpec(const json::object& value, const json::object* before, Context&
   }
   servicePorts(value, context);
   if (!clusterIp.empty() && !headless) {
-    if (std::string problem = checkIp(clusterIp); !problem.empty()) context.problems.invalid(context.at("clusterIPs[0]"), json::value(clusterIp), problem);
+    if (std::string problem = checkIp(clusterIp); !problem.empty())
+      context.problems.invalid(context.at("clusterIPs[0]"), json::value(clusterIp), problem);
   }
   if (headless && (type == "NodePort" || type == "LoadBalancer")) {
-    context.problems.invalid(context.at("clusterIPs[0]"), "None", "may not be set to 'None' for " + std::string(type) + " services");
+    context.problems.invalid(context.at("clusterIPs[0]"), "None",
+                             "may not be set to 'None' for " + std::string(type) + " services");
   }
   std::string_view old = before ? text(*before, "clusterIP") : "";
   if (!old.empty() && text(*before, "type") != "ExternalName" && type != "ExternalName" && old != clusterIp) {
-    context.problems.invalid(context.at("clusterIPs[0]"), json::value(json::array{json::value(clusterIp)}), "may not change once set");
+    context.problems.invalid(context.at("clusterIPs[0]"), json::value(json::array{json::value(clusterIp)}),
+                             "may not change once set");
   }
   bool external = type == "NodePort" || type == "LoadBalancer";
   const json::array* externalIps = list(value, "externalIPs");
   if (value.contains("externalTrafficPolicy") && !external && !(externalIps && !externalIps->empty())) {
-    context.problems.invalid(context.at("externalTrafficPolicy"), value.at("externalTrafficPolicy"), "may only be set for externally-accessible services");
+    context.problems.invalid(context.at("externalTrafficPolicy"), value.at("externalTrafficPolicy"),
+                             "may only be set for externally-accessible services");
   }
 }
 
 void endpointSlice(const json::object& value, const json::object*, Context& context) {
   const json::array* endpoints = list(value, "endpoints");
   if (!endpoints) return;
-  if (endpoints->size() > 1000) context.problems.invalid("endpoints", static_cast<int64_t>(endpoints->size()), "must have at most 1000 items");
+  if (endpoints->size() > 1000)
+    context.problems.invalid("endpoints", static_cast<int64_t>(endpoints->size()), "must have at most 1000 items");
   std::string_view type = text(value, "addressType");
   for (size_t i = 0; i < endpoints->size(); ++i) {
     const json::object* endpoint = (*endpoints)[i].if_object();
@@ -213,7 +229,8 @@ void endpointSlice(const json::object& value, const json::object*, Context& cont
 constexpr std::string_view kRbac = "rbac.authorization.k8s.io";
 
 void roleRef(const json::object& value, const json::object*, Context& context) {
-  if (text(value, "apiGroup") != kRbac) context.problems.notSupported(context.at("apiGroup"), json::value(text(value, "apiGroup")), {std::string(kRbac)});
+  if (text(value, "apiGroup") != kRbac)
+    context.problems.notSupported(context.at("apiGroup"), json::value(text(value, "apiGroup")), {std::string(kRbac)});
   std::string_view kind = text(value, "kind");
   std::vector<std::string> supported = {"ClusterRole"};
   if (context.kind.namespaced) supported.push_back("Role");
@@ -225,7 +242,8 @@ void roleRef(const json::object& value, const json::object*, Context& context) {
 void subject(const json::object& value, const json::object*, Context& context) {
   if (text(value, "kind") == "ServiceAccount") {
     if (text(value, "namespace").empty()) context.problems.required(context.at("namespace"));
-    if (std::string problem = checkDns1123Subdomain(text(value, "name")); !problem.empty() && !text(value, "name").empty()) {
+    if (std::string problem = checkDns1123Subdomain(text(value, "name"));
+        !problem.empty() && !text(value, "name").empty()) {
       context.problems.invalid(context.at("name"), json::value(text(value, "name")), problem);
     }
   }
@@ -238,22 +256,31 @@ void policyRule(const json::object& value, const json::object*, Context& context
   };
   if (empty("verbs")) context.problems.required(context.at("verbs"), "verbs must contain at least one value");
   if (!empty("nonResourceURLs")) {
-    if (context.kind.namespaced) context.problems.invalid(context.at("nonResourceURLs"), value.at("nonResourceURLs"), "namespaced rules cannot apply to non-resource URLs");
+    if (context.kind.namespaced)
+      context.problems.invalid(context.at("nonResourceURLs"), value.at("nonResourceURLs"),
+                               "namespaced rules cannot apply to non-resource URLs");
     if (!empty("apiGroups") || !empty("resources") || !empty("resourceNames")) {
-      context.problems.invalid(context.at("nonResourceURLs"), value.at("nonResourceURLs"), "rules cannot apply to both regular resources and non-resource URLs");
+      context.problems.invalid(context.at("nonResourceURLs"), value.at("nonResourceURLs"),
+                               "rules cannot apply to both regular resources and non-resource URLs");
     }
     return;
   }
-  if (empty("apiGroups")) context.problems.required(context.at("apiGroups"), "resource rules must supply at least one api group");
-  if (empty("resources")) context.problems.required(context.at("resources"), "resource rules must supply at least one resource");
+  if (empty("apiGroups"))
+    context.problems.required(context.at("apiGroups"), "resource rules must supply at least one api group");
+  if (empty("resources"))
+    context.problems.required(context.at("resources"), "resource rules must supply at least one resource");
 }
 
-constexpr Entry kRules[] = {{"workload", workload}, {"deploymentStrategy", deploymentStrategy}, {"configMap", configMap}, {"secret", secret},
-                            {"serviceSpec", serviceSpec}, {"endpointSlice", endpointSlice}, {"roleRef", roleRef}, {"subject", subject},
+constexpr Entry kRules[] = {{"workload", workload},       {"deploymentStrategy", deploymentStrategy},
+                            {"configMap", configMap},     {"secret", secret},
+                            {"serviceSpec", serviceSpec}, {"endpointSlice", endpointSlice},
+                            {"roleRef", roleRef},         {"subject", subject},
                             {"policyRule", policyRule}};
 
 }  // namespace
 
-std::span<const Entry> workloadRules() { return kRules; }
+std::span<const Entry> workloadRules() {
+  return kRules;
+}
 
 }  // namespace dhow::object::rules

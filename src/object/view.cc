@@ -19,7 +19,8 @@ int64_t integer(const json::object* object, std::string_view key) {
   const json::value* value = at(object, key);
   if (!value) return 0;
   if (value->is_int64()) return value->get_int64();
-  if (value->is_double() && value->get_double() > -9e15 && value->get_double() < 9e15) return static_cast<int64_t>(value->get_double());
+  if (value->is_double() && value->get_double() > -9e15 && value->get_double() < 9e15)
+    return static_cast<int64_t>(value->get_double());
   return 0;
 }
 
@@ -35,7 +36,9 @@ double real(const json::object* object, std::string_view key) {
   return value->is_int64() ? static_cast<double>(value->get_int64()) : 0;
 }
 
-std::optional<WallTime> time(const json::object* object, std::string_view key) { return parseTime(string(object, key)); }
+std::optional<WallTime> time(const json::object* object, std::string_view key) {
+  return parseTime(string(object, key));
+}
 
 std::string bytes(const json::object* object, std::string_view key) {
   return fromBase64(string(object, key)).value_or(std::string());

@@ -83,8 +83,15 @@ class ListView {
     using difference_type = std::ptrdiff_t;
     explicit Iterator(const json::value* at = nullptr) : at_(at) {}
     T operator*() const { return view::Read<T>::from(*at_); }
-    Iterator& operator++() { ++at_; return *this; }
-    Iterator operator++(int) { Iterator old = *this; ++at_; return old; }
+    Iterator& operator++() {
+      ++at_;
+      return *this;
+    }
+    Iterator operator++(int) {
+      Iterator old = *this;
+      ++at_;
+      return old;
+    }
     bool operator==(const Iterator&) const = default;
 
    private:
@@ -111,8 +118,15 @@ class MapView {
     using difference_type = std::ptrdiff_t;
     explicit Iterator(const json::key_value_pair* at = nullptr) : at_(at) {}
     value_type operator*() const { return {at_->key(), view::Read<T>::from(at_->value())}; }
-    Iterator& operator++() { ++at_; return *this; }
-    Iterator operator++(int) { Iterator old = *this; ++at_; return old; }
+    Iterator& operator++() {
+      ++at_;
+      return *this;
+    }
+    Iterator operator++(int) {
+      Iterator old = *this;
+      ++at_;
+      return old;
+    }
     bool operator==(const Iterator&) const = default;
 
    private:

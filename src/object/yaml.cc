@@ -96,7 +96,7 @@ class Reader {
     --nodesLeft_;
     if (!node) return json::value(nullptr);
     if (fy_node_is_alias(node)) {
-      ASSIGN_OR_RETURN(fy_node* target, follow(node));
+      ASSIGN_OR_RETURN(fy_node * target, follow(node));
       return read(target, path, depth + 1);
     }
     switch (fy_node_get_type(node)) {
@@ -143,7 +143,8 @@ class Reader {
     void* iterator = nullptr;
     while (fy_node_pair* pair = fy_node_mapping_iterate(node, &iterator)) {
       fy_node* keyNode = fy_node_pair_key(pair);
-      if (keyNode && !fy_node_is_scalar(keyNode)) return Error(Code::kBadRequest, "yaml: a mapping key must be a scalar");
+      if (keyNode && !fy_node_is_scalar(keyNode))
+        return Error(Code::kBadRequest, "yaml: a mapping key must be a scalar");
       size_t length = 0;
       const char* text = keyNode ? fy_node_get_scalar(keyNode, &length) : nullptr;
       std::string_view key(text ? text : "", text ? length : 0);

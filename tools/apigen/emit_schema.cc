@@ -5,7 +5,8 @@
 
 namespace dhow::apigen {
 
-// {"kinds": [{group, version, package, kind, ...facts}], "types": {"core.v1.Pod": {...facts, "fields": [[name, type, facts]]}}}
+// {"kinds": [{group, version, package, kind, ...facts}], "types": {"core.v1.Pod": {...facts, "fields": [[name, type,
+// facts]]}}}
 std::string emitSchema(const Model& model) {
   json::array kinds;
   for (const Kind& kind : model.kinds) {
@@ -29,8 +30,9 @@ std::string emitSchema(const Model& model) {
     types[name] = std::move(out);
   }
   std::string text = json::serialize(json::object{{"kinds", std::move(kinds)}, {"types", std::move(types)}});
-  std::string out = "// The schema of all built-in kinds. Generated from api/.\n#include <string_view>\n\nnamespace dhow::object {\n"
-                    "extern const std::string_view kSchemaText;\nconst std::string_view kSchemaText =";
+  std::string out =
+      "// The schema of all built-in kinds. Generated from api/.\n#include <string_view>\n\nnamespace dhow::object {\n"
+      "extern const std::string_view kSchemaText;\nconst std::string_view kSchemaText =";
   constexpr size_t kChunk = 8000;
   for (size_t i = 0; i < text.size(); i += kChunk) out += "\n    R\"~~~(" + text.substr(i, kChunk) + ")~~~\"";
   return out + ";\n}  // namespace dhow::object\n";

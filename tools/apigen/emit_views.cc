@@ -7,8 +7,9 @@
 namespace dhow::apigen {
 namespace {
 
-const std::set<std::string_view> kKeywords = {"namespace", "operator", "template", "continue", "default", "export", "static", "protected",
-                                              "private", "public", "class", "delete", "new", "this", "raw", "has", "present"};
+const std::set<std::string_view> kKeywords = {"namespace", "operator",  "template", "continue", "default", "export",
+                                              "static",    "protected", "private",  "public",   "class",   "delete",
+                                              "new",       "this",      "raw",      "has",      "present"};
 
 std::string capital(std::string text) {
   if (!text.empty()) text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
@@ -60,8 +61,10 @@ class Views {
       for (const Field& field : type.fields) {
         auto it = model_.types.find(leafOf(field.type));
         if (it == model_.types.end()) continue;
-        if (it->second.package != package) includes.insert(it->second.package);
-        else visit(it->second);
+        if (it->second.package != package)
+          includes.insert(it->second.package);
+        else
+          visit(it->second);
       }
       order.push_back(&type);
     };
@@ -171,6 +174,8 @@ class Views {
 
 }  // namespace
 
-std::map<std::string, std::string> emitViews(const Model& model) { return Views(model).emit(); }
+std::map<std::string, std::string> emitViews(const Model& model) {
+  return Views(model).emit();
+}
 
 }  // namespace dhow::apigen

@@ -39,7 +39,8 @@ std::string qualify(std::string type, const std::string& package, const std::str
   return prefix + type;
 }
 
-Result<Type> readType(const std::string& package, const std::string& version, std::string name, const json::value& value) {
+Result<Type> readType(const std::string& package, const std::string& version, std::string name,
+                      const json::value& value) {
   Type type;
   type.package = package;
   type.version = version;
@@ -83,7 +84,8 @@ Result<> readFolder(Model& model, const fs::path& folder, const std::string& pac
       if (!type.ok()) return type.error().wrap(path.string());
       type->isKind = type->name == kindName;
       std::string name = type->fullName();
-      if (!model.types.emplace(name, std::move(*type)).second) return Error(Code::kInvalid, path.string() + ": " + name + " is defined twice");
+      if (!model.types.emplace(name, std::move(*type)).second)
+        return Error(Code::kInvalid, path.string() + ": " + name + " is defined twice");
     }
     if (kindName.empty()) continue;
     file.erase("types");
@@ -95,8 +97,9 @@ Result<> readFolder(Model& model, const fs::path& folder, const std::string& pac
 }  // namespace
 
 bool isBuiltin(std::string_view type) {
-  static const std::set<std::string_view> kBuiltin = {"string", "int32", "int64",    "bool",        "double",   "bytes", "time",
-                                                      "microTime", "quantity", "intOrString", "fieldsV1", "raw",   "any"};
+  static const std::set<std::string_view> kBuiltin = {"string",   "int32", "int64",     "bool",     "double",
+                                                      "bytes",    "time",  "microTime", "quantity", "intOrString",
+                                                      "fieldsV1", "raw",   "any"};
   return kBuiltin.contains(type);
 }
 
