@@ -148,10 +148,10 @@ EndpointSliceController::EndpointSliceController(Context context)
   });
   controller_.watchOwn(services_);
   controller_.watch(pods_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) { podChanged(before, after, queue); });
-  // A slice that somebody removed or changed is put right.
+  // A slice that somebody removed or changed is put right; so is one that was made twice, as the first was not seen in time.
   controller_.watch(slices_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     const ObjectPtr& slice = after ? after : before;
-    if (before && slice->label(kManagedByLabel) == kManager) queue.add(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
+    if (slice->label(kManagedByLabel) == kManager) queue.add(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
   });
   controller_.require(nodes_);
   controller_.require(endpoints_);

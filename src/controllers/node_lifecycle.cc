@@ -37,20 +37,26 @@ std::string_view readiness(const Object& node) {
   return ready == nullptr ? "Unknown" : text(*ready, "status");
 }
 
-// What the node should bear, besides what others put on it.
-std::vector<std::pair<std::string, std::string>> wantedTaints(const Object& node, bool evictions) {
-  std::vector<std::pair<std::string, std::string>> wanted;
+// The key of the taint that the node's silence or its own word puts on it; empty when it is ready.
+std::string_view readyTaint(const Object& node) {
   const std::string_view ready = readiness(node);
-  if (ready != "True") {
-    const char* key = ready == "Unknown" && condition(node.root(), "Ready") != nullptr ? kUnreachable : kNotReady;
-    wanted.emplace_back(key, "NoSchedule");
-    if (evictions) wanted.emplace_back(key, "NoExecute");
-  }
+  if (ready == "True") return {};
+  return ready == "Unknown" && condition(node.root(), "Ready") != nullptr ? kUnreachable : kNotReady;
+}
+
+// What the node should bear, besides what others put on it. NoExecute is not among it.
+std::vector<std::pair<std::string, std::string>> wantedTaints(const Object& node) {
+  std::vector<std::pair<std::string, std::string>> wanted;
+  if (const std::string_view key = readyTaint(node); !key.empty()) wanted.emplace_back(key, "NoSchedule");
   for (const auto& pressure : kPressures) {
     if (conditionTrue(node.root(), pressure.condition)) wanted.emplace_back(pressure.key, "NoSchedule");
   }
   if (flag(node.root(), {"spec", "unschedulable"})) wanted.emplace_back(kUnschedulable, "NoSchedule");
   return wanted;
+}
+
+std::string zoneOf(const Object& node) {
+  return fmt::format("{}/{}", node.label("topology.kubernetes.io/region"), node.label("topology.kubernetes.io/zone"));
 }
 
 const json::array& taintsOf(const Object& node) { return array(node.root(), {"spec", "taints"}); }
@@ -118,11 +124,30 @@ Duration NodeLifecycleController::silence(const Object& node) {
   return context_.loop.now() - it->second.seen;
 }
 
-bool NodeLifecycleController::someNodeIsHeard() {
-  for (const ObjectPtr& node : nodes_.list()) {
-    if (silence(*node) < options_.grace) return true;
+bool NodeLifecycleController::evictionAllowed() {
+  const std::vector<ObjectPtr> all = nodes_.list();
+  return std::any_of(all.begin(), all.end(), [&](const ObjectPtr& node) {
+    return readiness(*node) == "True" && silence(*node) < options_.grace;
+  });
+}
+
+NodeLifecycleController::Eviction NodeLifecycleController::evictionOf(const Object& node) {
+  const std::string zone = zoneOf(node);
+  size_t total = 0, silent = 0;
+  if (!evictionAllowed()) return Eviction::kNever;
+  for (const ObjectPtr& other : nodes_.list()) {
+    const bool ready = readiness(*other) == "True" && silence(*other) < options_.grace;
+    if (zoneOf(*other) != zone) continue;
+    ++total;
+    silent += !ready;
   }
-  return false;
+  const bool most = silent > 2 && silent < total &&
+                    static_cast<double>(silent) >= options_.unhealthyZoneShare * static_cast<double>(total);
+  if (most && total <= options_.largeZone) return Eviction::kNotNow;
+  auto [place, isNew] = nextEviction_.try_emplace(zone, context_.loop.now());
+  if (place->second > context_.loop.now()) return Eviction::kLater;
+  place->second = context_.loop.now() + (most ? options_.slowEvictionPause : options_.evictionPause);
+  return Eviction::kNow;
 }
 
 Task<Result<>> NodeLifecycleController::reconcileNode(std::string key) {
@@ -176,7 +201,20 @@ Task<Result<>> NodeLifecycleController::markPodsNotReady(std::string node) {
 }
 
 Task<Result<>> NodeLifecycleController::syncTaints(ObjectPtr node) {
-  auto wanted = wantedTaints(*node, someNodeIsHeard());
+  auto wanted = wantedTaints(*node);
+  if (const std::string key(readyTaint(*node)); !key.empty()) {
+    bool there = false;
+    for (const json::value& value : taintsOf(*node)) {
+      if (!value.is_object() || text(value.get_object(), "effect") != "NoExecute") continue;
+      there = there || text(value.get_object(), "key") == kNotReady || text(value.get_object(), "key") == kUnreachable;
+    }
+    // From one of the two to the other needs no new turn.
+    const Eviction eviction = there && evictionAllowed() ? Eviction::kNow : evictionOf(*node);
+    if (eviction == Eviction::kNow) wanted.emplace_back(key, "NoExecute");
+    if (eviction == Eviction::kLater || eviction == Eviction::kNotNow || eviction == Eviction::kNever) {
+      nodesController_.queue().addAfter(std::string(node->name()), options_.evictionPause);
+    }
+  }
   json::array taints;
   bool changed = false;
   for (const json::value& value : taintsOf(*node)) {

@@ -1,0 +1,321 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/time.h"
+#include "client/fake_client.h"
+#include "controllers/manager.h"
+#include "endpointslice.h"
+#include "garbage_collector.h"
+#include "namespace.h"
+#include "node_ipam.h"
+#include "node_lifecycle.h"
+#include "service_account.h"
+#include "service_lb.h"
+
+namespace dhow::controllers {
+namespace {
+
+using namespace std::chrono_literals;
+using namespace client;
+namespace kinds = object::resources;
+using testing::ElementsAre;
+using testing::UnorderedElementsAre;
+
+struct Base : testing::Test {
+  void TearDown() override {
+    if (component) runOn(loop, component->stop());
+  }
+  template <class T, class... Args>
+  void run(Args... args) {
+    component = std::make_unique<T>(Context{loop, api, api}, std::move(args)...);
+    component->start();
+    loop.advance(1s);
+  }
+  SimLoop loop;
+  FakeClient api{loop};
+  std::unique_ptr<Component> component;
+};
+
+struct EndpointsTest : Base {
+  void pod(std::string name, std::string ip, bool ready, std::string node = "n1") {
+    api.seed(kinds::kPods, {{"metadata", {{"name", name}, {"labels", {{"app", "web"}}}}},
+                            {"spec", {{"nodeName", node}, {"containers", json::array{{{"name", "c"}, {"ports", json::array{{{"name", "http"}, {"containerPort", 8080}}}}}}}}},
+                            {"status", {{"phase", "Running"}, {"podIP", ip}, {"conditions", json::array{{{"type", "Ready"}, {"status", ready ? "True" : "False"}}}}}}});
+  }
+  void service(json::object extra = {}) {
+    json::object spec{{"clusterIP", "10.96.0.7"}, {"selector", {{"app", "web"}}},
+                      {"ports", json::array{{{"name", "http"}, {"port", 80}, {"targetPort", "http"}, {"protocol", "TCP"}}}}};
+    for (auto& [key, value] : extra) spec[key] = value;
+    api.seed(kinds::kServices, {{"metadata", {{"name", "web"}}}, {"spec", std::move(spec)}});
+  }
+  json::array endpoints() {
+    json::array out;
+    for (auto& slice : api.all(kinds::kEndpointSlices)) {
+      for (auto& e : array(slice->root(), {"endpoints"})) out.push_back(e);
+    }
+    return out;
+  }
+};
+
+TEST_F(EndpointsTest, ShowsReadinessZoneNodeAndNamedPort) {
+  api.seed(kinds::kNodes, R"({"metadata":{"name":"n1","namespace":"","labels":{"topology.kubernetes.io/zone":"z1"}}})");
+  pod("a", "10.244.0.1", true);
+  pod("b", "10.244.0.2", false);
+  service();
+  run<EndpointSliceController>();
+  auto slices = api.all(kinds::kEndpointSlices);
+  ASSERT_EQ(slices.size(), 1u);
+  EXPECT_EQ(slices[0]->label("kubernetes.io/service-name"), "web");
+  EXPECT_EQ(number(array(slices[0]->root(), {"ports"})[0].as_object(), {"port"}), 8080);
+  ASSERT_EQ(endpoints().size(), 2u);
+  const json::object a = endpoints()[0].as_object();
+  EXPECT_TRUE(flag(a, {"conditions", "ready"}));
+  EXPECT_EQ(text(a, "zone"), "z1");
+  EXPECT_EQ(text(a, "nodeName"), "n1");
+  EXPECT_FALSE(flag(endpoints()[1].as_object(), {"conditions", "ready"}, true));
+  const json::object subset = array(api.find(kinds::kEndpoints, "default", "web")->root(), {"subsets"})[0].as_object();
+  EXPECT_EQ(array(subset, {"addresses"}).size(), 1u);
+  EXPECT_EQ(array(subset, {"notReadyAddresses"}).size(), 1u);
+}
+
+TEST_F(EndpointsTest, TerminatingPodStillServes) {
+  pod("a", "10.244.0.1", true);
+  service();
+  run<EndpointSliceController>();
+  (void)runOn(loop, api.remove(kinds::kPods, "default", "a", {}));
+  loop.advance(1s);
+  ASSERT_EQ(endpoints().size(), 1u);
+  const json::object conditions = client::object(endpoints()[0].as_object(), {"conditions"});
+  EXPECT_FALSE(flag(conditions, {"ready"}, true));
+  EXPECT_TRUE(flag(conditions, {"serving"}));
+  EXPECT_TRUE(flag(conditions, {"terminating"}));
+}
+
+TEST_F(EndpointsTest, SliceHoldsAHundredAtMost) {
+  for (int i = 0; i < 250; ++i) pod(fmt::format("p{}", i), fmt::format("10.244.0.{}", i), true);
+  service();
+  run<EndpointSliceController>();
+  EXPECT_EQ(api.all(kinds::kEndpointSlices).size(), 3u);
+  EXPECT_EQ(endpoints().size(), 250u);
+}
+
+TEST_F(EndpointsTest, PublishesNotReadyWhenAsked) {
+  pod("a", "10.244.0.1", false);
+  service({{"publishNotReadyAddresses", true}});
+  run<EndpointSliceController>();
+  EXPECT_TRUE(flag(endpoints().at(0).as_object(), {"conditions", "ready"}));
+}
+
+TEST_F(EndpointsTest, StaleCacheLeavesNoDoubleSlice) {
+  service();
+  run<EndpointSliceController>();
+  for (auto& slice : api.all(kinds::kEndpointSlices)) api.drop(kinds::kEndpointSlices, "default", slice->name());
+  api.holdCaches();
+  pod("a", "10.244.0.1", true);
+  api.releaseCaches();
+  loop.advance(1s);
+  EXPECT_EQ(api.all(kinds::kEndpointSlices).size(), 1u);
+}
+
+struct GarbageTest : Base {
+  void start() {
+    run<GarbageCollector>(std::vector<GarbageCollector::Kind>{{kinds::kDeployments, "Deployment"}, {kinds::kReplicaSets, "ReplicaSet"}, {kinds::kPods, "Pod"}});
+  }
+  ObjectPtr child(const Resource& kind, std::string name, const ObjectPtr& owner) {
+    return api.seed(kind, {{"apiVersion", kind.apiVersion()}, {"metadata", {{"name", name}, {"ownerReferences", json::array{controllerReference(*owner)}}}}});
+  }
+  ObjectPtr d = api.seed(kinds::kDeployments, R"({"metadata":{"name":"d"}})");
+  ObjectPtr s = child(kinds::kReplicaSets, "s", d);
+  ObjectPtr p = child(kinds::kPods, "p", s);
+  void remove(std::string policy) {
+    DeleteOptions options;
+    options.propagationPolicy = policy;
+    ASSERT_TRUE(runOn(loop, api.remove(kinds::kDeployments, "default", "d", options)).ok());
+    loop.advance(5s);
+  }
+};
+
+TEST_F(GarbageTest, BackgroundTakesTheWholeTree) {
+  start();
+  remove("Background");
+  EXPECT_TRUE(api.all(kinds::kReplicaSets).empty());
+  EXPECT_TRUE(api.all(kinds::kPods).empty());
+}
+
+TEST_F(GarbageTest, ForegroundOwnerGoesLast) {
+  start();
+  std::vector<std::string> gone;
+  auto note = [&](const ObjectPtr& before, const ObjectPtr& after) {
+    if (!after) gone.emplace_back(before->name());
+  };
+  auto a = api.of(kinds::kDeployments).subscribe(note), b = api.of(kinds::kReplicaSets).subscribe(note), c = api.of(kinds::kPods).subscribe(note);
+  remove("Foreground");
+  EXPECT_THAT(gone, ElementsAre("p", "s", "d"));
+}
+
+TEST_F(GarbageTest, OrphansStay) {
+  start();
+  remove("Orphan");
+  EXPECT_EQ(api.find(kinds::kDeployments, "default", "d"), nullptr);
+  ASSERT_NE(api.find(kinds::kReplicaSets, "default", "s"), nullptr);
+  EXPECT_EQ(controllerOf(*api.find(kinds::kReplicaSets, "default", "s")), nullptr);
+  EXPECT_NE(api.find(kinds::kPods, "default", "p"), nullptr);
+}
+
+TEST_F(GarbageTest, AnOwnerThatOnlyTheCacheLacksKeepsItsDependents) {
+  api.of(kinds::kDeployments), api.of(kinds::kReplicaSets), api.of(kinds::kPods);
+  api.holdCaches();
+  ObjectPtr late = api.seed(kinds::kDeployments, R"({"metadata":{"name":"late"}})");
+  api.releaseCaches();
+  child(kinds::kReplicaSets, "of-late", late);
+  start();
+  EXPECT_NE(api.find(kinds::kReplicaSets, "default", "of-late"), nullptr);
+}
+
+TEST_F(Base, NamespaceGetsItsAccountAndRootCertificate) {
+  api.seed(kinds::kNamespaces, R"({"metadata":{"name":"shop"}})");
+  run<ServiceAccountController>(std::string("PEM"));
+  EXPECT_NE(api.find(kinds::kServiceAccounts, "shop", "default"), nullptr);
+  EXPECT_EQ(text(api.find(kinds::kConfigMaps, "shop", "kube-root-ca.crt")->root(), {"data", "ca.crt"}), "PEM");
+  api.drop(kinds::kServiceAccounts, "shop", "default");
+  loop.advance(1s);
+  EXPECT_NE(api.find(kinds::kServiceAccounts, "shop", "default"), nullptr);
+}
+
+TEST_F(Base, NodesGetDistinctRangesAndFreedOnesComeBack) {
+  for (int i = 0; i < 4; ++i) api.seed(kinds::kNodes, {{"metadata", {{"name", fmt::format("n{}", i)}}}});
+  auto cidr = [&](std::string name) { return std::string(text(api.find(kinds::kNodes, "", name)->root(), {"spec", "podCIDR"})); };
+  run<NodeIpamController>(NodeIpamController::Options{"10.244.0.0/22", 24});
+  EXPECT_THAT((std::vector<std::string>{cidr("n0"), cidr("n1"), cidr("n2"), cidr("n3")}),
+              UnorderedElementsAre("10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"));
+  const std::string freed = cidr("n1");
+  api.drop(kinds::kNodes, "", "n1");
+  api.seed(kinds::kNodes, R"({"metadata":{"name":"new"}})");
+  loop.advance(1s);
+  EXPECT_EQ(cidr("new"), freed);
+}
+
+TEST_F(Base, LoadBalancersGetDistinctAddressesAndGiveThemBack) {
+  auto service = [&](std::string name, std::string type) { api.seed(kinds::kServices, {{"metadata", {{"name", name}}}, {"spec", {{"type", type}}}}); };
+  auto address = [&](std::string name) {
+    const json::array ingress = array(api.find(kinds::kServices, "default", name)->root(), {"status", "loadBalancer", "ingress"});
+    return ingress.empty() ? std::string() : std::string(text(ingress[0].as_object(), "ip"));
+  };
+  service("a", "LoadBalancer");
+  service("b", "LoadBalancer");
+  service("c", "ClusterIP");
+  service("d", "LoadBalancer");
+  run<ServiceLoadBalancerController>(std::string("10.89.0.128/30"));
+  std::vector<std::string> given{address("a"), address("b"), address("d")};
+  EXPECT_THAT(given, UnorderedElementsAre("10.89.0.129", "10.89.0.130", ""));
+  EXPECT_EQ(address("c"), "");
+  api.drop(kinds::kServices, "default", address("a").empty() ? "b" : "a");
+  loop.advance(120s);
+  EXPECT_NE(address("d"), "");
+}
+
+struct NodeTest : Base {
+  void node(std::string name, std::string zone) {
+    api.seed(kinds::kNodes, {{"metadata", {{"name", name}, {"namespace", ""}, {"labels", {{"topology.kubernetes.io/zone", zone}}}}},
+                             {"status", {{"conditions", json::array{{{"type", "Ready"}, {"status", "True"}}}}}}});
+    api.seed(kinds::kLeases, {{"metadata", {{"name", name}, {"namespace", "kube-node-lease"}}}, {"spec", {{"renewTime", "x"}}}});
+    alive.insert(name);
+  }
+  // Time passes while those that live renew their leases.
+  void pass(Duration span) {
+    for (Duration at{}; at < span; at += 10s) {
+      for (const std::string& name : alive) {
+        api.change(kinds::kLeases, "kube-node-lease", name, [&](json::object& o) { objectAt(o, "spec")["renewTime"] = formatTimeMicro(loop.wallNow()); });
+      }
+      loop.advance(10s);
+    }
+  }
+  bool tainted(std::string name, std::string effect) {
+    for (auto& t : array(api.find(kinds::kNodes, "", name)->root(), {"spec", "taints"})) {
+      if (text(t.as_object(), "key") == "node.kubernetes.io/unreachable" && text(t.as_object(), "effect") == effect) return true;
+    }
+    return false;
+  }
+  std::set<std::string> alive;
+};
+
+TEST_F(NodeTest, SilentNodeIsTaintedAndItsPodsLeaveWhenTheirTimeIsUp) {
+  node("n1", "a");
+  node("n2", "b");
+  api.seed(kinds::kPods, R"({"metadata":{"name":"p"},"spec":{"nodeName":"n1","tolerations":[{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":60}]},"status":{"phase":"Running"}})");
+  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  pass(60s);
+  EXPECT_FALSE(tainted("n1", "NoSchedule"));
+  alive.erase("n1");
+  pass(60s);
+  EXPECT_EQ(text(*condition(api.find(kinds::kNodes, "", "n1")->root(), "Ready"), "status"), "Unknown");
+  EXPECT_TRUE(tainted("n1", "NoSchedule"));
+  EXPECT_TRUE(tainted("n1", "NoExecute"));
+  EXPECT_FALSE(api.find(kinds::kPods, "default", "p")->deleting());
+  pass(70s);
+  EXPECT_TRUE(api.find(kinds::kPods, "default", "p")->deleting());
+}
+
+TEST_F(NodeTest, NothingIsEvictedWhenAllAreSilent) {
+  for (int i = 0; i < 4; ++i) node(fmt::format("n{}", i), fmt::format("z{}", i % 2));
+  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  alive.clear();
+  pass(300s);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(tainted(fmt::format("n{}", i), "NoSchedule"));
+    EXPECT_FALSE(tainted(fmt::format("n{}", i), "NoExecute"));
+  }
+}
+
+TEST_F(NodeTest, SmallZoneMostOfWhichIsSilentIsLeftAlone) {
+  for (int i = 0; i < 5; ++i) node(fmt::format("n{}", i), "a");
+  node("other", "b");
+  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  pass(20s);
+  for (int i = 0; i < 4; ++i) alive.erase(fmt::format("n{}", i));
+  pass(300s);
+  int evicted = 0;
+  for (int i = 0; i < 4; ++i) evicted += tainted(fmt::format("n{}", i), "NoExecute");
+  EXPECT_LE(evicted, 2);
+}
+
+TEST_F(NodeTest, WholeZoneIsEvictedNodeByNode) {
+  for (int i = 0; i < 3; ++i) node(fmt::format("n{}", i), "a");
+  node("other", "b");
+  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  pass(20s);
+  for (int i = 0; i < 3; ++i) alive.erase(fmt::format("n{}", i));
+  auto evicted = [&] {
+    int count = 0;
+    for (int i = 0; i < 3; ++i) count += tainted(fmt::format("n{}", i), "NoExecute");
+    return count;
+  };
+  int most = 0, before = 0;
+  for (int i = 0; i < 12; ++i) {
+    pass(10s);
+    most = std::max(most, evicted() - before);
+    before = evicted();
+  }
+  EXPECT_LE(most, 2);
+  EXPECT_EQ(evicted(), 3);
+}
+
+TEST_F(NodeTest, PodsOfARemovedNodeGo) {
+  node("n1", "a");
+  api.seed(kinds::kPods, R"({"metadata":{"name":"p"},"spec":{"nodeName":"n1"},"status":{"phase":"Running"}})");
+  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  api.drop(kinds::kNodes, "", "n1");
+  loop.advance(60s);
+  EXPECT_EQ(api.find(kinds::kPods, "default", "p"), nullptr);
+}
+
+TEST(ManagerOptions, UnreadableRangeIsNamed) {
+  Options options;
+  options.loadBalancerPool = "nonsense";
+  EXPECT_FALSE(check(options).ok());
+  options.loadBalancerPool.clear();
+  EXPECT_TRUE(check(options).ok());
+}
+
+}  // namespace
+}  // namespace dhow::controllers
