@@ -188,6 +188,21 @@ TEST_F(FrontTest, AWatchStreamsLinesAndEndsAtItsTimeout) {
   EXPECT_TRUE(watch->writer.finished);
 }
 
+TEST_F(FrontTest, AWatchFromARevisionThatNeverWasIsExpired) {
+  auto lines = linesOf(call("GET", std::string(kMaps) + "?watch=true&resourceVersion=99999")->writer.answer.body);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(text(lines[0], "type"), "ERROR");
+  EXPECT_EQ(client::number(lines[0], {"object", "code"}), 410);
+}
+
+TEST_F(FrontTest, ACollectionIsDeletedBySelector) {
+  for (int i = 0; i < 100; ++i) call("POST", kMaps, fmt::format(R"({{"metadata":{{"name":"m{}","labels":{{"odd":"{}"}}}}}})", i, i % 2));
+  auto removed = call("DELETE", std::string(kMaps) + "?labelSelector=odd%3D1");
+  EXPECT_EQ(removed->status(), 200);
+  EXPECT_EQ(client::array(removed->body(), {"items"}).size(), 50u);
+  EXPECT_EQ(client::array(call("GET", kMaps)->body(), {"items"}).size(), 50u);
+}
+
 TEST_F(FrontTest, AWatchListEndsItsInitialEventsWithABookmark) {
   call("POST", kMaps, R"({"metadata":{"name":"a"}})");
   auto watch = begin("GET", std::string(kMaps) + "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");

@@ -329,6 +329,9 @@ Task<Result<std::unique_ptr<KindWatch>>> Registry::watch(const KindInfo& asked, 
   }
   options.sendInitial = query.sendInitialEvents || options.after == 0;
   CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+  if (options.after > caches_.revision()) {
+    co_return Error(Code::kExpired, fmt::format("too large resource version: {}, current: {}", options.after, caches_.revision()));
+  }
   co_return KindWatch::open(loop_, caches_, caches_.of(kind.resource()), std::move(options));
 }
 

@@ -108,6 +108,7 @@ class Registry {
   Task<Result<Outcome>> changeScale(Context context, const KindInfo& kind, std::string ns, std::string name, bool retry,
                                     std::function<Result<json::object>(const json::object& scale)> make);
   Result<Outcome> startDeletion(const KindInfo& kind, const object::Object& old, const DeleteQuery& query, json::object& document, bool& now);
+  Task<> removeOne(Context context, const KindInfo* kind, ObjectPtr object, DeleteQuery query, ListOutcome* removed, std::optional<Error>* failure);
   Task<Result<ObjectPtr>> bind(Context context, std::string ns, std::string name, json::object binding);
   Task<Result<ObjectPtr>> evict(Context context, std::string ns, std::string name, json::object eviction);
 

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kAttempts = 30;
 constexpr int64_t kDefaultGrace = 30;
+constexpr size_t kTogether = 64;
 
 Result<> checkPreconditions(const KindInfo& kind, const DeleteQuery& query, const object::Object& old) {
   if (!query.uid.empty() && query.uid != old.uid()) {
@@ -112,15 +113,26 @@ Task<Result<Outcome>> Registry::remove(Context context, const KindInfo& asked, s
   }
 }
 
+Task<> Registry::removeOne(Context context, const KindInfo* kind, ObjectPtr object, DeleteQuery query, ListOutcome* removed, std::optional<Error>* failure) {
+  auto outcome = co_await remove(std::move(context), *kind, std::string(object->ns()), std::string(object->name()), std::move(query));
+  if (outcome.ok()) removed->items.push_back(outcome->object);
+  else if (!outcome.error().is(Code::kNotFound) && !*failure) *failure = outcome.error();
+}
+
 Task<Result<ListOutcome>> Registry::removeCollection(Context context, const KindInfo& kind, ListQuery selection, DeleteQuery query) {
   CO_ASSIGN_OR_RETURN(ListOutcome list, co_await this->list(kind, std::move(selection)));
   ListOutcome removed;
   removed.revision = list.revision;
-  for (const auto& object : list.items) {
-    auto outcome = co_await remove(context, kind, std::string(object->ns()), std::string(object->name()), query);
-    if (!outcome.ok() && !outcome.error().is(Code::kNotFound)) co_return std::move(outcome).error();
-    if (outcome.ok()) removed.items.push_back(outcome->object);
+  std::optional<Error> failure;
+  // Side by side, so that they share commits.
+  for (size_t at = 0; at < list.items.size() && !failure;) {
+    Gate gate(loop_);
+    for (size_t end = std::min(at + kTogether, list.items.size()); at < end; ++at) {
+      gate.spawn(removeOne(context, &kind, list.items[at], query, &removed, &failure));
+    }
+    co_await gate.close();
   }
+  if (failure) co_return *failure;
   co_return removed;
 }
 

@@ -17,8 +17,8 @@ class SqliteStore final : public Store {
   struct Options {
     std::string path;  // of the file; its folder must exist
     size_t keepRevisions = 10'000;
-    size_t windowEvents = 1'000;  // in memory
-    size_t windowBytes = 4 << 20;
+    size_t windowEvents = 256;  // in memory; older ones are read from the file
+    size_t windowBytes = 1 << 20;
     bool groupCommit = true;  // false: one commit per transaction, for comparison
     std::string vfs;          // SQLite's file layer; empty: the system's
   };
