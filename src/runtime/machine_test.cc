@@ -1,0 +1,91 @@
+// A machine: PID 1 is ours, one command is kept running, and a runtime inside works as outside.
+#include <signal.h>
+
+#include "test_world.h"
+
+namespace dhow::runtime {
+namespace {
+
+std::string waitFor(const std::string& file, const std::string& text) {
+  for (int i = 0; i < 5000; ++i) {
+    auto content = readFile(file);
+    if (content.ok() && content->find(text) != std::string::npos) return *content;
+    ::usleep(2000);
+  }
+  return readFile(file).valueOr("(none)");
+}
+
+MachineSpec machine(World& world, const std::string& command) {
+  MachineSpec spec;
+  spec.name = "n1";
+  spec.args = {"/bin/sh", "-c", command};
+  spec.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  spec.hostname = "node-1";
+  (void)makeDirs(world.dir + "/tmp/" + world.dir).ok();
+  Mount tmp{.source = world.dir + "/tmp", .target = "/tmp"};
+  Mount data{.source = world.dir, .target = world.dir};
+  Mount run{.type = "tmpfs", .target = "/run"};
+  spec.mounts = {tmp, data, run};
+  spec.log.path = world.dir + "/machine.log";
+  return spec;
+}
+
+TEST(Machine, RunsItsCommandAgainAndReapsOrphans) {
+  NEEDS_ROOT();
+  World world;
+  auto spec = machine(world,
+                      "(sleep 1000 &) ; echo start-$$ >> /tmp/starts; hostname > /tmp/name; cat /proc/1/comm > /tmp/init;"
+                      "touch /usr/x 2>/dev/null || echo ro > /tmp/ro; mkdir /sys/fs/cgroup/memory/sub && echo cg > /tmp/cg;"
+                      "cat /proc/self/cgroup > /tmp/groups; [ $(wc -l < /tmp/starts) -ge 3 ] && exec sleep 1000");
+  ASSERT_TRUE(runOn(world.loop, world.runtime->createMachine(spec)).ok());
+  auto pid = runOn(world.loop, world.runtime->startMachine("n1"));
+  ASSERT_TRUE(pid.ok()) << pid.error().message();
+  std::string starts = waitFor(world.dir + "/tmp/groups", ":memory:/\n");
+  for (int i = 0; i < 3000 && split(readFile(world.dir + "/tmp/starts").valueOr(""), '\n').size() < 4; ++i) ::usleep(2000);
+  EXPECT_EQ(split(readFile(world.dir + "/tmp/starts").valueOr(""), '\n').size(), 4u) << readFile(spec.log.path).valueOr("");
+  EXPECT_EQ(waitFor(world.dir + "/tmp/name", "node"), "node-1\n");
+  EXPECT_EQ(waitFor(world.dir + "/tmp/init", "dhow"), "dhow-machine\n");
+  EXPECT_EQ(waitFor(world.dir + "/tmp/ro", "ro"), "ro\n");
+  EXPECT_EQ(readFile(world.dir + "/tmp/cg").valueOr(""), "cg\n");
+  EXPECT_NE(starts.find(":memory:/\n"), std::string::npos) << starts;
+  auto list = runOn(world.loop, world.runtime->machines());
+  ASSERT_EQ(list->size(), 1u);
+  EXPECT_TRUE(list->at(0).running);
+  EXPECT_EQ(*runOn(world.loop, world.runtime->startMachine("n1")), *pid);
+  EXPECT_TRUE(runOn(world.loop, world.runtime->stopMachine("n1", std::chrono::seconds(5))).ok());
+  EXPECT_NE(::kill(*pid, 0), 0);
+  EXPECT_FALSE(runOn(world.loop, world.runtime->machines())->at(0).running);
+  ASSERT_TRUE(runOn(world.loop, world.runtime->startMachine("n1")).ok());
+  EXPECT_TRUE(runOn(world.loop, world.runtime->killMachine("n1")).ok());
+  EXPECT_TRUE(runOn(world.loop, world.runtime->removeMachine("n1")).ok());
+  EXPECT_TRUE(runOn(world.loop, world.runtime->machines())->empty());
+}
+
+TEST(Machine, ARuntimeWorksInsideAndItsContainersOutliveTheCommand) {
+  NEEDS_ROOT();
+  World world;
+  std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  // The inner part is the test below, run by this same program inside the machine.
+  auto spec = machine(world, "DHOW_INSIDE=" + world.dir + " " + self + " --gtest_filter=Inside.* > " + world.dir +
+                                 "/inside.log 2>&1; echo code-$? >> " + world.dir + "/inside.log; sleep 1000");
+  ASSERT_TRUE(runOn(world.loop, world.runtime->createMachine(spec)).ok());
+  auto pid = runOn(world.loop, world.runtime->startMachine("n1"));
+  ASSERT_TRUE(pid.ok()) << pid.error().message();
+  std::string log = waitFor(world.dir + "/inside.log", "code-");
+  EXPECT_NE(log.find("code-0"), std::string::npos) << log;
+  EXPECT_TRUE(runOn(world.loop, world.runtime->removeMachine("n1")).ok());
+}
+
+TEST(Inside, RunsAContainer) {
+  if (!::getenv("DHOW_INSIDE")) GTEST_SKIP() << "runs inside a machine only";
+  World world;
+  auto spec = world.shell("echo hello from inside; exit 6");
+  spec.resources.memory = 32 << 20;
+  auto ran = world.run(spec);
+  ASSERT_TRUE(ran.started) << ran.error;
+  EXPECT_EQ(ran.out, "hello from inside\n");
+  EXPECT_EQ(ran.exit.code, 6);
+}
+
+}  // namespace
+}  // namespace dhow::runtime

@@ -1,0 +1,62 @@
+// How long one container's life takes: create, start, exit and removal of busybox `true` with a memory limit,
+// the default seccomp filter and a network namespace of its own. Needs root. Usage: runtime_bench [lives]
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+
+#include "test_world.h"
+
+namespace dhow::runtime {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double millis(Clock::time_point from, Clock::time_point to) { return std::chrono::duration<double, std::milli>(to - from).count(); }
+
+Task<bool> life(World& world, int number, std::map<std::string, std::vector<double>>& times) {
+  auto spec = world.shell("");
+  spec.process.args = {"/bin/true"};
+  spec.id = "c";
+  spec.inSandboxCgroup = true;
+  spec.resources.memory = 64 << 20;
+  auto a = Clock::now();
+  auto box = co_await world.runtime->createSandbox({.id = "b" + std::to_string(number)});
+  if (!box.ok()) co_return false;
+  auto b = Clock::now();
+  auto started = co_await (*box)->start(spec);
+  if (!started.ok()) {
+    std::fprintf(stderr, "%s\n", started.error().message().c_str());
+    co_return false;
+  }
+  auto c = Clock::now();
+  auto exit = co_await (*box)->wait("c");
+  auto d = Clock::now();
+  auto removed = co_await (*box)->remove();
+  auto e = Clock::now();
+  times["1 create"].push_back(millis(a, b));
+  times["2 start"].push_back(millis(b, c));
+  times["3 exit"].push_back(millis(c, d));
+  times["4 remove"].push_back(millis(d, e));
+  times["5 all"].push_back(millis(a, e));
+  co_return exit.ok() && removed.ok();
+}
+
+int run(int lives) {
+  World world;
+  std::map<std::string, std::vector<double>> times;
+  for (int i = 0; i < lives + 3; ++i) {
+    if (i == 3) times.clear();
+    if (!runOn(world.loop, life(world, i, times))) return 1;
+  }
+  for (auto& [name, values] : times) {
+    std::sort(values.begin(), values.end());
+    std::printf("%-10s median %7.3f ms   p95 %7.3f ms\n", name.c_str() + 2, values[values.size() / 2], values[values.size() * 95 / 100]);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace dhow::runtime
+
+int main(int argc, char** argv) { return dhow::runtime::run(argc > 1 ? std::atoi(argv[1]) : 200); }
