@@ -9,6 +9,7 @@
 #include "namespace.h"
 #include "node_ipam.h"
 #include "node_lifecycle.h"
+#include "pod_gc.h"
 #include "service_account.h"
 #include "service_lb.h"
 
@@ -307,6 +308,18 @@ TEST_F(NodeTest, PodsOfARemovedNodeGo) {
   api.drop(kinds::kNodes, "", "n1");
   loop.advance(60s);
   EXPECT_EQ(api.find(kinds::kPods, "default", "p"), nullptr);
+}
+
+TEST_F(Base, OldestFinishedPodsGoBeyondTheLimit) {
+  for (int i = 0; i < 5; ++i) {
+    api.seed(kinds::kPods, {{"metadata", {{"name", fmt::format("p{}", i)}}}, {"status", {{"phase", i == 0 ? "Running" : "Succeeded"}}}});
+    loop.advance(1s);
+  }
+  run<PodGarbageCollector>(size_t{2});
+  loop.advance(60s);
+  std::vector<std::string> left;
+  for (auto& pod : api.all(kinds::kPods)) left.emplace_back(pod->name());
+  EXPECT_THAT(left, ElementsAre("p0", "p3", "p4"));
 }
 
 TEST(ManagerOptions, UnreadableRangeIsNamed) {

@@ -8,6 +8,7 @@
 #include "node_ipam.h"
 #include "node_lifecycle.h"
 #include "object/kinds.h"
+#include "pod_gc.h"
 #include "replicaset.h"
 #include "service_account.h"
 #include "service_lb.h"
@@ -64,6 +65,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   add("replicaset", [&] { return std::make_unique<ReplicaSetController>(context); });
   add("endpointslice", [&] { return std::make_unique<EndpointSliceController>(context); });
   add("garbagecollector", [&] { return std::make_unique<GarbageCollector>(context, collectedKinds()); });
+  add("podgc", [&] { return std::make_unique<PodGarbageCollector>(context, options.terminatedPodLimit); });
   add("namespace", [&] { return std::make_unique<NamespaceController>(context, namespaceContents()); });
   add("nodelifecycle", [&] {
     return std::make_unique<NodeLifecycleController>(context, NodeLifecycleController::Options{options.nodeMonitorGrace});

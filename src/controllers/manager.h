@@ -21,8 +21,9 @@ struct Options {
   std::string rootCaPem;                      // for kube-root-ca.crt in every namespace
   std::string loadBalancerPool;               // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
   Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
+  size_t terminatedPodLimit = 12500;          // finished pods that are kept
   std::set<std::string> disabled;             // names of controllers that do not start: deployment, replicaset, endpointslice,
-                                              // garbagecollector, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer
+                                              // garbagecollector, podgc, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer
 };
 
 // kInvalid names the option that cannot be read. Comes before a Manager is made of what a user wrote.

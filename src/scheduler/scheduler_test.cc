@@ -233,7 +233,7 @@ TEST_F(SchedulerTest, GatedPodWaitsForItsGate) {
 }
 
 TEST_F(SchedulerTest, ThousandNodesTenThousandPods) {
-#ifdef NDEBUG
+#ifdef __OPTIMIZE__
   const int nodes = 1000, pods = 10000;
 #else
   const int nodes = 200, pods = 1000;

@@ -242,7 +242,7 @@ TEST(Simulation, DeletedNamespaceEmptiesAndGoes) {
 }
 
 TEST(Simulation, ThousandNodesTenThousandPods) {
-#ifdef NDEBUG
+#ifdef __OPTIMIZE__
   const int nodes = 1000, deployments = 100;
 #else
   const int nodes = 60, deployments = 6;
