@@ -100,6 +100,7 @@ struct Container {
   Turn turn;
   Signal changed;          // of any state
   uint64_t exits = 0;      // how many times it has ended
+  uint64_t failedStarts = 0;
   bool removed = false;
   Timer restart;
   Duration restartDelay{};

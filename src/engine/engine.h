@@ -113,6 +113,9 @@ class Engine {
   Task<Result<>> open();
   Task<Result<>> takeOver();
   Task<Result<>> launch(ContainerPtr container);
+  Task<Result<>> tryLaunch(ContainerPtr container);
+  Result<> joinNetwork(Container& container, runtime::SandboxSpec& sandbox, Netns& netns);
+  Result<> publishPorts(Container& container);
   Task<> launchAgain(ContainerPtr container);
   void onRuntimeEvent(const runtime::Event& event);
   Task<> afterExit(ContainerPtr container, runtime::ExitInfo exit);

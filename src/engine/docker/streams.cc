@@ -214,7 +214,7 @@ Task<Result<>> wait(Call& call) {
   // Clients start the container only once these headers have come.
   http::Headers headers;
   headers.set("Content-Type", "application/json");
-  uint64_t before = container->exits;
+  uint64_t before = container->exits, failuresBefore = container->failedStarts;
   auto started = co_await call.writer.start(200, std::move(headers));
   CO_RETURN_IF_ERROR(started);
   auto gone = std::make_shared<bool>(false);
@@ -225,7 +225,7 @@ Task<Result<>> wait(Call& call) {
   auto holds = [&] {
     if (container->removed || *gone) return true;
     if (condition == "removed") return false;
-    if (condition == "next-exit") return container->exits != before || (container->state.status == Status::kExited && !container->state.error.empty());
+    if (condition == "next-exit") return container->exits != before || container->failedStarts != failuresBefore;
     return !container->state.running() && container->state.status != Status::kRestarting;
   };
   while (!holds()) co_await container->changed.wait();
