@@ -39,6 +39,9 @@ Error planError(const wire::Message& message, const CompiledPlan& plan, const st
     bool plain = command.find('/') == std::string::npos;
     if (message.error == ENOENT && plain)
       return Error(Code::kNotFound, "exec: \"" + command + "\": executable file not found in $PATH", ENOENT);
+    // Clients look for these two texts, in lower case, to tell 126 from 127.
+    if (message.error == ENOENT) return Error(Code::kNotFound, "exec: \"" + command + "\": stat " + command + ": no such file or directory", ENOENT);
+    if (message.error == EACCES) return Error(Code::kPermissionDenied, "exec: \"" + command + "\": permission denied", EACCES);
     return Error::fromErrno(message.error, "exec: \"" + command + "\"");
   }
   if (message.step < plan.stepNames.size()) return Error::fromErrno(message.error, plan.stepNames[message.step]);
