@@ -1,0 +1,136 @@
+// A node: the agent with the runtime, image store and client that it stands on, in one process on one loop.
+#include <csignal>
+#include <unistd.h>
+
+#include <boost/asio/signal_set.hpp>
+#include <boost/json/serialize.hpp>
+
+#include "base/blocking.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/notify.h"
+#include "client/http_client.h"
+#include "http/tls.h"
+#include "image/hosts.h"
+#include "image/store.h"
+#include "node/agent.h"
+#include "node/options.h"
+#include "roles.h"
+#include "runtime/runtime.h"
+
+namespace dhow {
+
+namespace {
+
+constexpr size_t kBlockingThreads = 4;
+
+std::string besideProgram(const std::string& name) {
+  char path[4096];
+  const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path);
+  std::string program(path, length > 0 ? static_cast<size_t>(length) : 0);
+  return program.substr(0, program.rfind('/') + 1) + name;
+}
+
+struct AgentProcess {
+  RealLoop& loop;
+  BlockingPool& pool;
+  node::NodeOptions options;
+  std::unique_ptr<runtime::Runtime> runtime;
+  std::unique_ptr<image::ImageStore> images;
+  std::unique_ptr<client::HttpClient> client;
+  std::unique_ptr<node::Agent> agent;
+  bool stopping = false;
+  int code = 0;
+
+  Result<std::shared_ptr<http::TlsClient>> tls(bool http2);
+  Result<> openFloors();
+};
+
+Result<std::shared_ptr<http::TlsClient>> AgentProcess::tls(bool http2) {
+  http::TlsClient::Options out;
+  ASSIGN_OR_RETURN(out.caPem, readFile(options.caFile, 1 << 20));
+  http::KeyPair pair;
+  ASSIGN_OR_RETURN(pair.certificatePem, readFile(options.certFile, 1 << 20));
+  ASSIGN_OR_RETURN(pair.privateKeyPem, readFile(options.keyFile, 1 << 20));
+  out.keyPair = std::move(pair);
+  out.http2 = http2;
+  return http::TlsClient::create(std::move(out));
+}
+
+Result<> AgentProcess::openFloors() {
+  RETURN_IF_ERROR(makeDirs(options.dataDir, 0755));
+  RETURN_IF_ERROR(makeDirs(options.runDir, 0700));
+  runtime::Options engine;
+  engine.stateDir = options.runDir + "/sandboxes";
+  engine.shimPath = options.shimPath.empty() ? besideProgram("dhow-shim") : options.shimPath;
+  engine.cgroupParent = options.cgroupParent;
+  ASSIGN_OR_RETURN(runtime, runtime::Runtime::create(loop, pool, std::move(engine)));
+  image::ImageStore::Options store;
+  store.root = options.dataDir + "/images";
+  store.hostsFile = options.registriesFile;
+  if (!options.registries.empty()) {
+    // JSON is YAML.
+    const std::string text = boost::json::serialize(boost::json::object{{"registries", options.registries}});
+    ASSIGN_OR_RETURN(store.hosts, image::parseRegistryHosts(text, options.dataDir));
+  }
+  ASSIGN_OR_RETURN(images, image::ImageStore::open(loop, pool, std::move(store)));
+  client::HttpClient::Options api;
+  api.servers = options.servers;
+  ASSIGN_OR_RETURN(api.tls, tls(true));
+  api.userAgent = "dhow-agent";
+  api.fieldManager = "kubelet";
+  client = std::make_unique<client::HttpClient>(loop, std::move(api));
+  return {};
+}
+
+Task<Result<>> startAgent(AgentProcess* self) {
+  CO_RETURN_IF_ERROR(self->openFloors());
+  CO_ASSIGN_OR_RETURN(auto tunnelTls, self->tls(false));
+  node::Agent::Parts parts{self->loop, self->pool, *self->client, *self->runtime, *self->images, std::move(tunnelTls)};
+  self->agent = std::make_unique<node::Agent>(std::move(parts), self->options);
+  auto started = co_await self->agent->start();
+  CO_RETURN_IF_ERROR(started);
+  notifyReady();
+  co_return Result<>();
+}
+
+Task<> endAgent(AgentProcess* self) {
+  if (self->stopping) co_return;
+  self->stopping = true;
+  if (self->agent) co_await self->agent->stop();
+  if (self->client) co_await self->client->stop();
+  if (self->images) co_await self->images->stop();
+  if (self->runtime) co_await self->runtime->stop();
+  self->loop.stop();
+}
+
+Task<> runAgentProcess(AgentProcess* self) {
+  auto started = co_await startAgent(self);
+  if (started.ok()) co_return;
+  log::error("node", "{}", started.error().message());
+  self->code = 1;
+  co_await endAgent(self);
+}
+
+}  // namespace
+
+int runAgent(const std::string& configFile) {
+  log::configure(log::Level::kInfo, "");
+  auto options = node::loadNodeOptions(configFile);
+  if (!options.ok()) {
+    log::error("node", "{}", options.error().message());
+    return 1;
+  }
+  RealLoop loop;
+  BlockingPool pool(kBlockingThreads);
+  AgentProcess process{loop, pool, std::move(*options)};
+  boost::asio::signal_set signals(loop.executor(), SIGTERM, SIGINT);
+  signals.async_wait([&](const boost::system::error_code& error, int) {
+    if (!error) spawn(loop, endAgent(&process));
+  });
+  spawn(loop, runAgentProcess(&process));
+  loop.run();
+  return process.code;
+}
+
+}  // namespace dhow

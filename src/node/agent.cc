@@ -1,0 +1,254 @@
+#include "node/agent.h"
+
+#include "agent_server.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "client/event_recorder.h"
+#include "client/reflector.h"
+#include "network/dns.h"
+#include "network/links.h"
+#include "network/service_proxy.h"
+#include "node_status.h"
+#include "pod_manager.h"
+#include "real_floors.h"
+#include "services.h"
+#include "tunnel.h"
+
+namespace dhow::node {
+
+namespace {
+
+namespace resources = dhow::object::resources;
+
+class NetSink final : public ServiceSink {
+ public:
+  NetSink(std::unique_ptr<ServiceProxy> proxy, ClusterDns& dns) : proxy_(std::move(proxy)), dns_(dns) {}
+  Result<> applyAll(std::vector<ServicePort> ports) override { return proxy_->apply(std::move(ports)); }
+  Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) override {
+    return proxy_->update(std::move(changed), removed);
+  }
+  void setDns(const ClusterDns::Service& service) override { dns_.set(service); }
+  void removeDns(const std::string& ns, const std::string& name) override { dns_.remove(ns, name); }
+
+ private:
+  std::unique_ptr<ServiceProxy> proxy_;
+  ClusterDns& dns_;
+};
+
+ClusterDns::Options dnsOptions(const NodeOptions& options) {
+  ClusterDns::Options out;
+  out.domain = options.domain;
+  for (const std::string* range : {&options.podRange, &options.serviceRange}) {
+    auto parsed = IpPrefix::parse(*range);
+    if (parsed.ok()) out.reverseRanges.push_back(*parsed);
+  }
+  return out;
+}
+
+DnsServer::Options dnsServerOptions(const NodeOptions& options, const std::string& resolvConf) {
+  DnsServer::Options out;
+  auto own = IpAddress::parse(options.dnsAddress);
+  for (const IpAddress& upstream : parseNameservers(resolvConf)) {
+    if (!own.ok() || upstream != *own) out.upstreams.push_back(upstream);
+  }
+  return out;
+}
+
+BridgePodNetwork::Settings networkSettings(const NodeOptions& options, const NodePaths& paths) {
+  BridgePodNetwork::Settings out;
+  out.clusterRange = options.podRange;
+  out.stateDir = paths.network();
+  out.poolSize = options.poolSize;
+  return out;
+}
+
+NodeFacts factsOf(const NodeOptions& options, const MachineFacts& machine, const std::string& resolvConf) {
+  NodeFacts out;
+  out.name = options.name;
+  out.address = options.address;
+  out.cgroupParent = options.cgroupParent;
+  out.dnsAddress = options.dnsAddress;
+  out.domain = options.domain;
+  out.resolvConf = resolvConf;
+  out.hosts = readFile("/etc/hosts", 1 << 20).valueOr("127.0.0.1\tlocalhost\n");
+  out.hostname = machine.hostname.empty() ? options.name : machine.hostname;
+  out.seccompDir = options.dataDir + "/seccomp";
+  out.memory = machine.memory;
+  out.logMaxSize = options.logMaxSize;
+  out.logMaxFiles = options.logMaxFiles;
+  out.allocatable = allocatableOf(capacityOf(machine, options), options);
+  return out;
+}
+
+}  // namespace
+
+struct Agent::Rep {
+  Rep(Parts p, NodeOptions o)
+      : parts(std::move(p)), options(std::move(o)), paths{options.dataDir, options.runDir},
+        resolvConf(readFile(options.resolvConf, 64 << 10).valueOr("")), machine(readMachine(options.dataDir)),
+        caches(parts.loop, parts.client), images(parts.images), network(parts.loop, parts.pool, networkSettings(options, paths)),
+        tokens(parts.loop, parts.client), objects(parts.loop, parts.client), connector(parts.loop), offload(parts.loop, parts.pool),
+        events(parts.loop, parts.client, {.component = "kubelet", .host = options.name}), dns(dnsOptions(options)),
+        dnsServer(parts.loop, dns, dnsServerOptions(options, resolvConf)), nodeStatus(parts.loop, parts.client, options, machine, images),
+        gate(parts.loop) {
+    caches.select(resources::kPods, {"", "", "spec.nodeName=" + options.name});
+  }
+
+  Parts parts;
+  const NodeOptions options;
+  const NodePaths paths;
+  const std::string resolvConf;
+  const MachineFacts machine;
+  client::HttpCaches caches;
+  StoreImages images;
+  BridgePodNetwork network;
+  ApiTokens tokens;
+  WatchedObjects objects;
+  NetConnector connector;
+  PoolOffload offload;
+  client::EventRecorder events;
+  ClusterDns dns;
+  DnsServer dnsServer;
+  NodeStatus nodeStatus;
+  std::unique_ptr<NetSink> sink;
+  std::unique_ptr<ServiceFeed> services;
+  std::unique_ptr<WorkerContext> context;
+  std::unique_ptr<PodManager> pods;
+  std::unique_ptr<AgentServer> agentServer;
+  std::unique_ptr<http::Server> server;
+  std::unique_ptr<Tunnels> tunnels;
+  std::unique_ptr<client::Cache::Subscription> nodes;
+  bool routesDue = false, stopping = false;
+  Gate gate;
+
+  std::string rangeFile() const { return options.dataDir + "/pod-range"; }
+
+  void takeRange(const std::string& range, bool fresh) {
+    if (network.ready() && network.range() == range) return;
+    auto opened = network.open(range);
+    if (!opened.ok()) {
+      log::error("node", "pod network {}: {}", range, opened.error().message());
+      return;
+    }
+    log::info("node", "pods of this node have {}", range);
+    if (fresh) {
+      auto kept = writeFileDurably(rangeFile(), range + "\n");
+      if (!kept.ok()) log::warn("node", "{}", kept.error().message());
+    }
+    nodeStatus.setNetworkReady(true);
+    routesSoon();
+  }
+
+  // A burst of changes becomes one call.
+  void routesSoon() {
+    if (routesDue || stopping) return;
+    routesDue = true;
+    parts.loop.post([this] {
+      routesDue = false;
+      if (stopping) return;
+      auto set = network.setRoutes(nodeRoutes(caches.of(resources::kNodes).list(), options.name, options.segment));
+      if (!set.ok()) log::error("node", "routes to other nodes: {}", set.error().message());
+    });
+  }
+
+  void sawNode(const ObjectPtr& node) {
+    if (node && node->name() == options.name) {
+      std::string range(text(node->root(), {"spec", "podCIDR"}));
+      if (!range.empty()) takeRange(range, true);
+    }
+    routesSoon();
+  }
+
+  Result<> startDns() {
+    ASSIGN_OR_RETURN(IpAddress address, IpAddress::parse(options.dnsAddress));
+    ASSIGN_OR_RETURN(NetLinks links, NetLinks::open());
+    ASSIGN_OR_RETURN(Link loopback, links.find("lo"));
+    RETURN_IF_ERROR(links.addAddress(loopback.index, IpPrefix::host(address)));
+    RETURN_IF_ERROR(dnsServer.start());
+    DnsServer::Options::Listen listen;
+    listen.address = address;
+    return dnsServer.listen(listen);
+  }
+
+  Result<> startServices() {
+    ServiceProxyOptions proxy;
+    proxy.table = "dhow_services";
+    ASSIGN_OR_RETURN(IpPrefix pods, IpPrefix::parse(options.podRange));
+    proxy.podRanges = {pods};
+    ASSIGN_OR_RETURN(proxy.serviceRange, IpPrefix::parse(options.serviceRange));
+    ASSIGN_OR_RETURN(auto opened, ServiceProxy::open(std::move(proxy)));
+    sink = std::make_unique<NetSink>(std::move(opened), dns);
+    services = std::make_unique<ServiceFeed>(parts.loop, caches.of(resources::kServices), caches.of(resources::kEndpointSlices), *sink,
+                                             offload, ServiceView{options.name, options.zone, options.dnsAddress},
+                                             options.dataDir + "/services.jsonl");
+    return {};
+  }
+};
+
+Agent::Agent(Parts parts, NodeOptions options) : rep_(std::make_unique<Rep>(std::move(parts), std::move(options))) {}
+Agent::~Agent() = default;
+
+Task<Result<>> Agent::start() {
+  Rep& r = *rep_;
+  CO_RETURN_IF_ERROR(makeDirs(r.paths.network(), 0700));
+  CO_RETURN_IF_ERROR(r.startServices());
+  CO_RETURN_IF_ERROR(r.startDns());
+  r.context = std::make_unique<WorkerContext>(WorkerContext{
+      r.parts.loop, r.parts.runtime, r.images, r.network, r.tokens, r.objects, *r.services, r.connector, r.offload, r.parts.client,
+      r.events, factsOf(r.options, r.machine, r.resolvConf), r.paths});
+  r.context->addressed = [&r](const std::string& address, const std::string& ns, bool has) {
+    auto parsed = IpAddress::parse(address);
+    if (!parsed.ok()) return;
+    if (has) {
+      r.dns.setClientNamespace(*parsed, ns);
+    } else {
+      r.dns.removeClient(*parsed);
+    }
+  };
+  r.pods = std::make_unique<PodManager>(*r.context, r.caches.of(resources::kPods), r.options.maxPods);
+  r.services->start();
+  // The range of an earlier run serves without a master.
+  auto range = readFile(r.rangeFile(), 256);
+  if (range.ok()) r.takeRange(std::string(trim(*range)), false);
+  CO_RETURN_IF_ERROR(co_await r.pods->recover());
+  r.network.releaseOthers();
+
+  r.agentServer = std::make_unique<AgentServer>(r.parts.loop, r.parts.pool, *r.pods, r.parts.runtime);
+  http::Server::Options server;
+  server.name = "agent";
+  AgentServer* handler = r.agentServer.get();
+  r.server = std::make_unique<http::Server>(r.parts.loop, std::move(server), [handler](http::Request& request, http::ResponseWriter& writer) {
+    return handler->handle(request, writer);
+  });
+  r.tunnels = std::make_unique<Tunnels>(r.parts.loop, Tunnels::Options{r.options.name, r.options.servers, r.parts.tunnelTls}, *r.server);
+  r.nodes = r.caches.of(resources::kNodes).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) { r.sawNode(after); });
+  r.nodeStatus.onRange = [&r](const std::string& given) { r.takeRange(given, true); };
+  r.caches.start();
+  r.nodeStatus.start();
+  r.tunnels->start();
+  r.pods->start();
+  co_return Result<>();
+}
+
+Task<> Agent::stop() {
+  Rep& r = *rep_;
+  r.stopping = true;
+  r.nodes.reset();
+  if (r.tunnels) {
+    if (r.server) co_await r.server->stop();
+    co_await r.tunnels->stop();
+  }
+  r.network.stop();
+  co_await r.nodeStatus.stop();
+  if (r.pods) co_await r.pods->stop();
+  if (r.services) co_await r.services->stop();
+  co_await r.objects.stop();
+  co_await r.connector.stop();
+  co_await r.events.stop();
+  co_await r.caches.stop();
+  co_await r.dnsServer.stop();
+  co_await r.gate.close();
+}
+
+}  // namespace dhow::node

@@ -1,0 +1,39 @@
+// What the masters ask of a node, over the connection that the agent dialed (client/streaming.h): logs, exec, attach, port-forward,
+// health, statistics.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/blocking.h"
+#include "http/server.h"
+#include "pod_manager.h"
+
+namespace dhow::node {
+
+class AgentServer {
+ public:
+  AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, runtime::Runtime& runtime);
+  Task<> handle(http::Request& request, http::ResponseWriter& writer);
+
+ private:
+  struct Target {
+    PodWorker* worker = nullptr;
+    const ContainerRecord* record = nullptr;
+  };
+  Result<Target> targetOf(const std::vector<std::string>& path, bool running) const;
+  Task<Result<>> serve(http::Request& request, http::ResponseWriter& writer);
+  Task<Result<>> logs(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
+  Task<Result<>> exec(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
+  Task<Result<>> attach(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
+  Task<Result<>> portForward(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
+  Task<Result<>> summary(http::ResponseWriter& writer);
+  Task<Result<>> metrics(http::ResponseWriter& writer);
+
+  Loop& loop_;
+  BlockingPool& pool_;
+  PodManager& pods_;
+  runtime::Runtime& runtime_;
+};
+
+}  // namespace dhow::node

@@ -1,0 +1,63 @@
+// The Node object and its lease: registers the node, tells its state on change (and every five minutes), renews the lease every ten
+// seconds. While no master answers it tries on, with growing delays.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/gate.h"
+#include "client/client.h"
+#include "floors.h"
+#include "json.h"
+#include "options.h"
+
+namespace dhow::node {
+
+struct MachineFacts {
+  int64_t cpus = 1;
+  uint64_t memory = 0;    // bytes
+  uint64_t storage = 0;   // bytes of the file system that holds dataDir
+  std::string machineId, bootId, systemUuid, kernel, osImage, architecture, hostname;
+};
+MachineFacts readMachine(const std::string& dataDir);
+// {"cpu": "2", "memory": "4026532Ki", ...}
+std::map<std::string, std::string> capacityOf(const MachineFacts& machine, const NodeOptions& options);
+std::map<std::string, std::string> allocatableOf(const std::map<std::string, std::string>& capacity, const NodeOptions& options);
+
+class NodeStatus {
+ public:
+  NodeStatus(Loop& loop, client::Client& client, const NodeOptions& options, MachineFacts machine, Images& images);
+  void start();
+  Task<> stop();
+  // The pod network works: the node can take pods.
+  void setNetworkReady(bool ready);
+  // Contact with a master was made: try now.
+  void poke();
+  // Calls with the pods' range when the Node has one.
+  std::function<void(const std::string& range)> onRange;
+  std::function<void()> onRegistered;
+  json::object status() const;
+
+ private:
+  static Task<> keepNode(NodeStatus* self);
+  static Task<> keepLease(NodeStatus* self);
+  Task<Result<>> writeNode();
+  Task<Result<>> writeLease();
+  json::object metadata() const;
+  json::array conditions() const;
+  json::object conditionOf(std::string_view type, bool holds, std::string_view reason, std::string_view message) const;
+
+  Loop& loop_;
+  client::Client& client_;
+  const NodeOptions& options_;
+  MachineFacts machine_;
+  Images& images_;
+  json::object reported_;
+  bool networkReady_ = false, registered_ = false, stopping_ = false;
+  std::string uid_;
+  ObjectPtr lease_;
+  Signal changed_, leaseWake_;
+  Gate gate_;
+};
+
+}  // namespace dhow::node

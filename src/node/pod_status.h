@@ -1,0 +1,29 @@
+// A pod's status from what the agent knows: phase, conditions and container states, as the kubelet computes them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "container_record.h"
+#include "pod_plan.h"
+
+namespace dhow::node {
+
+struct PodFacts {
+  const json::object* pod = nullptr;       // the whole document
+  const std::vector<ContainerRecord>* containers = nullptr;
+  const json::object* before = nullptr;    // the status computed last, for transition times; may be null
+  bool sandboxReady = false;
+  bool initialized = false;
+  bool finished = false, failed = false;   // the plan's verdict
+  bool stopped = false;                    // ended from outside, and nothing runs any more
+  std::string podIp, hostIp;
+  WallTime startTime{}, now{};
+  std::string reason, message;             // DeadlineExceeded, Evicted, ...
+};
+
+json::object podStatus(const PodFacts& facts);
+// "Guaranteed", "Burstable" or "BestEffort".
+std::string_view qosClass(const json::object& podSpec);
+
+}  // namespace dhow::node

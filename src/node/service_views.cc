@@ -1,0 +1,198 @@
+#include "services.h"
+
+#include "json.h"
+
+namespace dhow::node {
+
+namespace {
+
+bool conditionOf(const json::object& endpoint, std::string_view name, bool otherwise) {
+  const json::value* value = field(endpoint, {"conditions", name});
+  return value != nullptr && value->is_bool() ? value->get_bool() : otherwise;
+}
+
+struct Candidate {
+  ServiceEndpoint endpoint;
+  bool ready = false, servingAndTerminating = false;
+  std::vector<std::string> zones, nodes;  // hints
+};
+
+std::vector<Candidate> candidates(const std::vector<ObjectPtr>& slices, std::string_view portName, Protocol protocol,
+                                  bool publishNotReady, const ServiceView& view) {
+  std::vector<Candidate> out;
+  for (const ObjectPtr& slice : slices) {
+    std::optional<uint16_t> port;
+    for (const json::value& entry : array(slice->root(), {"ports"})) {
+      if (!entry.is_object() || text(entry.get_object(), "name") != portName) continue;
+      auto found = parseProtocol(text(entry.get_object(), "protocol"));
+      if (!found.ok() || *found != protocol) continue;
+      port = static_cast<uint16_t>(number(entry.get_object(), {"port"}, 0));
+    }
+    if (!port || *port == 0) continue;
+    for (const json::value& entry : array(slice->root(), {"endpoints"})) {
+      if (!entry.is_object()) continue;
+      const json::object& endpoint = entry.get_object();
+      const bool ready = publishNotReady || conditionOf(endpoint, "ready", true);
+      const bool last = conditionOf(endpoint, "serving", ready) && conditionOf(endpoint, "terminating", false);
+      if (!ready && !last) continue;
+      for (const std::string& address : strings(array(endpoint, {"addresses"}))) {
+        auto parsed = IpAddress::parse(address);
+        if (!parsed.ok()) continue;
+        Candidate candidate{{*parsed, *port, text(endpoint, "nodeName") == view.node}, ready, last, {}, {}};
+        for (const json::value& zone : array(endpoint, {"hints", "forZones"})) {
+          if (zone.is_object()) candidate.zones.emplace_back(text(zone.get_object(), "name"));
+        }
+        for (const json::value& node : array(endpoint, {"hints", "forNodes"})) {
+          if (node.is_object()) candidate.nodes.emplace_back(text(node.get_object(), "name"));
+        }
+        out.push_back(std::move(candidate));
+      }
+    }
+  }
+  return out;
+}
+
+// Those that the hints give to this node, when all have hints and some are for it.
+void preferNear(std::vector<Candidate>& all, std::vector<std::string> Candidate::*hints, const std::string& here) {
+  if (here.empty()) return;
+  std::vector<Candidate> near;
+  for (const Candidate& candidate : all) {
+    if ((candidate.*hints).empty()) return;
+    for (const std::string& hint : candidate.*hints) {
+      if (hint == here) near.push_back(candidate);
+    }
+  }
+  if (!near.empty()) all = std::move(near);
+}
+
+std::vector<ServiceEndpoint> endpointsFor(const std::vector<ObjectPtr>& slices, std::string_view portName, Protocol protocol,
+                                          bool publishNotReady, const ServiceView& view) {
+  std::vector<Candidate> all = candidates(slices, portName, protocol, publishNotReady, view);
+  const bool anyReady = std::any_of(all.begin(), all.end(), [](const Candidate& c) { return c.ready; });
+  // When no endpoint is ready, those that end but still answer are better than none.
+  std::erase_if(all, [&](const Candidate& c) { return anyReady ? !c.ready : !c.servingAndTerminating; });
+  preferNear(all, &Candidate::zones, view.zone);
+  preferNear(all, &Candidate::nodes, view.node);
+  std::vector<ServiceEndpoint> out;
+  for (const Candidate& candidate : all) out.push_back(candidate.endpoint);
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+void addAddress(std::vector<IpAddress>& out, std::string_view value) {
+  auto parsed = IpAddress::parse(value);
+  if (parsed.ok() && std::find(out.begin(), out.end(), *parsed) == out.end()) out.push_back(*parsed);
+}
+
+std::vector<IpAddress> clusterIps(const Object& service) {
+  std::vector<IpAddress> out;
+  for (const std::string& address : strings(array(service.root(), {"spec", "clusterIPs"}))) addAddress(out, address);
+  addAddress(out, text(service.root(), {"spec", "clusterIP"}));
+  return out;
+}
+
+}  // namespace
+
+std::vector<ServicePort> servicePorts(const Object& service, const std::vector<ObjectPtr>& slices, const ServiceView& view) {
+  std::vector<ServicePort> out;
+  const json::object& spec = object(service.root(), {"spec"});
+  std::vector<IpAddress> addresses = clusterIps(service);
+  if (addresses.empty() || text(spec, "type") == "ExternalName") return out;
+  if (addresses.front().str() == view.dnsAddress) return out;
+  for (const json::value& entry : array(spec, {"ports"})) {
+    if (!entry.is_object()) continue;
+    const json::object& from = entry.get_object();
+    auto protocol = parseProtocol(text(from, "protocol"));
+    if (!protocol.ok()) continue;
+    ServicePort port;
+    port.key = fmt::format("{}:{}/{}", service.key(), number(from, {"port"}, 0), protocolName(*protocol));
+    port.protocol = *protocol;
+    port.port = static_cast<uint16_t>(number(from, {"port"}, 0));
+    port.clusterIps = addresses;
+    port.nodePort = static_cast<uint16_t>(number(from, {"nodePort"}, 0));
+    for (const json::value& ingress : array(service.root(), {"status", "loadBalancer", "ingress"})) {
+      if (!ingress.is_object()) continue;
+      // ipMode Proxy: the balancer itself is the way in.
+      if (text(ingress.get_object(), "ipMode") != "Proxy") addAddress(port.loadBalancerIps, text(ingress.get_object(), "ip"));
+    }
+    for (const std::string& address : strings(array(spec, {"externalIPs"}))) addAddress(port.externalIps, address);
+    for (const std::string& range : strings(array(spec, {"loadBalancerSourceRanges"}))) {
+      auto parsed = IpPrefix::parse(range);
+      if (parsed.ok()) port.loadBalancerSourceRanges.push_back(*parsed);
+    }
+    if (text(spec, "sessionAffinity") == "ClientIP") {
+      port.affinitySeconds = static_cast<int>(number(spec, {"sessionAffinityConfig", "clientIP", "timeoutSeconds"}, 10800));
+    }
+    port.internalLocal = text(spec, "internalTrafficPolicy") == "Local";
+    port.externalLocal = text(spec, "externalTrafficPolicy") == "Local";
+    port.endpoints = endpointsFor(slices, text(from, "name"), *protocol, flag(spec, {"publishNotReadyAddresses"}), view);
+    out.push_back(std::move(port));
+  }
+  return out;
+}
+
+ClusterDns::Service dnsService(const Object& service, const std::vector<ObjectPtr>& slices) {
+  ClusterDns::Service out;
+  const json::object& spec = object(service.root(), {"spec"});
+  out.ns = service.ns();
+  out.name = service.name();
+  if (text(spec, "type") == "ExternalName") {
+    out.externalName = text(spec, "externalName");
+    return out;
+  }
+  out.clusterIps = clusterIps(service);
+  for (const json::value& entry : array(spec, {"ports"})) {
+    if (!entry.is_object()) continue;
+    auto protocol = parseProtocol(text(entry.get_object(), "protocol"));
+    if (!protocol.ok()) continue;
+    out.ports.push_back({std::string(text(entry.get_object(), "name")), *protocol,
+                         static_cast<uint16_t>(number(entry.get_object(), {"port"}, 0))});
+  }
+  if (!out.clusterIps.empty()) return out;
+  const bool publishNotReady = flag(spec, {"publishNotReadyAddresses"});
+  for (const ObjectPtr& slice : slices) {
+    std::vector<ClusterDns::Port> ports;
+    for (const json::value& entry : array(slice->root(), {"ports"})) {
+      if (!entry.is_object()) continue;
+      auto protocol = parseProtocol(text(entry.get_object(), "protocol"));
+      if (!protocol.ok()) continue;
+      ports.push_back({std::string(text(entry.get_object(), "name")), *protocol,
+                       static_cast<uint16_t>(number(entry.get_object(), {"port"}, 0))});
+    }
+    for (const json::value& entry : array(slice->root(), {"endpoints"})) {
+      if (!entry.is_object()) continue;
+      const json::object& endpoint = entry.get_object();
+      if (!publishNotReady && !conditionOf(endpoint, "ready", true)) continue;
+      for (const std::string& address : strings(array(endpoint, {"addresses"}))) {
+        auto parsed = IpAddress::parse(address);
+        if (parsed.ok()) out.endpoints.push_back({*parsed, std::string(text(endpoint, "hostname")), ports});
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self, const std::string& segment) {
+  std::vector<NodeRoute> out;
+  auto here = IpPrefix::parse(segment);
+  for (const ObjectPtr& node : nodes) {
+    if (node->name() == self) continue;
+    auto range = IpPrefix::parse(text(node->root(), {"spec", "podCIDR"}));
+    if (!range.ok()) continue;
+    for (const json::value& entry : array(node->root(), {"status", "addresses"})) {
+      if (!entry.is_object() || text(entry.get_object(), "type") != "InternalIP") continue;
+      auto address = IpAddress::parse(text(entry.get_object(), "address"));
+      if (!address.ok()) continue;
+      NodeRoute route;
+      route.podRange = *range;
+      route.nodeAddress = *address;
+      route.onSegment = !here.ok() || here->contains(*address);
+      out.push_back(std::move(route));
+      break;
+    }
+  }
+  return out;
+}
+
+}  // namespace dhow::node

@@ -1,0 +1,75 @@
+// Services as this node sees them: what the proxy and DNS are told when Services and EndpointSlices change, piece by piece.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/gate.h"
+#include "client/cache.h"
+#include "floors.h"
+#include "network/bridge_network.h"
+#include "network/dns.h"
+#include "network/service_proxy.h"
+#include "json.h"
+
+namespace dhow::node {
+
+struct ServiceView {
+  std::string node, zone;
+  std::string dnsAddress;  // answered by this node itself, never forwarded
+};
+// The service's ports with the endpoints that may get connections from this node now.
+std::vector<ServicePort> servicePorts(const Object& service, const std::vector<ObjectPtr>& slices, const ServiceView& view);
+ClusterDns::Service dnsService(const Object& service, const std::vector<ObjectPtr>& slices);
+// The ways to the pods of the other nodes. `segment`: nodes inside it are reached directly; empty: all.
+std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self, const std::string& segment);
+
+// Where it goes; a fake in tests.
+class ServiceSink {
+ public:
+  virtual ~ServiceSink() = default;
+  virtual Result<> applyAll(std::vector<ServicePort> ports) = 0;  // may block
+  virtual Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) = 0;  // may block
+  virtual void setDns(const ClusterDns::Service& service) = 0;
+  virtual void removeDns(const std::string& ns, const std::string& name) = 0;
+};
+
+class ServiceFeed final : public ServiceSource {
+ public:
+  // `file`: where services are kept for a start without a master; empty: nowhere.
+  ServiceFeed(Loop& loop, client::Cache& services, client::Cache& slices, ServiceSink& sink, Offload& offload, ServiceView view,
+              std::string file);
+  void start();
+  Task<> stop();
+  std::vector<ObjectPtr> services(std::string_view ns) const override;
+
+ private:
+  void changed(const std::string& key);
+  void wake();
+  static Task<> waitSynced(ServiceFeed* self);
+  static Task<> flush(ServiceFeed* self);
+  Result<> load();
+  std::vector<ObjectPtr> slicesOf(const std::string& key) const;
+  void keepSoon();
+
+  Loop& loop_;
+  client::Cache& services_;
+  client::Cache& slices_;
+  ServiceSink& sink_;
+  Offload& offload_;
+  ServiceView view_;
+  std::string file_;
+  std::map<std::string, std::set<std::string>> told_;  // service -> port keys that the proxy has
+  std::set<std::string> dirty_;
+  std::vector<ObjectPtr> remembered_;  // from the file, until the caches are filled
+  bool full_ = false, synced_ = false, flushing_ = false, stopping_ = false;
+  Timer keep_, retry_;
+  std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions_;
+  Gate gate_;
+};
+
+}  // namespace dhow::node

@@ -1,0 +1,40 @@
+// Keeps a connection to every master, dialed from here, on which the masters are the clients (client/streaming.h). A node listens to nobody.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/gate.h"
+#include "http/client.h"
+#include "http/server.h"
+
+namespace dhow::node {
+
+class Tunnels {
+ public:
+  struct Options {
+    std::string node;
+    std::vector<std::string> servers;
+    std::shared_ptr<http::TlsClient> tls;  // HTTP/1.1
+  };
+  Tunnels(Loop& loop, Options options, http::Server& server);
+  void start();
+  // Open connections end with the server's stop().
+  Task<> stop();
+  size_t connected() const { return connected_; }
+
+ private:
+  static Task<> keep(Tunnels* self, std::string server);
+
+  Loop& loop_;
+  Options options_;
+  http::Server& server_;
+  http::Client client_;
+  size_t connected_ = 0;
+  bool stopping_ = false;
+  Signal stopped_;
+  Gate gate_;
+};
+
+}  // namespace dhow::node
