@@ -169,7 +169,10 @@ long prepare(uint32_t* failed) {
   addConnection(4);
   for (;;) {
     epoll_event events[16];
-    long n = sys::nr<__NR_epoll_pwait>(state.epoll, events, 16, -1, 0, 8);
+    // Whoever waits for the end may want this sandbox gone at once; then the mounts go with this process.
+    bool held = mountNsHeld();
+    long n = sys::nr<__NR_epoll_pwait>(state.epoll, events, 16, held ? 5 : -1, 0, 8);
+    if (n == 0) dropMountNs();
     for (long i = 0; i < n; ++i) dispatch(events[i]);
   }
 }

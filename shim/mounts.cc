@@ -146,7 +146,9 @@ long newOverlay(const Plan* plan, const Step& step, MountState& state) {
     if (r < 0) return i == 0 ? classicOverlay(plan, step, state) : r;
   }
   if (const char* upper = at(plan, step.more)) {
-    long r = configure(fs.fd, "upperdir", upper);
+    // Without an index a container may start again while its last mount is still on its way out.
+    long r = configure(fs.fd, "index", "off");
+    if (r == 0) r = configure(fs.fd, "upperdir", upper);
     if (r == 0) r = configure(fs.fd, "workdir", upper + strlen(upper) + 1);
     if (r < 0) return r;
   }

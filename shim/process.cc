@@ -64,7 +64,7 @@ Process* claim(const char* id, bool exec) {
     process.flags = 0;
     copyText(process.id, sizeof process.id, id);
     process.pid = 0;
-    process.pidfd = process.sync = process.input = process.master = -1;
+    process.pidfd = process.sync = process.input = process.master = process.mountNs = -1;
     process.output[0] = process.output[1] = -1;
     process.stalled[0] = process.stalled[1] = false;
     for (auto& client : process.clients) client.fd[0] = client.fd[1] = -1;
@@ -133,6 +133,11 @@ long enterPidNs(const wire::Plan* plan, int targetPidfd) {
 }
 
 [[noreturn]] void runChild(const wire::Plan* plan, StepContext& context) {
+  if (!(plan->flags & wire::kIsExec)) {
+    long self = sys::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    if (self >= 0) sendFd(context.sync, StepReport{StepReport::kMountNs, 0, 0}, static_cast<int>(self));
+    if (self >= 0) sys::close(static_cast<int>(self));
+  }
   uint32_t failed = 0;
   long error = runSteps(plan, context, &failed);
   StepReport report{StepReport::kFailed, failed, static_cast<int32_t>(error ? -error : 22)};
@@ -327,6 +332,7 @@ void syncReadable(Process& process) {
         message.b = report.step;
         send(process.connection, message);
       }
+      if (report.kind == StepReport::kMountNs && count == 1) process.mountNs = fds[0];
       if (report.kind == StepReport::kTerminal && count == 1) {
         process.master = fds[0];
         sys::nr<__NR_fcntl>(process.master, F_SETFL, O_NONBLOCK);
@@ -391,12 +397,26 @@ void release(Process& process) {
   closeFd(process.input);
   closeFd(process.master);
   closeFd(process.pidfd);
+  closeFd(process.mountNs);
   if (process.container) {
     process.container->log.close();
     process.container->used = false;
   }
   process.container = nullptr;
   process.state = Process::kFree;
+}
+
+bool mountNsHeld() {
+  for (auto& process : processes) {
+    if (process.state == Process::kExited && process.mountNs >= 0) return true;
+  }
+  return false;
+}
+
+void dropMountNs() {
+  for (auto& process : processes) {
+    if (process.state == Process::kExited) closeFd(process.mountNs);
+  }
 }
 
 void finishShutdown() {

@@ -36,6 +36,7 @@ struct Process {
   int output[2];                   // read ends; a terminal's master is output[0]
   bool stalled[2];                 // not read now: a client is slow
   int master;
+  int mountNs;                     // held until the exit is told: taking mounts down takes milliseconds
   struct Client {
     int fd[2] = {-1, -1};
   } clients[wire::kMaxAttach];
@@ -80,6 +81,8 @@ void release(Process& process);
 void killGroup(const Container& container);
 Process* find(const char* id);
 void finishShutdown();
+bool mountNsHeld();   // by a process that has ended
+void dropMountNs();   // of all that have ended
 
 // streams.cc
 void pump(Process& process, int which, bool all);

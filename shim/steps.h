@@ -11,7 +11,7 @@ struct StepContext {
 };
 
 struct StepReport {
-  enum Kind : uint32_t { kFailed, kWarned, kReadyToExec, kTerminal } kind;
+  enum Kind : uint32_t { kFailed, kWarned, kReadyToExec, kTerminal, kMountNs } kind;
   uint32_t step;
   int32_t error;
 };

@@ -183,6 +183,7 @@ Result<GroupEntry> Cgroups::create(const std::string& path, const Resources& res
 
 GroupEntry Cgroups::entry(const std::string& path) const {
   GroupEntry out;
+  out.path = path;
   for (const auto& hierarchy : hierarchies_) {
     std::string folder = dir(&hierarchy, path);
     if (::access(folder.c_str(), F_OK) != 0) continue;

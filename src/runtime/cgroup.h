@@ -24,6 +24,7 @@ struct Hierarchy {
 
 // What a process needs to know to enter a group, and its keeper to watch it.
 struct GroupEntry {
+  std::string path;
   std::vector<std::string> taskFiles;  // v1: "0" goes into each
   std::string v2Dir;                   // to clone into; empty: no v2 hierarchy
   std::string killFile;                // cgroup.kill; empty: none

@@ -118,7 +118,8 @@ class Builder {
     expandCgroups();
   }
 
-  // One "cgroup" stands for a mount of each hierarchy that the container is in, seen from its own group.
+  // One "cgroup" stands for a bind of the container's group in each hierarchy. A bind costs the kernel far less
+  // than a file system instance, and shows the same.
   void expandCgroups() {
     std::vector<Placed> out;
     for (auto& placed : mounts_) {
@@ -129,9 +130,11 @@ class Builder {
       const auto& joined = context_.group.joined;
       Placed one = placed;
       one.mount.options.clear();
+      one.mount.type = "bind";
+      one.mount.recursive = false;
       one.kind = kFolder | kNoLink;
       if (joined.size() == 1 && joined[0].v2) {
-        one.mount.type = "cgroup2";
+        one.mount.source = joined[0].mount + context_.group.path;
         out.push_back(std::move(one));
         continue;
       }
@@ -144,14 +147,11 @@ class Builder {
         Placed each = one;
         std::string name;
         for (const auto& controller : hierarchy.controllers) {
-          bool named = controller.starts_with("name=");
-          std::string plain = named ? controller.substr(5) : controller;
-          if (!hierarchy.v2) name += (name.empty() ? "" : ",") + plain;
-          if (hierarchy.v2) continue;
-          if (named) each.mount.options = {{"none", ""}, {"name", plain}};
-          else each.mount.options.push_back({controller, ""});
+          std::string plain = controller.starts_with("name=") ? controller.substr(5) : controller;
+          name += (name.empty() ? "" : ",") + plain;
         }
-        each.mount.type = hierarchy.v2 ? "cgroup2" : "cgroup";
+        if (hierarchy.v2) name.clear();
+        each.mount.source = hierarchy.mount + context_.group.path;
         each.mount.target += "/" + (hierarchy.v2 ? "unified" : name);
         if (name.find(',') != std::string::npos) {
           for (const auto& alias : split(name, ',')) links_.push_back({placed.mount.target + "/" + alias, name});
@@ -222,7 +222,7 @@ class Builder {
       if (errno == ENOENT) return Error(Code::kNotFound, "bind source path does not exist: " + mount.source);
       return Error::fromErrno("bind source " + mount.source);
     }
-    placed.kind = S_ISDIR(status.st_mode) ? kFolder : kFile;
+    placed.kind = (placed.kind & kNoLink) | (S_ISDIR(status.st_mode) ? kFolder : kFile);
     auto& step = writer_.add(Op::kOpenTree, mount.source);
     step.a = placed.slot;
     step.b = mount.recursive;

@@ -23,7 +23,7 @@ namespace dhow::runtime {
 
 class World {
  public:
-  World() : pool(2), dir(*makeTempDir("/tmp", "dhow-runtime-")) {
+  World() : pool(2), dir(*makeTempDir(::getenv("TMPDIR") ? ::getenv("TMPDIR") : "/tmp", "dhow-runtime-")) {
     cgroupParent = "/dhow-test-" + std::to_string(::getpid());
     std::string root = dir + "/root";
     for (const char* folder : {"/bin", "/etc", "/proc", "/sys", "/dev", "/tmp"}) (void)makeDirs(root + folder).ok();
