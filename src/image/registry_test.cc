@@ -235,7 +235,7 @@ TEST_F(Registry, RefusesWindowsImagesAndNamesThePlatformsThereAre) {
 
 TEST_F(Registry, GoesOnAfterServerErrorsAndBrokenConnections) {
   std::string noise;
-  for (int i = 0; i < 60000; ++i) noise += std::to_string(i * 48271 % 65521);
+  for (int i = 0; i < 60000; ++i) noise += std::to_string(i * 48271ll % 65521);
   auto image = pushed("r:1", {{"big", noise}});
   auto layer = image->layers[0];
   std::string bytes = *store->content().read(layer.digest, 64 << 20);
