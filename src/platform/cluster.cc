@@ -13,8 +13,8 @@
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
 #include "http/client.h"
-#include "machines.h"
 #include "platform/identities.h"
+#include "platform/machines.h"
 #include "platform/region.h"
 #include "runtime/runtime.h"
 

@@ -39,6 +39,9 @@ std::string ClusterConfig::dnsAddress() const { return addressIn(serviceRange, 1
 std::string ClusterConfig::apiUrl() const { return fmt::format("https://127.0.0.1:{}", apiPort); }
 std::string ClusterConfig::registryHost() const { return "registry.dhow.internal:5000"; }
 
+std::string ClusterConfig::engineBridge() const { return fmt::format("dhow{}-engine", index); }
+std::string ClusterConfig::engineSubnet() const { return fmt::format("10.88.{}.0/24", index); }
+
 std::vector<NodePlan> ClusterConfig::nodePlans() const {
   std::vector<NodePlan> plans;
   for (int i = 0; i < request.nodes; ++i) {

@@ -50,6 +50,8 @@ struct ClusterConfig {
   std::string dnsAddress() const;
   std::string apiUrl() const;           // from this machine
   std::string registryHost() const;     // the name that image references carry, with its port
+  std::string engineBridge() const;     // of this machine's Docker containers
+  std::string engineSubnet() const;
   std::vector<NodePlan> nodePlans() const;
 };
 

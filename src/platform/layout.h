@@ -22,6 +22,13 @@ struct ClusterPaths {
   ClusterPaths(const std::string& dataDir, const std::string& name)
       : data(dataDir), root(dataDir + "/clusters/" + name), run(std::string(kRunDir) + "/" + name) {}
 
+  // From <data>/clusters/<name>.
+  static ClusterPaths ofRoot(const std::string& root) {
+    auto name = root.rfind('/');
+    auto clusters = root.rfind('/', name - 1);
+    return ClusterPaths(root.substr(0, clusters), root.substr(name + 1));
+  }
+
   std::string data;
   std::string root;
   std::string run;

@@ -1,4 +1,4 @@
-#include "machines.h"
+#include "platform/machines.h"
 
 #include <boost/json/serialize.hpp>
 
@@ -33,6 +33,8 @@ runtime::MachineSpec machine(const ClusterConfig& config, const std::string& nam
   spec.log.maxFiles = kLogFiles;
   return spec;
 }
+
+std::string registryUrl(const ClusterConfig& config) { return fmt::format("https://{}:{}", config.hostAddress(), config.registryPort); }
 
 }  // namespace
 
@@ -81,15 +83,21 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node) {
   options.serviceRange = config.serviceRange;
   options.dnsAddress = config.dnsAddress();
   options.domain = config.domain;
-  options.registries = registriesOf(config, authority, password);
+  options.registries = {{config.registryHost(), json::object{{"endpoint", registryUrl(config)},
+                                                              {"ca", authority},
+                                                              {"username", kRegistryUser},
+                                                              {"password", password}}}};
   return writeFileDurably(paths.nodeConfig(node.name), json::serialize(node::toJson(options)) + "\n", 0600);
 }
 
-json::object registriesOf(const ClusterConfig& config, const std::string& authorityPem, const std::string& password) {
-  return {{config.registryHost(), json::object{{"endpoint", fmt::format("https://{}:{}", config.hostAddress(), config.registryPort)},
-                                               {"ca", authorityPem},
-                                               {"username", kRegistryUser},
-                                               {"password", password}}}};
+Result<image::RegistryHosts> clusterRegistries(const ClusterConfig& config) {
+  auto paths = config.paths();
+  image::RegistryHost host;
+  host.endpoint = registryUrl(config);
+  host.credentials.username = kRegistryUser;
+  ASSIGN_OR_RETURN(host.credentials.password, readFile(paths.pki(kRegistryPassword), 4096));
+  ASSIGN_OR_RETURN(host.caPem, loadAuthorityCertificate(paths));
+  return image::RegistryHosts{{config.registryHost(), std::move(host)}};
 }
 
 }  // namespace dhow::platform

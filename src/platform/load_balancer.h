@@ -1,0 +1,26 @@
+// The load balancer in front of a local cluster: in the region's router, the addresses of Services of type LoadBalancer lead to their pods,
+// and the pods' ranges lead to their nodes. What it has set stays in the kernel when this process ends.
+#pragma once
+
+#include <memory>
+
+#include "base/loop.h"
+#include "base/result.h"
+#include "client/cache.h"
+#include "platform/config.h"
+
+namespace dhow::platform {
+
+class LoadBalancer {
+ public:
+  static Result<std::unique_ptr<LoadBalancer>> start(Loop& loop, client::Caches& caches, const ClusterConfig& config);
+  ~LoadBalancer();
+  Task<> stop();
+
+ private:
+  struct Rep;
+  explicit LoadBalancer(std::unique_ptr<Rep> rep);
+  std::unique_ptr<Rep> rep_;
+};
+
+}  // namespace dhow::platform
