@@ -1,0 +1,140 @@
+#include "platform/load_balancer.h"
+
+#include "base/log.h"
+#include "client/controller.h"
+#include "client/fields.h"
+#include "network/links.h"
+#include "network/service_proxy.h"
+#include "node/service_ports.h"
+
+namespace dhow::platform {
+
+using namespace client;
+using object::resources::kEndpointSlices;
+using object::resources::kNodes;
+using object::resources::kServices;
+
+namespace {
+
+constexpr char kServiceLabel[] = "kubernetes.io/service-name";
+constexpr char kByService[] = "slicesOfService";
+constexpr std::string_view kNodeKey = "node:";
+constexpr std::string_view kServiceKey = "service:";
+
+std::string internalAddress(const object::Object& node) {
+  for (const auto& address : array(node.root(), {"status", "addresses"})) {
+    if (address.is_object() && text(address.get_object(), "type") == "InternalIP") return std::string(text(address.get_object(), "address"));
+  }
+  return "";
+}
+
+}  // namespace
+
+struct LoadBalancer::Rep {
+  Rep(Loop& loop, Caches& caches)
+      : services(caches.of(kServices)),
+        slices(caches.of(kEndpointSlices)),
+        nodes(caches.of(kNodes)),
+        controller(loop, {.name = "load-balancer", .workers = 1}, [this](std::string key) { return reconcile(std::move(key)); }) {
+    slices.addIndex(kByService, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
+      keys.push_back(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
+    });
+    controller.watch(services, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+      queue.add(fmt::format("{}{}", kServiceKey, (after ? after : before)->key()));
+    });
+    controller.watch(slices, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+      const ObjectPtr& slice = after ? after : before;
+      queue.add(fmt::format("{}{}/{}", kServiceKey, slice->ns(), slice->label(kServiceLabel)));
+    });
+    controller.watch(nodes, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+      queue.add(fmt::format("{}{}", kNodeKey, (after ? after : before)->name()));
+    });
+  }
+
+  Task<Result<>> reconcile(std::string key) {
+    if (key.starts_with(kNodeKey)) co_return routeNode(key.substr(kNodeKey.size()));
+    co_return balance(key.substr(kServiceKey.size()));
+  }
+
+  Result<> routeNode(const std::string& name) {
+    Route route;
+    ObjectPtr node = nodes.get("", name);
+    if (!node) {
+      auto known = routes.find(name);
+      if (known == routes.end()) return {};
+      RETURN_IF_ERROR(links->removeRoute(known->second));
+      routes.erase(known);
+      return {};
+    }
+    auto range = text(node->root(), {"spec", "podCIDR"});
+    auto address = internalAddress(*node);
+    if (range.empty() || address.empty()) return {};
+    ASSIGN_OR_RETURN(route.destination, IpPrefix::parse(range));
+    ASSIGN_OR_RETURN(route.gateway, IpAddress::parse(address));
+    RETURN_IF_ERROR(links->setRoute(route));
+    routes[name] = route;
+    return {};
+  }
+
+  Result<> balance(const std::string& key) {
+    auto [ns, name] = splitKey(key);
+    ObjectPtr service = services.get(ns, name);
+    std::vector<ServicePort> wanted;
+    if (service) {
+      wanted = node::servicePorts(*service, slices.byIndex(kByService, key), "", "");
+      // Inside the nodes' own concern: cluster addresses and node ports.
+      for (auto& port : wanted) {
+        port.clusterIps.clear();
+        port.nodePort = 0;
+      }
+      std::erase_if(wanted, [](const ServicePort& port) { return port.loadBalancerIps.empty(); });
+    }
+    std::vector<std::string> removed;
+    for (const auto& old : installed[key]) {
+      if (std::none_of(wanted.begin(), wanted.end(), [&](const auto& port) { return port.key == old; })) removed.push_back(old);
+    }
+    if (wanted.empty() && removed.empty()) {
+      installed.erase(key);
+      return {};
+    }
+    std::vector<std::string> keys;
+    for (const auto& port : wanted) keys.push_back(port.key);
+    RETURN_IF_ERROR(proxy->update(std::move(wanted), removed));
+    installed[key] = std::move(keys);
+    return {};
+  }
+
+  Cache& services;
+  Cache& slices;
+  Cache& nodes;
+  std::unique_ptr<NetLinks> links;
+  std::unique_ptr<ServiceProxy> proxy;
+  std::map<std::string, Route> routes;
+  std::map<std::string, std::vector<std::string>> installed;  // ports by service
+  Controller controller;
+};
+
+LoadBalancer::LoadBalancer(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+LoadBalancer::~LoadBalancer() = default;
+
+Result<std::unique_ptr<LoadBalancer>> LoadBalancer::start(Loop& loop, Caches& caches, const ClusterConfig& config) {
+  ASSIGN_OR_RETURN(auto router, Netns::open(config.paths().regionNamespace()));
+  auto rep = std::make_unique<Rep>(loop, caches);
+  // Their sockets stay in the router's namespace.
+  RETURN_IF_ERROR(runInNetns(router.fd(), [&]() -> Result<> {
+    ASSIGN_OR_RETURN(auto links, NetLinks::open());
+    rep->links = std::make_unique<NetLinks>(std::move(links));
+    ServiceProxyOptions options;
+    options.table = "dhow";
+    ASSIGN_OR_RETURN(auto pods, IpPrefix::parse(config.podRange));
+    options.podRanges = {pods};
+    ASSIGN_OR_RETURN(rep->proxy, ServiceProxy::open(std::move(options)));
+    return {};
+  }));
+  rep->controller.start();
+  return std::unique_ptr<LoadBalancer>(new LoadBalancer(std::move(rep)));
+}
+
+Task<> LoadBalancer::stop() { return rep_->controller.stop(); }
+
+}  // namespace dhow::platform
