@@ -21,6 +21,7 @@ constexpr Entry kCommands[] = {
     {"up", addUp},
     {"down", addDown},
     {"status", addStatus},
+    {"machine", addMachine},
     {"kubeconfig", addKubeconfig},
     {"docker-socket", addDockerSocket},
     {"kubectl", addKubectl},

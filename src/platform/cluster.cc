@@ -13,6 +13,7 @@
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
 #include "http/client.h"
+#include "platform/deploy.h"
 #include "platform/identities.h"
 #include "platform/machines.h"
 #include "platform/region.h"
@@ -112,6 +113,7 @@ struct Cluster::Rep {
   Task<Result<>> startNode(const ClusterConfig& config, runtime::Runtime& runtime, NodePlan node);
   Task<Result<>> startNodes(const ClusterConfig& config, runtime::Runtime& runtime);
   Task<Result<>> waitNodesReady(const ClusterConfig& config);
+  Task<Result<>> publishExample(const ClusterConfig& config, std::string folder);
   Task<bool> engineAnswers(const ClusterConfig& config);
 };
 
@@ -256,7 +258,17 @@ Task<Result<>> Cluster::Rep::waitNodesReady(const ClusterConfig& config) {
   co_return Result<>();
 }
 
-Task<Result<ClusterConfig>> Cluster::up(ClusterRequest request, Progress progress) {
+Task<Result<>> Cluster::Rep::publishExample(const ClusterConfig& config, std::string folder) {
+  CO_ASSIGN_OR_RETURN(auto image, exampleImage(folder, programs.dhow.substr(0, programs.dhow.rfind('/'))));
+  if (image) {
+    auto pushed = co_await publishImage(loop, pool, config, std::move(*image));
+    if (!pushed.ok()) co_return std::move(pushed).error().wrap("publish the image of " + folder);
+  }
+  auto applied = co_await applyManifests(loop, config, folder);
+  co_return applied;
+}
+
+Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string example, Progress progress) {
   Stopwatch watch{rep_->loop, progress};
   CO_RETURN_IF_ERROR(validateRequest(request));
   ClusterPaths paths(request.dataDir, request.name);
@@ -271,16 +283,27 @@ Task<Result<ClusterConfig>> Cluster::up(ClusterRequest request, Progress progres
   auto master = co_await rep_->startMaster(*config, *runtime);
   CO_RETURN_IF_ERROR(master);
   watch.step("master");
-  auto engine = co_await rep_->startEngine(*config);
-  CO_RETURN_IF_ERROR(engine);
-  watch.step("engine");
+
+  // The engine and the example's image come while the nodes start.
+  Together together(rep_->loop);
+  together.gate.spawn(Together::one(&together, rep_->startEngine(*config)));
+  if (!example.empty()) together.gate.spawn(Together::one(&together, rep_->publishExample(*config, example)));
   auto nodes = co_await rep_->startNodes(*config, *runtime);
-  CO_RETURN_IF_ERROR(nodes);
-  auto ready = co_await rep_->waitNodesReady(*config);
-  CO_RETURN_IF_ERROR(ready);
-  watch.step(fmt::format("{} nodes Ready", config->request.nodes));
+  if (nodes.ok()) nodes = co_await rep_->waitNodesReady(*config);
+  if (nodes.ok()) watch.step(fmt::format("{} nodes Ready", config->request.nodes));
+  co_await together.gate.close();
   co_await runtime->stop();
-  co_return std::move(*config);
+  CO_RETURN_IF_ERROR(nodes);
+  CO_RETURN_IF_ERROR(together.first);
+  watch.step("engine");
+  Up up{*config, {}};
+  if (!example.empty()) {
+    auto urls = co_await waitDeployed(rep_->loop, *config, example, kStartLimit);
+    CO_RETURN_IF_ERROR(urls);
+    up.urls = std::move(*urls);
+    watch.step("example");
+  }
+  co_return up;
 }
 
 namespace {

@@ -81,7 +81,7 @@ struct LoadBalancer::Rep {
     ObjectPtr service = services.get(ns, name);
     std::vector<ServicePort> wanted;
     if (service) {
-      wanted = node::servicePorts(*service, slices.byIndex(kByService, key), "", "");
+      wanted = node::servicePorts(*service, slices.byIndex(kByService, key), node::ServiceView{});
       // Inside the nodes' own concern: cluster addresses and node ports.
       for (auto& port : wanted) {
         port.clusterIps.clear();

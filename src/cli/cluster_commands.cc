@@ -1,0 +1,154 @@
+// up, down, status: the clusters of this machine.
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "base/blocking.h"
+#include "base/files.h"
+#include "cluster_option.h"
+#include "commands.h"
+#include "platform/cluster.h"
+
+namespace dhow::cli {
+
+namespace {
+
+constexpr size_t kBlockingThreads = 4;
+
+struct UpOptions {
+  platform::ClusterRequest request;
+  std::string example;
+};
+
+double milliseconds(Duration span) { return std::chrono::duration<double, std::milli>(span).count(); }
+
+void printStep(const std::string& step, Duration took) {
+  std::printf("  %-34s %7.0f ms\n", step.c_str(), milliseconds(took));
+  std::fflush(stdout);
+}
+
+Result<> needRoot() {
+  if (::geteuid() == 0) return {};
+  return Error(Code::kPermissionDenied, "this needs root: namespaces, cgroups and links are made");
+}
+
+int up(const UpOptions& options) {
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto programs = platform::Cluster::Programs::ofThisProcess();
+  if (!programs.ok()) return fail(programs.error());
+  RealLoop loop;
+  BlockingPool pool(kBlockingThreads);
+  platform::Cluster cluster(loop, pool, *programs);
+  auto began = loop.now();
+  auto done = runOn(loop, cluster.up(options.request, options.example, printStep));
+  if (!done.ok()) return fail(done.error());
+  const auto& config = done->config;
+  std::string own = config.request.name == "dhow" && config.request.dataDir == platform::kDefaultDataDir
+                        ? ""
+                        : fmt::format(" --name {} --data {}", config.request.name, config.request.dataDir);
+  std::printf("cluster \"%s\" is up after %.1f s\n\n", config.request.name.c_str(), milliseconds(loop.now() - began) / 1000);
+  for (const auto& url : done->urls) std::printf("  application  %s\n", url.c_str());
+  std::printf("  API          %s\n", config.apiUrl().c_str());
+  std::printf("  kubeconfig   %s\n", config.paths().kubeconfig().c_str());
+  std::printf("  docker       unix://%s\n\n", config.paths().dockerSocket().c_str());
+  std::printf("Next:\n");
+  std::printf("  export KUBECONFIG=$(%s kubeconfig%s)\n", programs->dhow.c_str(), own.c_str());
+  std::printf("  kubectl get pods -o wide\n");
+  if (done->urls.empty()) std::printf("  %s status%s\n", programs->dhow.c_str(), own.c_str());
+  else std::printf("  curl %s\n", done->urls[0].c_str());
+  return 0;
+}
+
+int down(const ClusterOption& option, bool keepData) {
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  auto programs = platform::Cluster::Programs::ofThisProcess();
+  if (!programs.ok()) return fail(programs.error());
+  RealLoop loop;
+  BlockingPool pool(kBlockingThreads);
+  platform::Cluster cluster(loop, pool, *programs);
+  auto done = runOn(loop, cluster.down(option.paths(), keepData, printStep));
+  if (!done.ok()) return fail(done.error());
+  std::printf("cluster \"%s\" is gone\n", option.name.c_str());
+  return 0;
+}
+
+int status(const ClusterOption& option) {
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  auto programs = platform::Cluster::Programs::ofThisProcess();
+  if (!programs.ok()) return fail(programs.error());
+  RealLoop loop;
+  BlockingPool pool(kBlockingThreads);
+  platform::Cluster cluster(loop, pool, *programs);
+  auto state = runOn(loop, cluster.state(*config));
+  if (!state.ok()) return fail(state.error());
+  std::printf("CLUSTER   %s\n", config->request.name.c_str());
+  std::printf("API       %s  %s\n", config->apiUrl().c_str(), state->serverAnswers ? "answers" : "does not answer");
+  std::printf("ENGINE    unix://%s  %s\n\n", config->paths().dockerSocket().c_str(), state->engineAnswers ? "answers" : "does not answer");
+  std::printf("%-24s %-10s %-10s %-16s %-16s\n", "MACHINE", "STATE", "PID", "ZONE", "ADDRESS");
+  for (const auto& machine : state->machines) {
+    std::string zone = "-", address = "-", how = machine.running ? "Running" : "Stopped";
+    for (const auto& node : state->nodes) {
+      if (node.name != machine.name) continue;
+      zone = node.zone;
+      address = node.address;
+      if (machine.running) how = node.ready ? "Ready" : "NotReady";
+    }
+    std::printf("%-24s %-10s %-10d %-16s %-16s\n", machine.name.c_str(), how.c_str(), machine.pid, zone.c_str(), address.c_str());
+  }
+  return state->serverAnswers ? 0 : 1;
+}
+
+int control(const ClusterOption& option, const std::string& machine, bool start) {
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  auto programs = platform::Cluster::Programs::ofThisProcess();
+  if (!programs.ok()) return fail(programs.error());
+  RealLoop loop;
+  BlockingPool pool(kBlockingThreads);
+  platform::Cluster cluster(loop, pool, *programs);
+  auto done = runOn(loop, start ? cluster.startMachine(*config, machine) : cluster.stopMachine(*config, machine));
+  return done.ok() ? 0 : fail(done.error());
+}
+
+}  // namespace
+
+void addUp(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("up", "start a cluster on this machine, or what of it does not run");
+  auto options = std::make_shared<UpOptions>();
+  command->add_option("--name", options->request.name, "the cluster's name")->capture_default_str();
+  command->add_option("--data", options->request.dataDir, "where clusters keep their data")->capture_default_str();
+  command->add_option("--masters", options->request.masters, "how many masters")->capture_default_str();
+  command->add_option("--nodes", options->request.nodes, "how many nodes")->capture_default_str();
+  command->add_option("--zones", options->request.zones, "over how many availability zones")->capture_default_str();
+  command->add_option("--deploy", options->example, "an example to put onto it: a folder with image.json and manifests")->check(CLI::ExistingDirectory);
+  command->callback([=] { *chosen = [=] { return up(*options); }; });
+}
+
+void addDown(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("down", "stop a cluster and remove all that is left of it");
+  auto option = addClusterOption(command);
+  auto keep = std::make_shared<bool>(false);
+  command->add_flag("--keep-data", *keep, "keep its data: the next `up` goes on with it");
+  command->callback([=] { *chosen = [=] { return down(*option, *keep); }; });
+}
+
+void addStatus(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("status", "show a cluster's machines and how they fare");
+  auto option = addClusterOption(command);
+  command->callback([=] { *chosen = [=] { return status(*option); }; });
+}
+
+void addMachine(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("machine", "stop or start one machine of a cluster");
+  auto option = addClusterOption(command);
+  auto verb = std::make_shared<std::string>(), machine = std::make_shared<std::string>();
+  command->add_option("verb", *verb, "stop or start")->required()->check(CLI::IsMember({"stop", "start"}));
+  command->add_option("machine", *machine, "as `dhow status` lists them")->required();
+  command->callback([=] { *chosen = [=] { return control(*option, *machine, *verb == "start"); }; });
+}
+
+}  // namespace dhow::cli
