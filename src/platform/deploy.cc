@@ -47,7 +47,7 @@ Result<std::vector<Manifest>> readManifests(const std::string& folder) {
       if (!manifest.kind) return Error(Code::kInvalid, fmt::format("{}: unknown kind {}", file, client::text(manifest.document, "kind")));
       manifest.name = client::text(manifest.document, {"metadata", "name"});
       manifest.ns = client::text(manifest.document, {"metadata", "namespace"});
-      if (manifest.kind->resource.namespaced && manifest.ns.empty()) manifest.ns = "default";
+      if (manifest.kind->resource().namespaced && manifest.ns.empty()) manifest.ns = "default";
       manifests.push_back(std::move(manifest));
     }
   }
@@ -89,7 +89,7 @@ std::string missing(const object::Object& object) {
 
 // Watches one object until nothing is missing.
 Task<Result<ObjectPtr>> waitFor(Loop& loop, HttpClient& api, const Manifest& manifest, TimePoint deadline) {
-  const auto& resource = manifest.kind->resource;
+  const auto& resource = manifest.kind->resource();
   auto read = co_await api.get(resource, manifest.ns, manifest.name);
   CO_RETURN_IF_ERROR(read);
   ObjectPtr current = *read;
@@ -166,7 +166,7 @@ Task<Result<>> applyManifests(Loop& loop, const ClusterConfig& config, std::stri
   CO_ASSIGN_OR_RETURN(auto api, clientOf(loop, config));
   Result<> done;
   for (auto& manifest : manifests) {
-    auto applied = co_await api->patch(manifest.kind->resource, manifest.ns, manifest.name, "", client::PatchType::kApply, manifest.document);
+    auto applied = co_await api->patch(manifest.kind->resource(), manifest.ns, manifest.name, "", client::PatchType::kApply, manifest.document);
     if (!applied.ok()) done = std::move(applied).error().wrap("apply " + manifest.name);
     if (!done.ok()) break;
   }
