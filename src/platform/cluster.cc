@@ -97,8 +97,12 @@ struct Cluster::Rep {
   BlockingPool& pool;
   Programs programs;
 
-  Result<std::unique_ptr<runtime::Runtime>> runtimeOf(const ClusterConfig& config) {
-    return runtime::Runtime::create(loop, pool, {config.paths().machines(), programs.shim, cgroupOf(config)});
+  // With the machines that run already.
+  Task<Result<std::unique_ptr<runtime::Runtime>>> runtimeOf(const ClusterConfig& config) {
+    CO_ASSIGN_OR_RETURN(auto runtime, runtime::Runtime::create(loop, pool, {config.paths().machines(), programs.shim, cgroupOf(config)}));
+    auto found = co_await runtime->findSandboxes();
+    CO_RETURN_IF_ERROR(found);
+    co_return runtime;
   }
 
   Result<std::unique_ptr<HttpClient>> clientOf(const ClusterConfig& config) {
@@ -225,37 +229,46 @@ Task<Result<>> Cluster::Rep::startNodes(const ClusterConfig& config, runtime::Ru
   co_return std::move(together.first);
 }
 
-Task<Result<>> Cluster::Rep::waitNodesReady(const ClusterConfig& config) {
-  CO_ASSIGN_OR_RETURN(auto api, clientOf(config));
-  auto listed = co_await api->list(object::resources::kNodes, {});
+namespace {
+
+// Watches until no name is left in `waiting`.
+Task<Result<>> watchNodes(Loop& loop, HttpClient& api, const ClusterConfig& config, std::set<std::string> waiting) {
+  auto listed = co_await api.list(object::resources::kNodes, {});
   CO_RETURN_IF_ERROR(listed);
-  std::set<std::string> waiting;
-  for (const auto& plan : config.nodePlans()) waiting.insert(plan.name);
   for (const auto& node : listed->items) {
     if (isReady(node)) waiting.erase(std::string(node->name()));
   }
-  if (!waiting.empty()) {
-    auto watcher = co_await api->watch(object::resources::kNodes, {}, listed->resourceVersion);
-    CO_RETURN_IF_ERROR(watcher);
-    bool late = false;
-    auto limit = loop.after(kStartLimit, [&] {
-      late = true;
-      (*watcher)->close();
-    });
-    while (!waiting.empty()) {
-      auto event = co_await (*watcher)->next();
-      if (!event.ok() && late) {
-        std::vector<std::string> names(waiting.begin(), waiting.end());
-        co_return Error(Code::kDeadlineExceeded, fmt::format("not Ready after {} s: {} (logs: {}/<node>/log)", kStartLimit / 1s,
-                                                             join(names, ", "), config.paths().nodes()));
-      }
-      CO_RETURN_IF_ERROR(event);
-      if (event->object && isReady(event->object)) waiting.erase(std::string(event->object->name()));
-    }
+  if (waiting.empty()) co_return Result<>();
+  auto watcher = co_await api.watch(object::resources::kNodes, {}, listed->resourceVersion);
+  CO_RETURN_IF_ERROR(watcher);
+  bool late = false;
+  auto limit = loop.after(kStartLimit, [&] {
+    late = true;
     (*watcher)->close();
+  });
+  while (!waiting.empty()) {
+    auto event = co_await (*watcher)->next();
+    if (!event.ok() && late) {
+      std::vector<std::string> names(waiting.begin(), waiting.end());
+      co_return Error(Code::kDeadlineExceeded, fmt::format("not Ready after {} s: {} (logs: {}/<node>/log)", kStartLimit / 1s,
+                                                           join(names, ", "), config.paths().nodes()));
+    }
+    CO_RETURN_IF_ERROR(event);
+    if (event->object && isReady(event->object)) waiting.erase(std::string(event->object->name()));
   }
-  co_await api->stop();
+  (*watcher)->close();
   co_return Result<>();
+}
+
+}  // namespace
+
+Task<Result<>> Cluster::Rep::waitNodesReady(const ClusterConfig& config) {
+  CO_ASSIGN_OR_RETURN(auto api, clientOf(config));
+  std::set<std::string> waiting;
+  for (const auto& plan : config.nodePlans()) waiting.insert(plan.name);
+  auto done = co_await watchNodes(loop, *api, config, std::move(waiting));
+  co_await api->stop();
+  co_return done;
 }
 
 Task<Result<>> Cluster::Rep::publishExample(const ClusterConfig& config, std::string folder) {
@@ -279,7 +292,7 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
   CO_RETURN_IF_ERROR(prepared);
   watch.step("region and identities");
 
-  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(*config));
+  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(*config));
   auto master = co_await rep_->startMaster(*config, *runtime);
   CO_RETURN_IF_ERROR(master);
   watch.step("master");
@@ -332,7 +345,7 @@ Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progres
   auto engine = co_await shutDownEngine(rep_->loop, paths);
   CO_RETURN_IF_ERROR(engine);
   watch.step("engine stopped");
-  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(config));
+  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
   auto machines = co_await runtime->machines();
   CO_RETURN_IF_ERROR(machines);
   for (const auto& machine : *machines) {
@@ -355,7 +368,7 @@ Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progres
 
 Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
   ClusterState state;
-  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(config));
+  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
   auto machines = co_await runtime->machines();
   CO_RETURN_IF_ERROR(machines);
   for (const auto& machine : *machines) state.machines.push_back({machine.name, machine.running, machine.pid});
@@ -375,18 +388,26 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
   co_return state;
 }
 
+namespace {
+Error noSuchMachine(const std::string& name) { return Error(Code::kNotFound, "there is no machine " + name + "; `dhow status` lists them"); }
+}  // namespace
+
 Task<Result<>> Cluster::startMachine(const ClusterConfig& config, std::string name) {
-  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(config));
-  auto started = co_await runtime->startMachine(std::move(name));
+  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
+  Result<> done = noSuchMachine(name);
+  if (name == masterName(config)) done = co_await rep_->startMaster(config, *runtime);
+  for (const auto& plan : config.nodePlans()) {
+    if (plan.name == name) done = co_await rep_->startNode(config, *runtime, plan);
+  }
   co_await runtime->stop();
-  if (!started.ok()) co_return std::move(started).error();
-  co_return Result<>();
+  co_return done;
 }
 
 Task<Result<>> Cluster::stopMachine(const ClusterConfig& config, std::string name) {
-  CO_ASSIGN_OR_RETURN(auto runtime, rep_->runtimeOf(config));
-  auto stopped = co_await runtime->stopMachine(std::move(name), 10s);
+  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
+  auto stopped = co_await runtime->stopMachine(name, 10s);
   co_await runtime->stop();
+  if (!stopped.ok() && stopped.error().is(Code::kNotFound)) co_return noSuchMachine(name);
   co_return stopped;
 }
 
