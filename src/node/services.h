@@ -14,16 +14,11 @@
 #include "network/bridge_network.h"
 #include "network/dns.h"
 #include "network/service_proxy.h"
+#include "node/service_ports.h"
 #include "json.h"
 
 namespace dhow::node {
 
-struct ServiceView {
-  std::string node, zone;
-  std::string dnsAddress;  // answered by this node itself, never forwarded
-};
-// The service's ports with the endpoints that may get connections from this node now.
-std::vector<ServicePort> servicePorts(const Object& service, const std::vector<ObjectPtr>& slices, const ServiceView& view);
 ClusterDns::Service dnsService(const Object& service, const std::vector<ObjectPtr>& slices);
 // The ways to the pods of the other nodes. `segment`: nodes inside it are reached directly; empty: all.
 std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self, const std::string& segment);

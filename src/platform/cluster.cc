@@ -352,8 +352,10 @@ Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progres
     auto removed = co_await runtime->removeMachine(machine.name);
     CO_RETURN_IF_ERROR(removed);
   }
+  auto cgroups = runtime->removeCgroupParent();
   co_await runtime->stop();
   runtime.reset();
+  CO_RETURN_IF_ERROR(cgroups);
   watch.step("machines removed");
   auto cleaned = co_await rep_->pool.run(rep_->loop, [&]() -> Result<> {
     for (const auto& node : config.nodePlans()) RETURN_IF_ERROR(removeNodeLink(config, node.name));

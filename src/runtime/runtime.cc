@@ -111,6 +111,7 @@ class RuntimeImpl final : public Runtime {
     return out;
   }
   void onEvent(std::function<void(const Event&)> listener) override { core_.listeners.push_back(std::move(listener)); }
+  Result<> removeCgroupParent() override { return core_.cgroups.remove(core_.options.cgroupParent); }
   int cgroupVersion() const override { return core_.cgroups.version(); }
 
   Task<Result<>> createMachine(MachineSpec spec) override { return machines_.create(std::move(spec)); }

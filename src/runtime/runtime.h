@@ -191,6 +191,8 @@ class Runtime {
 
   // "1" or "2" (which cgroup version carries the memory controller), for docker info.
   virtual int cgroupVersion() const = 0;
+  // Removes the cgroup that everything was below, when nothing is left in it.
+  virtual Result<> removeCgroupParent() = 0;
   virtual Task<> stop() = 0;  // closes connections; everything keeps running
 };
 
