@@ -79,6 +79,7 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node) {
   options.runDir = folder + "/run";
   options.cgroupParent = "/pods";
   options.address = node.address;
+  options.segment = config.zoneSubnet(node.zoneIndex);
   options.podRange = config.podRange;
   options.serviceRange = config.serviceRange;
   options.dnsAddress = config.dnsAddress();
