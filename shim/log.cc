@@ -13,10 +13,9 @@ int64_t stampedSecond = -1;
 
 void formatStamp(int64_t nanos) {
   int64_t second = nanos / 1000000000;
-  Text text(stamp, sizeof stamp);
-  if (second == stampedSecond) {
-    text.size = 20;  // up to the point
-  } else {
+  constexpr size_t kFraction = 20;  // what stands before it is the second's
+  if (second != stampedSecond) {
+    Text text(stamp, sizeof stamp);
     // Days to a date: H. Hinnant, "chrono-compatible low-level date algorithms".
     int64_t days = second / 86400 + 719468, rest = second % 86400;
     int64_t era = days / 146097, dayOfEra = days % 146097;
@@ -32,7 +31,7 @@ void formatStamp(int64_t nanos) {
     text.number(rest % 60, 2) << ".";
     stampedSecond = second;
   }
-  text.number(nanos % 1000000000, 9) << "Z ";
+  Text(stamp + kFraction, sizeof stamp - kFraction).number(nanos % 1000000000, 9) << "Z ";
 }
 
 void append(const char* bytes, size_t n) {
