@@ -117,6 +117,7 @@ class FakeRuntime final : public runtime::Runtime {
   Task<Result<>> killMachine(std::string) override { co_return Result<>(); }
   Task<Result<>> removeMachine(std::string) override { co_return Result<>(); }
   Task<Result<std::vector<runtime::MachineStatus>>> machines() override { co_return std::vector<runtime::MachineStatus>(); }
+  Result<> removeCgroupParent() override { return {}; }
   int cgroupVersion() const override { return 1; }
   Task<> stop() override { co_return; }
 
