@@ -77,6 +77,9 @@ Result<> checkLimits(const json::object& host, std::vector<std::string>& warning
   if (nano < 0) return bad("NanoCPUs must be a positive value");
   if (nano > 0 && (integer(host, "CpuQuota") > 0 || integer(host, "CpuPeriod") > 0))
     return bad("Conflicting options: Nano CPUs and CPU Period cannot both be set");
+  if (integer(host, "ShmSize") < 0) return bad("SHM size can not be less than 0");
+  auto driver = text(child(host, "LogConfig"), "Type");
+  if (driver != "json-file" && driver != "local") return bad("logger: no log driver named '" + driver + "' is registered");
   auto policy = text(child(host, "RestartPolicy"), "Name");
   if (!policy.empty() && policy != "no" && policy != "always" && policy != "on-failure" && policy != "unless-stopped")
     return bad("invalid restart policy: unknown policy '" + policy + "'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'");
@@ -85,6 +88,17 @@ Result<> checkLimits(const json::object& host, std::vector<std::string>& warning
   if (boolean(host, "OomKillDisable") && memory == 0)
     warnings.push_back("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.");
   return {};
+}
+
+// What Docker's daemon fills in; its clients read it back.
+void fillDefaults(json::object& host) {
+  json::object log = child(host, "LogConfig");
+  if (text(log, "Type").empty()) log["Type"] = "json-file";
+  if (child(log, "Config").empty()) log["Config"] = json::object();
+  host["LogConfig"] = std::move(log);
+  if (integer(host, "ShmSize") == 0) host["ShmSize"] = 64 << 20;
+  if (text(host, "IpcMode").empty()) host["IpcMode"] = "private";
+  if (text(host, "CgroupnsMode").empty()) host["CgroupnsMode"] = "private";
 }
 
 Result<std::string> cleanTarget(const std::string& target) {
@@ -237,10 +251,9 @@ Result<> configure(Container& container, const json::object& body, const image::
   container.config.erase("NetworkingConfig");
   auto mode = text(container.hostConfig, "NetworkMode");
   if (mode.empty() || mode == "default") container.hostConfig["NetworkMode"] = mode = "bridge";
-  if (mode != "bridge" && mode != "host" && mode != "none" && !mode.starts_with("container:"))
-    return Error(Code::kNotFound, "network " + mode + " not found");
   if (text(child(container.hostConfig, "RestartPolicy"), "Name").empty())
     container.hostConfig["RestartPolicy"] = json::object{{"Name", "no"}, {"MaximumRetryCount", 0}};
+  fillDefaults(container.hostConfig);
   RETURN_IF_ERROR(checkLimits(container.hostConfig, warnings));
   mergeConfig(container, image.config.run);
   if (texts(container.config, "Entrypoint").empty() && texts(container.config, "Cmd").empty())

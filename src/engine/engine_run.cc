@@ -74,6 +74,8 @@ Result<> Engine::joinNetwork(Container& container, runtime::SandboxSpec& sandbox
     if (!other->sandbox || !other->state.running())
       return Error(Code::kConflict, "cannot join network of a non running container: " + other->id);
     sandbox.net = runtime::Namespace::join(other->sandbox->netPath());
+  } else if (mode != "none" && mode != "host") {
+    return Error(Code::kNotFound, "failed to set up container networking: network " + mode + " not found");
   }
   return {};
 }

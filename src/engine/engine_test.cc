@@ -135,6 +135,13 @@ TEST_F(EngineTest, RunsAContainerAndKeepsItsExitCodeAndLog) {
   EXPECT_TRUE(engine->images().snapshots().empty());
 }
 
+TEST_F(EngineTest, ManyLinesWithinOneSecondAllReachTheLog) {
+  auto container = ran(body("i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done; echo end >&2"));
+  ASSERT_TRUE(container);
+  auto lines = split(std::string(trim(log(container))), '\n');
+  EXPECT_EQ(lines.size(), 3001u);
+}
+
 TEST_F(EngineTest, StartsAgainWithTheSameFiles) {
   auto container = ran(body("touch /mark; ls / | cat > /dev/null; echo ran"));
   ASSERT_TRUE(container);
@@ -195,7 +202,7 @@ TEST_F(EngineTest, NamesAreTakenOnce) {
 TEST_F(EngineTest, RefusedCreateLeavesNothing) {
   for (const auto& [host, why] : std::vector<std::pair<json::object, std::string>>{
            {{{"Memory", 1000}}, "Minimum memory limit allowed is 6MB"},
-           {{{"NetworkMode", "nowhere"}}, "network nowhere not found"},
+           {{{"LogConfig", {{"Type", "nowhere"}}}}, "logger: no log driver named 'nowhere' is registered"},
            {{{"Binds", json::array{"anonymous:relative"}}}, "mount path must be absolute"},
            {{{"Binds", json::array{"/tmp:/x:wrong"}}}, "invalid mode: wrong"},
            {{{"PortBindings", {{"99999/tcp", json::array{json::object()}}}}}, "invalid port specification"}}) {

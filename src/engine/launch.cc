@@ -147,6 +147,9 @@ Result<> writeEtc(const Container& container, const std::string& folder, std::ve
 Result<> setUser(runtime::ProcessSpec& process, const runtime::RootFs& root, const std::string& user, const std::vector<std::string>& groups) {
   ASSIGN_OR_RETURN(auto resolved, runtime::resolveUser(root, user, groups));
   process.user = resolved.user;
+  // The main group counts among the others too, or a file that it may not read could be read by dropping it (CVE-2022-36109).
+  auto& gids = process.user.additionalGids;
+  if (std::find(gids.begin(), gids.end(), process.user.gid) == gids.end()) gids.insert(gids.begin(), process.user.gid);
   bool hasHome = std::any_of(process.env.begin(), process.env.end(), [](const auto& e) { return e.starts_with("HOME="); });
   if (!hasHome) process.env.push_back("HOME=" + resolved.home);
   return {};

@@ -105,12 +105,15 @@ Task<Result<>> replyDone(Call& call, Result<> done) {
   co_return done;
 }
 
-// The runtime tells which step failed; clients look for these words to choose 126 or 127.
+// The runtime tells which step failed; clients look into its words to choose 126 or 127.
 Error startError(const Error& error) {
-  std::string message = error.message();
-  if (error.is(Code::kNotFound) && message.find("No such container") == std::string::npos)
-    message = "failed to create task for container: unable to start container process: " + message;
-  return Error(error.is(Code::kNotFound) && message.find("No such container") == std::string::npos ? Code::kBadRequest : error.code(), message);
+  constexpr std::string_view kStep = "start container: ";
+  std::string_view message = error.message();
+  if (!message.starts_with(kStep)) return error;
+  bool command = error.is(Code::kNotFound) || error.is(Code::kPermissionDenied);
+  return Error(command ? Code::kBadRequest : error.code(),
+               fmt::format("failed to create task for container: unable to start container process: error during container init: {}",
+                           message.substr(kStep.size())));
 }
 
 Task<Result<>> startContainer(Call& call) {

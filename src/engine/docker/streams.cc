@@ -68,8 +68,9 @@ Task<> copyInput(std::shared_ptr<Session> session, std::unique_ptr<http::Stream>
   if (atEnd) atEnd();
 }
 
-// Moves bytes until the process has closed its outputs; then the client sees the end.
-Task<> converse(Loop& loop, std::unique_ptr<http::Stream> connection, runtime::Streams streams, bool framed, std::function<void()> inputEnded) {
+// Moves bytes until the process has closed its outputs (and, when given, ended); then the client sees the end.
+Task<> converse(Loop& loop, std::unique_ptr<http::Stream> connection, runtime::Streams streams, bool framed, std::function<void()> inputEnded,
+                runtime::Exec* process = nullptr) {
   auto session = std::make_shared<Session>(loop, std::move(connection), framed);
   Gate inputs(loop);
   bool readsOutput = streams.out || streams.err;
@@ -79,6 +80,8 @@ Task<> converse(Loop& loop, std::unique_ptr<http::Stream> connection, runtime::S
   co_await session->outputs.close();
   // Without an output to wait for, the input's end is the end.
   if (!readsOutput) co_await inputs.close();
+  // The client asks for the exit code as soon as the connection ends.
+  if (process) (void)co_await process->wait();
   co_await session->connection->shutdownWrite();
   session->connection->close();
   co_await inputs.close();
@@ -271,13 +274,13 @@ Task<Result<>> startExec(Call& call) {
   auto started = co_await call.engine.startExec(session, options, rows, columns);
   if (!started.ok()) {
     // The connection is the client's already: it reads the reason as output.
-    auto message = "OCI runtime exec failed: " + started.error().message() + (tty ? "\r\n" : "\n");
+    auto message = "OCI runtime exec failed: exec failed: unable to start container process: " + started.error().message() + (tty ? "\r\n" : "\n");
     auto piece = tty ? message : frameHeader(kStderr, message.size()) + message;
     (void)co_await (*connection)->write(piece);
     co_await (*connection)->shutdownWrite();
     co_return Result<>();
   }
-  co_await converse(call.engine.loop(), std::move(*connection), std::move(session->exec->streams), !tty, nullptr);
+  co_await converse(call.engine.loop(), std::move(*connection), std::move(session->exec->streams), !tty, nullptr, session->exec.get());
   co_return Result<>();
 }
 

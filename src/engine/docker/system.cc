@@ -65,6 +65,9 @@ Task<Result<>> info(Call& call) {
     else ++stopped;
   }
   int cgroups = call.engine.runtime().cgroupVersion();
+  // One inside the other by hand: as initializers they would collapse into one.
+  json::array driverStatus;
+  driverStatus.push_back(json::array{"Backing Filesystem", "extfs"});
   json::object runtime{{"path", call.engine.options().shimPath}};
   json::object out{{"ID", call.engine.id()},
                    {"Containers", containers.size()},
@@ -73,9 +76,9 @@ Task<Result<>> info(Call& call) {
                    {"ContainersStopped", stopped},
                    {"Images", call.engine.images().list().size()},
                    {"Driver", "overlay2"},
-                   {"DriverStatus", json::array{json::array{"Backing Filesystem", "extfs"}}},
+                   {"DriverStatus", std::move(driverStatus)},
                    {"Plugins", {{"Volume", json::array{"local"}}, {"Network", json::array{"bridge", "host", "null"}},
-                                {"Authorization", nullptr}, {"Log", json::array{"local"}}}},
+                                {"Authorization", nullptr}, {"Log", json::array{"json-file", "local"}}}},
                    {"MemoryLimit", true},
                    {"SwapLimit", true},
                    {"CpuCfsPeriod", true},
@@ -89,7 +92,7 @@ Task<Result<>> info(Call& call) {
                    {"OomKillDisable", cgroups == 1},
                    {"NGoroutines", 0},
                    {"SystemTime", formatTimeNano(call.engine.loop().wallNow())},
-                   {"LoggingDriver", "local"},
+                   {"LoggingDriver", "json-file"},
                    {"CgroupDriver", "cgroupfs"},
                    {"CgroupVersion", std::to_string(cgroups)},
                    {"NEventsListener", 0},
