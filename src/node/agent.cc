@@ -240,13 +240,14 @@ Task<> Agent::stop() {
     co_await r.tunnels->stop();
   }
   r.network.stop();
+  // First, as tasks below may wait for a cache that no master has filled.
+  co_await r.caches.stop();
   co_await r.nodeStatus.stop();
   if (r.pods) co_await r.pods->stop();
   if (r.services) co_await r.services->stop();
   co_await r.objects.stop();
   co_await r.connector.stop();
   co_await r.events.stop();
-  co_await r.caches.stop();
   co_await r.dnsServer.stop();
   co_await r.gate.close();
 }
