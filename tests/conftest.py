@@ -4,7 +4,7 @@ import sys
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from harness import Cluster  # noqa: E402
+from harness import Cluster, run  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
@@ -34,3 +34,20 @@ def namespace(cluster):
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+@pytest.fixture(scope="session")
+def busybox(cluster, tmp_path_factory):
+    """An image with a shell, in the cluster's registry."""
+    root = tmp_path_factory.mktemp("busybox")
+    (root / "bin").mkdir()
+    run(["cp", "/bin/busybox", str(root / "bin/busybox")])
+    run(["/bin/busybox", "--install", "-s", str(root / "bin")])
+    for link in (root / "bin").iterdir():
+        if link.is_symlink():
+            link.unlink()
+            link.symlink_to("busybox")
+    (root / "tmp").mkdir(mode=0o1777)
+    name = "registry.dhow.internal:5000/busybox:1"
+    cluster.dhow("image", "--tag", name, "--add", f"{root}:/", "--cmd", "sh")
+    return name

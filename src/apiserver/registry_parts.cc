@@ -80,6 +80,15 @@ Task<Result<Outcome>> Registry::changeScale(Context context, const KindInfo& kin
   co_return outcome;
 }
 
+// A pod carries the topology of its node, so that it can know it by the downward API (KEP-4742).
+void copyTopology(const ObjectPtr& node, json::object& pod) {
+  if (!node) return;
+  for (std::string_view label : {"topology.kubernetes.io/zone", "topology.kubernetes.io/region"}) {
+    auto value = node->label(label);
+    if (!value.empty()) client::objectAt(client::metadataOf(pod), "labels")[label] = value;
+  }
+}
+
 // The scheduler's word: the pod runs on that node.
 Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::string name, json::object binding) {
   std::string node(text(binding, {"target", "name"}));
@@ -108,6 +117,7 @@ Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::str
     }
     json::object pod = old->root();
     client::objectAt(pod, "spec")["nodeName"] = node;
+    copyTopology(caches_.of(object::resources::kNodes).get("", node), pod);
     auto& conditions = client::arrayAt(client::objectAt(pod, "status"), "conditions");
     json::object scheduled{{"type", "PodScheduled"}, {"status", "True"}, {"lastProbeTime", nullptr}, {"lastTransitionTime", now}};
     bool replaced = false;

@@ -170,6 +170,18 @@ TEST_F(RegistryTest, BindingSetsTheNodeOnce) {
   EXPECT_EQ(again.error().message(), "Operation cannot be fulfilled on pods/binding \"web\": pod web is already assigned to node \"n1\"");
 }
 
+TEST_F(RegistryTest, BindingGivesThePodItsNodesTopology) {
+  json::object node{{"apiVersion", "v1"}, {"kind", "Node"},
+                    {"metadata", json::object{{"name", "n1"}, {"labels", json::object{{"topology.kubernetes.io/zone", "z1"}, {"disk", "ssd"}}}}}};
+  ASSERT_TRUE(runOn(loop_, client_->create(resources::kNodes, "", node, "", "")).ok());
+  makePod("web");
+  json::object binding{{"target", json::object{{"name", "n1"}}}};
+  ASSERT_TRUE(runOn(loop_, client_->create(resources::kPods, "default", binding, "web", "binding")).ok());
+  auto pod = get(resources::kPods, "default", "web").value();
+  EXPECT_EQ(pod->label("topology.kubernetes.io/zone"), "z1");
+  EXPECT_EQ(pod->label("disk"), "");
+}
+
 TEST_F(RegistryTest, AScheduledPodGoesAfterItsGraceAnUnscheduledOneAtOnce) {
   makePod("free");
   EXPECT_TRUE(remove(resources::kPods, "default", "free").value().gone);

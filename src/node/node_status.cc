@@ -238,7 +238,8 @@ Task<> NodeStatus::keepNode(NodeStatus* self) {
       delay = std::chrono::milliseconds(200);
       // Woken by changes; the facts are looked at again now and then.
       const json::array before = array(self->reported_, {"conditions"});
-      bool due = false;
+      // What changed while the last state was being written is due at once.
+      bool due = !self->registered_ || self->conditions() != before;
       while (!due && !self->stopping_) {
         const bool woken = co_await self->changed_.waitFor(kStatusEvery);
         due = !woken || !self->registered_ || self->conditions() != before;
