@@ -342,6 +342,9 @@ Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progres
   Stopwatch watch{rep_->loop, progress};
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
   CO_ASSIGN_OR_RETURN(auto config, loadConfig(paths));
+  // One that died has left containers behind: only a living engine knows how to remove them.
+  auto revived = co_await rep_->startEngine(config);
+  if (!revived.ok()) log::warn("platform", "{}", revived.error().message());
   auto engine = co_await shutDownEngine(rep_->loop, paths);
   CO_RETURN_IF_ERROR(engine);
   watch.step("engine stopped");
