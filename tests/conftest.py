@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 
 import pytest
@@ -8,10 +9,10 @@ from harness import Cluster, run  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    if os.geteuid() == 0:
-        return
-    for item in items:
-        item.add_marker(pytest.mark.skip(reason="needs root"))
+    missing = [tool for tool in ("kubectl", "docker", "curl", "nsenter") if not shutil.which(tool)]
+    reason = "needs root" if os.geteuid() != 0 else f"needs {', '.join(missing)}" if missing else None
+    for item in items if reason else []:
+        item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
