@@ -1,5 +1,8 @@
 #include "platform/machines.h"
 
+#include <limits.h>
+#include <stdlib.h>
+
 #include <boost/json/serialize.hpp>
 
 #include "base/files.h"
@@ -22,6 +25,26 @@ runtime::Mount writable(const std::string& path) {
   return mount;
 }
 
+// Where nameservers stand that can be asked from another network namespace: systemd-resolved's stub answers on this machine's loopback only.
+constexpr const char* kStubResolver = "/run/systemd/resolve/stub-resolv.conf";
+constexpr const char* kRealResolver = "/run/systemd/resolve/resolv.conf";
+
+// /run is the machine's own; where /etc/resolv.conf leads into it, that file comes along.
+void addRun(std::vector<runtime::Mount>& mounts) {
+  runtime::Mount run;
+  run.type = run.source = "tmpfs";
+  run.target = "/run";
+  run.options = {{"mode", "755"}};
+  mounts.push_back(run);
+  char resolved[PATH_MAX];
+  if (!::realpath("/etc/resolv.conf", resolved) || !std::string_view(resolved).starts_with("/run/")) return;
+  runtime::Mount resolver;
+  resolver.target = resolved;
+  resolver.source = resolver.target == kStubResolver && pathExists(kRealResolver) ? kRealResolver : resolver.target;
+  resolver.readonly = true;
+  mounts.push_back(resolver);
+}
+
 runtime::MachineSpec machine(const ClusterConfig& config, const std::string& name, const std::string& folder) {
   runtime::MachineSpec spec;
   spec.name = name;
@@ -31,6 +54,7 @@ runtime::MachineSpec machine(const ClusterConfig& config, const std::string& nam
   spec.log.path = folder + "/log";
   spec.log.maxSize = kLogSize;
   spec.log.maxFiles = kLogFiles;
+  addRun(spec.mounts);
   return spec;
 }
 
@@ -46,7 +70,8 @@ runtime::MachineSpec masterMachine(const ClusterConfig& config, const Cluster::P
   spec.args = {programs.dhow, "server", "--cluster", paths.root};
   spec.env.push_back("NOTIFY_SOCKET=" + paths.ready("master"));
   spec.netPath = "/proc/self/ns/net";
-  spec.mounts = {writable(paths.root), writable(paths.run)};
+  spec.mounts.push_back(writable(paths.root));
+  spec.mounts.push_back(writable(paths.run));
   return spec;
 }
 
@@ -55,7 +80,7 @@ runtime::MachineSpec nodeMachine(const ClusterConfig& config, const Cluster::Pro
   auto spec = machine(config, node.name, paths.node(node.name));
   spec.args = {programs.dhow, "agent", "--config", paths.nodeConfig(node.name)};
   spec.netPath = paths.nodeNamespace(node.name);
-  spec.mounts = {writable(paths.node(node.name))};
+  spec.mounts.push_back(writable(paths.node(node.name)));
   return spec;
 }
 
@@ -84,6 +109,7 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node) {
   options.serviceRange = config.serviceRange;
   options.dnsAddress = config.dnsAddress();
   options.domain = config.domain;
+  options.registriesFile = "/etc/dhow/registries.yaml";
   options.registries = {{config.registryHost(), json::object{{"endpoint", registryUrl(config)},
                                                               {"ca", authority},
                                                               {"username", kRegistryUser},
