@@ -14,7 +14,7 @@ constexpr size_t kMessageLimit = 1024;
 }  // namespace
 
 EventRecorder::EventRecorder(Loop& loop, Client& client, Options options)
-    : loop_(loop), client_(client), options_(std::move(options)), gate_(loop) {}
+    : loop_(loop), client_(client), options_(std::move(options)), ending_(loop), gate_(loop) {}
 
 bool EventRecorder::allowed(const std::string& source) {
   // Forgetting everything now and then bounds the table and errs on the side of writing.
@@ -91,6 +91,8 @@ EventRecorder::Known& EventRecorder::remember(const std::string& key) {
 }
 
 Task<> EventRecorder::drain(EventRecorder* self) {
+  const TimePoint from = self->loop_.now() + self->options_.hold;
+  while (!self->gate_.closed() && self->loop_.now() < from) co_await self->ending_.waitFor(from - self->loop_.now());
   while (!self->queue_.empty()) {
     Item item = std::move(self->queue_.front());
     self->queue_.pop_front();
@@ -134,6 +136,9 @@ Task<> EventRecorder::write(Item item) {
   known.last = loop_.now();
 }
 
-Task<> EventRecorder::stop() { co_await gate_.close(); }
+Task<> EventRecorder::stop() {
+  ending_.notify();
+  co_await gate_.close();
+}
 
 }  // namespace dhow::client

@@ -22,6 +22,8 @@ class EventRecorder {
     size_t remembered = 4096;
     int burst = 25;
     Duration refill = std::chrono::minutes(5);
+    // How long the first event after a quiet time waits, so that what it tells of comes first.
+    Duration hold = Duration::zero();
   };
   EventRecorder(Loop& loop, Client& client, Options options);
 
@@ -70,6 +72,7 @@ class EventRecorder {
   size_t dropped_ = 0;
   uint64_t sequence_ = 0;
   bool draining_ = false;
+  Signal ending_;
   Gate gate_;
 };
 

@@ -89,7 +89,7 @@ struct Agent::Rep {
         resolvConf(readFile(options.resolvConf, 64 << 10).valueOr("")), machine(readMachine(options.dataDir)),
         caches(parts.loop, parts.client), images(parts.images), network(parts.loop, parts.pool, networkSettings(options, paths)),
         tokens(parts.loop, parts.client), objects(parts.loop, parts.client), connector(parts.loop), offload(parts.loop, parts.pool),
-        events(parts.loop, parts.client, {.component = "kubelet", .host = options.name}), dns(dnsOptions(options)),
+        events(parts.loop, parts.client, {.component = "kubelet", .host = options.name, .hold = std::chrono::milliseconds(100)}), dns(dnsOptions(options)),
         dnsServer(parts.loop, dns, dnsServerOptions(options, resolvConf)), nodeStatus(parts.loop, parts.client, options, machine, images),
         gate(parts.loop) {
     caches.select(resources::kPods, {"", "", "spec.nodeName=" + options.name});

@@ -41,6 +41,7 @@ std::vector<HostPort> hostPortsOf(const json::object& spec) {
 
 void PodWorker::beginSetUp() {
   setUpBegun_ = true;
+  settledAt_ = loop_.now() + std::chrono::milliseconds(100);
   context_.objects.use(uid_, referencedObjects(pod_->root()), [this] { objectsChanged(); });
   refreshVolumes();
   if (!sandboxRunning_) {
@@ -167,12 +168,16 @@ void PodWorker::volumesFailed(const Error& error) {
 Task<> PodWorker::setUpVolumes(PodWorker* self) {
   while (self->volumesAgain_ && !self->leaving()) {
     self->volumesAgain_ = false;
-    bool known = true;
-    for (const ObjectRef& ref : referencedObjects(self->pod_->root())) known = known && self->context_.objects.known(ref);
-    // objectsChanged() comes when the rest is known.
-    if (!known) break;
+    // Tokens come while the objects do.
     auto tokens = co_await self->fetchTokens();
     if (self->leaving()) break;
+    bool known = true;
+    for (const ObjectRef& ref : referencedObjects(self->pod_->root())) known = known && self->context_.objects.known(ref);
+    // objectsChanged() comes when the rest is known, and asks again if it came meanwhile.
+    if (!known) {
+      if (self->volumesAgain_) continue;
+      break;
+    }
     if (!tokens.ok()) {
       self->volumesFailed(tokens.error());
       break;

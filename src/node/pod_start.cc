@@ -125,21 +125,32 @@ Task<> PodWorker::startOne(PodWorker* self, size_t i) {
     }
   }
   image::ImagePtr image = co_await self->fetchImage(i);
-  bool go = false;
-  if (image) go = co_await self->untilSetUp(i);
-  if (go) co_await self->launch(i, std::move(image));
+  if (image) {
+    // The container's files are made ready while the sandbox and the volumes are.
+    const std::string id = randomHex(64);
+    ++self->busy_;
+    auto snapshot = co_await self->context_.images.prepare(image->id, id);
+    --self->busy_;
+    self->changed_.notify();
+    const bool go = co_await self->untilSetUp(i);
+    if (go) {
+      co_await self->launch(i, std::move(image), id, std::move(snapshot));
+    } else if (snapshot.ok()) {
+      ++self->busy_;
+      (void)co_await self->context_.images.removeSnapshot(id);
+      --self->busy_;
+    }
+  }
   ContainerRecord& record = self->rec(i);
   if (record.state == State::kStarting) record.state = State::kWaiting;
   self->changed_.notify();
   self->step();
 }
 
-Task<> PodWorker::launch(size_t i, image::ImagePtr image) {
+Task<> PodWorker::launch(size_t i, image::ImagePtr image, std::string id, Result<image::Snapshot> snapshot) {
   ++busy_;
   const std::shared_ptr<runtime::Sandbox> sandbox = sandbox_;
-  const std::string id = randomHex(64);
   const json::object container = specOf(i);
-  auto snapshot = co_await context_.images.prepare(image->id, id);
   if (!snapshot.ok()) {
     --busy_;
     const Error& error = snapshot.error();

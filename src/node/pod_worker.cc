@@ -9,6 +9,17 @@ namespace dhow::node {
 
 namespace {
 
+// Whether two copies of a pod differ in what their user or the API's users wrote; a status of our own that comes back is no news.
+bool sameDefinition(const json::object& a, const json::object& b) {
+  if (object(a, {"spec"}) != object(b, {"spec"})) return false;
+  json::object left = object(a, {"metadata"}), right = object(b, {"metadata"});
+  for (json::object* metadata : {&left, &right}) {
+    metadata->erase("resourceVersion");
+    metadata->erase("managedFields");
+  }
+  return left == right;
+}
+
 std::vector<ContainerRecord> recordsOf(const json::object& spec) {
   std::vector<ContainerRecord> out;
   for (std::string_view list : {"initContainers", "containers"}) {
@@ -214,7 +225,7 @@ Task<> PodWorker::stop() {
 
 void PodWorker::update(ObjectPtr pod) {
   if (over_ || pod->uid() != uid_) return;
-  const bool statusOnly = object(pod->root(), {"spec"}) == podSpec() && pod->metadata() == pod_->metadata();
+  const bool statusOnly = sameDefinition(pod->root(), pod_->root());
   ObjectPtr before = std::exchange(pod_, std::move(pod));
   // A readiness gate's condition may have changed.
   if (!statusOnly) {
@@ -384,9 +395,22 @@ void PodWorker::publish() {
   gate_.spawn(sendStatus(this));
 }
 
+bool PodWorker::comingUp() const {
+  if (stopWanted_ || quitting_ || finished_ || volumeFailures_ > 0 || sandboxFailures_ > 0 || loop_.now() >= settledAt_) return false;
+  bool ready = true;
+  for (const ContainerRecord& record : records_) {
+    if (record.state == ContainerRecord::State::kExited || !record.reason.empty() || record.attempts > 1) return false;
+    if (record.kind == ContainerRecord::Kind::kApp) ready = ready && record.ready;
+  }
+  return !ready;
+}
+
 Task<> PodWorker::sendStatus(PodWorker* self) {
   Duration delay = std::chrono::milliseconds(200);
   while (self->statusDirty_ && !self->statusOff_ && !self->quitting_) {
+    // Most pods are ready before anyone could read that they are being made: one write then tells all of it.
+    while (self->comingUp()) co_await self->changed_.waitFor(self->settledAt_ - self->loop_.now());
+    if (self->statusOff_ || self->quitting_) break;
     self->statusDirty_ = false;
     json::object body{{"metadata", json::object{{"uid", self->uid_}}}, {"status", self->status_}};
     auto sent = co_await self->context_.client.patch(dhow::object::resources::kPods, self->ns_, self->name_, "status",

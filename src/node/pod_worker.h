@@ -117,7 +117,7 @@ class PodWorker {
   static Task<> startOne(PodWorker* self, size_t i);
   Task<image::ImagePtr> fetchImage(size_t i);
   Task<bool> untilSetUp(size_t i);
-  Task<> launch(size_t i, image::ImagePtr image);
+  Task<> launch(size_t i, image::ImagePtr image, std::string id, Result<image::Snapshot> snapshot);
   void failWaiting(size_t i, std::string reason, std::string message);
   void startFailed(size_t i, const Error& error);
   void running(size_t i, const runtime::Started& started);
@@ -150,6 +150,8 @@ class PodWorker {
   // Status (pod_worker.cc)
   void publish();
   json::object computeStatus();
+  // For a tenth of a second from its start a pod that nothing has befallen keeps steps short of readiness to itself.
+  bool comingUp() const;
   static Task<> sendStatus(PodWorker* self);
   void keepStatus();
   void keepPod();
@@ -187,6 +189,7 @@ class PodWorker {
   std::string failReason_, failMessage_;
   Timer stepTimer_, deadlineTimer_;
   bool stepping_ = false, stepAgain_ = false;
+  TimePoint settledAt_{};
 
   WallTime startTime_{};
   json::object status_;      // as last computed

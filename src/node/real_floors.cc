@@ -154,6 +154,12 @@ Task<Result<Tokens::Token>> ApiTokens::request(std::string ns, std::string accou
   co_return token;
 }
 
+namespace {
+// The next pod of a namespace mostly refers to what the last one did.
+constexpr Duration kLinger = std::chrono::seconds(30);
+constexpr std::ptrdiff_t kLingering = 32;
+}  // namespace
+
 void WatchedObjects::use(const std::string& user, std::vector<ObjectRef> refs, std::function<void()> changed) {
   std::set<ObjectRef> wanted(refs.begin(), refs.end());
   std::set<ObjectRef> had;
@@ -167,6 +173,7 @@ void WatchedObjects::use(const std::string& user, std::vector<ObjectRef> refs, s
     if (stopping_ || had.contains(ref)) continue;
     if (!entries_.contains(ref)) open(ref);
     entries_[ref]->users.insert(user);
+    entries_[ref]->linger.cancel();
   }
   for (const ObjectRef& ref : had) {
     if (wanted.contains(ref)) continue;
@@ -174,11 +181,22 @@ void WatchedObjects::use(const std::string& user, std::vector<ObjectRef> refs, s
     if (found == entries_.end()) continue;
     found->second->users.erase(user);
     if (!found->second->users.empty()) continue;
-    std::shared_ptr<Entry> entry = std::move(found->second);
-    entries_.erase(found);
-    seeds_.erase(ref);
-    gate_.spawn(close(std::move(entry)));
+    const auto idle = std::count_if(entries_.begin(), entries_.end(), [](const auto& entry) { return entry.second->users.empty(); });
+    if (idle > kLingering) {
+      drop(ref);
+    } else {
+      found->second->linger = loop_.after(kLinger, [this, ref] { drop(ref); });
+    }
   }
+}
+
+void WatchedObjects::drop(ObjectRef ref) {
+  auto found = entries_.find(ref);
+  if (found == entries_.end()) return;
+  std::shared_ptr<Entry> entry = std::move(found->second);
+  entries_.erase(found);
+  seeds_.erase(ref);
+  gate_.spawn(close(std::move(entry)));
 }
 
 void WatchedObjects::open(const ObjectRef& ref) {
@@ -202,6 +220,7 @@ Task<> WatchedObjects::announce(WatchedObjects* self, ObjectRef ref, client::Ref
 }
 
 Task<> WatchedObjects::close(std::shared_ptr<Entry> entry) {
+  entry->linger.cancel();
   entry->subscription.reset();
   co_await entry->reflector->stop();
 }

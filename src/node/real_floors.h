@@ -85,7 +85,7 @@ class ApiTokens final : public Tokens {
   client::Client& client_;
 };
 
-// One watch for each object that pods refer to.
+// One watch for each object that pods refer to; some are kept for half a minute after their last pod.
 class WatchedObjects final : public ObjectSource {
  public:
   WatchedObjects(Loop& loop, client::Client& client) : loop_(loop), client_(client), gate_(loop) {}
@@ -101,12 +101,14 @@ class WatchedObjects final : public ObjectSource {
     std::unique_ptr<client::Reflector> reflector;
     std::unique_ptr<client::Cache::Subscription> subscription;
     std::set<std::string> users;
+    Timer linger;  // nobody uses it any more
   };
   struct User {
     std::set<ObjectRef> refs;
     std::function<void()> changed;
   };
   void open(const ObjectRef& ref);
+  void drop(ObjectRef ref);
   void tell(const ObjectRef& ref);
   static Task<> announce(WatchedObjects* self, ObjectRef ref, client::Reflector* reflector);
   static Task<> close(std::shared_ptr<Entry> entry);
