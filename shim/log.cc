@@ -8,7 +8,7 @@ namespace {
 
 char batch[160 << 10];  // what goes to the file in one write
 size_t used = 0;
-char stamp[40];         // "2026-01-01T00:00:00.000000000Z "
+char stamp[40];  // "2026-01-01T00:00:00.000000000Z "
 int64_t stampedSecond = -1;
 
 void formatStamp(int64_t nanos) {
@@ -59,8 +59,10 @@ void Log::close() {
 long Log::reopen() {
   int old = fd;
   long r = open();
-  if (r < 0) fd = old;
-  else if (old >= 0) sys::close(old);
+  if (r < 0)
+    fd = old;
+  else if (old >= 0)
+    sys::close(old);
   return r;
 }
 

@@ -69,7 +69,8 @@ void runMachine(char** argv, char** envp) {
       ending = true;
       if (child <= 0) sys::exit(0);
     }
-    if (child > 0 && (number == SIGTERM || number == SIGINT || number == SIGHUP || number == SIGUSR1 || number == SIGUSR2))
+    if (child > 0 &&
+        (number == SIGTERM || number == SIGINT || number == SIGHUP || number == SIGUSR1 || number == SIGUSR2))
       sys::nr<__NR_kill>(child, number);
   }
 }

@@ -33,7 +33,9 @@ const wire::Plan* mapPlan(int fd) {
   return nullptr;
 }
 
-void unmapPlan(const wire::Plan* plan) { sys::nr<__NR_munmap>(plan, plan->size); }
+void unmapPlan(const wire::Plan* plan) {
+  sys::nr<__NR_munmap>(plan, plan->size);
+}
 
 void watch(int fd, uint32_t events, Watched kind, uint32_t index, uint32_t sub, bool change) {
   epoll_event event;

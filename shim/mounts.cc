@@ -234,7 +234,8 @@ long maskFile(long target) {
   struct statx status;
   long r = sys::nr<__NR_statx>(null.fd, "", AT_EMPTY_PATH, STATX_TYPE, &status);
   if (r < 0) return r;
-  if ((status.stx_mode & 0170000) != 0020000 || status.stx_rdev_major != 1 || status.stx_rdev_minor != 3) return kEinval;
+  if ((status.stx_mode & 0170000) != 0020000 || status.stx_rdev_major != 1 || status.stx_rdev_minor != 3)
+    return kEinval;
   Fd tree(sys::nr<__NR_open_tree>(null.fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
   if (tree.fd < 0) return tree.fd;
   return sys::nr<__NR_move_mount>(tree.fd, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
@@ -242,7 +243,8 @@ long maskFile(long target) {
 
 long maskFolder(const char* path, long target, MountState& state) {
   if (!state.maskedFolder[0]) {
-    long r = sys::nr<__NR_mount>("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0,nr_inodes=1");
+    long r =
+        sys::nr<__NR_mount>("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0,nr_inodes=1");
     Text text(state.maskedFolder, sizeof state.maskedFolder);
     if (r == 0) text << path;
     return r;
@@ -284,7 +286,8 @@ long makeDirs(const char* path, int mode) {
 
 long runMountStep(const Plan* plan, const Step& step, MountState& state) {
   const char* path = at(plan, step.path);
-  if (step.a >= wire::kMaxSlots && step.op != wire::kMakeDir && step.op != wire::kMakeNode && step.op != wire::kPropagation)
+  if (step.a >= wire::kMaxSlots && step.op != wire::kMakeDir && step.op != wire::kMakeNode &&
+      step.op != wire::kPropagation)
     return kEinval;
   switch (step.op) {
     case wire::kPropagation: return sys::nr<__NR_mount>(0, path, 0, step.a, 0);

@@ -273,8 +273,10 @@ void startProcess(int connection, const wire::Message& request, const int* fds, 
   if (r == 0 && state.shuttingDown) r = -108;  // ESHUTDOWN
   if (r == 0) {
     Process* old = find(request.id);
-    if (old && old->state == Process::kExited) release(*old);
-    else if (old) r = -17;  // EEXIST
+    if (old && old->state == Process::kExited)
+      release(*old);
+    else if (old)
+      r = -17;  // EEXIST
   }
   if (r == 0) {
     process = claim(request.id, exec);

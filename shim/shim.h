@@ -26,17 +26,17 @@ struct Process {
   uint32_t flags;                  // wire::PlanFlags
   char id[wire::kMaxId + 1];
   int pid, pidfd;
-  int sync;                        // to the child until it has become the program
+  int sync;  // to the child until it has become the program
   bool ready;
-  long error;                      // of the plan
+  long error;  // of the plan
   uint32_t failedStep;
-  int connection;                  // who asked
-  wire::Message request;           // kept until it is answered
-  int input;                       // write end of stdin
-  int output[2];                   // read ends; a terminal's master is output[0]
-  bool stalled[2];                 // not read now: a client is slow
+  int connection;         // who asked
+  wire::Message request;  // kept until it is answered
+  int input;              // write end of stdin
+  int output[2];          // read ends; a terminal's master is output[0]
+  bool stalled[2];        // not read now: a client is slow
   int master;
-  int mountNs;                     // held until the exit is told: taking mounts down takes milliseconds
+  int mountNs;  // held until the exit is told: taking mounts down takes milliseconds
   struct Client {
     int fd[2] = {-1, -1};
   } clients[wire::kMaxAttach];
@@ -81,8 +81,8 @@ void release(Process& process);
 void killGroup(const Container& container);
 Process* find(const char* id);
 void finishShutdown();
-bool mountNsHeld();   // by a process that has ended
-void dropMountNs();   // of all that have ended
+bool mountNsHeld();  // by a process that has ended
+void dropMountNs();  // of all that have ended
 
 // streams.cc
 void pump(Process& process, int which, bool all);

@@ -122,7 +122,8 @@ long setUser(const Plan* plan, const Step& step) {
       struct statx status;
       if (sys::nr<__NR_statx>(i, "", AT_EMPTY_PATH, STATX_TYPE, &status) != 0) continue;
       bool pipe = (status.stx_mode & 0170000) == 0010000;
-      bool terminal = (status.stx_mode & 0170000) == 0020000 && status.stx_rdev_major >= 136 && status.stx_rdev_major <= 143;
+      bool terminal =
+          (status.stx_mode & 0170000) == 0020000 && status.stx_rdev_major >= 136 && status.stx_rdev_major <= 143;
       if (pipe || terminal) sys::nr<__NR_fchown>(i, step.a, -1);
     }
   }

@@ -5,9 +5,9 @@
 
 // What a step may need from the one who started it.
 struct StepContext {
-  int sync = -1;            // SEQPACKET socket to the shim: StepReport each, a terminal's master with it
+  int sync = -1;  // SEQPACKET socket to the shim: StepReport each, a terminal's master with it
   int stdio[3] = {-1, -1, -1};
-  int targetPidfd = -1;     // exec: the container's first process
+  int targetPidfd = -1;  // exec: the container's first process
 };
 
 struct StepReport {

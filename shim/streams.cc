@@ -39,7 +39,8 @@ bool clientsReady(Process& process, int which) {
       continue;
     }
     if (poll.revents & 4) continue;
-    watch(fd, EPOLLOUT, kClient, static_cast<uint32_t>(&process - processes), i * 2 + static_cast<uint32_t>(which), true);
+    watch(fd, EPOLLOUT, kClient, static_cast<uint32_t>(&process - processes), i * 2 + static_cast<uint32_t>(which),
+          true);
     return false;
   }
   return true;
@@ -100,8 +101,10 @@ void clientReady(Process& process, int client, int which, uint32_t events) {
   int fd = process.clients[client].fd[which];
   if (fd < 0) return;
   uint32_t index = static_cast<uint32_t>(&process - processes);
-  if (events & (EPOLLERR | EPOLLHUP)) closeClient(process, client, which);
-  else watch(fd, 0, kClient, index, static_cast<uint32_t>(client * 2 + which), true);
+  if (events & (EPOLLERR | EPOLLHUP))
+    closeClient(process, client, which);
+  else
+    watch(fd, 0, kClient, index, static_cast<uint32_t>(client * 2 + which), true);
   if (!process.stalled[which]) return;
   process.stalled[which] = false;
   watch(process.output[which], EPOLLIN, kOutput, index, static_cast<uint32_t>(which));

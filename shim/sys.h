@@ -1,9 +1,9 @@
 // System calls without a C library: each returns a value or -errno. Only what the shim needs.
 #pragma once
 
+#include <asm/unistd.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <asm/unistd.h>
 
 extern "C" {
 void* memcpy(void* to, const void* from, size_t n);
@@ -54,10 +54,18 @@ inline long nr(Args... args) {
   return call(N, word(args)...);
 }
 
-inline long close(int fd) { return nr<__NR_close>(fd); }
-inline long read(int fd, void* into, size_t n) { return nr<__NR_read>(fd, into, n); }
-inline long write(int fd, const void* from, size_t n) { return nr<__NR_write>(fd, from, n); }
-inline long open(const char* path, int flags, int mode = 0) { return nr<__NR_openat>(-100, path, flags, mode); }
+inline long close(int fd) {
+  return nr<__NR_close>(fd);
+}
+inline long read(int fd, void* into, size_t n) {
+  return nr<__NR_read>(fd, into, n);
+}
+inline long write(int fd, const void* from, size_t n) {
+  return nr<__NR_write>(fd, from, n);
+}
+inline long open(const char* path, int flags, int mode = 0) {
+  return nr<__NR_openat>(-100, path, flags, mode);
+}
 [[noreturn]] inline void exit(int code) {
   for (;;) nr<__NR_exit_group>(code);
 }

@@ -24,7 +24,9 @@ constexpr int kMaxFds = 32;
 // SEQPACKET with descriptors. receive() fills up to kMaxFds into `fds` (close-on-exec), sets `*count`.
 long sendFds(int socket, const void* data, size_t size, const int* fds, int count);
 long receiveFds(int socket, void* data, size_t size, int* fds, int* count);
-inline long sendFd(int socket, const StepReport& report, int fd) { return sendFds(socket, &report, sizeof report, &fd, 1); }
+inline long sendFd(int socket, const StepReport& report, int fd) {
+  return sendFds(socket, &report, sizeof report, &fd, 1);
+}
 
 long forkHere();  // fork(2)
 // clone3 with a pidfd; `cgroup` < 0: none. 0 in the child.

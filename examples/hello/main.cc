@@ -1,5 +1,6 @@
 // A web server that tells which pod, node and zone answer. One thread, one epoll loop.
-// GET / is a page for browsers and text for others; GET /healthz is for probes. SIGTERM: no new connections, open requests are finished.
+// GET / is a page for browsers and text for others; GET /healthz is for probes. SIGTERM: no new connections, open
+// requests are finished.
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -50,11 +51,16 @@ time_t now() {
 std::string escaped(std::string_view text) {
   std::string out;
   for (char c : text) {
-    if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else if (c == '&') out += "&amp;";
-    else if (c == '"') out += "&quot;";
-    else out += c;
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '&')
+      out += "&amp;";
+    else if (c == '"')
+      out += "&quot;";
+    else
+      out += c;
   }
   return out;
 }
@@ -66,16 +72,19 @@ std::string plainText(const Place& place) {
 std::string page(const Place& place) {
   return "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>hello</title><style>"
          "body{font:18px/1.6 system-ui,sans-serif;max-width:32em;margin:15vh auto;padding:0 1em;color:#123}"
-         "dt{color:#678;float:left;width:5em}dd{margin-left:5em;font-weight:600}</style></head><body><h1>Hello</h1><dl><dt>Pod</dt><dd>" +
-         escaped(place.pod) + "</dd><dt>Node</dt><dd>" + escaped(place.node) + "</dd><dt>Zone</dt><dd>" + escaped(place.zone) +
-         "</dd></dl></body></html>\n";
+         "dt{color:#678;float:left;width:5em}dd{margin-left:5em;font-weight:600}</style></head><body><h1>Hello</"
+         "h1><dl><dt>Pod</dt><dd>" +
+         escaped(place.pod) + "</dd><dt>Node</dt><dd>" + escaped(place.node) + "</dd><dt>Zone</dt><dd>" +
+         escaped(place.zone) + "</dd></dl></body></html>\n";
 }
 
 // The value of a header in a request's head, or empty. Names compare without case.
 std::string_view header(std::string_view head, std::string_view name) {
   for (size_t line = head.find("\r\n"); line != std::string_view::npos; line = head.find("\r\n", line + 2)) {
     auto rest = head.substr(line + 2);
-    if (rest.size() <= name.size() || rest[name.size()] != ':' || ::strncasecmp(rest.data(), name.data(), name.size()) != 0) continue;
+    if (rest.size() <= name.size() || rest[name.size()] != ':' ||
+        ::strncasecmp(rest.data(), name.data(), name.size()) != 0)
+      continue;
     auto value = rest.substr(name.size() + 1, rest.find("\r\n") - name.size() - 1);
     while (!value.empty() && value.front() == ' ') value.remove_prefix(1);
     return value;
@@ -83,7 +92,9 @@ std::string_view header(std::string_view head, std::string_view name) {
   return {};
 }
 
-bool isClose(std::string_view value) { return value.size() == 5 && ::strncasecmp(value.data(), "close", 5) == 0; }
+bool isClose(std::string_view value) {
+  return value.size() == 5 && ::strncasecmp(value.data(), "close", 5) == 0;
+}
 
 void answer(Connection& c, int status, const char* text, std::string_view type, std::string_view body, bool headOnly) {
   c.out += "HTTP/1.1 " + std::to_string(status) + " " + text + "\r\nContent-Type: ";
@@ -96,7 +107,8 @@ void answer(Connection& c, int status, const char* text, std::string_view type, 
 
 class HelloServer {
  public:
-  HelloServer(Place place, int listener, int signals) : place_(std::move(place)), listener_(listener), signals_(signals) {}
+  HelloServer(Place place, int listener, int signals)
+      : place_(std::move(place)), listener_(listener), signals_(signals) {}
 
   int run() {
     epoll_ = ::epoll_create1(EPOLL_CLOEXEC);
@@ -107,9 +119,12 @@ class HelloServer {
       if (count < 0 && errno != EINTR) return 1;
       for (int i = 0; i < count; ++i) {
         int fd = events[i].data.fd;
-        if (fd == listener_) acceptAll();
-        else if (fd == signals_) stop();
-        else serve(fd, events[i].events);
+        if (fd == listener_)
+          acceptAll();
+        else if (fd == signals_)
+          stop();
+        else
+          serve(fd, events[i].events);
       }
       dropIdle();
     }
@@ -146,7 +161,8 @@ class HelloServer {
       char text[INET6_ADDRSTRLEN] = "-";
       if (from.sin6_family == AF_INET6) {
         bool isV4 = IN6_IS_ADDR_V4MAPPED(&from.sin6_addr);
-        ::inet_ntop(isV4 ? AF_INET : AF_INET6, isV4 ? static_cast<void*>(&from.sin6_addr.s6_addr[12]) : &from.sin6_addr, text, sizeof text);
+        ::inet_ntop(isV4 ? AF_INET : AF_INET6, isV4 ? static_cast<void*>(&from.sin6_addr.s6_addr[12]) : &from.sin6_addr,
+                    text, sizeof text);
       } else {
         ::inet_ntop(AF_INET, &reinterpret_cast<sockaddr_in*>(&from)->sin_addr, text, sizeof text);
       }
@@ -227,7 +243,8 @@ class HelloServer {
     std::string_view line = std::string_view(head).substr(0, head.find("\r\n"));
     auto space = line.find(' '), second = line.rfind(' ');
     // A request with a body is answered and the connection closed: nothing here takes one.
-    bool hasBody = !header(head, "Transfer-Encoding").empty() || (!header(head, "Content-Length").empty() && header(head, "Content-Length") != "0");
+    bool hasBody = !header(head, "Transfer-Encoding").empty() ||
+                   (!header(head, "Content-Length").empty() && header(head, "Content-Length") != "0");
     bool oldVersion = line.ends_with("HTTP/1.0");
     c.closeAfter = stopping_ || hasBody || oldVersion || isClose(header(head, "Connection"));
     if (space == std::string_view::npos || second == space || line.find("HTTP/1.") != second + 1) {
@@ -246,13 +263,14 @@ class HelloServer {
       answer(c, status, "OK", "text/plain", "ok\n", headOnly);
     } else if (path == "/") {
       bool html = header(head, "Accept").find("text/html") != std::string_view::npos;
-      answer(c, status, "OK", html ? "text/html; charset=utf-8" : "text/plain; charset=utf-8", html ? page(place_) : plainText(place_), headOnly);
+      answer(c, status, "OK", html ? "text/html; charset=utf-8" : "text/plain; charset=utf-8",
+             html ? page(place_) : plainText(place_), headOnly);
     } else {
       status = 404;
       answer(c, status, "Not Found", "text/plain", "not found\n", headOnly);
     }
-    std::printf("%s \"%.*s %.*s\" %d\n", c.peer.c_str(), static_cast<int>(method.size()), method.data(), static_cast<int>(target.size()),
-                target.data(), status);
+    std::printf("%s \"%.*s %.*s\" %d\n", c.peer.c_str(), static_cast<int>(method.size()), method.data(),
+                static_cast<int>(target.size()), target.data(), status);
     return true;
   }
 
@@ -328,6 +346,7 @@ int main() {
     std::fprintf(stderr, "listen on port %d: %s\n", port, std::strerror(errno));
     return 1;
   }
-  std::printf("pod %s on node %s in zone %s listens on port %d\n", place.pod.c_str(), place.node.c_str(), place.zone.c_str(), port);
+  std::printf("pod %s on node %s in zone %s listens on port %d\n", place.pod.c_str(), place.node.c_str(),
+              place.zone.c_str(), port);
   return HelloServer(std::move(place), listener, signals).run();
 }

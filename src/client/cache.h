@@ -23,13 +23,15 @@ class Cache {
   // All, or those of one namespace.
   virtual std::vector<ObjectPtr> list(std::string_view ns = "") const = 0;
 
-  // Secondary index: `keysOf` names the index keys of an object (a pod's node, an object's owner). Register before start.
+  // Secondary index: `keysOf` names the index keys of an object (a pod's node, an object's owner). Register before
+  // start.
   using KeysOf = std::function<void(const ObjectPtr&, std::vector<std::string>& keys)>;
   virtual void addIndex(std::string index, KeysOf keysOf) = 0;
   virtual std::vector<ObjectPtr> byIndex(std::string_view index, std::string_view key) const = 0;
 
-  // Called for every change, after the cache holds it: before is null for a new object, after is null for a removed one. Handlers only
-  // enqueue keys. A late subscriber gets every object that is there first. The handler lives as long as the subscription.
+  // Called for every change, after the cache holds it: before is null for a new object, after is null for a removed
+  // one. Handlers only enqueue keys. A late subscriber gets every object that is there first. The handler lives as long
+  // as the subscription.
   using Handler = std::function<void(const ObjectPtr& before, const ObjectPtr& after)>;
   class Subscription {
    public:

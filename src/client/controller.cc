@@ -5,16 +5,15 @@
 namespace dhow::client {
 
 Controller::Controller(Loop& loop, Options options, Reconcile reconcile)
-    : options_(std::move(options)),
-      reconcile_(std::move(reconcile)),
-      queue_(loop, options_.queue),
-      gate_(loop) {
+    : options_(std::move(options)), reconcile_(std::move(reconcile)), queue_(loop, options_.queue), gate_(loop) {
   queue_.onReady([this] { pump(); });
 }
 
 Controller::~Controller() = default;
 
-void Controller::watch(Cache& cache, KeysOf keysOf) { sources_.push_back({&cache, std::move(keysOf)}); }
+void Controller::watch(Cache& cache, KeysOf keysOf) {
+  sources_.push_back({&cache, std::move(keysOf)});
+}
 
 void Controller::watchOwn(Cache& cache) {
   watch(cache, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
@@ -26,8 +25,8 @@ void Controller::start() {
   for (const Source& source : sources_) {
     caches_.push_back(source.cache);
     KeysOf keysOf = source.keysOf;
-    subscriptions_.push_back(source.cache->subscribe(
-        [this, keysOf = std::move(keysOf)](const ObjectPtr& before, const ObjectPtr& after) {
+    subscriptions_.push_back(
+        source.cache->subscribe([this, keysOf = std::move(keysOf)](const ObjectPtr& before, const ObjectPtr& after) {
           keysOf(before, after, queue_);
         }));
   }

@@ -1,5 +1,5 @@
-// Runs reconcile(key) for the keys of a work queue, at most `workers` at once, never two for the same key. An error puts
-// the key back with a growing delay; a conflict or a lost race is not logged, as it heals by itself.
+// Runs reconcile(key) for the keys of a work queue, at most `workers` at once, never two for the same key. An error
+// puts the key back with a growing delay; a conflict or a lost race is not logged, as it heals by itself.
 #pragma once
 
 #include <functional>

@@ -25,7 +25,8 @@ bool EventRecorder::allowed(const std::string& source) {
   if (isNew) {
     bucket.tokens = options_.burst;
   } else {
-    const double refilled = std::chrono::duration<double>(now - bucket.filled) / std::chrono::duration<double>(options_.refill);
+    const double refilled =
+        std::chrono::duration<double>(now - bucket.filled) / std::chrono::duration<double>(options_.refill);
     bucket.tokens = std::min<double>(options_.burst, bucket.tokens + refilled);
   }
   bucket.filled = now;
@@ -46,8 +47,8 @@ void EventRecorder::event(const Object& about, std::string_view type, std::strin
   const WallTime wall = loop_.wallNow();
   const std::string now = formatTime(wall);
   const std::string ns(about.ns().empty() ? std::string_view("default") : about.ns());
-  json::object reference{{"apiVersion", about.apiVersion()}, {"kind", about.kind()}, {"name", about.name()},
-                         {"uid", about.uid()}};
+  json::object reference{
+      {"apiVersion", about.apiVersion()}, {"kind", about.kind()}, {"name", about.name()}, {"uid", about.uid()}};
   if (!about.ns().empty()) reference["namespace"] = about.ns();
   const std::string_view version = text(about.metadata(), "resourceVersion");
   if (!version.empty()) reference["resourceVersion"] = version;

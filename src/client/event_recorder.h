@@ -1,6 +1,6 @@
-// Writes core/v1 Events. Never blocks and never fails its caller: what cannot be written is dropped. The same event about the same
-// object again within ten minutes raises the count of the first one; one object may cause a burst of 25 and then one every five
-// minutes.
+// Writes core/v1 Events. Never blocks and never fails its caller: what cannot be written is dropped. The same event
+// about the same object again within ten minutes raises the count of the first one; one object may cause a burst of 25
+// and then one every five minutes.
 #pragma once
 
 #include <deque>

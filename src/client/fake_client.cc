@@ -74,11 +74,20 @@ std::string describe(const Resource& resource, std::string_view name) {
 }
 
 std::string kindOf(const Resource& resource) {
-  static const std::map<std::string, std::string> kKinds = {
-      {"namespaces", "Namespace"}, {"nodes", "Node"}, {"pods", "Pod"}, {"services", "Service"},
-      {"configmaps", "ConfigMap"}, {"secrets", "Secret"}, {"serviceaccounts", "ServiceAccount"}, {"events", "Event"},
-      {"endpoints", "Endpoints"}, {"endpointslices", "EndpointSlice"}, {"deployments", "Deployment"},
-      {"replicasets", "ReplicaSet"}, {"leases", "Lease"}, {"roles", "Role"}};
+  static const std::map<std::string, std::string> kKinds = {{"namespaces", "Namespace"},
+                                                            {"nodes", "Node"},
+                                                            {"pods", "Pod"},
+                                                            {"services", "Service"},
+                                                            {"configmaps", "ConfigMap"},
+                                                            {"secrets", "Secret"},
+                                                            {"serviceaccounts", "ServiceAccount"},
+                                                            {"events", "Event"},
+                                                            {"endpoints", "Endpoints"},
+                                                            {"endpointslices", "EndpointSlice"},
+                                                            {"deployments", "Deployment"},
+                                                            {"replicasets", "ReplicaSet"},
+                                                            {"leases", "Lease"},
+                                                            {"roles", "Role"}};
   auto found = kKinds.find(resource.plural);
   return found == kKinds.end() ? resource.plural : found->second;
 }

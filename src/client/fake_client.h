@@ -1,5 +1,6 @@
-// An API in memory for tests: objects with resourceVersions, generations, conflicts, finalizers, a pod's grace, the subresources status,
-// binding and finalize, watches, and caches that can be held back. No admission, defaulting or validation.
+// An API in memory for tests: objects with resourceVersions, generations, conflicts, finalizers, a pod's grace, the
+// subresources status, binding and finalize, watches, and caches that can be held back. No admission, defaulting or
+// validation.
 #pragma once
 
 #include <deque>

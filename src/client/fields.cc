@@ -82,9 +82,13 @@ std::vector<std::string> strings(const json::array& values) {
   return out;
 }
 
-json::object& metadataOf(json::object& document) { return objectAt(document, "metadata"); }
+json::object& metadataOf(json::object& document) {
+  return objectAt(document, "metadata");
+}
 
-std::optional<WallTime> time(const json::object& root, Path path) { return parseTime(text(root, path)); }
+std::optional<WallTime> time(const json::object& root, Path path) {
+  return parseTime(text(root, path));
+}
 
 const json::object* controllerOf(const Object& object) {
   for (const json::value& value : array(object.metadata(), {"ownerReferences"})) {

@@ -1,4 +1,5 @@
-// Reading and writing fields of API documents by path. Reading never fails: what is missing or of another type reads as empty.
+// Reading and writing fields of API documents by path. Reading never fails: what is missing or of another type reads as
+// empty.
 #pragma once
 
 #include <boost/json/array.hpp>
@@ -21,7 +22,9 @@ using Path = std::initializer_list<std::string_view>;
 
 const json::value* field(const json::object& root, Path path);
 std::string_view text(const json::object& root, Path path);
-inline std::string_view text(const json::object& root, std::string_view name) { return text(root, {name}); }
+inline std::string_view text(const json::object& root, std::string_view name) {
+  return text(root, {name});
+}
 std::optional<int64_t> number(const json::object& root, Path path);
 inline int64_t number(const json::object& root, Path path, int64_t otherwise) {
   return number(root, path).value_or(otherwise);
@@ -41,7 +44,9 @@ json::array& arrayAt(json::object& parent, std::string_view name);
 std::vector<std::string> strings(const json::array& values);
 json::object& metadataOf(json::object& document);
 // A copy to change.
-inline json::object copyOf(const ObjectPtr& object) { return object->root(); }
+inline json::object copyOf(const ObjectPtr& object) {
+  return object->root();
+}
 
 std::optional<WallTime> time(const json::object& root, Path path);
 
@@ -55,7 +60,8 @@ json::object controllerReference(const Object& owner);
 const json::object* condition(const json::object& root, std::string_view type);
 bool conditionTrue(const json::object& root, std::string_view type);
 
-// The request body {"metadata": {"uid", "resourceVersion"}} merged with `change`: a patch that only applies to what was read.
+// The request body {"metadata": {"uid", "resourceVersion"}} merged with `change`: a patch that only applies to what was
+// read.
 json::object guardedPatch(const Object& read, json::object change);
 
 }  // namespace dhow::client

@@ -24,16 +24,24 @@ std::string resourcePath(const Resource& resource, std::string_view ns, std::str
 namespace {
 
 Code codeOf(std::string_view reason, int httpStatus) {
-  static const std::map<std::string_view, Code> kReasons = {
-      {"Unauthorized", Code::kUnauthenticated},    {"Forbidden", Code::kPermissionDenied},
-      {"NotFound", Code::kNotFound},               {"AlreadyExists", Code::kAlreadyExists},
-      {"Conflict", Code::kConflict},               {"Gone", Code::kExpired},
-      {"Expired", Code::kExpired},                 {"Invalid", Code::kInvalid},
-      {"ServerTimeout", Code::kUnavailable},       {"Timeout", Code::kDeadlineExceeded},
-      {"TooManyRequests", Code::kTooManyRequests}, {"BadRequest", Code::kBadRequest},
-      {"MethodNotAllowed", Code::kMethodNotAllowed}, {"NotAcceptable", Code::kNotAcceptable},
-      {"RequestEntityTooLarge", Code::kTooLarge},  {"UnsupportedMediaType", Code::kUnsupportedMediaType},
-      {"InternalError", Code::kInternal},          {"ServiceUnavailable", Code::kUnavailable}};
+  static const std::map<std::string_view, Code> kReasons = {{"Unauthorized", Code::kUnauthenticated},
+                                                            {"Forbidden", Code::kPermissionDenied},
+                                                            {"NotFound", Code::kNotFound},
+                                                            {"AlreadyExists", Code::kAlreadyExists},
+                                                            {"Conflict", Code::kConflict},
+                                                            {"Gone", Code::kExpired},
+                                                            {"Expired", Code::kExpired},
+                                                            {"Invalid", Code::kInvalid},
+                                                            {"ServerTimeout", Code::kUnavailable},
+                                                            {"Timeout", Code::kDeadlineExceeded},
+                                                            {"TooManyRequests", Code::kTooManyRequests},
+                                                            {"BadRequest", Code::kBadRequest},
+                                                            {"MethodNotAllowed", Code::kMethodNotAllowed},
+                                                            {"NotAcceptable", Code::kNotAcceptable},
+                                                            {"RequestEntityTooLarge", Code::kTooLarge},
+                                                            {"UnsupportedMediaType", Code::kUnsupportedMediaType},
+                                                            {"InternalError", Code::kInternal},
+                                                            {"ServiceUnavailable", Code::kUnavailable}};
   if (auto found = kReasons.find(reason); found != kReasons.end()) return found->second;
   switch (httpStatus) {
     case 400: return Code::kBadRequest;
@@ -82,8 +90,8 @@ Error errorOfStatus(int httpStatus, std::string_view body) {
   for (const json::value& value : array(*status, {"details", "causes"})) {
     if (!value.is_object()) continue;
     const json::object& cause = value.get_object();
-    causes.push_back({std::string(text(cause, "reason")), std::string(text(cause, "message")),
-                      std::string(text(cause, "field"))});
+    causes.push_back(
+        {std::string(text(cause, "reason")), std::string(text(cause, "message")), std::string(text(cause, "field"))});
   }
   const int64_t retry = number(*status, {"details", "retryAfterSeconds"}, 0);
   return std::move(std::move(error).withCauses(std::move(causes))).withRetryAfter(static_cast<int>(retry));
@@ -264,9 +272,13 @@ Task<Result<>> HttpClient::Rep::remove(std::shared_ptr<Rep> rep, Call request) {
 
 HttpClient::HttpClient(Loop& loop, Options options) : rep_(std::make_shared<Rep>(loop, std::move(options))) {}
 
-HttpClient::~HttpClient() { rep_->http->close(); }
+HttpClient::~HttpClient() {
+  rep_->http->close();
+}
 
-void HttpClient::setBearerToken(std::string token) { rep_->options.bearerToken = std::move(token); }
+void HttpClient::setBearerToken(std::string token) {
+  rep_->options.bearerToken = std::move(token);
+}
 
 Task<> HttpClient::stop() {
   std::shared_ptr<Rep> rep = rep_;
@@ -321,13 +333,15 @@ Task<Result<std::unique_ptr<Watcher>>> HttpClient::watch(const Resource& resourc
 Task<Result<ObjectPtr>> HttpClient::create(const Resource& resource, std::string ns, json::object body,
                                            std::string name, std::string subresource) {
   std::string path = resourcePath(resource, ns, subresource.empty() ? std::string() : name, subresource);
-  return Rep::object(rep_, {"POST", withQuery(std::move(path), writing(rep_->options.fieldManager)), json::serialize(body)});
+  return Rep::object(rep_,
+                     {"POST", withQuery(std::move(path), writing(rep_->options.fieldManager)), json::serialize(body)});
 }
 
 Task<Result<ObjectPtr>> HttpClient::update(const Resource& resource, std::string ns, std::string name,
                                            std::string subresource, json::object body) {
   std::string path = resourcePath(resource, ns, name, subresource);
-  return Rep::object(rep_, {"PUT", withQuery(std::move(path), writing(rep_->options.fieldManager)), json::serialize(body)});
+  return Rep::object(rep_,
+                     {"PUT", withQuery(std::move(path), writing(rep_->options.fieldManager)), json::serialize(body)});
 }
 
 Task<Result<ObjectPtr>> HttpClient::patch(const Resource& resource, std::string ns, std::string name,

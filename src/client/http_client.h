@@ -1,5 +1,5 @@
-// The Client over HTTP(S), for agents and tools. Errors carry the code of the Kubernetes Status that the server sent; kUnavailable when no
-// server answers. Of several servers the one that answered last is asked first.
+// The Client over HTTP(S), for agents and tools. Errors carry the code of the Kubernetes Status that the server sent;
+// kUnavailable when no server answers. Of several servers the one that answered last is asked first.
 #pragma once
 
 #include <memory>
@@ -19,7 +19,7 @@ class HttpClient final : public Client {
     std::shared_ptr<http::TlsClient> tls;
     std::string bearerToken;
     std::string userAgent = "dhow";
-    std::string fieldManager;          // sent with writes when not empty
+    std::string fieldManager;                            // sent with writes when not empty
     Duration requestTimeout = std::chrono::seconds(30);  // watches: only until the response starts
     size_t watchLineLimit = 16 << 20;
     size_t bodyLimit = 256 << 20;

@@ -20,9 +20,8 @@ using object::resources::kPods;
 
 // Answers as an API server does, from a script.
 struct Served {
-  explicit Served(Loop& loop) : loop(loop), server(loop, {}, [this](http::Request& q, http::ResponseWriter& w) {
-      return handle(this, q, w);
-    }) {
+  explicit Served(Loop& loop)
+      : loop(loop), server(loop, {}, [this](http::Request& q, http::ResponseWriter& w) { return handle(this, q, w); }) {
     port = server.listenTcp("127.0.0.1", 0).value();
   }
   static Task<> handle(Served* self, http::Request& request, http::ResponseWriter& writer) {
@@ -42,8 +41,10 @@ struct Served {
       co_await self->loop.sleep(300ms);
       co_return;
     }
-    http::Response response{404, {}, R"({"kind":"Status","status":"Failure","reason":"NotFound","code":404,)"
-                                     R"("message":"pods \"x\" not found"})"};
+    http::Response response{404,
+                            {},
+                            R"({"kind":"Status","status":"Failure","reason":"NotFound","code":404,)"
+                            R"("message":"pods \"x\" not found"})"};
     (void)co_await writer.send(std::move(response));
   }
   static Task<> watch(Served* self, http::ResponseWriter& writer) {
@@ -61,7 +62,9 @@ struct Served {
 };
 
 struct Fixture : testing::Test {
-  HttpClient::Options options() { return {.servers = {fmt::format("http://127.0.0.1:{}", served.port)}, .requestTimeout = 5s}; }
+  HttpClient::Options options() {
+    return {.servers = {fmt::format("http://127.0.0.1:{}", served.port)}, .requestTimeout = 5s};
+  }
   void TearDown() override {
     runOn(loop, client.stop());
     runOn(loop, served.server.stop());
@@ -134,7 +137,8 @@ TEST_F(HttpClientTest, WatchEventsSplitAnywhereArriveWhole) {
 }
 
 TEST_F(HttpClientTest, WatchErrorCarriesItsCode) {
-  served.pieces = {R"({"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}})" "\n"};
+  served.pieces = {R"({"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}})"
+                   "\n"};
   EXPECT_THAT(runOn(loop, drain(client)), testing::ElementsAre("!" + std::string(codeName(Code::kExpired))));
 }
 

@@ -60,10 +60,12 @@ Result<> HttpWatch::takeLine(std::string_view line) {
   json::value value = json::parse(line, error, {}, options);
   json::object* root = error ? nullptr : value.if_object();
   json::value* body = root == nullptr ? nullptr : root->if_contains("object");
-  if (body == nullptr || !body->is_object()) return Error(Code::kUnavailable, "the server sent a watch event that cannot be read");
+  if (body == nullptr || !body->is_object())
+    return Error(Code::kUnavailable, "the server sent a watch event that cannot be read");
   const std::string_view type = text(*root, "type");
   WatchEvent event;
-  if (type == "ERROR") return errorOfStatus(static_cast<int>(number(body->get_object(), {"code"}, 500)), json::serialize(*body));
+  if (type == "ERROR")
+    return errorOfStatus(static_cast<int>(number(body->get_object(), {"code"}, 500)), json::serialize(*body));
   if (type == "ADDED") {
     event.type = WatchEvent::Type::kAdded;
   } else if (type == "MODIFIED") {

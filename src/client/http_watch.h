@@ -1,4 +1,5 @@
-// One watch over HTTP: lines of {"type", "object"} as they arrive, parsed one by one; the reading stops while the consumer is behind.
+// One watch over HTTP: lines of {"type", "object"} as they arrive, parsed one by one; the reading stops while the
+// consumer is behind.
 #pragma once
 
 #include <memory>

@@ -12,7 +12,8 @@ namespace {
 constexpr size_t kFileLimit = 1 << 20;
 
 // The entry of a kubeconfig list ("clusters") by its name, and in it the part ("cluster"); null when there is none.
-const json::object* named(const json::object& root, std::string_view list, std::string_view part, std::string_view name) {
+const json::object* named(const json::object& root, std::string_view list, std::string_view part,
+                          std::string_view name) {
   for (const json::value& value : array(root, {list})) {
     if (value.is_object() && text(value.get_object(), "name") == name) return &object(value.get_object(), {part});
   }
@@ -46,7 +47,8 @@ Result<Kubeconfig> parseKubeconfig(std::string_view yaml, const std::string& dir
   if (chosen == nullptr) return Error(Code::kInvalid, fmt::format("the kubeconfig has no context \"{}\"", context));
   const std::string_view clusterName = text(*chosen, "cluster");
   const json::object* cluster = named(*root, "clusters", "cluster", clusterName);
-  if (cluster == nullptr) return Error(Code::kInvalid, fmt::format("the kubeconfig has no cluster \"{}\"", clusterName));
+  if (cluster == nullptr)
+    return Error(Code::kInvalid, fmt::format("the kubeconfig has no cluster \"{}\"", clusterName));
   Kubeconfig out;
   out.server = text(*cluster, "server");
   if (out.server.empty()) return Error(Code::kInvalid, fmt::format("cluster \"{}\" has no server", clusterName));
@@ -61,7 +63,8 @@ Result<Kubeconfig> parseKubeconfig(std::string_view yaml, const std::string& dir
   if (user == nullptr) return Error(Code::kInvalid, fmt::format("the kubeconfig has no user \"{}\"", userName));
   for (std::string_view plugin : {"exec", "auth-provider"}) {
     if (user->contains(plugin)) {
-      return Error(Code::kUnimplemented, fmt::format("user \"{}\" signs in by {}, which is not supported", userName, plugin));
+      return Error(Code::kUnimplemented,
+                   fmt::format("user \"{}\" signs in by {}, which is not supported", userName, plugin));
     }
   }
   http::KeyPair pair;
@@ -74,7 +77,8 @@ Result<Kubeconfig> parseKubeconfig(std::string_view yaml, const std::string& dir
   out.token = text(*user, "token");
   const std::string_view tokenFile = text(*user, "tokenFile");
   if (!tokenFile.empty()) {
-    const std::string whole = tokenFile.starts_with('/') ? std::string(tokenFile) : directory + "/" + std::string(tokenFile);
+    const std::string whole =
+        tokenFile.starts_with('/') ? std::string(tokenFile) : directory + "/" + std::string(tokenFile);
     ASSIGN_OR_RETURN(std::string token, readFile(whole, kFileLimit));
     out.token = trim(token);
   }

@@ -1,5 +1,5 @@
-// Reads a kubeconfig file (clientcmd v1): YAML or JSON; certificates inline or as files beside it; client certificates and tokens.
-// Exec and auth-provider plug-ins are refused by name.
+// Reads a kubeconfig file (clientcmd v1): YAML or JSON; certificates inline or as files beside it; client certificates
+// and tokens. Exec and auth-provider plug-ins are refused by name.
 #pragma once
 
 #include <optional>

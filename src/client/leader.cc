@@ -11,7 +11,9 @@ using object::resources::kLeases;
 LeaderElector::LeaderElector(Loop& loop, Client& client, Options options)
     : loop_(loop), client_(client), options_(std::move(options)), wake_(loop), gate_(loop) {}
 
-void LeaderElector::start() { gate_.spawn(run(this)); }
+void LeaderElector::start() {
+  gate_.spawn(run(this));
+}
 
 void LeaderElector::setLeading(bool leading) {
   if (leading_ == leading) return;
@@ -51,7 +53,8 @@ Task<> LeaderElector::stop() {
   co_await gate_.close();
 }
 
-json::object LeaderElector::leaseBody(std::string_view holder, int64_t transitions, std::string_view acquireTime) const {
+json::object LeaderElector::leaseBody(std::string_view holder, int64_t transitions,
+                                      std::string_view acquireTime) const {
   const std::string now = formatTimeMicro(loop_.wallNow());
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(options_.leaseDuration).count();
   return {{"apiVersion", "coordination.k8s.io/v1"},

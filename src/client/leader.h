@@ -1,6 +1,6 @@
-// Leader election over a coordination.k8s.io Lease: of all that run with one lease name, one leads. Writes are guarded by the
-// lease's resourceVersion; a holder's lease counts as live for leaseDuration after this process last saw it change, by this
-// process's own monotonic clock, so that clocks need not agree.
+// Leader election over a coordination.k8s.io Lease: of all that run with one lease name, one leads. Writes are guarded
+// by the lease's resourceVersion; a holder's lease counts as live for leaseDuration after this process last saw it
+// change, by this process's own monotonic clock, so that clocks need not agree.
 #pragma once
 
 #include <functional>

@@ -16,7 +16,9 @@ Reflector::Reflector(Loop& loop, Client& client, Resource resource, Options opti
 
 Reflector::~Reflector() = default;
 
-void Reflector::start() { gate_.spawn(run(this)); }
+void Reflector::start() {
+  gate_.spawn(run(this));
+}
 
 Task<> Reflector::stop() {
   stopping_ = true;
@@ -94,14 +96,9 @@ Task<Result<>> Reflector::watchOnce() {
     resourceVersion_ = text(object.metadata(), "resourceVersion");
     switch (event->type) {
       case WatchEvent::Type::kAdded:
-      case WatchEvent::Type::kModified:
-        cache_.put(event->object);
-        break;
-      case WatchEvent::Type::kDeleted:
-        cache_.remove(object.ns(), object.name());
-        break;
-      case WatchEvent::Type::kBookmark:
-        break;
+      case WatchEvent::Type::kModified: cache_.put(event->object); break;
+      case WatchEvent::Type::kDeleted: cache_.remove(object.ns(), object.name()); break;
+      case WatchEvent::Type::kBookmark: break;
     }
   }
   watcher_.reset();

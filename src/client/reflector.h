@@ -1,6 +1,6 @@
 // Fills a Cache from the API: lists, then watches from there. While the server is away the cache keeps what it has and
-// the watch is tried again with growing, jittered delays; it resumes from the last resourceVersion, and lists anew only after 410 Gone.
-// Nothing is kept on disk.
+// the watch is tried again with growing, jittered delays; it resumes from the last resourceVersion, and lists anew only
+// after 410 Gone. Nothing is kept on disk.
 #pragma once
 
 #include <map>

@@ -3,7 +3,8 @@
 //
 // The agent sends GET kTunnelPrefix + <node> + kTunnelSuffix with `Upgrade: dhow-tunnel` and its node certificate;
 // after the 101 it serves HTTP/2 (prior knowledge) on that connection, and the API server is its client:
-//   GET  /containerLogs/{ns}/{pod}/{container}?follow=&previous=&timestamps=&tailLines=&sinceSeconds=&sinceTime=&limitBytes=
+//   GET
+//   /containerLogs/{ns}/{pod}/{container}?follow=&previous=&timestamps=&tailLines=&sinceSeconds=&sinceTime=&limitBytes=
 //   POST /exec/{ns}/{pod}/{container}?command=..&stdin=&stdout=&stderr=&tty=     upgraded, framed
 //   POST /attach/{ns}/{pod}/{container}?stdin=&stdout=&stderr=&tty=              upgraded, framed
 //   POST /portForward/{ns}/{pod}?port=N                                          upgraded, raw bytes of one connection
@@ -28,9 +29,9 @@ enum class Channel : uint8_t {
   kStdin = 0,
   kStdout = 1,
   kStderr = 2,
-  kError = 3,   // once, at the end: a Status in JSON; exit codes as NonZeroExitCode with cause ExitCode
-  kResize = 4,  // {"Width":80,"Height":24}
-  kClose = 255, // payload: one byte, the channel whose end is told
+  kError = 3,    // once, at the end: a Status in JSON; exit codes as NonZeroExitCode with cause ExitCode
+  kResize = 4,   // {"Width":80,"Height":24}
+  kClose = 255,  // payload: one byte, the channel whose end is told
 };
 
 inline constexpr size_t kFrameHeader = 5;

@@ -45,7 +45,9 @@ void WorkQueue::addRateLimited(std::string key) {
   addAfter(std::move(key), std::min(delay, options_.maxDelay));
 }
 
-void WorkQueue::forget(const std::string& key) { failures_.erase(key); }
+void WorkQueue::forget(const std::string& key) {
+  failures_.erase(key);
+}
 
 int WorkQueue::failures(const std::string& key) const {
   auto found = failures_.find(key);

@@ -1,5 +1,5 @@
-// Keys that wait for work. A key that is added many times is worked on once; one that is added while it is worked on comes again
-// afterwards; the same key is never out twice. On the loop's thread.
+// Keys that wait for work. A key that is added many times is worked on once; one that is added while it is worked on
+// comes again afterwards; the same key is never out twice. On the loop's thread.
 #pragma once
 
 #include <deque>

@@ -1,4 +1,5 @@
-// docker save and docker load: one tar that is a docker-archive (manifest.json) and an OCI layout (index.json, blobs/) at once.
+// docker save and docker load: one tar that is a docker-archive (manifest.json) and an OCI layout (index.json, blobs/)
+// at once.
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -18,7 +19,9 @@ using namespace jsonread;
 
 namespace {
 
-std::string blobName(std::string_view digest) { return "blobs/sha256/" + std::string(digest.substr(7)); }
+std::string blobName(std::string_view digest) {
+  return "blobs/sha256/" + std::string(digest.substr(7));
+}
 
 struct Saved {
   ImagePtr image;
@@ -82,7 +85,9 @@ Result<> writeArchive(ContentStore& content, const std::vector<Saved>& all, Byte
       index.manifests.push_back(std::move(named));
     }
     if (saved.names.empty()) index.manifests.push_back(descriptor);
-    dockerManifest.push_back(json::object{{"Config", blobName(image.id)}, {"RepoTags", tags.empty() ? json::value() : json::value(tags)}, {"Layers", std::move(layers)}});
+    dockerManifest.push_back(json::object{{"Config", blobName(image.id)},
+                                          {"RepoTags", tags.empty() ? json::value() : json::value(tags)},
+                                          {"Layers", std::move(layers)}});
   }
   TarEntry file;
   file.mode = 0444;
@@ -170,14 +175,17 @@ std::string layerType(ContentStore& content, const std::string& digest) {
 }
 
 // docker-archive: the manifest is made here, around layers as they came.
-Result<std::vector<Found>> fromDockerManifest(ContentStore& content, const Contents& contents, const json::array& list) {
+Result<std::vector<Found>> fromDockerManifest(ContentStore& content, const Contents& contents,
+                                              const json::array& list) {
   std::vector<Found> out;
   for (const auto& value : list) {
     if (!value.is_object()) return Error(Code::kInvalid, "invalid manifest.json in the archive");
     const auto& entry = value.get_object();
     Found found;
     found.config = contents.find(plainName(stringAt(entry, "Config")));
-    if (found.config.empty()) return Error(Code::kInvalid, "invalid archive: the config " + stringAt(entry, "Config").substr(0, 200) + " is missing");
+    if (found.config.empty())
+      return Error(Code::kInvalid,
+                   "invalid archive: the config " + stringAt(entry, "Config").substr(0, 200) + " is missing");
     Manifest manifest;
     manifest.mediaType = media::kOciManifest;
     ASSIGN_OR_RETURN(auto configSize, content.size(found.config));
@@ -187,7 +195,8 @@ Result<std::vector<Found>> fromDockerManifest(ContentStore& content, const Conte
     for (const auto& name : stringsAt(entry, "Layers")) {
       Descriptor layer;
       layer.digest = contents.find(plainName(name));
-      if (layer.digest.empty()) return Error(Code::kInvalid, "invalid archive: the layer " + name.substr(0, 200) + " is missing");
+      if (layer.digest.empty())
+        return Error(Code::kInvalid, "invalid archive: the layer " + name.substr(0, 200) + " is missing");
       ASSIGN_OR_RETURN(auto size, content.size(layer.digest));
       layer.size = static_cast<int64_t>(size);
       layer.mediaType = layerType(content, layer.digest);
@@ -204,7 +213,8 @@ Result<std::vector<Found>> fromDockerManifest(ContentStore& content, const Conte
 }
 
 // OCI layout: index.json, perhaps with an index below it.
-Result<> fromIndex(ContentStore& content, const Index& index, const std::string& inheritedName, const Platform& wanted, std::vector<Found>& out, int depth) {
+Result<> fromIndex(ContentStore& content, const Index& index, const std::string& inheritedName, const Platform& wanted,
+                   std::vector<Found>& out, int depth) {
   if (depth > 2) return Error(Code::kInvalid, "invalid archive: indexes are nested too deeply");
   for (const auto& entry : index.manifests) {
     if (entry.platform && !platformDistance(wanted, *entry.platform)) continue;
@@ -212,7 +222,8 @@ Result<> fromIndex(ContentStore& content, const Index& index, const std::string&
     std::string name = inheritedName;
     if (auto it = entry.annotations.find("io.containerd.image.name"); it != entry.annotations.end()) {
       name = it->second;
-    } else if (auto ref = entry.annotations.find("org.opencontainers.image.ref.name"); ref != entry.annotations.end() && name.empty()) {
+    } else if (auto ref = entry.annotations.find("org.opencontainers.image.ref.name");
+               ref != entry.annotations.end() && name.empty()) {
       name = ref->second.find_first_of("/:") != std::string::npos ? ref->second : "";
     }
     ASSIGN_OR_RETURN(auto text, content.read(entry.digest, kMaxDocument));
@@ -244,7 +255,8 @@ Result<std::vector<Found>> understand(ContentStore& content, const Contents& con
     RETURN_IF_ERROR(fromIndex(content, index, "", Platform::host(), out, 0));
     if (!out.empty()) return out;
   }
-  if (manifestDigest.empty()) return Error(Code::kInvalid, "invalid archive: it has neither manifest.json nor index.json");
+  if (manifestDigest.empty())
+    return Error(Code::kInvalid, "invalid archive: it has neither manifest.json nor index.json");
   ASSIGN_OR_RETURN(auto text, content.read(manifestDigest, kMaxDocument));
   ASSIGN_OR_RETURN(auto value, parseValue(text, "manifest.json"));
   if (!value.is_array()) return Error(Code::kInvalid, "invalid manifest.json in the archive");
@@ -264,7 +276,9 @@ Task<Result<>> ImageStore::save(std::vector<std::string> names, std::string path
     for (const auto& layer : image->layers) held.add(layer.digest);
     held.add(image->id);
     held.add(image->manifestDigest);
-    if (auto reference = Reference::parse(name); reference.ok() && reference->digest.empty() && rep_->records[image->id].tags.contains(reference->withDefaultTag().str()))
+    if (auto reference = Reference::parse(name);
+        reference.ok() && reference->digest.empty() &&
+        rep_->records[image->id].tags.contains(reference->withDefaultTag().str()))
       same->names.push_back(reference->withDefaultTag());
   }
   auto work = [this, &all, &path]() -> Result<> {
@@ -304,7 +318,8 @@ Task<Result<std::vector<ImageStore::Loaded>>> ImageStore::load(std::string path)
                                               "\" cannot be used on this platform: operating system is not supported");
         ASSIGN_OR_RETURN(auto manifestText, rep->content->read(entry.manifest, kMaxDocument));
         ASSIGN_OR_RETURN(auto manifest, parseManifest(manifestText));
-        if (manifest.layers.size() != config.diffIds.size()) return Error(Code::kInvalid, "invalid archive: layers and diff ids do not match");
+        if (manifest.layers.size() != config.diffIds.size())
+          return Error(Code::kInvalid, "invalid archive: layers and diff ids do not match");
         for (size_t i = 0; i < manifest.layers.size(); ++i) {
           if (rep->layers->find(config.diffIds[i])) continue;
           ASSIGN_OR_RETURN(auto fd, rep->content->openBlob(manifest.layers[i].digest));

@@ -34,11 +34,13 @@ Result<ImageStore::Rep::NewLayer> ImageStore::Rep::packLayer(const std::function
   return out;
 }
 
-Task<Result<ImagePtr>> ImageStore::Rep::publish(ImageConfig config, std::vector<Descriptor> blobs, std::vector<std::string> tags) {
+Task<Result<ImagePtr>> ImageStore::Rep::publish(ImageConfig config, std::vector<Descriptor> blobs,
+                                                std::vector<std::string> tags) {
   NewImage image;
   for (const auto& tag : tags) {
     CO_ASSIGN_OR_RETURN(auto reference, Reference::parse(tag));
-    if (!reference.digest.empty()) co_return Error(Code::kBadRequest, "refusing to create a tag with a digest reference");
+    if (!reference.digest.empty())
+      co_return Error(Code::kBadRequest, "refusing to create a tag with a digest reference");
     image.tags.push_back(reference.withDefaultTag().str());
   }
   auto work = [this, &config, &blobs, &image]() -> Result<> {
@@ -89,7 +91,8 @@ Result<> copyTar(TarWriter& out, Packer& packer, const Addition& addition) {
       return Error(Code::kInvalid, "invalid path in " + addition.source);
     if (name.empty()) continue;
     entry.name = prefix.empty() ? name : prefix + "/" + name;
-    if (entry.type == TarEntry::Type::kHardLink) entry.linkName = prefix.empty() ? relative(entry.linkName) : prefix + "/" + relative(entry.linkName);
+    if (entry.type == TarEntry::Type::kHardLink)
+      entry.linkName = prefix.empty() ? relative(entry.linkName) : prefix + "/" + relative(entry.linkName);
     RETURN_IF_ERROR(packer.addParents(entry.name));
     if (entry.type == TarEntry::Type::kFolder) entry.name += "/";
     if (entry.sparse) return Error(Code::kInvalid, addition.source + " holds sparse files");
@@ -140,7 +143,8 @@ void mergeRun(RunConfig& into, const RunConfig& from) {
   mergeNames(into.volumes, from.volumes);
   for (const auto& variable : from.env) {
     std::string name = variable.substr(0, variable.find('=') + 1);
-    auto same = std::find_if(into.env.begin(), into.env.end(), [&](const auto& other) { return other.starts_with(name); });
+    auto same =
+        std::find_if(into.env.begin(), into.env.end(), [&](const auto& other) { return other.starts_with(name); });
     if (same != into.env.end()) {
       *same = variable;
     } else {
@@ -195,7 +199,8 @@ Task<Result<ImagePtr>> ImageStore::assemble(AssembleOptions options) {
   co_return image;
 }
 
-Task<Result<ImagePtr>> ImageStore::importRootfs(std::string tarPath, RunConfig run, std::vector<std::string> tags, Platform platform) {
+Task<Result<ImagePtr>> ImageStore::importRootfs(std::string tarPath, RunConfig run, std::vector<std::string> tags,
+                                                Platform platform) {
   AssembleOptions options;
   Addition addition;
   addition.source = tarPath;

@@ -65,7 +65,9 @@ class MemorySource final : public ByteSource {
   size_t offset_ = 0;
 };
 
-Error damaged(std::string_view what) { return Error(Code::kDataLoss, std::string(what)); }
+Error damaged(std::string_view what) {
+  return Error(Code::kDataLoss, std::string(what));
+}
 
 class Decompressing final : public ByteSource {
  public:
@@ -250,10 +252,18 @@ class ReadAhead final : public ByteSource {
 
 }  // namespace
 
-std::unique_ptr<ByteSource> fileSource(UniqueFd fd) { return std::make_unique<FileSource>(std::move(fd)); }
-std::unique_ptr<ByteSource> memorySource(std::string bytes) { return std::make_unique<MemorySource>(std::move(bytes)); }
-std::unique_ptr<ByteSource> decompressed(std::unique_ptr<ByteSource> inner) { return std::make_unique<Decompressing>(std::move(inner)); }
-std::unique_ptr<ByteSource> readAhead(std::unique_ptr<ByteSource> inner) { return std::make_unique<ReadAhead>(std::move(inner)); }
+std::unique_ptr<ByteSource> fileSource(UniqueFd fd) {
+  return std::make_unique<FileSource>(std::move(fd));
+}
+std::unique_ptr<ByteSource> memorySource(std::string bytes) {
+  return std::make_unique<MemorySource>(std::move(bytes));
+}
+std::unique_ptr<ByteSource> decompressed(std::unique_ptr<ByteSource> inner) {
+  return std::make_unique<Decompressing>(std::move(inner));
+}
+std::unique_ptr<ByteSource> readAhead(std::unique_ptr<ByteSource> inner) {
+  return std::make_unique<ReadAhead>(std::move(inner));
+}
 std::unique_ptr<ByteSource> growingFileSource(UniqueFd fd, std::shared_ptr<Growth> growth) {
   return std::make_unique<GrowingFileSource>(std::move(fd), std::move(growth));
 }
@@ -329,6 +339,8 @@ Result<> GzipWriter::write(std::string_view bytes) {
   }
   return {};
 }
-Result<> GzipWriter::finish() { return rep_->run({}, true); }
+Result<> GzipWriter::finish() {
+  return rep_->run({}, true);
+}
 
 }  // namespace dhow::image

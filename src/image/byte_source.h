@@ -42,14 +42,15 @@ class HashingSource final : public ByteSource {
   uint64_t count_ = 0;
 };
 
-// Inflates on a thread of its own while its reader works on what came before; bounded. For layers large enough to gain by it.
+// Inflates on a thread of its own while its reader works on what came before; bounded. For layers large enough to gain
+// by it.
 std::unique_ptr<ByteSource> readAhead(std::unique_ptr<ByteSource> inner);
 
 // How far a file has been written that another thread reads meanwhile.
 class Growth {
  public:
-  void advance(uint64_t size);     // this many bytes can be read
-  void end(bool whole);            // no more will come; not whole: readers fail with kCancelled
+  void advance(uint64_t size);  // this many bytes can be read
+  void end(bool whole);         // no more will come; not whole: readers fail with kCancelled
   // Waits until more than `offset` bytes are there; gives how many, `offset` itself at the end.
   Result<uint64_t> waitBeyond(uint64_t offset);
 

@@ -18,7 +18,9 @@ Result<> syncFolder(const std::string& path) {
   return {};
 }
 
-Error noSuchBlob(std::string_view digest) { return Error(Code::kNotFound, "no such blob: " + std::string(digest)); }
+Error noSuchBlob(std::string_view digest) {
+  return Error(Code::kNotFound, "no such blob: " + std::string(digest));
+}
 
 }  // namespace
 
@@ -80,7 +82,9 @@ std::string ContentStore::path(std::string_view digest) const {
   return root_ + "/blobs/sha256/" + std::string(digest.substr(digest.find(':') + 1));
 }
 
-bool ContentStore::has(std::string_view digest) const { return isDigest(digest) && pathExists(path(digest)); }
+bool ContentStore::has(std::string_view digest) const {
+  return isDigest(digest) && pathExists(path(digest));
+}
 
 Result<uint64_t> ContentStore::size(std::string_view digest) const {
   struct stat info;
@@ -120,7 +124,8 @@ Result<ContentStore::Ingest> ContentStore::begin() {
 
 Result<> ContentStore::remove(std::string_view digest) {
   if (!isDigest(digest)) return {};
-  if (::unlink(path(digest).c_str()) != 0 && errno != ENOENT) return Error::fromErrno("remove blob " + std::string(digest));
+  if (::unlink(path(digest).c_str()) != 0 && errno != ENOENT)
+    return Error::fromErrno("remove blob " + std::string(digest));
   return {};
 }
 

@@ -1,6 +1,6 @@
-// Blobs by digest under <root>/blobs/sha256/<hex>. A blob appears whole, verified and on disk, or not at all: it is written
-// to <root>/ingest, hashed, fsynced and renamed; what a crash leaves in ingest is removed at open(). All functions block and may be
-// called on any thread.
+// Blobs by digest under <root>/blobs/sha256/<hex>. A blob appears whole, verified and on disk, or not at all: it is
+// written to <root>/ingest, hashed, fsynced and renamed; what a crash leaves in ingest is removed at open(). All
+// functions block and may be called on any thread.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ class ContentStore {
     Result<> write(std::string_view bytes);
     uint64_t size() const { return size_; }
     const std::string& path() const { return path_; }
-    // Makes it a blob. With a non-empty `expected` another digest is kDataLoss, and nothing is stored. Gives the digest.
+    // Makes it a blob. With a non-empty `expected` another digest is kDataLoss, and nothing is stored. Gives the
+    // digest.
     Result<std::string> finish(std::string_view expected = {});
 
    private:

@@ -105,13 +105,15 @@ TEST_F(Crash, KilledPullsLeaveAConsistentStore) {
     auto image = store->get(name);
     auto blobs = store->content().list();
     ASSERT_TRUE(blobs.ok());
-    for (const auto& digest : *blobs) EXPECT_EQ("sha256:" + sha256Hex(*store->content().read(digest, 64 << 20)), digest);
+    for (const auto& digest : *blobs)
+      EXPECT_EQ("sha256:" + sha256Hex(*store->content().read(digest, 64 << 20)), digest);
     EXPECT_TRUE(listDir(root + "/ingest")->empty());
     if (image.ok()) {
       auto snapshot = run(store->prepare(name, "c" + std::to_string(round)));
       ASSERT_TRUE(snapshot.ok()) << snapshot.error().message();
       for (int i = 0; i < 3; ++i)
-        EXPECT_EQ(*readFile(snapshot->lowers[static_cast<size_t>(2 - i)] + "/data/" + std::to_string(i)), noise(3 << 20, static_cast<unsigned>(i) + 1));
+        EXPECT_EQ(*readFile(snapshot->lowers[static_cast<size_t>(2 - i)] + "/data/" + std::to_string(i)),
+                  noise(3 << 20, static_cast<unsigned>(i) + 1));
       ASSERT_TRUE(run(store->removeSnapshot("c" + std::to_string(round))).ok());
       RemoveOptions force;
       force.force = true;
@@ -151,7 +153,9 @@ TEST_F(Crash, AFullDiskFailsThePullAndLeavesNothing) {
     auto image = runOn(own, (*opened)->pull(*Reference::parse(name), {}));
     if (image.ok()) ::_exit(13);
     if (image.error().message().find("No space left on device") == std::string::npos) ::_exit(14);
-    if (!(*opened)->content().list()->empty() || !listDir(small + "/ingest")->empty() || listDir(small + "/layers")->size() != 1) ::_exit(15);
+    if (!(*opened)->content().list()->empty() || !listDir(small + "/ingest")->empty() ||
+        listDir(small + "/layers")->size() != 1)
+      ::_exit(15);
     ::_exit(0);
   }
   int status = 0;

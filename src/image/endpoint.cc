@@ -58,7 +58,8 @@ Result<http::Client*> Endpoint::client() {
   return client_.get();
 }
 
-// A named scheme is kept. Else loopback hosts are asked over http first, insecure ones over https first; all others take https.
+// A named scheme is kept. Else loopback hosts are asked over http first, insecure ones over https first; all others
+// take https.
 Task<Result<>> Endpoint::findScheme() {
   if (!base_.empty()) co_return Result<>();
   if (options_.url.find("://") != std::string::npos) {
@@ -101,7 +102,8 @@ Task<Result<bool>> Endpoint::fetchToken(Challenge challenge, std::string scope, 
   std::string realm = challenge.parameters["realm"];
   std::string service = challenge.parameters["service"];
   if (!scope.empty()) challenge.parameters["scope"] = scope;
-  if (!realm.starts_with("https://") && !realm.starts_with("http://")) co_return Error(Code::kUnauthenticated, "registry names no token server");
+  if (!realm.starts_with("https://") && !realm.starts_with("http://"))
+    co_return Error(Code::kUnauthenticated, "registry names no token server");
   // Passwords do not go out in the clear because a server on TLS says so.
   bool secret = !credentials.empty();
   if (secret && base_.starts_with("https://") && realm.starts_with("http://") && !options_.insecure)
@@ -134,14 +136,17 @@ Task<Result<bool>> Endpoint::fetchToken(Challenge challenge, std::string scope, 
   if (!answer.ok()) co_return std::move(answer).error();
   if (answer->status == 401 || answer->status == 403) co_return false;
   if (answer->status != 200) {
-    Code code = answer->status >= 500 ? Code::kUnavailable : answer->status == 429 ? Code::kTooManyRequests : Code::kUnauthenticated;
+    Code code = answer->status >= 500   ? Code::kUnavailable
+                : answer->status == 429 ? Code::kTooManyRequests
+                                        : Code::kUnauthenticated;
     co_return Error(code, "token server " + realm + " answers " + std::to_string(answer->status));
   }
   auto document = parseObject(answer->body, "token");
   if (!document.ok()) co_return Error(Code::kUnauthenticated, "token server " + realm + " sends no token");
   std::string token = stringAt(*document, "token");
   if (token.empty()) token = stringAt(*document, "access_token");
-  if (token.empty() || token.find_first_of("\r\n") != std::string::npos) co_return Error(Code::kUnauthenticated, "token server " + realm + " sends no token");
+  if (token.empty() || token.find_first_of("\r\n") != std::string::npos)
+    co_return Error(Code::kUnauthenticated, "token server " + realm + " sends no token");
   authorization_[scope] = "Bearer " + token;
   co_return true;
 }
@@ -168,7 +173,8 @@ Task<Result<bool>> Endpoint::authenticate(std::string header, std::string scope)
   co_return false;
 }
 
-Task<Result<http::StreamingResponse>> Endpoint::follow(std::string method, std::string url, http::Headers headers, BodyFactory body) {
+Task<Result<http::StreamingResponse>> Endpoint::follow(std::string method, std::string url, http::Headers headers,
+                                                       BodyFactory body) {
   std::string origin;
   for (int hops = 0; hops < 10; ++hops) {
     auto parsed = boost::urls::parse_uri(url);
@@ -202,8 +208,8 @@ Task<Result<http::StreamingResponse>> Endpoint::follow(std::string method, std::
   co_return Error(Code::kUnavailable, "registry redirects without end");
 }
 
-Task<Result<http::StreamingResponse>> Endpoint::request(std::string method, std::string target, http::Headers headers, BodyFactory body,
-                                                        std::string scope) {
+Task<Result<http::StreamingResponse>> Endpoint::request(std::string method, std::string target, http::Headers headers,
+                                                        BodyFactory body, std::string scope) {
   auto scheme = co_await findScheme();
   if (!scheme.ok()) co_return std::move(scheme).error();
   std::string url = target.find("://") == std::string::npos ? base_ + target : target;

@@ -21,10 +21,10 @@ std::vector<Challenge> parseChallenges(std::string_view header);
 class Endpoint {
  public:
   struct Options {
-    std::string url;                 // "https://host:port", or "host:port" when the scheme is still to be found
+    std::string url;  // "https://host:port", or "host:port" when the scheme is still to be found
     bool mirror = false;
-    bool insecure = false;           // no verification; plain http when https does not work
-    bool loopback = false;           // plain http first
+    bool insecure = false;  // no verification; plain http when https does not work
+    bool loopback = false;  // plain http first
     std::string caPem, certificatePem, keyPem;
     std::vector<Credentials> credentials;  // tried in order, then anonymously
   };
@@ -35,8 +35,8 @@ class Endpoint {
   const std::string& name() const { return options_.url; }
 
   // Authenticates when asked to, follows redirects; any final status is a response. `target` is a path, or a whole URL.
-  Task<Result<http::StreamingResponse>> request(std::string method, std::string target, http::Headers headers, BodyFactory body,
-                                                std::string scope);
+  Task<Result<http::StreamingResponse>> request(std::string method, std::string target, http::Headers headers,
+                                                BodyFactory body, std::string scope);
 
  private:
   Task<Result<>> findScheme();
@@ -44,7 +44,8 @@ class Endpoint {
   // Fills authorization_; false when there is nothing more to try.
   Task<Result<bool>> authenticate(std::string header, std::string scope);
   Task<Result<bool>> fetchToken(Challenge challenge, std::string scope, Credentials credentials);
-  Task<Result<http::StreamingResponse>> follow(std::string method, std::string url, http::Headers headers, BodyFactory body);
+  Task<Result<http::StreamingResponse>> follow(std::string method, std::string url, http::Headers headers,
+                                               BodyFactory body);
 
   Loop& loop_;
   Options options_;

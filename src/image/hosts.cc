@@ -26,7 +26,9 @@ Result<json::object> yamlToJson(std::string_view yaml) {
   config.flags = FYPCF_QUIET;
   config.diag = quiet;
   fy_document* document = fy_document_build_from_string(&config, yaml.data(), yaml.size());
-  char* text = document ? fy_emit_document_to_string(document, static_cast<fy_emitter_cfg_flags>(FYECF_MODE_JSON_ONELINE)) : nullptr;
+  char* text = document
+                   ? fy_emit_document_to_string(document, static_cast<fy_emitter_cfg_flags>(FYECF_MODE_JSON_ONELINE))
+                   : nullptr;
   std::string out = text ? text : "";
   free(text);
   fy_document_destroy(document);
@@ -40,7 +42,9 @@ Result<std::string> pemOf(const std::string& value, const std::string& folder) {
   return readFile(value.front() == '/' ? value : folder + "/" + value, 1 << 20);
 }
 
-bool flagAt(const json::object& object, std::string_view key) { return boolAt(object, key) || toLower(stringAt(object, key)) == "true"; }
+bool flagAt(const json::object& object, std::string_view key) {
+  return boolAt(object, key) || toLower(stringAt(object, key)) == "true";
+}
 
 Result<> checkUrl(const std::string& url) {
   bool fine = url.starts_with("https://") || url.starts_with("http://");
@@ -108,8 +112,11 @@ Result<RegistryHosts> parseRegistryHosts(std::string_view yaml, const std::strin
     const auto& entry = value.get_object();
     RegistryHost host;
     for (const auto& [key, unused] : entry) {
-      static const std::set<std::string_view> kKnown{"mirrors", "endpoint", "ca", "certificate", "key", "username", "password", "insecure"};
-      if (!kKnown.contains(key)) return Error(Code::kInvalid, "registries file: " + std::string(domain) + " has an unknown field " + std::string(key));
+      static const std::set<std::string_view> kKnown{"mirrors", "endpoint", "ca",       "certificate",
+                                                     "key",     "username", "password", "insecure"};
+      if (!kKnown.contains(key))
+        return Error(Code::kInvalid,
+                     "registries file: " + std::string(domain) + " has an unknown field " + std::string(key));
     }
     host.mirrors = stringsAt(entry, "mirrors");
     host.endpoint = stringAt(entry, "endpoint");
@@ -148,7 +155,9 @@ Result<> Keyring::addDockerConfig(std::string_view text) {
   return {};
 }
 
-void Keyring::add(std::string_view server, Credentials credentials) { entries_.emplace_back(serverName(server), std::move(credentials)); }
+void Keyring::add(std::string_view server, Credentials credentials) {
+  entries_.emplace_back(serverName(server), std::move(credentials));
+}
 
 std::vector<Credentials> Keyring::lookup(const Reference& reference) const {
   std::multimap<size_t, Credentials, std::greater<>> found;  // longest first, then in order
@@ -156,7 +165,9 @@ std::vector<Credentials> Keyring::lookup(const Reference& reference) const {
     auto slash = server.find('/');
     std::string host = server.substr(0, slash), path = slash == std::string::npos ? "" : server.substr(slash + 1);
     if (!globMatches(host, toLower(reference.domain))) continue;
-    if (!path.empty() && !(reference.path.starts_with(path) && (reference.path.size() == path.size() || reference.path[path.size()] == '/'))) continue;
+    if (!path.empty() && !(reference.path.starts_with(path) &&
+                           (reference.path.size() == path.size() || reference.path[path.size()] == '/')))
+      continue;
     found.emplace(server.size(), credentials);
   }
   std::vector<Credentials> out;

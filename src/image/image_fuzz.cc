@@ -48,7 +48,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 2: (void)parseManifest(text).ok(); break;
     case 3: (void)parseIndex(text).ok(); break;
     case 4:
-      if (auto parsed = parseImageConfig(text); parsed.ok()) CHECK(parseImageConfig(toJson(*parsed)).ok(), "a config does not survive a round trip");
+      if (auto parsed = parseImageConfig(text); parsed.ok())
+        CHECK(parseImageConfig(toJson(*parsed)).ok(), "a config does not survive a round trip");
       break;
     case 5: (void)parseChallenges(text); break;
     case 6: (void)parseRegistryHosts(text, "/nonexistent").ok(); break;

@@ -1,7 +1,7 @@
-// A layer from the registry to an unpacked folder: bytes are written and hashed as they come while another thread inflates, hashes and
-// unpacks what is on disk already. Each blob once, however many pulls want it.
-#include <algorithm>
+// A layer from the registry to an unpacked folder: bytes are written and hashed as they come while another thread
+// inflates, hashes and unpacks what is on disk already. Each blob once, however many pulls want it.
 #include <fcntl.h>
+#include <algorithm>
 
 #include "base/log.h"
 #include "store_rep.h"
@@ -34,7 +34,9 @@ class ReportingSource final : public ByteSource {
   std::function<void(uint64_t)> report_;
 };
 
-Error badLayer(const std::string& digest) { return Error(Code::kDataLoss, "filesystem layer verification failed for digest " + digest); }
+Error badLayer(const std::string& digest) {
+  return Error(Code::kDataLoss, "filesystem layer verification failed for digest " + digest);
+}
 
 }  // namespace
 
@@ -43,7 +45,8 @@ Result<> unpackInto(LayerStore& layers, std::unique_ptr<ByteSource> source, cons
   HashingSource tar(decompressed(std::move(source)));
   ASSIGN_OR_RETURN(auto unpacked, unpackTar(tar, staging.files()));
   std::string found = tar.digest();
-  if (found != diffId) return Error(Code::kDataLoss, "layer does not match its diff id: expected " + diffId + ", got " + found);
+  if (found != diffId)
+    return Error(Code::kDataLoss, "layer does not match its diff id: expected " + diffId + ", got " + found);
   auto stored = layers.commit(std::move(staging), diffId, unpacked);
   if (!stored.ok()) return std::move(stored).error();
   return {};
@@ -72,8 +75,8 @@ Task<Result<>> ImageStore::Rep::ensureUnpacked(ImagePtr image) {
   co_return Result<>();
 }
 
-Task<Result<>> ImageStore::Rep::fetchLayer(std::shared_ptr<RegistryClient> client, Descriptor blob, std::string diffId, Progress progress,
-                                           std::function<bool()> cancelled) {
+Task<Result<>> ImageStore::Rep::fetchLayer(std::shared_ptr<RegistryClient> client, Descriptor blob, std::string diffId,
+                                           Progress progress, std::function<bool()> cancelled) {
   std::string shortId = shortDigest(blob.digest);
   auto tell = [&](const char* status) {
     if (progress) progress(ProgressEvent{shortId, status, 0, 0});
@@ -151,7 +154,8 @@ Task<> runUnpacking(std::shared_ptr<Unpacking> state, BlockingPool* pool, Loop* 
 
 }  // namespace
 
-Task<Result<>> ImageStore::Rep::downloadLayer(std::shared_ptr<LayerJob> job, std::shared_ptr<RegistryClient> client, Permits::Held slot) {
+Task<Result<>> ImageStore::Rep::downloadLayer(std::shared_ptr<LayerJob> job, std::shared_ptr<RegistryClient> client,
+                                              Permits::Held slot) {
   auto begun = content->begin();
   if (!begun.ok()) co_return std::move(begun).error();
   auto ingest = std::make_shared<ContentStore::Ingest>(std::move(*begun));
@@ -171,7 +175,8 @@ Task<Result<>> ImageStore::Rep::downloadLayer(std::shared_ptr<LayerJob> job, std
       loop.post([weak, current, total] {
         auto strong = weak.lock();
         if (strong && !strong->done && strong->last.status != "Downloading")
-          strong->tell({.status = "Extracting", .current = static_cast<int64_t>(current), .total = static_cast<int64_t>(total)});
+          strong->tell(
+              {.status = "Extracting", .current = static_cast<int64_t>(current), .total = static_cast<int64_t>(total)});
       });
     };
     auto work = [this, shared, growth, report, total, diffId = job->diffId]() -> Result<> {

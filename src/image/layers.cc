@@ -19,7 +19,9 @@ using namespace jsonread;
 
 bool isContainerId(std::string_view text) {
   if (text.empty() || text.size() > 128 || text.front() == '.') return false;
-  return std::all_of(text.begin(), text.end(), [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '-'; });
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '-';
+  });
 }
 
 LayerStore::Staging::~Staging() {
@@ -56,7 +58,8 @@ Result<> LayerStore::load() {
         layer.implicitFolders = stringsAt(*info, "implicitFolders");
         auto writtenIn = stringAt(*info, "boot");
         layer.synced = writtenIn.empty();
-        keep = isDigest(layer.diffId) && (layer.synced || writtenIn == boot_) && layers_.emplace(layer.diffId, layer).second;
+        keep = isDigest(layer.diffId) && (layer.synced || writtenIn == boot_) &&
+               layers_.emplace(layer.diffId, layer).second;
       }
     }
     if (!keep) RETURN_IF_ERROR(removeTree(folder));
@@ -91,7 +94,8 @@ Result<LayerStore::Staging> LayerStore::begin() {
 }
 
 Result<> LayerStore::writeInfo(const std::string& folder, const Layer& layer) const {
-  json::object info{{"diffId", layer.diffId}, {"size", layer.size}, {"implicitFolders", toArray(layer.implicitFolders)}};
+  json::object info{
+      {"diffId", layer.diffId}, {"size", layer.size}, {"implicitFolders", toArray(layer.implicitFolders)}};
   if (!layer.synced) info["boot"] = boot_;
   return writeFile(folder + "/layer.json", json::serialize(info));
 }
@@ -105,7 +109,8 @@ Result<LayerStore::Layer> LayerStore::commit(Staging staging, const std::string&
   std::lock_guard lock(mutex_);
   if (auto it = layers_.find(diffId); it != layers_.end()) return it->second;
   layer.number = next_++;
-  if (::rename(staging.folder_.c_str(), folderOf(layer.number).c_str()) != 0) return Error::fromErrno("store layer " + diffId);
+  if (::rename(staging.folder_.c_str(), folderOf(layer.number).c_str()) != 0)
+    return Error::fromErrno("store layer " + diffId);
   staging.folder_.clear();
   layers_[diffId] = layer;
   return layer;
@@ -124,7 +129,8 @@ Result<uint64_t> LayerStore::removeExcept(const std::set<std::string>& keep) {
         continue;
       }
       std::string away = root_ + "/layers/old-" + randomHex(12);
-      if (::rename(folderOf(it->second.number).c_str(), away.c_str()) != 0) return Error::fromErrno("remove layer " + it->first);
+      if (::rename(folderOf(it->second.number).c_str(), away.c_str()) != 0)
+        return Error::fromErrno("remove layer " + it->first);
       folders.push_back(away);
       bytes += it->second.size;
       it = layers_.erase(it);
@@ -183,7 +189,8 @@ Snapshot LayerStore::describe(const std::string& containerId, const Mount& mount
 namespace {
 
 Result<> copyAttributes(const struct stat& from, const std::string& to) {
-  if (::geteuid() == 0 && ::chown(to.c_str(), from.st_uid, from.st_gid) != 0) return Error::fromErrno("set owner of " + to);
+  if (::geteuid() == 0 && ::chown(to.c_str(), from.st_uid, from.st_gid) != 0)
+    return Error::fromErrno("set owner of " + to);
   if (::chmod(to.c_str(), from.st_mode & 07777) != 0) return Error::fromErrno("set mode of " + to);
   timespec times[2] = {from.st_mtim, from.st_mtim};
   if (::utimensat(AT_FDCWD, to.c_str(), times, 0) != 0) return Error::fromErrno("set time of " + to);
@@ -192,8 +199,9 @@ Result<> copyAttributes(const struct stat& from, const std::string& to) {
 
 }  // namespace
 
-// A layer may hold files of a folder that it does not list itself. Overlay would show the attributes of the folder that unpacking made
-// there; the writable layer, which is above all, gets the folder with the attributes that a lower layer gives it.
+// A layer may hold files of a folder that it does not list itself. Overlay would show the attributes of the folder that
+// unpacking made there; the writable layer, which is above all, gets the folder with the attributes that a lower layer
+// gives it.
 Result<> LayerStore::fillUpper(const std::vector<Layer>& topFirst, const std::string& upper) const {
   std::set<std::string> paths;
   for (const auto& layer : topFirst) paths.insert(layer.implicitFolders.begin(), layer.implicitFolders.end());
@@ -218,28 +226,34 @@ Result<> LayerStore::fillUpper(const std::vector<Layer>& topFirst, const std::st
   for (const auto& path : paths) resolve(path);
   std::set<std::string> needed{""};
   for (const auto& path : wrong) {
-    for (size_t slash = path.find('/'); slash != std::string::npos; slash = path.find('/', slash + 1)) needed.insert(path.substr(0, slash));
+    for (size_t slash = path.find('/'); slash != std::string::npos; slash = path.find('/', slash + 1))
+      needed.insert(path.substr(0, slash));
     needed.insert(path);
   }
   for (const auto& path : needed) {
     if (!right.contains(path)) resolve(path);
     std::string full = path.empty() ? upper : upper + "/" + path;
-    if (!path.empty() && ::mkdir(full.c_str(), 0755) != 0 && errno != EEXIST) return Error::fromErrno("make folder " + full);
+    if (!path.empty() && ::mkdir(full.c_str(), 0755) != 0 && errno != EEXIST)
+      return Error::fromErrno("make folder " + full);
   }
   for (auto it = needed.rbegin(); it != needed.rend(); ++it) {
-    if (auto found = right.find(*it); found != right.end()) RETURN_IF_ERROR(copyAttributes(found->second, it->empty() ? upper : upper + "/" + *it));
+    if (auto found = right.find(*it); found != right.end())
+      RETURN_IF_ERROR(copyAttributes(found->second, it->empty() ? upper : upper + "/" + *it));
   }
   return {};
 }
 
-Result<Snapshot> LayerStore::prepare(const std::string& imageId, const std::vector<std::string>& diffIds, const std::string& containerId) {
-  if (!isContainerId(containerId)) return Error(Code::kBadRequest, "invalid container id \"" + containerId.substr(0, 128) + "\"");
+Result<Snapshot> LayerStore::prepare(const std::string& imageId, const std::vector<std::string>& diffIds,
+                                     const std::string& containerId) {
+  if (!isContainerId(containerId))
+    return Error(Code::kBadRequest, "invalid container id \"" + containerId.substr(0, 128) + "\"");
   std::string folder = root_ + "/snapshots/" + containerId;
   std::vector<Layer> topFirst;
   {
     std::lock_guard lock(mutex_);
     if (auto it = mounts_.find(containerId); it != mounts_.end()) {
-      if (it->second.imageId != imageId) return Error(Code::kConflict, "snapshot " + containerId + " belongs to another image");
+      if (it->second.imageId != imageId)
+        return Error(Code::kConflict, "snapshot " + containerId + " belongs to another image");
       return describe(containerId, it->second);
     }
     for (auto it = diffIds.rbegin(); it != diffIds.rend(); ++it) {
@@ -255,7 +269,8 @@ Result<Snapshot> LayerStore::prepare(const std::string& imageId, const std::vect
     RETURN_IF_ERROR(makeDirs(folder + "/work", 0711));
     if (::chmod((folder + "/upper").c_str(), 0755) != 0) return Error::fromErrno("set mode of " + folder);
     RETURN_IF_ERROR(fillUpper(topFirst, folder + "/upper"));
-    return writeFile(folder + "/snapshot.json", json::serialize(json::object{{"image", imageId}, {"layers", toArray(diffIds)}}));
+    return writeFile(folder + "/snapshot.json",
+                     json::serialize(json::object{{"image", imageId}, {"layers", toArray(diffIds)}}));
   };
   auto done = attempt();
   std::lock_guard lock(mutex_);

@@ -6,9 +6,9 @@
 //   <root>/layers/0/fs              empty: what an image without layers mounts
 //   <root>/snapshots/<id>/snapshot.json, upper, work
 //
-// Layers are stored by diff id, so images that share a layer at different depths share it on disk. They are a cache of the blobs: a layer
-// that may not have reached the disk before the machine went down (it carries that boot's id) is dropped at open() and unpacked again when needed.
-// All functions block; any thread.
+// Layers are stored by diff id, so images that share a layer at different depths share it on disk. They are a cache of
+// the blobs: a layer that may not have reached the disk before the machine went down (it carries that boot's id) is
+// dropped at open() and unpacked again when needed. All functions block; any thread.
 #pragma once
 
 #include <map>
@@ -59,7 +59,8 @@ class LayerStore {
   Result<> sync();
   uint64_t totalSize() const;
 
-  Result<Snapshot> prepare(const std::string& imageId, const std::vector<std::string>& diffIds, const std::string& containerId);
+  Result<Snapshot> prepare(const std::string& imageId, const std::vector<std::string>& diffIds,
+                           const std::string& containerId);
   Result<Snapshot> snapshot(const std::string& containerId) const;
   std::vector<std::string> snapshots() const;
   Result<> removeSnapshot(const std::string& containerId);

@@ -14,7 +14,9 @@
 namespace dhow::image {
 namespace {
 
-bool isOverlayWhiteout(const struct stat& info) { return S_ISCHR(info.st_mode) && info.st_rdev == 0; }
+bool isOverlayWhiteout(const struct stat& info) {
+  return S_ISCHR(info.st_mode) && info.st_rdev == 0;
+}
 
 std::map<std::string, std::string> xattrsOf(const std::string& path) {
   std::map<std::string, std::string> out;
@@ -113,7 +115,9 @@ Result<> Packer::addOne(const std::string& path, const std::string& name, const 
     return tar_.add(entry);
   }
   if (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode) || S_ISFIFO(info.st_mode)) {
-    entry.type = S_ISCHR(info.st_mode) ? TarEntry::Type::kCharDevice : S_ISBLK(info.st_mode) ? TarEntry::Type::kBlockDevice : TarEntry::Type::kFifo;
+    entry.type = S_ISCHR(info.st_mode)   ? TarEntry::Type::kCharDevice
+                 : S_ISBLK(info.st_mode) ? TarEntry::Type::kBlockDevice
+                                         : TarEntry::Type::kFifo;
     entry.deviceMajor = ::major(info.st_rdev);
     entry.deviceMinor = ::minor(info.st_rdev);
     return tar_.add(entry);

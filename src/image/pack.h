@@ -1,5 +1,5 @@
-// Folders into tar: from files of this machine (assemble), and from a container's writable layer with overlay's marks turned back into
-// whiteouts (commit). Blocks.
+// Folders into tar: from files of this machine (assemble), and from a container's writable layer with overlay's marks
+// turned back into whiteouts (commit). Blocks.
 #pragma once
 
 #include "image/store.h"
@@ -9,9 +9,9 @@ namespace dhow::image {
 
 // Adds what lies at `path` as `name` (relative, no trailing slash), and below it.
 struct PackOptions {
-  bool overlay = false;      // whiteouts are translated back
+  bool overlay = false;                                // whiteouts are translated back
   std::optional<std::pair<unsigned, unsigned>> owner;  // instead of the file's own
-  int mode = -1;             // of files that are not folders
+  int mode = -1;                                       // of files that are not folders
 };
 class Packer {
  public:

@@ -23,7 +23,8 @@ std::string listOf(const std::vector<Platform>& platforms) {
 
 // Attestations and other artifacts ride in indexes as platform "unknown/unknown".
 bool isImageEntry(const Descriptor& entry) {
-  return entry.platform && entry.platform->os != "unknown" && (entry.mediaType.empty() || isManifestType(entry.mediaType) || isIndexType(entry.mediaType));
+  return entry.platform && entry.platform->os != "unknown" &&
+         (entry.mediaType.empty() || isManifestType(entry.mediaType) || isIndexType(entry.mediaType));
 }
 
 Result<Descriptor> choose(const Index& index, const Platform& wanted) {
@@ -42,7 +43,8 @@ Result<Descriptor> choose(const Index& index, const Platform& wanted) {
   if (best) return *best;
   // A list of one without a platform is what simple tools write.
   if (present.empty() && index.manifests.size() == 1 && !index.manifests[0].platform) return index.manifests[0];
-  return Error(Code::kNotFound, "no matching manifest for " + wanted.str() + " in the manifest list entries\navailable platforms: " +
+  return Error(Code::kNotFound, "no matching manifest for " + wanted.str() +
+                                    " in the manifest list entries\navailable platforms: " +
                                     (present.empty() ? "none" : listOf(present)));
 }
 
@@ -53,13 +55,15 @@ Task<Result<Chosen>> resolve(RegistryClient& client, const Platform& wanted) {
   CO_ASSIGN_OR_RETURN(out.top, co_await client.manifest(target));
   out.manifest = out.top;
   for (int depth = 0; isIndexType(out.manifest.mediaType); ++depth) {
-    if (depth > 2) co_return Error(Code::kInvalid, "manifest lists of " + reference.familiar() + " are nested too deeply");
+    if (depth > 2)
+      co_return Error(Code::kInvalid, "manifest lists of " + reference.familiar() + " are nested too deeply");
     CO_ASSIGN_OR_RETURN(auto index, parseIndex(out.manifest.bytes));
     CO_ASSIGN_OR_RETURN(auto entry, choose(index, wanted));
     CO_ASSIGN_OR_RETURN(out.manifest, co_await client.manifest(entry.digest));
   }
   if (!isManifestType(out.manifest.mediaType)) {
-    co_return Error(Code::kInvalid, "unsupported manifest media type \"" + out.manifest.mediaType.substr(0, 200) + "\" of " + reference.familiar());
+    co_return Error(Code::kInvalid, "unsupported manifest media type \"" + out.manifest.mediaType.substr(0, 200) +
+                                        "\" of " + reference.familiar());
   }
   co_return out;
 }
@@ -75,8 +79,9 @@ struct LayerResults {
 }  // namespace
 
 // A layer's share of a pull; the first failure ends the others' waiting.
-static Task<> fetchOne(ImageStore::Rep* rep, std::shared_ptr<LayerResults> results, std::shared_ptr<RegistryClient> client, Descriptor blob,
-                       std::string diffId, Progress progress, std::function<bool()> cancelled) {
+static Task<> fetchOne(ImageStore::Rep* rep, std::shared_ptr<LayerResults> results,
+                       std::shared_ptr<RegistryClient> client, Descriptor blob, std::string diffId, Progress progress,
+                       std::function<bool()> cancelled) {
   auto giveUp = [results, cancelled] { return results->abandoned || (cancelled && cancelled()); };
   auto done = co_await rep->fetchLayer(client, std::move(blob), std::move(diffId), std::move(progress), giveUp);
   if (!done.ok() && !results->problem) {
@@ -107,7 +112,8 @@ Task<Result<ImagePtr>> ImageStore::Rep::pull(Reference asked, PullOptions pullin
   CO_ASSIGN_OR_RETURN(auto manifest, parseManifest(chosen->manifest.bytes));
   bool isImage = manifest.config.mediaType == media::kOciConfig || manifest.config.mediaType == media::kDockerConfig;
   if (!isImage)
-    co_return Error(Code::kInvalid, "unsupported config media type \"" + manifest.config.mediaType.substr(0, 200) + "\": " + reference.familiar() + " is not a container image");
+    co_return Error(Code::kInvalid, "unsupported config media type \"" + manifest.config.mediaType.substr(0, 200) +
+                                        "\": " + reference.familiar() + " is not a container image");
 
   Pins held(this);
   co_await sweepEnded();
@@ -128,10 +134,12 @@ Task<Result<ImagePtr>> ImageStore::Rep::pull(Reference asked, PullOptions pullin
                                            "\" cannot be used on this platform: operating system is not supported");
   // Told apart from the host's only when the platform was asked for: a single manifest is what it is.
   if (!pulling.platform.empty() && !platformDistance(wanted, config.platform))
-    co_return Error(Code::kNotFound, "image with reference " + reference.familiar() + " was found but its platform (" + config.platform.str() +
-                                         ") does not match the specified platform (" + wanted.str() + ")");
+    co_return Error(Code::kNotFound, "image with reference " + reference.familiar() + " was found but its platform (" +
+                                         config.platform.str() + ") does not match the specified platform (" +
+                                         wanted.str() + ")");
   if (config.diffIds.size() != manifest.layers.size())
-    co_return Error(Code::kInvalid, "image " + reference.familiar() + " is damaged: " + std::to_string(manifest.layers.size()) + " layers, but " +
+    co_return Error(Code::kInvalid, "image " + reference.familiar() +
+                                        " is damaged: " + std::to_string(manifest.layers.size()) + " layers, but " +
                                         std::to_string(config.diffIds.size()) + " diff ids");
   for (const auto& diffId : config.diffIds) held.add(diffId);
 
@@ -167,7 +175,8 @@ Task<Result<ImagePtr>> ImageStore::Rep::pull(Reference asked, PullOptions pullin
   if (!adopted.ok()) co_return std::move(adopted).error();
   gate.spawn(syncLayers());
   tell("", "Digest: " + chosen->top.digest);
-  tell("", std::string(sameAsBefore ? "Status: Image is up to date for " : "Status: Downloaded newer image for ") + reference.familiar());
+  tell("", std::string(sameAsBefore ? "Status: Image is up to date for " : "Status: Downloaded newer image for ") +
+               reference.familiar());
   co_return adopted;
 }
 
@@ -188,7 +197,8 @@ Task<Result<ImagePtr>> ImageStore::ensure(std::string name, PullPolicy policy, K
     if (local.ok()) co_return local;
     if (!local.error().is(Code::kNotFound)) co_return local;
     if (policy == PullPolicy::kNever)
-      co_return Error(Code::kNotFound, "Container image \"" + name.substr(0, 512) + "\" is not present with pull policy of Never");
+      co_return Error(Code::kNotFound,
+                      "Container image \"" + name.substr(0, 512) + "\" is not present with pull policy of Never");
   }
   if (!parsed.ok()) co_return std::move(parsed).error();
   Reference reference = parsed->withDefaultTag();

@@ -11,7 +11,8 @@ namespace {
 // A blob's file as a request body.
 class BlobBody final : public http::BodyReader {
  public:
-  BlobBody(Loop& loop, BlockingPool& pool, UniqueFd fd, std::function<void(size_t)> sent, std::function<bool()> cancelled)
+  BlobBody(Loop& loop, BlockingPool& pool, UniqueFd fd, std::function<void(size_t)> sent,
+           std::function<bool()> cancelled)
       : loop_(loop), pool_(pool), fd_(std::move(fd)), sent_(std::move(sent)), cancelled_(std::move(cancelled)) {}
   Task<Result<size_t>> read(std::span<char> into) override {
     if (cancelled_()) co_return Error(Code::kCancelled, "the push was cancelled");
@@ -46,8 +47,8 @@ struct PushState {
   std::optional<Error> problem;
 };
 
-Task<Result<>> pushBlob(ImageStore::Rep* rep, std::shared_ptr<PushState> state, std::shared_ptr<RegistryClient> client, Descriptor blob,
-                        Progress progress, std::function<bool()> cancelled) {
+Task<Result<>> pushBlob(ImageStore::Rep* rep, std::shared_ptr<PushState> state, std::shared_ptr<RegistryClient> client,
+                        Descriptor blob, Progress progress, std::function<bool()> cancelled) {
   std::string id = shortDigest(blob.digest);
   auto tell = [progress, id](std::string status, int64_t current, int64_t total) {
     if (progress) progress(ProgressEvent{id, std::move(status), current, total});
@@ -73,7 +74,8 @@ Task<Result<>> pushBlob(ImageStore::Rep* rep, std::shared_ptr<PushState> state, 
       *told = rep->loop.now();
       tell("Pushing", *current, total);
     };
-    return std::unique_ptr<http::BodyReader>(std::make_unique<BlobBody>(rep->loop, rep->pool, std::move(fd), sent, giveUp));
+    return std::unique_ptr<http::BodyReader>(
+        std::make_unique<BlobBody>(rep->loop, rep->pool, std::move(fd), sent, giveUp));
   };
   auto done = co_await client->upload(blob.digest, static_cast<uint64_t>(blob.size), factory);
   if (!done.ok()) co_return std::move(done).error();
@@ -81,8 +83,8 @@ Task<Result<>> pushBlob(ImageStore::Rep* rep, std::shared_ptr<PushState> state, 
   co_return Result<>();
 }
 
-Task<> pushOne(ImageStore::Rep* rep, std::shared_ptr<PushState> state, std::shared_ptr<RegistryClient> client, Descriptor blob,
-               Progress progress, std::function<bool()> cancelled) {
+Task<> pushOne(ImageStore::Rep* rep, std::shared_ptr<PushState> state, std::shared_ptr<RegistryClient> client,
+               Descriptor blob, Progress progress, std::function<bool()> cancelled) {
   auto done = co_await pushBlob(rep, state, client, std::move(blob), std::move(progress), std::move(cancelled));
   if (!done.ok() && !state->problem) state->problem = done.error();
   --state->left;
@@ -95,9 +97,11 @@ Task<Result<Pushed>> ImageStore::push(Reference asked, PushOptions options) {
   Reference reference = asked.withDefaultTag();
   if (!reference.digest.empty()) co_return Error(Code::kBadRequest, "cannot push a digest reference");
   auto found = rep_->find(reference.familiar());
-  if (!found.ok()) co_return Error(Code::kNotFound, "An image does not exist locally with the tag: " + reference.familiarName());
+  if (!found.ok())
+    co_return Error(Code::kNotFound, "An image does not exist locally with the tag: " + reference.familiarName());
   ImagePtr image = *found;
-  if (options.progress) options.progress(ProgressEvent{"", "The push refers to repository [" + reference.name() + "]", 0, 0});
+  if (options.progress)
+    options.progress(ProgressEvent{"", "The push refers to repository [" + reference.name() + "]", 0, 0});
 
   Rep::Pins held(rep_.get());
   co_await rep_->sweepEnded();
@@ -115,7 +119,8 @@ Task<Result<Pushed>> ImageStore::push(Reference asked, PushOptions options) {
   auto cancelled = [this, asked = options.cancelled] { return rep_->stopping || (asked && asked()); };
   auto state = std::make_shared<PushState>(rep_->loop);
   state->left = blobs.size();
-  for (const auto& blob : blobs) rep_->gate.spawn(pushOne(rep_.get(), state, client, blob, options.progress, cancelled));
+  for (const auto& blob : blobs)
+    rep_->gate.spawn(pushOne(rep_.get(), state, client, blob, options.progress, cancelled));
   if (rep_->gate.closed()) co_return Error(Code::kCancelled, "the image store is stopping");
   while (state->left > 0) co_await state->changed.wait();
   if (state->problem) co_return std::move(*state->problem);
@@ -133,7 +138,8 @@ Task<Result<Pushed>> ImageStore::push(Reference asked, PushOptions options) {
   auto recorded = co_await rep_->update(change);
   if (!recorded.ok()) co_return std::move(recorded).error();
   if (options.progress)
-    options.progress(ProgressEvent{"", out.tag + ": digest: " + out.digest + " size: " + std::to_string(out.size), 0, 0});
+    options.progress(
+        ProgressEvent{"", out.tag + ": digest: " + out.digest + " size: " + std::to_string(out.size), 0, 0});
   co_return out;
 }
 

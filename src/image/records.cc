@@ -22,7 +22,8 @@ Result<Records> parseRecords(std::string_view text) {
     for (auto& tag : stringsAt(entry, "tags")) record.tags.insert(std::move(tag));
     for (auto& digest : stringsAt(entry, "digests")) record.digests.insert(std::move(digest));
     record.lastTagged = intAt(entry, "lastTagged", 0);
-    if (!isDigest(record.id) || !isDigest(record.manifest)) return Error(Code::kDataLoss, "images.json has a bad entry");
+    if (!isDigest(record.id) || !isDigest(record.manifest))
+      return Error(Code::kDataLoss, "images.json has a bad entry");
     out[record.id] = std::move(record);
   }
   return out;

@@ -10,13 +10,25 @@ namespace {
 constexpr std::string_view kDefaultDomain = "docker.io";
 constexpr std::string_view kOfficial = "library/";
 
-bool isLower(char c) { return c >= 'a' && c <= 'z'; }
-bool isUpper(char c) { return c >= 'A' && c <= 'Z'; }
-bool isNumber(char c) { return c >= '0' && c <= '9'; }
-bool isAlnum(char c) { return isLower(c) || isUpper(c) || isNumber(c); }
-bool isHex(char c) { return isNumber(c) || (c >= 'a' && c <= 'f'); }
+bool isLower(char c) {
+  return c >= 'a' && c <= 'z';
+}
+bool isUpper(char c) {
+  return c >= 'A' && c <= 'Z';
+}
+bool isNumber(char c) {
+  return c >= '0' && c <= '9';
+}
+bool isAlnum(char c) {
+  return isLower(c) || isUpper(c) || isNumber(c);
+}
+bool isHex(char c) {
+  return isNumber(c) || (c >= 'a' && c <= 'f');
+}
 
-Error invalidFormat() { return Error(Code::kBadRequest, "invalid reference format"); }
+Error invalidFormat() {
+  return Error(Code::kBadRequest, "invalid reference format");
+}
 
 bool isDomainLabel(std::string_view label) {
   if (label.empty() || !isAlnum(label.front()) || !isAlnum(label.back())) return false;
@@ -30,7 +42,8 @@ bool isDomain(std::string_view text) {
     auto end = text.find(']');
     if (end == std::string_view::npos) return false;
     auto address = text.substr(1, end - 1);
-    if (address.empty() || !std::all_of(address.begin(), address.end(), [](char c) { return isHex(c) || (c >= 'A' && c <= 'F') || c == ':'; }))
+    if (address.empty() || !std::all_of(address.begin(), address.end(),
+                                        [](char c) { return isHex(c) || (c >= 'A' && c <= 'F') || c == ':'; }))
       return false;
     auto rest = text.substr(end + 1);
     if (rest.empty()) return true;
@@ -106,8 +119,8 @@ Result<Reference> Reference::parse(std::string_view text) {
   std::string_view remainder = rest;
   auto slash = rest.find('/');
   std::string_view first = rest.substr(0, slash);
-  bool hasDomain = slash != std::string_view::npos &&
-                   (first.find_first_of(".:[") != std::string_view::npos || first == "localhost" || toLower(first) != first);
+  bool hasDomain = slash != std::string_view::npos && (first.find_first_of(".:[") != std::string_view::npos ||
+                                                       first == "localhost" || toLower(first) != first);
   if (hasDomain) {
     out.domain = first;
     remainder = rest.substr(slash + 1);
@@ -122,7 +135,8 @@ Result<Reference> Reference::parse(std::string_view text) {
     if (!isTag(out.tag)) return invalidFormat();
   }
   out.path = path;
-  if (out.domain == kDefaultDomain && path.find('/') == std::string_view::npos) out.path = std::string(kOfficial) + out.path;
+  if (out.domain == kDefaultDomain && path.find('/') == std::string_view::npos)
+    out.path = std::string(kOfficial) + out.path;
   if (toLower(out.path) != out.path)
     return Error(Code::kBadRequest, "invalid reference format: repository name (" + out.path + ") must be lowercase");
   if (!isDomain(out.domain)) return invalidFormat();
@@ -133,11 +147,14 @@ Result<Reference> Reference::parse(std::string_view text) {
   return out;
 }
 
-std::string Reference::name() const { return domain + "/" + path; }
+std::string Reference::name() const {
+  return domain + "/" + path;
+}
 
 std::string Reference::familiarName() const {
   if (domain != kDefaultDomain) return name();
-  if (path.starts_with(kOfficial) && path.find('/', kOfficial.size()) == std::string::npos) return path.substr(kOfficial.size());
+  if (path.starts_with(kOfficial) && path.find('/', kOfficial.size()) == std::string::npos)
+    return path.substr(kOfficial.size());
   return path;
 }
 

@@ -18,10 +18,10 @@ struct Reference {
   // Normalizes: "nginx" becomes docker.io/library/nginx. Neither a tag nor a digest is added.
   static Result<Reference> parse(std::string_view text);
 
-  std::string name() const;           // docker.io/library/nginx
-  std::string familiarName() const;   // nginx
-  std::string str() const;            // docker.io/library/nginx:1.27@sha256:...
-  std::string familiar() const;       // nginx:1.27@sha256:...
+  std::string name() const;          // docker.io/library/nginx
+  std::string familiarName() const;  // nginx
+  std::string str() const;           // docker.io/library/nginx:1.27@sha256:...
+  std::string familiar() const;      // nginx:1.27@sha256:...
   // The same with ":latest" when there is neither tag nor digest.
   Reference withDefaultTag() const;
   bool operator==(const Reference&) const = default;

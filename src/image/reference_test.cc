@@ -36,16 +36,19 @@ TEST(Reference, NormalizesFamiliarNames) {
 }
 
 TEST(Reference, RefusesBadOnesInDockersWords) {
-  for (const char* text : {"", " ", "a b", ":tag", "a:", "a:.x", "-a", "a-", "a..b", "a___b", "a/", "/a", "a//b", "a@sha256:abc", "a@", "http://x",
-                           "x.io:999999/a", "a:t:u", "[::1/a"}) {
+  for (const char* text : {"", " ", "a b", ":tag", "a:", "a:.x", "-a", "a-", "a..b", "a___b", "a/", "/a", "a//b",
+                           "a@sha256:abc", "a@", "http://x", "x.io:999999/a", "a:t:u", "[::1/a"}) {
     auto parsed = Reference::parse(text);
     ASSERT_FALSE(parsed.ok()) << text;
     EXPECT_EQ(parsed.error().message(), "invalid reference format") << text;
     EXPECT_EQ(parsed.error().code(), Code::kBadRequest);
   }
-  EXPECT_EQ(Reference::parse("Nginx").error().message(), "invalid reference format: repository name (library/Nginx) must be lowercase");
-  EXPECT_EQ(Reference::parse(kHex).error().message(), "invalid repository name (" + kHex + "), cannot specify 64-byte hexadecimal strings");
-  EXPECT_EQ(Reference::parse(std::string(256, 'a')).error().message(), "repository name must not be more than 255 characters");
+  EXPECT_EQ(Reference::parse("Nginx").error().message(),
+            "invalid reference format: repository name (library/Nginx) must be lowercase");
+  EXPECT_EQ(Reference::parse(kHex).error().message(),
+            "invalid repository name (" + kHex + "), cannot specify 64-byte hexadecimal strings");
+  EXPECT_EQ(Reference::parse(std::string(256, 'a')).error().message(),
+            "repository name must not be more than 255 characters");
 }
 
 TEST(Reference, DefaultTagOnlyWithoutDigest) {
@@ -64,7 +67,8 @@ TEST(Platform, ParsesWhatPeopleWrite) {
 }
 
 TEST(Platform, PrefersExactThenLowerVariants) {
-  Platform v7{"linux", "arm", "v7", ""}, v6{"linux", "arm", "v6", ""}, v8{"linux", "arm", "v8", ""}, amd{"linux", "amd64", "", ""};
+  Platform v7{"linux", "arm", "v7", ""}, v6{"linux", "arm", "v6", ""}, v8{"linux", "arm", "v8", ""},
+      amd{"linux", "amd64", "", ""};
   EXPECT_EQ(platformDistance(v7, v7), 0);
   EXPECT_EQ(platformDistance(v7, v6), 1);
   EXPECT_EQ(platformDistance(v6, v7), std::nullopt);

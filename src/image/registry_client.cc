@@ -21,7 +21,8 @@ bool isLoopback(std::string_view domain) {
   host = host.substr(0, host.find(':'));
   if (host == "localhost" || host.ends_with(".localhost")) return true;
   auto parts = split(host, '.');
-  return parts.size() == 4 && parts[0] == "127" && std::all_of(parts.begin(), parts.end(), [](const auto& p) { return parseUint(p).has_value(); });
+  return parts.size() == 4 && parts[0] == "127" &&
+         std::all_of(parts.begin(), parts.end(), [](const auto& p) { return parseUint(p).has_value(); });
 }
 
 // The first error of an OCI error document.
@@ -49,20 +50,22 @@ bool isTransient(const Error& error) {
     case Code::kDeadlineExceeded:
     case Code::kTooManyRequests:
     case Code::kUnknown:
-    case Code::kInternal:
-      return true;
+    case Code::kInternal: return true;
     default:
-      return error.errnum() == ECONNREFUSED || error.errnum() == ECONNRESET || error.errnum() == EPIPE || error.errnum() == ETIMEDOUT;
+      return error.errnum() == ECONNREFUSED || error.errnum() == ECONNRESET || error.errnum() == EPIPE ||
+             error.errnum() == ETIMEDOUT;
   }
 }
 
-RegistryClient::RegistryClient(Loop& loop, const RegistryAccess& access, Reference reference, std::vector<Credentials> credentials)
+RegistryClient::RegistryClient(Loop& loop, const RegistryAccess& access, Reference reference,
+                               std::vector<Credentials> credentials)
     : loop_(loop), access_(access), reference_(std::move(reference)), credentials_(std::move(credentials)) {
   RegistryHost host;
   if (auto it = access_.hosts.find(reference_.domain); it != access_.hosts.end()) host = it->second;
   if (!host.credentials.empty()) credentials_.push_back(host.credentials);
   Endpoint::Options options;
-  options.insecure = host.insecure || std::find(access_.insecure.begin(), access_.insecure.end(), reference_.domain) != access_.insecure.end();
+  options.insecure = host.insecure || std::find(access_.insecure.begin(), access_.insecure.end(), reference_.domain) !=
+                                          access_.insecure.end();
   options.caPem = host.caPem;
   options.certificatePem = host.certificatePem;
   options.keyPem = host.keyPem;
@@ -74,7 +77,9 @@ RegistryClient::RegistryClient(Loop& loop, const RegistryAccess& access, Referen
     if (!host.credentials.empty()) other.credentials = {host.credentials};
     endpoints_.push_back(std::make_unique<Endpoint>(loop_, std::move(other)));
   }
-  options.url = !host.endpoint.empty() ? host.endpoint : reference_.domain == "docker.io" ? "https://registry-1.docker.io" : reference_.domain;
+  options.url = !host.endpoint.empty()             ? host.endpoint
+                : reference_.domain == "docker.io" ? "https://registry-1.docker.io"
+                                                   : reference_.domain;
   options.loopback = host.endpoint.empty() && isLoopback(reference_.domain);
   options.credentials = credentials_;
   endpoints_.push_back(std::make_unique<Endpoint>(loop_, std::move(options)));
@@ -93,16 +98,22 @@ Error RegistryClient::describe(int status, std::string body, const Call& call, c
   }
   if (status == 401 || status == 403 || code == "DENIED" || code == "UNAUTHORIZED") {
     if (call.path == "/v2/") return Error(Code::kUnauthenticated, "unauthorized: incorrect username or password");
-    if (call.push) return Error(Code::kPermissionDenied, code.empty() ? "denied: requested access to the resource is denied" : spoken(code) + ": " + message);
-    return Error(Code::kNotFound, "pull access denied for " + name + ", repository does not exist or may require 'docker login'" + detail);
+    if (call.push)
+      return Error(Code::kPermissionDenied,
+                   code.empty() ? "denied: requested access to the resource is denied" : spoken(code) + ": " + message);
+    return Error(Code::kNotFound, "pull access denied for " + name +
+                                      ", repository does not exist or may require 'docker login'" + detail);
   }
   if (status == 404) {
     if (call.path.find("/manifests/") != std::string::npos && code != "NAME_UNKNOWN")
-      return Error(Code::kNotFound, "manifest for " + reference_.familiar() + " not found: manifest unknown: manifest unknown");
+      return Error(Code::kNotFound,
+                   "manifest for " + reference_.familiar() + " not found: manifest unknown: manifest unknown");
     if (code == "NAME_UNKNOWN") return Error(Code::kNotFound, "repository " + name + " not found" + detail);
-    return Error(Code::kNotFound, code.empty() ? "not found in the registry of " + name : spoken(code) + ": " + message);
+    return Error(Code::kNotFound,
+                 code.empty() ? "not found in the registry of " + name : spoken(code) + ": " + message);
   }
-  std::string text = "received unexpected HTTP status: " + std::to_string(status) + " " + std::string(http::statusText(status));
+  std::string text =
+      "received unexpected HTTP status: " + std::to_string(status) + " " + std::string(http::statusText(status));
   if (!code.empty()) text = spoken(code) + ": " + message;
   return Error(status >= 500 || status == 408 ? Code::kUnavailable : Code::kBadRequest, text);
 }
@@ -121,7 +132,8 @@ Task<Result<http::StreamingResponse>> RegistryClient::call(Call call) {
     auto answer = co_await endpoint.request(call.method, call.path, std::move(headers), call.body, scope);
     if (!answer.ok()) {
       last = std::move(answer).error().wrap("reach registry " + endpoint.name());
-      if (last->is(Code::kUnknown) || last->errnum() != 0 || last->is(Code::kNotFound)) last = Error(Code::kUnavailable, last->message(), last->errnum());
+      if (last->is(Code::kUnknown) || last->errnum() != 0 || last->is(Code::kNotFound))
+        last = Error(Code::kUnavailable, last->message(), last->errnum());
       continue;
     }
     if (answer->status < 400) {
@@ -140,8 +152,10 @@ Task<Result<http::StreamingResponse>> RegistryClient::call(Call call) {
 
 Task<> RegistryClient::backOff(int n, const Error& error) {
   Duration delay = access_.retryDelay * (1 << std::min(n - 1, 6));
-  delay += Duration(static_cast<int64_t>(loop_.random() % static_cast<uint64_t>(std::max<int64_t>(delay.count() / 4, 1))));
-  if (error.retryAfterSeconds() > 0) delay = std::max<Duration>(delay, std::chrono::seconds(std::min(error.retryAfterSeconds(), 60)));
+  delay +=
+      Duration(static_cast<int64_t>(loop_.random() % static_cast<uint64_t>(std::max<int64_t>(delay.count() / 4, 1))));
+  if (error.retryAfterSeconds() > 0)
+    delay = std::max<Duration>(delay, std::chrono::seconds(std::min(error.retryAfterSeconds(), 60)));
   co_await loop_.sleep(delay);
 }
 
@@ -157,7 +171,8 @@ Task<Result<http::StreamingResponse>> RegistryClient::callRetrying(Call what) {
 Task<Result<RemoteManifest>> RegistryClient::manifest(std::string target) {
   Call what;
   what.path = repositoryPath("/manifests/" + target);
-  for (auto type : {media::kOciIndex, media::kDockerList, media::kOciManifest, media::kDockerManifest}) what.headers.add("Accept", type);
+  for (auto type : {media::kOciIndex, media::kDockerList, media::kOciManifest, media::kDockerManifest})
+    what.headers.add("Accept", type);
   for (int attempt = 1;; ++attempt) {
     auto answer = co_await callRetrying(what);
     if (!answer.ok()) co_return std::move(answer).error();
@@ -167,7 +182,8 @@ Task<Result<RemoteManifest>> RegistryClient::manifest(std::string target) {
     auto body = co_await http::readAll(*answer->body, kMaxDocument);
     if (!body.ok()) {
       Error error = std::move(body).error();
-      if (error.is(Code::kTooLarge) || attempt >= access_.attempts) co_return std::move(error).wrap("read manifest of " + reference_.familiar());
+      if (error.is(Code::kTooLarge) || attempt >= access_.attempts)
+        co_return std::move(error).wrap("read manifest of " + reference_.familiar());
       co_await backOff(attempt, error);
       continue;
     }
@@ -185,7 +201,8 @@ Task<Result<RemoteManifest>> RegistryClient::manifestHead(std::string target) {
   Call what;
   what.method = "HEAD";
   what.path = repositoryPath("/manifests/" + target);
-  for (auto type : {media::kOciIndex, media::kDockerList, media::kOciManifest, media::kDockerManifest}) what.headers.add("Accept", type);
+  for (auto type : {media::kOciIndex, media::kDockerList, media::kOciManifest, media::kDockerManifest})
+    what.headers.add("Accept", type);
   auto answer = co_await call(std::move(what));
   if (!answer.ok()) co_return std::move(answer).error();
   RemoteManifest out;
@@ -206,7 +223,8 @@ Task<Result<RegistryClient::Opened>> RegistryClient::openBlob(std::string digest
   out.body = std::move(answer->body);
   if (offset > 0 && answer->status == 206) {
     auto range = answer->headers.get("Content-Range");
-    if (!range.starts_with("bytes " + std::to_string(offset) + "-")) co_return Error(Code::kUnavailable, "registry sends another range than asked for");
+    if (!range.starts_with("bytes " + std::to_string(offset) + "-"))
+      co_return Error(Code::kUnavailable, "registry sends another range than asked for");
   } else if (offset > 0) {
     out.skip = offset;
   }
@@ -214,7 +232,8 @@ Task<Result<RegistryClient::Opened>> RegistryClient::openBlob(std::string digest
 }
 
 Task<Result<std::string>> RegistryClient::blob(std::string digest, int64_t size) {
-  if (size > static_cast<int64_t>(kMaxDocument)) co_return Error(Code::kTooLarge, "blob " + digest + " is larger than 4 MiB");
+  if (size > static_cast<int64_t>(kMaxDocument))
+    co_return Error(Code::kTooLarge, "blob " + digest + " is larger than 4 MiB");
   for (int attempt = 1;; ++attempt) {
     auto opened = co_await openBlob(digest, 0);
     std::optional<Error> problem;
@@ -222,7 +241,8 @@ Task<Result<std::string>> RegistryClient::blob(std::string digest, int64_t size)
       auto bytes = co_await http::readAll(*opened->body, static_cast<size_t>(size) + 1);
       if (bytes.ok() && "sha256:" + sha256Hex(*bytes) == digest) co_return std::move(*bytes);
       // A wrong digest may be a body cut short.
-      problem = bytes.ok() ? Error(Code::kDataLoss, "filesystem layer verification failed for digest " + digest) : bytes.error();
+      problem = bytes.ok() ? Error(Code::kDataLoss, "filesystem layer verification failed for digest " + digest)
+                           : bytes.error();
     } else {
       problem = opened.error();
       if (!isTransient(*problem)) co_return std::move(*problem);

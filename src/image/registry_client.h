@@ -1,5 +1,5 @@
-// One repository in its registry: which endpoints serve it, who we are to it, and the requests of OCI distribution 1.1. Retries,
-// redirects, mirrors and authentication happen inside; errors carry Docker's texts.
+// One repository in its registry: which endpoints serve it, who we are to it, and the requests of OCI distribution 1.1.
+// Retries, redirects, mirrors and authentication happen inside; errors carry Docker's texts.
 #pragma once
 
 #include <map>
@@ -23,9 +23,9 @@ struct RegistryAccess {
 };
 
 struct RemoteManifest {
-  std::string bytes;      // empty after HEAD
+  std::string bytes;  // empty after HEAD
   std::string mediaType;
-  std::string digest;     // of the bytes; after HEAD what the registry says
+  std::string digest;  // of the bytes; after HEAD what the registry says
   int64_t size = 0;
 };
 
@@ -43,7 +43,8 @@ class RegistryClient {
   Task<Result<RemoteManifest>> manifest(std::string target);
   // HEAD; kNotFound also when the registry does not do it or tells no digest.
   Task<Result<RemoteManifest>> manifestHead(std::string target);
-  // Opens a blob from `offset`; `skip` tells how many bytes in front must be dropped, since the server ignored the range.
+  // Opens a blob from `offset`; `skip` tells how many bytes in front must be dropped, since the server ignored the
+  // range.
   struct Opened {
     std::unique_ptr<http::BodyReader> body;
     uint64_t skip = 0;

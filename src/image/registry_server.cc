@@ -67,19 +67,23 @@ Route parseRoute(std::string_view path) {
   return cut("/referrers/", Route::Kind::kReferrers);
 }
 
-// One range of "bytes=..."; nothing when the header is to be ignored, an empty one (first > last) when it cannot be met.
+// One range of "bytes=..."; nothing when the header is to be ignored, an empty one (first > last) when it cannot be
+// met.
 std::optional<std::pair<uint64_t, uint64_t>> parseRange(std::string_view header, uint64_t size) {
   if (!header.starts_with("bytes=") || header.find(',') != std::string_view::npos) return std::nullopt;
   auto parts = splitOnce(header.substr(6), '-');
   if (!parts) return std::nullopt;
   auto first = parseUint(parts->first), last = parseUint(parts->second);
-  if (parts->first.empty() && last) return std::pair(*last >= size ? 0 : size - *last, *last == 0 || size == 0 ? 0 : size - 1);
+  if (parts->first.empty() && last)
+    return std::pair(*last >= size ? 0 : size - *last, *last == 0 || size == 0 ? 0 : size - 1);
   if (!first || (!last && !parts->second.empty())) return std::nullopt;
   if (*first >= size) return std::pair<uint64_t, uint64_t>(1, 0);
   return std::pair(*first, last ? std::min(*last, size - 1) : size - 1);
 }
 
-std::string rangeText(uint64_t size) { return "0-" + std::to_string(size == 0 ? 0 : size - 1); }
+std::string rangeText(uint64_t size) {
+  return "0-" + std::to_string(size == 0 ? 0 : size - 1);
+}
 
 }  // namespace
 
@@ -106,7 +110,8 @@ struct RegistryServer::Rep {
   Task<http::Response> putManifest(const Route& route, http::Request& request);
   Task<http::Response> startUpload(const Route& route, http::Request& request);
   Task<http::Response> continueUpload(const Route& route, http::Request& request);
-  Task<http::Response> finishUpload(std::string id, std::shared_ptr<Upload> upload, std::string digest, http::Request& request);
+  Task<http::Response> finishUpload(std::string id, std::shared_ptr<Upload> upload, std::string digest,
+                                    http::Request& request);
   Task<Result<>> receive(std::shared_ptr<Upload> upload, http::Request& request);
   Task<> blob(const Route& route, http::Request& request, http::ResponseWriter& writer);
   Task<http::Response> names(const Route& route, http::Request& request);
@@ -120,7 +125,9 @@ std::optional<http::Response> RegistryServer::Rep::refusal(const Route& route, c
   if (!options.authorize) return std::nullopt;
   Access access;
   access.repository = route.name;
-  access.action = request.method == "GET" || request.method == "HEAD" ? "pull" : request.method == "DELETE" ? "delete" : "push";
+  access.action = request.method == "GET" || request.method == "HEAD" ? "pull"
+                  : request.method == "DELETE"                        ? "delete"
+                                                                      : "push";
   if (route.kind == Route::Kind::kCatalog) access.action = "catalog";
   auto challenge = options.authorize(request, access);
   if (!challenge) return std::nullopt;
@@ -132,7 +139,8 @@ std::optional<http::Response> RegistryServer::Rep::refusal(const Route& route, c
 
 http::Response RegistryServer::Rep::failure(const Error& error, std::string_view unknownCode) const {
   if (error.is(Code::kNotFound)) return errorResponse(404, std::string(unknownCode), error.message());
-  if (error.is(Code::kDataLoss)) return errorResponse(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
+  if (error.is(Code::kDataLoss))
+    return errorResponse(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
   if (error.is(Code::kTooLarge)) return errorResponse(413, "SIZE_INVALID", error.message());
   log::warn("registry", "{}", error.message());
   return errorResponse(500, "UNKNOWN", "the registry failed to store or read content: " + error.message());
@@ -159,7 +167,8 @@ Task<> RegistryServer::Rep::serve(http::Request& request, http::ResponseWriter& 
   auto response = co_await answer(std::move(route), request);
   response.headers.set("Docker-Distribution-Api-Version", "registry/2.0");
   if (request.method == "HEAD") {
-    if (!response.headers.has("Content-Length")) response.headers.set("Content-Length", std::to_string(response.body.size()));
+    if (!response.headers.has("Content-Length"))
+      response.headers.set("Content-Length", std::to_string(response.body.size()));
     response.body.clear();
   }
   (void)(co_await writer.send(std::move(response))).ok();
@@ -177,7 +186,8 @@ Task<http::Response> RegistryServer::Rep::answer(Route route, http::Request& req
       if (!isRead) co_return wrongMethod();
       co_return co_await names(route, request);
     case Route::Kind::kManifest:
-      if (!isDigest(route.rest) && !isTag(route.rest)) co_return errorResponse(400, "TAG_INVALID", "invalid tag or digest");
+      if (!isDigest(route.rest) && !isTag(route.rest))
+        co_return errorResponse(400, "TAG_INVALID", "invalid tag or digest");
       if (method == "PUT") co_return co_await putManifest(route, request);
       if (!isRead && method != "DELETE") co_return wrongMethod();
       co_return co_await manifests(route, request);
@@ -212,7 +222,8 @@ Task<http::Response> RegistryServer::Rep::answer(Route route, http::Request& req
 
 Task<http::Response> RegistryServer::Rep::names(const Route& route, http::Request& request) {
   bool catalog = route.kind == Route::Kind::kCatalog;
-  if (!catalog && !isRepositoryPath(route.name)) co_return errorResponse(404, "NAME_INVALID", "invalid repository name");
+  if (!catalog && !isRepositoryPath(route.name))
+    co_return errorResponse(404, "NAME_INVALID", "invalid repository name");
   auto work = [this, catalog, name = route.name]() -> Result<std::vector<std::string>> {
     if (catalog) return repositories->names();
     if (!repositories->exists(name)) return Error(Code::kNotFound, "repository name not known to registry");
@@ -221,9 +232,11 @@ Task<http::Response> RegistryServer::Rep::names(const Route& route, http::Reques
   auto all = co_await pool.run(loop, work);
   if (!all.ok()) co_return failure(all.error(), "NAME_UNKNOWN");
   std::vector<std::string> page = std::move(*all);
-  if (std::string last(request.query.get("last")); !last.empty()) page.erase(page.begin(), std::upper_bound(page.begin(), page.end(), last));
+  if (std::string last(request.query.get("last")); !last.empty())
+    page.erase(page.begin(), std::upper_bound(page.begin(), page.end(), last));
   auto limit = parseUint(request.query.get("n"));
-  if (request.query.has("n") && !limit) co_return errorResponse(400, "PAGINATION_NUMBER_INVALID", "invalid number of results requested");
+  if (request.query.has("n") && !limit)
+    co_return errorResponse(400, "PAGINATION_NUMBER_INVALID", "invalid number of results requested");
   size_t most = std::min<size_t>(limit.value_or(1000), 10000);
   bool more = page.size() > most;
   if (more) page.resize(most);
@@ -233,7 +246,8 @@ Task<http::Response> RegistryServer::Rep::names(const Route& route, http::Reques
   auto out = jsonResponse(json::serialize(body));
   if (more && !page.empty()) {
     std::string path = catalog ? "/v2/_catalog" : "/v2/" + route.name + "/tags/list";
-    out.headers.set("Link", "<" + path + "?last=" + percentEncode(page.back()) + "&n=" + std::to_string(most) + ">; rel=\"next\"");
+    out.headers.set(
+        "Link", "<" + path + "?last=" + percentEncode(page.back()) + "&n=" + std::to_string(most) + ">; rel=\"next\"");
   }
   co_return out;
 }
@@ -241,7 +255,8 @@ Task<http::Response> RegistryServer::Rep::names(const Route& route, http::Reques
 Task<http::Response> RegistryServer::Rep::manifests(const Route& route, http::Request& request) {
   http::Response out;
   if (request.method == "DELETE") {
-    auto removed = co_await mutate([this, name = route.name, rest = route.rest] { return repositories->removeManifest(name, rest); });
+    auto removed = co_await mutate(
+        [this, name = route.name, rest = route.rest] { return repositories->removeManifest(name, rest); });
     if (!removed.ok()) co_return failure(removed.error(), "MANIFEST_UNKNOWN");
     out.status = 202;
     co_return out;
@@ -263,7 +278,8 @@ Task<http::Response> RegistryServer::Rep::manifests(const Route& route, http::Re
 Task<http::Response> RegistryServer::Rep::putManifest(const Route& route, http::Request& request) {
   auto body = co_await http::readAll(*request.body, kMaxDocument);
   if (!body.ok()) {
-    if (body.error().is(Code::kTooLarge)) co_return errorResponse(413, "MANIFEST_INVALID", "manifest is larger than 4 MiB");
+    if (body.error().is(Code::kTooLarge))
+      co_return errorResponse(413, "MANIFEST_INVALID", "manifest is larger than 4 MiB");
     co_return errorResponse(400, "MANIFEST_INVALID", "manifest was not received whole");
   }
   std::string type(request.headers.get("Content-Type"));
@@ -283,7 +299,8 @@ Task<http::Response> RegistryServer::Rep::putManifest(const Route& route, http::
   co_return out;
 }
 
-http::Response RegistryServer::Rep::accepted(const Route& route, const std::string& id, const Upload& upload, int status) const {
+http::Response RegistryServer::Rep::accepted(const Route& route, const std::string& id, const Upload& upload,
+                                             int status) const {
   http::Response out;
   out.status = status;
   out.headers.set("Location", "/v2/" + route.name + "/blobs/uploads/" + id);
@@ -299,7 +316,8 @@ Task<http::Response> RegistryServer::Rep::startUpload(const Route& route, http::
     bool allowed = true;
     if (options.authorize && !from.empty()) allowed = !options.authorize(request, Access{from, "pull"});
     auto linked = co_await mutate([this, name = route.name, mount, from, allowed]() -> Result<> {
-      bool there = repositories->hasBlob(name, mount) || (allowed && !from.empty() && repositories->hasBlob(from, mount));
+      bool there =
+          repositories->hasBlob(name, mount) || (allowed && !from.empty() && repositories->hasBlob(from, mount));
       if (!there) return Error(Code::kNotFound, "blob unknown to registry");
       return repositories->linkBlob(name, mount);
     });
@@ -312,8 +330,11 @@ Task<http::Response> RegistryServer::Rep::startUpload(const Route& route, http::
     }
     if (!linked.error().is(Code::kNotFound)) co_return failure(linked.error(), "BLOB_UNKNOWN");
   }
-  std::erase_if(uploads, [this](const auto& entry) { return !entry.second->busy && loop.now() - entry.second->lastUsed > kIdleUpload; });
-  if (uploads.size() >= options.maxUploads) co_return errorResponse(429, "TOOMANYREQUESTS", "too many uploads are open");
+  std::erase_if(uploads, [this](const auto& entry) {
+    return !entry.second->busy && loop.now() - entry.second->lastUsed > kIdleUpload;
+  });
+  if (uploads.size() >= options.maxUploads)
+    co_return errorResponse(429, "TOOMANYREQUESTS", "too many uploads are open");
   auto ingest = repositories->content().begin();
   if (!ingest.ok()) co_return failure(ingest.error(), "BLOB_UNKNOWN");
   auto upload = std::make_shared<Upload>();
@@ -322,7 +343,8 @@ Task<http::Response> RegistryServer::Rep::startUpload(const Route& route, http::
   upload->lastUsed = loop.now();
   std::string id = randomUuid();
   uploads[id] = upload;
-  if (std::string digest(request.query.get("digest")); !digest.empty()) co_return co_await finishUpload(id, upload, digest, request);
+  if (std::string digest(request.query.get("digest")); !digest.empty())
+    co_return co_await finishUpload(id, upload, digest, request);
   co_return accepted(route, id, *upload, 202);
 }
 
@@ -336,7 +358,8 @@ Task<Result<>> RegistryServer::Rep::receive(std::shared_ptr<Upload> upload, http
       ended = *n == 0;
       filled += *n;
     }
-    if (upload->ingest.size() + filled > options.maxBlob) co_return Error(Code::kTooLarge, "blob is larger than the registry takes");
+    if (upload->ingest.size() + filled > options.maxBlob)
+      co_return Error(Code::kTooLarge, "blob is larger than the registry takes");
     if (filled == 0) continue;
     auto work = [upload, bytes = std::string_view(buffer.data(), filled)] { return upload->ingest.write(bytes); };
     auto written = co_await pool.run(loop, work);
@@ -345,7 +368,8 @@ Task<Result<>> RegistryServer::Rep::receive(std::shared_ptr<Upload> upload, http
   co_return Result<>();
 }
 
-Task<http::Response> RegistryServer::Rep::finishUpload(std::string id, std::shared_ptr<Upload> upload, std::string digest, http::Request& request) {
+Task<http::Response> RegistryServer::Rep::finishUpload(std::string id, std::shared_ptr<Upload> upload,
+                                                       std::string digest, http::Request& request) {
   if (!isDigest(digest)) {
     uploads.erase(id);
     co_return errorResponse(400, "DIGEST_INVALID", "provided digest is not a sha256 digest");
@@ -382,7 +406,8 @@ Task<http::Response> RegistryServer::Rep::continueUpload(const Route& route, htt
     out.status = 204;
     co_return out;
   }
-  if (request.method != "PATCH" && request.method != "PUT") co_return errorResponse(405, "UNSUPPORTED", "the operation is unsupported");
+  if (request.method != "PATCH" && request.method != "PUT")
+    co_return errorResponse(405, "UNSUPPORTED", "the operation is unsupported");
   if (auto range = request.headers.get("Content-Range"); !range.empty()) {
     if (range.starts_with("bytes ")) range.remove_prefix(6);
     auto parts = splitOnce(range, '-');
@@ -394,7 +419,8 @@ Task<http::Response> RegistryServer::Rep::continueUpload(const Route& route, htt
       co_return out;
     }
   }
-  if (request.method == "PUT") co_return co_await finishUpload(id, upload, std::string(request.query.get("digest")), request);
+  if (request.method == "PUT")
+    co_return co_await finishUpload(id, upload, std::string(request.query.get("digest")), request);
   upload->busy = true;
   auto received = co_await receive(upload, request);
   upload->busy = false;
@@ -441,7 +467,8 @@ Task<> RegistryServer::Rep::blob(const Route& route, http::Request& request, htt
     status = 206;
     first = range->first;
     end = range->second + 1;
-    headers.set("Content-Range", "bytes " + std::to_string(first) + "-" + std::to_string(end - 1) + "/" + std::to_string(size));
+    headers.set("Content-Range",
+                "bytes " + std::to_string(first) + "-" + std::to_string(end - 1) + "/" + std::to_string(size));
   }
   headers.set("Content-Length", std::to_string(end - first));
   if (request.method == "HEAD") {
@@ -480,7 +507,8 @@ http::Handler RegistryServer::handler() {
   return [rep](http::Request& request, http::ResponseWriter& writer) { return rep->serve(request, writer); };
 }
 
-std::function<std::optional<std::string>(const http::Request&, const RegistryServer::Access&)> basicAuth(std::string user, std::string password) {
+std::function<std::optional<std::string>(const http::Request&, const RegistryServer::Access&)> basicAuth(
+    std::string user, std::string password) {
   std::string expected = "Basic " + toBase64(user + ":" + password);
   return [expected](const http::Request& request, const RegistryServer::Access&) -> std::optional<std::string> {
     std::string given(request.headers.get("Authorization"));

@@ -1,6 +1,7 @@
-// An OCI distribution 1.1 registry as an HTTP handler: blobs with upload sessions (monolithic, chunked, mounted), manifests,
-// tags, referrers, catalog, deletes, ranges. Content in <root> in the ContentStore's format; tags and repositories are small files written
-// durably. A crash loses no acknowledged push. Bounds: manifests 4 MiB, blobs `maxBlob`, `maxUploads` open sessions.
+// An OCI distribution 1.1 registry as an HTTP handler: blobs with upload sessions (monolithic, chunked, mounted),
+// manifests, tags, referrers, catalog, deletes, ranges. Content in <root> in the ContentStore's format; tags and
+// repositories are small files written durably. A crash loses no acknowledged push. Bounds: manifests 4 MiB, blobs
+// `maxBlob`, `maxUploads` open sessions.
 #pragma once
 
 #include <functional>
@@ -42,7 +43,7 @@ class RegistryServer {
 };
 
 // authorize() for one user and password, HTTP basic.
-std::function<std::optional<std::string>(const http::Request&, const RegistryServer::Access&)> basicAuth(std::string user,
-                                                                                                     std::string password);
+std::function<std::optional<std::string>(const http::Request&, const RegistryServer::Access&)> basicAuth(
+    std::string user, std::string password);
 
 }  // namespace dhow::image

@@ -1,14 +1,13 @@
 // Pull, push and the registry server against each other and against skopeo and docker-registry.
 #include "image/registry_server.h"
 
-
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
 
 #include "base/process.h"
-#include "http/client.h"
 #include "base/strings.h"
+#include "http/client.h"
 #include "test_util.h"
 
 namespace dhow::image {
@@ -41,10 +40,11 @@ class Registry : public StoreTest {
     registry = std::move(*opened);
     // Faults are put in front of the handler.
     auto inner = registry->handler();
-    server = std::make_unique<http::Server>(loop, http::Server::Options{}, [this, inner](http::Request& request, http::ResponseWriter& writer) {
-      requests.push_back(request.method + " " + request.path);
-      return fault && fault(request) ? faulty(request, writer) : inner(request, writer);
-    });
+    server = std::make_unique<http::Server>(
+        loop, http::Server::Options{}, [this, inner](http::Request& request, http::ResponseWriter& writer) {
+          requests.push_back(request.method + " " + request.path);
+          return fault && fault(request) ? faulty(request, writer) : inner(request, writer);
+        });
     auto listening = server->listenTcp("127.0.0.1", 0);
     ASSERT_TRUE(listening.ok());
     port = *listening;
@@ -62,9 +62,12 @@ class Registry : public StoreTest {
     EXPECT_TRUE(run(store->remove(ref(rest).familiar(), force)).ok());
     EXPECT_TRUE(store->content().list()->empty());
   }
-  Result<ImagePtr> pull(const std::string& rest, PullOptions options = {}) { return run(store->pull(ref(rest), std::move(options))); }
+  Result<ImagePtr> pull(const std::string& rest, PullOptions options = {}) {
+    return run(store->pull(ref(rest), std::move(options)));
+  }
   size_t count(const std::string& part) {
-    return static_cast<size_t>(std::count_if(requests.begin(), requests.end(), [&](const auto& r) { return r.find(part) != std::string::npos; }));
+    return static_cast<size_t>(std::count_if(requests.begin(), requests.end(),
+                                             [&](const auto& r) { return r.find(part) != std::string::npos; }));
   }
   void expectNothingLeft() {
     EXPECT_TRUE(store->content().list()->empty());
@@ -80,7 +83,9 @@ class Registry : public StoreTest {
   std::function<Task<>(http::Request&, http::ResponseWriter&)> faulty;
 };
 
-Task<> answer(http::ResponseWriter& writer, http::Response response) { (void)(co_await writer.send(std::move(response))).ok(); }
+Task<> answer(http::ResponseWriter& writer, http::Response response) {
+  (void)(co_await writer.send(std::move(response))).ok();
+}
 
 Task<> cutShort(http::ResponseWriter& writer, std::string body, size_t total) {
   http::Headers headers;
@@ -118,13 +123,19 @@ TEST_F(Registry, SkopeoCopiesBothWays) {
   if (!pathExists("/usr/bin/skopeo")) GTEST_SKIP() << "skopeo is not installed";
   pushed("a/hello:1", {{"bin/hello", "program"}});
   std::string at = "docker://localhost:" + std::to_string(port) + "/";
-  auto out = run(command(loop, pool, {"skopeo", "copy", "--src-tls-verify=false", at + "a/hello:1", "oci:" + base + "/layout:1"}));
+  auto out = run(
+      command(loop, pool, {"skopeo", "copy", "--src-tls-verify=false", at + "a/hello:1", "oci:" + base + "/layout:1"}));
   ASSERT_EQ(out->status.code, 0) << out->errors;
-  out = run(command(loop, pool, {"skopeo", "copy", "--dest-tls-verify=false", "oci:" + base + "/layout:1", at + "b/other:2"}));
+  out = run(command(loop, pool,
+                    {"skopeo", "copy", "--dest-tls-verify=false", "oci:" + base + "/layout:1", at + "b/other:2"}));
   ASSERT_EQ(out->status.code, 0) << out->errors;
-  out = run(command(loop, pool, {"skopeo", "copy", "--dest-tls-verify=false", "--format=v2s2", "oci:" + base + "/layout:1", at + "b/docker:2"}));
+  out = run(command(
+      loop, pool,
+      {"skopeo", "copy", "--dest-tls-verify=false", "--format=v2s2", "oci:" + base + "/layout:1", at + "b/docker:2"}));
   ASSERT_EQ(out->status.code, 0) << out->errors;
-  out = run(command(loop, pool, {"skopeo", "copy", "--dest-tls-verify=false", "--dest-compress-format=zstd", "--dest-compress", "oci:" + base + "/layout:1", at + "b/zstd:2"}));
+  out = run(command(loop, pool,
+                    {"skopeo", "copy", "--dest-tls-verify=false", "--dest-compress-format=zstd", "--dest-compress",
+                     "oci:" + base + "/layout:1", at + "b/zstd:2"}));
   ASSERT_EQ(out->status.code, 0) << out->errors;
   out = run(command(loop, pool, {"skopeo", "list-tags", "--tls-verify=false", at + "b/other"}));
   EXPECT_NE(out->output.find("\"2\""), std::string::npos) << out->errors;
@@ -151,8 +162,9 @@ TEST_F(Registry, SpeaksToDockerRegistry) {
     run(probe.stop());
   }
   std::string at = "127.0.0.1:" + std::to_string(other);
-  ASSERT_TRUE(writeFile(base + "/config.yml", "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: " + base +
-                                                  "/docker-registry\nhttp:\n  addr: " + at + "\n")
+  ASSERT_TRUE(writeFile(base + "/config.yml",
+                        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: " + base +
+                            "/docker-registry\nhttp:\n  addr: " + at + "\n")
                   .ok());
   SpawnOptions spawnOptions;
   spawnOptions.args = {"/usr/bin/docker-registry", "serve", base + "/config.yml"};
@@ -181,17 +193,20 @@ TEST_F(Registry, SpeaksToDockerRegistry) {
   ASSERT_TRUE(back.ok()) << back.error().message();
   EXPECT_EQ((*back)->id, id);
   auto missing = run(store->pull(*Reference::parse(at + "/x/hello:2"), {}));
-  EXPECT_EQ(missing.error().message(), "manifest for " + at + "/x/hello:2 not found: manifest unknown: manifest unknown");
+  EXPECT_EQ(missing.error().message(),
+            "manifest for " + at + "/x/hello:2 not found: manifest unknown: manifest unknown");
   ASSERT_TRUE(process->kill(SIGKILL).ok());
   (void)run(process->wait(loop)).ok();
 }
 
 TEST_F(Registry, TellsWhatIsWrongInDockersWords) {
   pushed("a/hello:1", {{"bin/hello", "program"}});
-  EXPECT_EQ(pull("a/hello:2").error().message(), "manifest for " + ref("a/hello:2").familiar() + " not found: manifest unknown: manifest unknown");
+  EXPECT_EQ(pull("a/hello:2").error().message(),
+            "manifest for " + ref("a/hello:2").familiar() + " not found: manifest unknown: manifest unknown");
   auto unknown = pull("nothing:1");
   EXPECT_EQ(unknown.error().code(), Code::kNotFound);
-  EXPECT_EQ(unknown.error().message(), "repository " + ref("nothing").familiarName() + " not found: name unknown: repository name not known to registry");
+  EXPECT_EQ(unknown.error().message(), "repository " + ref("nothing").familiarName() +
+                                           " not found: name unknown: repository name not known to registry");
   run(server->stop());
   auto unreachable = pull("a/hello:1");
   EXPECT_EQ(unreachable.error().code(), Code::kUnavailable);
@@ -210,14 +225,26 @@ TEST_F(Registry, RefusesWindowsImagesAndNamesThePlatformsThereAre) {
   std::string single = toJson(manifest);
   Index index;
   index.mediaType = media::kDockerList;
-  index.manifests = {{std::string(media::kOciManifest), "sha256:" + sha256Hex(single), static_cast<int64_t>(single.size()), Platform{"windows", "amd64", "", "10.0.20348.2"}, {}, {}},
-                     {std::string(media::kOciManifest), "sha256:" + sha256Hex("other"), 5, Platform{"linux", "s390x", "", ""}, {}, {}}};
+  index.manifests = {{std::string(media::kOciManifest),
+                      "sha256:" + sha256Hex(single),
+                      static_cast<int64_t>(single.size()),
+                      Platform{"windows", "amd64", "", "10.0.20348.2"},
+                      {},
+                      {}},
+                     {std::string(media::kOciManifest),
+                      "sha256:" + sha256Hex("other"),
+                      5,
+                      Platform{"linux", "s390x", "", ""},
+                      {},
+                      {}}};
   std::string list = toJson(index);
   fault = [](const http::Request& request) { return request.path.find("/v2/w") == 0; };
   faulty = [&](http::Request& request, http::ResponseWriter& writer) {
     http::Response out;
     bool blob = request.path.find("/blobs/") != std::string::npos;
-    out.headers.set("Content-Type", blob ? "application/octet-stream" : request.path.ends_with("/list") ? media::kDockerList : media::kOciManifest);
+    out.headers.set("Content-Type", blob                              ? "application/octet-stream"
+                                    : request.path.ends_with("/list") ? media::kDockerList
+                                                                      : media::kOciManifest);
     out.body = blob ? windows : request.path.ends_with("/list") ? list : single;
     return answer(writer, out);
   };
@@ -226,10 +253,12 @@ TEST_F(Registry, RefusesWindowsImagesAndNamesThePlatformsThereAre) {
   options.progress = [&](const ProgressEvent& event) { lines.push_back(event.status); };
   auto fromList = pull("w:list", options);
   EXPECT_EQ(fromList.error().message(),
-            "no matching manifest for linux/amd64 in the manifest list entries\navailable platforms: windows/amd64 10.0.20348.2, linux/s390x");
+            "no matching manifest for linux/amd64 in the manifest list entries\navailable platforms: windows/amd64 "
+            "10.0.20348.2, linux/s390x");
   EXPECT_EQ(lines, std::vector<std::string>{"Pulling from w"});
   auto fromSingle = pull("w:single");
-  EXPECT_EQ(fromSingle.error().message(), "image operating system \"windows\" cannot be used on this platform: operating system is not supported");
+  EXPECT_EQ(fromSingle.error().message(),
+            "image operating system \"windows\" cannot be used on this platform: operating system is not supported");
   EXPECT_EQ(fromSingle.error().code(), Code::kBadRequest);
 }
 
@@ -301,7 +330,9 @@ TEST_F(Registry, ACancelledPullLeavesNothing) {
   forget("c:1");
   PullOptions options;
   options.cancelled = [] { return true; };
-  fault = [](const http::Request& request) { return request.path.find("/blobs/") != std::string::npos && request.path.find("sha256") != std::string::npos; };
+  fault = [](const http::Request& request) {
+    return request.path.find("/blobs/") != std::string::npos && request.path.find("sha256") != std::string::npos;
+  };
   int served = 0;
   auto inner = registry->handler();
   faulty = [&, inner](http::Request& request, http::ResponseWriter& writer) -> Task<> {
@@ -340,7 +371,8 @@ TEST_F(Registry, ParallelPullsFetchEachBlobOnce) {
 TEST_F(Registry, AsksForTokensAndPasswords) {
   RegistryServer::Options options;
   std::string realm;
-  options.authorize = [&realm](const http::Request& request, const RegistryServer::Access& access) -> std::optional<std::string> {
+  options.authorize = [&realm](const http::Request& request,
+                               const RegistryServer::Access& access) -> std::optional<std::string> {
     if (request.headers.get("Authorization") == "Bearer good") return std::nullopt;
     return "Bearer realm=\"" + realm + "\",service=\"here\",scope=\"repository:" + access.repository + ":pull,push\"";
   };
@@ -365,11 +397,18 @@ TEST_F(Registry, AsksForTokensAndPasswords) {
   EXPECT_EQ(scope, "repository:t:pull,push");
   auto anonymous = pull("t:1");
   EXPECT_EQ(anonymous.error().code(), Code::kNotFound);
-  EXPECT_TRUE(anonymous.error().message().starts_with("pull access denied for " + ref("t").familiarName() + ", repository does not exist or may require 'docker login'"));
+  EXPECT_TRUE(anonymous.error().message().starts_with("pull access denied for " + ref("t").familiarName() +
+                                                      ", repository does not exist or may require 'docker login'"));
   // The second of two secrets is the right one.
   Keyring keyring;
-  ASSERT_TRUE(keyring.addDockerConfig(R"({"auths":{"localhost:)" + std::to_string(port) + R"(/t":{"username":"me","password":"wrong"}}})").ok());
-  ASSERT_TRUE(keyring.addDockerConfig(R"({"auths":{"http://localhost:)" + std::to_string(port) + R"(/":{"auth":")" + toBase64("me:secret") + R"("}}})").ok());
+  ASSERT_TRUE(keyring
+                  .addDockerConfig(R"({"auths":{"localhost:)" + std::to_string(port) +
+                                   R"(/t":{"username":"me","password":"wrong"}}})")
+                  .ok());
+  ASSERT_TRUE(keyring
+                  .addDockerConfig(R"({"auths":{"http://localhost:)" + std::to_string(port) + R"(/":{"auth":")" +
+                                   toBase64("me:secret") + R"("}}})")
+                  .ok());
   auto image = run(store->ensure(ref("t:1").familiar(), PullPolicy::kAlways, keyring));
   EXPECT_TRUE(image.ok()) << image.error().message();
 
@@ -378,13 +417,16 @@ TEST_F(Registry, AsksForTokensAndPasswords) {
   serveRegistry(std::move(basic));
   fault = nullptr;
   EXPECT_TRUE(run(store->login("localhost:" + std::to_string(port), {"me", "secret", "", ""})).ok());
-  EXPECT_EQ(run(store->login("localhost:" + std::to_string(port), {"me", "wrong", "", ""})).error().code(), Code::kUnauthenticated);
+  EXPECT_EQ(run(store->login("localhost:" + std::to_string(port), {"me", "wrong", "", ""})).error().code(),
+            Code::kUnauthenticated);
 }
 
 TEST_F(Registry, UsesMirrorsFirstAndTheRegistryAfterThem) {
   pushed("library/m:1", {{"a", "b"}});
   std::string here = "http://127.0.0.1:" + std::to_string(port);
-  auto parsed = parseRegistryHosts("registries:\n  docker.io:\n    mirrors: [\"http://127.0.0.1:1\", \"" + here + "\"]\n  other.example:\n    endpoint: " + here + "\n    insecure: true\n", ".");
+  auto parsed = parseRegistryHosts("registries:\n  docker.io:\n    mirrors: [\"http://127.0.0.1:1\", \"" + here +
+                                       "\"]\n  other.example:\n    endpoint: " + here + "\n    insecure: true\n",
+                                   ".");
   ASSERT_TRUE(parsed.ok()) << parsed.error().message();
   EXPECT_TRUE(parsed->at("other.example").insecure);
   hosts = *parsed;
@@ -412,7 +454,8 @@ TEST_F(Registry, EnsureKeepsToItsPolicy) {
 TEST_F(Registry, TakesChunksRangesMountsAndListsPages) {
   http::Client client(loop, {});
   std::string at = "http://127.0.0.1:" + std::to_string(port);
-  auto send = [&](std::string method, std::string path, std::string body = "", std::map<std::string, std::string> headers = {}) {
+  auto send = [&](std::string method, std::string path, std::string body = "",
+                  std::map<std::string, std::string> headers = {}) {
     http::Request request;
     request.method = method;
     for (const auto& [name, value] : headers) request.headers.set(name, value);
@@ -449,21 +492,30 @@ TEST_F(Registry, TakesChunksRangesMountsAndListsPages) {
   Manifest manifest;
   manifest.mediaType = media::kOciManifest;
   manifest.config = {"application/vnd.example+json", digest, 11, {}, {}, {}};
-  for (const char* tag : {"a", "b", "c"}) EXPECT_EQ(send("PUT", std::string("/v2/c/x/manifests/") + tag, toJson(manifest), {{"Content-Type", manifest.mediaType}}).status, 201);
+  for (const char* tag : {"a", "b", "c"})
+    EXPECT_EQ(
+        send("PUT", std::string("/v2/c/x/manifests/") + tag, toJson(manifest), {{"Content-Type", manifest.mediaType}})
+            .status,
+        201);
   auto page = send("GET", "/v2/c/x/tags/list?n=2");
   EXPECT_EQ(page.body, R"({"name":"c/x","tags":["a","b"]})");
   EXPECT_EQ(page.headers.get("Link"), "</v2/c/x/tags/list?last=b&n=2>; rel=\"next\"");
   EXPECT_EQ(send("GET", "/v2/c/x/tags/list?n=2&last=b").body, R"({"name":"c/x","tags":["c"]})");
   std::string subject = "sha256:" + sha256Hex(toJson(manifest));
   Manifest signature = manifest;
-  signature.subject = Descriptor{manifest.mediaType, subject, static_cast<int64_t>(toJson(manifest).size()), {}, {}, {}};
+  signature.subject =
+      Descriptor{manifest.mediaType, subject, static_cast<int64_t>(toJson(manifest).size()), {}, {}, {}};
   signature.artifactType = "application/vnd.example.signature";
-  auto put = send("PUT", "/v2/c/x/manifests/sha256:" + sha256Hex(toJson(signature)), toJson(signature), {{"Content-Type", manifest.mediaType}});
+  auto put = send("PUT", "/v2/c/x/manifests/sha256:" + sha256Hex(toJson(signature)), toJson(signature),
+                  {{"Content-Type", manifest.mediaType}});
   EXPECT_EQ(put.headers.get("OCI-Subject"), subject);
   EXPECT_NE(send("GET", "/v2/c/x/referrers/" + subject).body.find("vnd.example.signature"), std::string::npos);
-  EXPECT_EQ(send("GET", "/v2/c/x/referrers/" + subject + "?artifactType=none").body.find("vnd.example.signature"), std::string::npos);
+  EXPECT_EQ(send("GET", "/v2/c/x/referrers/" + subject + "?artifactType=none").body.find("vnd.example.signature"),
+            std::string::npos);
   manifest.config.digest = "sha256:" + std::string(64, '1');
-  EXPECT_NE(send("PUT", "/v2/c/x/manifests/bad", toJson(manifest), {{"Content-Type", manifest.mediaType}}).body.find("MANIFEST_BLOB_UNKNOWN"), std::string::npos);
+  EXPECT_NE(send("PUT", "/v2/c/x/manifests/bad", toJson(manifest), {{"Content-Type", manifest.mediaType}})
+                .body.find("MANIFEST_BLOB_UNKNOWN"),
+            std::string::npos);
   EXPECT_EQ(send("PUT", "/v2/c/x/manifests/bad", "{}", {{"Content-Type", manifest.mediaType}}).status, 400);
   EXPECT_EQ(send("GET", "/v2/_catalog").body, R"({"repositories":["c/x","c/y"]})");
   EXPECT_EQ(send("DELETE", "/v2/c/x/manifests/" + subject).status, 202);

@@ -59,7 +59,8 @@ struct Removal {
   bool whole = false;
 };
 
-Result<Removal> planRemoval(const Image& image, const ImageRecord& record, const std::string& name, const RemoveOptions& options) {
+Result<Removal> planRemoval(const Image& image, const ImageRecord& record, const std::string& name,
+                            const RemoveOptions& options) {
   Removal out;
   out.id = image.id;
   auto reference = Reference::parse(name);
@@ -90,8 +91,9 @@ Result<Removal> planRemoval(const Image& image, const ImageRecord& record, const
     out.whole = lastTag || (byDigest && record.tags.empty() && record.digests.size() == 1);
     if (out.whole && !users.empty() && !options.force) {
       const auto& user = running != users.end() ? *running : users.front();
-      return Error(Code::kConflict, "conflict: unable to remove repository reference \"" + name + "\" (must force) - container " +
-                                        user.containerId.substr(0, 12) + " is using its referenced image " + shortId);
+      return Error(Code::kConflict, "conflict: unable to remove repository reference \"" + name +
+                                        "\" (must force) - container " + user.containerId.substr(0, 12) +
+                                        " is using its referenced image " + shortId);
     }
     // Forced while in use: only the name goes.
     if (out.whole && !users.empty()) out.whole = false;
@@ -104,13 +106,16 @@ Result<Removal> planRemoval(const Image& image, const ImageRecord& record, const
   out.tags = record.tags;
   out.digests = record.digests;
   if (running != users.end())
-    return Error(Code::kConflict, "conflict: unable to delete " + shortId + " (cannot be forced) - image is being used by running container " +
+    return Error(Code::kConflict, "conflict: unable to delete " + shortId +
+                                      " (cannot be forced) - image is being used by running container " +
                                       running->containerId.substr(0, 12));
   if (!options.force && !users.empty())
-    return Error(Code::kConflict, "conflict: unable to delete " + shortId + " (must be forced) - image is being used by stopped container " +
+    return Error(Code::kConflict, "conflict: unable to delete " + shortId +
+                                      " (must be forced) - image is being used by stopped container " +
                                       users.front().containerId.substr(0, 12));
   if (!options.force && record.tags.size() > 1)
-    return Error(Code::kConflict, "conflict: unable to delete " + shortId + " (must be forced) - image is referenced in multiple repositories");
+    return Error(Code::kConflict, "conflict: unable to delete " + shortId +
+                                      " (must be forced) - image is referenced in multiple repositories");
   return out;
 }
 

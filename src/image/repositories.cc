@@ -12,10 +12,13 @@
 namespace dhow::image {
 namespace {
 
-std::string hexOf(std::string_view digest) { return std::string(digest.substr(digest.find(':') + 1)); }
+std::string hexOf(std::string_view digest) {
+  return std::string(digest.substr(digest.find(':') + 1));
+}
 
 bool isForeign(const Descriptor& layer) {
-  return layer.mediaType.find("foreign") != std::string::npos || layer.mediaType.find("nondistributable") != std::string::npos;
+  return layer.mediaType.find("foreign") != std::string::npos ||
+         layer.mediaType.find("nondistributable") != std::string::npos;
 }
 
 }  // namespace
@@ -28,11 +31,14 @@ Result<std::unique_ptr<Repositories>> Repositories::open(std::string root) {
   return out;
 }
 
-bool Repositories::exists(const std::string& name) const { return pathExists(folder(name) + "/_manifests"); }
+bool Repositories::exists(const std::string& name) const {
+  return pathExists(folder(name) + "/_manifests");
+}
 
 bool Repositories::hasBlob(const std::string& name, const std::string& digest) const {
   std::string hex = hexOf(digest);
-  return (pathExists(folder(name) + "/_blobs/" + hex) || pathExists(folder(name) + "/_manifests/" + hex)) && content_->has(digest);
+  return (pathExists(folder(name) + "/_blobs/" + hex) || pathExists(folder(name) + "/_manifests/" + hex)) &&
+         content_->has(digest);
 }
 
 Result<> Repositories::linkBlob(const std::string& name, const std::string& digest) {
@@ -46,7 +52,9 @@ Result<> Repositories::linkBlob(const std::string& name, const std::string& dige
 Result<> Repositories::collect(const std::string& digest) {
   ASSIGN_OR_RETURN(auto all, names());
   for (const auto& name : all) {
-    if (pathExists(folder(name) + "/_blobs/" + hexOf(digest)) || pathExists(folder(name) + "/_manifests/" + hexOf(digest))) return {};
+    if (pathExists(folder(name) + "/_blobs/" + hexOf(digest)) ||
+        pathExists(folder(name) + "/_manifests/" + hexOf(digest)))
+      return {};
   }
   return content_->remove(digest);
 }
@@ -75,8 +83,8 @@ Result<Repositories::Stored> Repositories::manifest(const std::string& name, con
   return out;
 }
 
-Result<Repositories::Put> Repositories::putManifest(const std::string& name, const std::string& target, const std::string& mediaType,
-                                                    const std::string& bytes) {
+Result<Repositories::Put> Repositories::putManifest(const std::string& name, const std::string& target,
+                                                    const std::string& mediaType, const std::string& bytes) {
   Put out;
   auto refuse = [&](int status, std::string code, std::string message) {
     out.refused = RegistryError{status, std::move(code), std::move(message)};
@@ -84,7 +92,8 @@ Result<Repositories::Put> Repositories::putManifest(const std::string& name, con
   };
   out.digest = "sha256:" + sha256Hex(bytes);
   bool byDigest = isDigest(target);
-  if (byDigest && target != out.digest) return refuse(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
+  if (byDigest && target != out.digest)
+    return refuse(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
   std::string own = mediaTypeOf(bytes);
   std::string type = mediaType.empty() ? own : mediaType;
   if (!own.empty() && own != type && (isIndexType(own) || isManifestType(own)) && isIndexType(own) != isIndexType(type))
@@ -137,8 +146,10 @@ Result<> Repositories::removeManifest(const std::string& name, const std::string
     if (named.ok() && *named == target) ::unlink((folder(name) + "/_tags/" + tag).c_str());
   }
   auto parsed = parseManifest(stored.bytes);
-  if (parsed.ok() && parsed->subject) ::unlink((folder(name) + "/_referrers/" + hexOf(parsed->subject->digest) + "/" + hexOf(target)).c_str());
-  if (::unlink((folder(name) + "/_manifests/" + hexOf(target)).c_str()) != 0) return Error::fromErrno("remove manifest " + target);
+  if (parsed.ok() && parsed->subject)
+    ::unlink((folder(name) + "/_referrers/" + hexOf(parsed->subject->digest) + "/" + hexOf(target)).c_str());
+  if (::unlink((folder(name) + "/_manifests/" + hexOf(target)).c_str()) != 0)
+    return Error::fromErrno("remove manifest " + target);
   return collect(target);
 }
 
@@ -150,7 +161,8 @@ Result<std::vector<std::string>> Repositories::tags(const std::string& name) con
   return found;
 }
 
-Result<Index> Repositories::referrers(const std::string& name, const std::string& digest, const std::string& artifactType) const {
+Result<Index> Repositories::referrers(const std::string& name, const std::string& digest,
+                                      const std::string& artifactType) const {
   Index out;
   out.mediaType = media::kOciIndex;
   std::string path = folder(name) + "/_referrers/" + hexOf(digest);
@@ -180,7 +192,8 @@ Result<Index> Repositories::referrers(const std::string& name, const std::string
   return out;
 }
 
-Result<> Repositories::walk(const std::string& path, const std::string& name, std::vector<std::string>& out, int depth) const {
+Result<> Repositories::walk(const std::string& path, const std::string& name, std::vector<std::string>& out,
+                            int depth) const {
   if (depth > 128) return {};
   ASSIGN_OR_RETURN(auto children, listDir(path));
   for (const auto& child : children) {

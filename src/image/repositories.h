@@ -40,9 +40,10 @@ class Repositories {
     std::optional<RegistryError> refused;
     std::string digest, subject;
   };
-  Result<Put> putManifest(const std::string& name, const std::string& target, const std::string& mediaType, const std::string& bytes);
+  Result<Put> putManifest(const std::string& name, const std::string& target, const std::string& mediaType,
+                          const std::string& bytes);
   Result<> removeManifest(const std::string& name, const std::string& target);  // kNotFound
-  Result<std::vector<std::string>> tags(const std::string& name) const;          // sorted
+  Result<std::vector<std::string>> tags(const std::string& name) const;         // sorted
   Result<Index> referrers(const std::string& name, const std::string& digest, const std::string& artifactType) const;
   Result<std::vector<std::string>> names() const;  // sorted
 

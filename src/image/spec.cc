@@ -6,8 +6,8 @@
 
 #include "base/digest.h"
 #include "base/strings.h"
-#include "json_read.h"
 #include "image/reference.h"
+#include "json_read.h"
 
 namespace dhow::image {
 
@@ -41,15 +41,16 @@ Platform Platform::host() {
 namespace {
 
 bool knownOs(std::string_view os) {
-  for (std::string_view known : {"linux", "windows", "darwin", "freebsd", "openbsd", "netbsd", "solaris", "wasip1", "android", "plan9"}) {
+  for (std::string_view known :
+       {"linux", "windows", "darwin", "freebsd", "openbsd", "netbsd", "solaris", "wasip1", "android", "plan9"}) {
     if (os == known) return true;
   }
   return false;
 }
 
 bool knownArchitecture(std::string_view name) {
-  for (std::string_view known : {"386", "amd64", "arm", "arm64", "loong64", "mips", "mipsle", "mips64", "mips64le", "ppc64", "ppc64le",
-                                 "riscv64", "s390x", "wasm"}) {
+  for (std::string_view known : {"386", "amd64", "arm", "arm64", "loong64", "mips", "mipsle", "mips64", "mips64le",
+                                 "ppc64", "ppc64le", "riscv64", "s390x", "wasm"}) {
     if (name == known) return true;
   }
   return false;
@@ -91,7 +92,9 @@ Result<Platform> Platform::parse(std::string_view text) {
   auto parts = split(text, '/');
   if (text.empty() || parts.size() > 3) return bad("unknown operating system or architecture");
   for (const auto& part : parts) {
-    bool fine = !part.empty() && std::all_of(part.begin(), part.end(), [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.'; });
+    bool fine = !part.empty() && std::all_of(part.begin(), part.end(), [](char c) {
+      return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.';
+    });
     if (!fine) return bad("platform specifier component must match \"^[A-Za-z0-9_.-]+$\"");
   }
   Platform out;
@@ -145,7 +148,8 @@ namespace {
 std::optional<Platform> readPlatform(const json::object& object) {
   const auto* p = objectAt(object, "platform");
   if (!p) return std::nullopt;
-  return Platform{stringAt(*p, "os"), stringAt(*p, "architecture"), stringAt(*p, "variant"), stringAt(*p, "os.version")};
+  return Platform{stringAt(*p, "os"), stringAt(*p, "architecture"), stringAt(*p, "variant"),
+                  stringAt(*p, "os.version")};
 }
 
 Result<Descriptor> readDescriptor(const json::object& object, std::string_view what) {
@@ -156,7 +160,8 @@ Result<Descriptor> readDescriptor(const json::object& object, std::string_view w
   out.platform = readPlatform(object);
   out.annotations = stringMapAt(object, "annotations");
   out.artifactType = stringAt(object, "artifactType");
-  if (!isDigest(out.digest)) return Error(Code::kInvalid, std::string(what) + " has no valid digest (sha256 is supported)");
+  if (!isDigest(out.digest))
+    return Error(Code::kInvalid, std::string(what) + " has no valid digest (sha256 is supported)");
   if (out.size < 0) return Error(Code::kInvalid, std::string(what) + " " + out.digest + " has no valid size");
   return out;
 }
@@ -185,7 +190,8 @@ Result<json::object> readDocument(std::string_view text, std::string_view what) 
   if (text.size() > kMaxDocument) return Error(Code::kTooLarge, std::string(what) + " is larger than 4 MiB");
   ASSIGN_OR_RETURN(auto object, parseObject(text, what));
   if (intAt(object, "schemaVersion", 0) == 1)
-    return Error(Code::kInvalid, "Docker Image Format v1 and Docker Image manifest version 2, schema 1 support has been removed");
+    return Error(Code::kInvalid,
+                 "Docker Image Format v1 and Docker Image manifest version 2, schema 1 support has been removed");
   return object;
 }
 
@@ -201,8 +207,12 @@ std::string mediaTypeOf(std::string_view text) {
   return {};
 }
 
-bool isIndexType(std::string_view type) { return type == media::kOciIndex || type == media::kDockerList; }
-bool isManifestType(std::string_view type) { return type == media::kOciManifest || type == media::kDockerManifest; }
+bool isIndexType(std::string_view type) {
+  return type == media::kOciIndex || type == media::kDockerList;
+}
+bool isManifestType(std::string_view type) {
+  return type == media::kOciManifest || type == media::kDockerManifest;
+}
 
 Result<Manifest> parseManifest(std::string_view text) {
   ASSIGN_OR_RETURN(auto object, readDocument(text, "manifest"));

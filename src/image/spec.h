@@ -1,5 +1,6 @@
 // OCI image-spec 1.1 and Docker v2 schema 2 documents as C++ sees them: platform, descriptor, manifest, config.
-// Parsing is bounded (documents of at most 4 MiB, 127 layers are usual, 1024 the most) and never throws; a bad document is kInvalid.
+// Parsing is bounded (documents of at most 4 MiB, 127 layers are usual, 1024 the most) and never throws; a bad document
+// is kInvalid.
 #pragma once
 
 #include <map>
@@ -41,7 +42,8 @@ struct Platform {
   bool empty() const { return os.empty() && architecture.empty(); }
   bool operator==(const Platform&) const = default;
 };
-// How well an image of platform `have` serves `want`: 0 is exact, larger is further (arm/v6 for arm/v7), nothing: not at all.
+// How well an image of platform `have` serves `want`: 0 is exact, larger is further (arm/v6 for arm/v7), nothing: not
+// at all.
 std::optional<int> platformDistance(const Platform& want, const Platform& have);
 
 struct Descriptor {
@@ -56,7 +58,7 @@ struct Descriptor {
 struct Manifest {
   std::string mediaType;
   Descriptor config;
-  std::vector<Descriptor> layers;        // lowest first
+  std::vector<Descriptor> layers;  // lowest first
   std::optional<Descriptor> subject;
   std::string artifactType;
   std::map<std::string, std::string> annotations;
@@ -83,7 +85,7 @@ struct RunConfig {
   std::vector<std::string> env;           // "NAME=value"
   std::vector<std::string> entrypoint;
   std::vector<std::string> cmd;
-  std::vector<std::string> volumes;       // sorted
+  std::vector<std::string> volumes;  // sorted
   std::string workingDir;
   std::map<std::string, std::string> labels;
   std::string stopSignal;

@@ -1,9 +1,9 @@
 // The image config document.
 #include <algorithm>
 
-#include "json_read.h"
 #include "image/reference.h"
 #include "image/spec.h"
+#include "json_read.h"
 
 namespace dhow::image {
 
@@ -95,7 +95,8 @@ Result<ImageConfig> parseImageConfig(std::string_view text) {
   if (text.size() > kMaxDocument) return Error(Code::kTooLarge, "image config is larger than 4 MiB");
   ASSIGN_OR_RETURN(auto object, parseObject(text, "image config"));
   ImageConfig out;
-  out.platform = Platform{stringAt(object, "os"), stringAt(object, "architecture"), stringAt(object, "variant"), stringAt(object, "os.version")};
+  out.platform = Platform{stringAt(object, "os"), stringAt(object, "architecture"), stringAt(object, "variant"),
+                          stringAt(object, "os.version")};
   if (out.platform.os.empty()) out.platform.os = "linux";
   if (out.platform.architecture.empty()) out.platform.architecture = Platform::host().architecture;
   out.created = stringAt(object, "created");
@@ -111,8 +112,8 @@ Result<ImageConfig> parseImageConfig(std::string_view text) {
     for (const auto& entry : *history) {
       if (!entry.is_object()) continue;
       const auto& h = entry.get_object();
-      out.history.push_back(History{stringAt(h, "created"), stringAt(h, "created_by"), stringAt(h, "author"), stringAt(h, "comment"),
-                                    boolAt(h, "empty_layer")});
+      out.history.push_back(History{stringAt(h, "created"), stringAt(h, "created_by"), stringAt(h, "author"),
+                                    stringAt(h, "comment"), boolAt(h, "empty_layer")});
     }
   }
   return out;

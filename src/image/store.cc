@@ -10,11 +10,17 @@
 
 namespace dhow::image {
 
-Error noSuchImage(std::string_view name) { return Error(Code::kNotFound, "No such image: " + std::string(name.substr(0, 512))); }
+Error noSuchImage(std::string_view name) {
+  return Error(Code::kNotFound, "No such image: " + std::string(name.substr(0, 512)));
+}
 
-std::string nowText(Loop& loop) { return formatTimeNano(loop.wallNow()); }
+std::string nowText(Loop& loop) {
+  return formatTimeNano(loop.wallNow());
+}
 
-std::string shortDigest(std::string_view digest) { return std::string(digest.substr(digest.find(':') + 1).substr(0, 12)); }
+std::string shortDigest(std::string_view digest) {
+  return std::string(digest.substr(digest.find(':') + 1).substr(0, 12));
+}
 
 ImageStore::ImageStore(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 ImageStore::~ImageStore() = default;
@@ -58,8 +64,12 @@ Task<> ImageStore::stop() {
   co_await rep_->gate.close();
 }
 
-ContentStore& ImageStore::content() { return *rep_->content; }
-uint64_t ImageStore::layersSize() const { return rep_->layers->totalSize(); }
+ContentStore& ImageStore::content() {
+  return *rep_->content;
+}
+uint64_t ImageStore::layersSize() const {
+  return rep_->layers->totalSize();
+}
 
 RegistryAccess ImageStore::Rep::access() const {
   RegistryAccess out;
@@ -157,16 +167,20 @@ Result<ImagePtr> ImageStore::Rep::find(std::string_view name) const {
     Reference byDigest = wanted;
     if (!wanted.digest.empty()) byDigest.tag.clear();
     for (const auto& [id, record] : records) {
-      bool matches = wanted.digest.empty() ? record.tags.contains(wanted.str())
-                                           : record.digests.contains(byDigest.str()) ||
-                                                 ((record.id == wanted.digest || record.manifest == wanted.digest) &&
-                                                  std::any_of(record.tags.begin(), record.tags.end(), [&](const auto& tag) { return tag.starts_with(wanted.name() + ":"); }));
+      bool matches = wanted.digest.empty()
+                         ? record.tags.contains(wanted.str())
+                         : record.digests.contains(byDigest.str()) ||
+                               ((record.id == wanted.digest || record.manifest == wanted.digest) &&
+                                std::any_of(record.tags.begin(), record.tags.end(),
+                                            [&](const auto& tag) { return tag.starts_with(wanted.name() + ":"); }));
       if (matches) return images.at(id);
     }
   }
   std::string_view hex = name;
   if (hex.starts_with("sha256:")) hex.remove_prefix(7);
-  bool isPrefix = !hex.empty() && hex.size() <= 64 && std::all_of(hex.begin(), hex.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  bool isPrefix = !hex.empty() && hex.size() <= 64 && std::all_of(hex.begin(), hex.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+  });
   if (isPrefix) {
     std::string low = "sha256:" + std::string(hex);
     auto it = images.lower_bound(low);
@@ -180,7 +194,9 @@ Result<ImagePtr> ImageStore::Rep::find(std::string_view name) const {
   return noSuchImage(reference.ok() ? reference->withDefaultTag().familiar() : std::string(name));
 }
 
-Result<ImagePtr> ImageStore::get(std::string_view nameOrId) const { return rep_->find(nameOrId); }
+Result<ImagePtr> ImageStore::get(std::string_view nameOrId) const {
+  return rep_->find(nameOrId);
+}
 
 std::vector<ImagePtr> ImageStore::list() const {
   std::vector<ImagePtr> out;
@@ -214,7 +230,9 @@ Task<Result<Snapshot>> ImageStore::prepare(std::string imageId, std::string cont
   auto image = rep_->find(imageId);
   if (!image.ok()) co_return std::move(image).error();
   ImagePtr found = *image;
-  auto attempt = [this, found, containerId] { return rep_->layers->prepare(found->id, found->config.diffIds, containerId); };
+  auto attempt = [this, found, containerId] {
+    return rep_->layers->prepare(found->id, found->config.diffIds, containerId);
+  };
   auto snapshot = co_await rep_->pool.run(rep_->loop, attempt);
   if (snapshot.ok() || !snapshot.error().is(Code::kFailedPrecondition)) co_return snapshot;
   auto unpacked = co_await rep_->ensureUnpacked(found);
@@ -223,8 +241,12 @@ Task<Result<Snapshot>> ImageStore::prepare(std::string imageId, std::string cont
   co_return again;
 }
 
-Result<Snapshot> ImageStore::snapshot(const std::string& containerId) const { return rep_->layers->snapshot(containerId); }
-std::vector<std::string> ImageStore::snapshots() const { return rep_->layers->snapshots(); }
+Result<Snapshot> ImageStore::snapshot(const std::string& containerId) const {
+  return rep_->layers->snapshot(containerId);
+}
+std::vector<std::string> ImageStore::snapshots() const {
+  return rep_->layers->snapshots();
+}
 
 Task<Result<>> ImageStore::removeSnapshot(std::string containerId) {
   auto work = [this, containerId] { return rep_->layers->removeSnapshot(containerId); };

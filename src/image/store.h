@@ -1,9 +1,11 @@
-// The images of one machine: pulled, pushed, loaded, built; their layers unpacked for overlay mounts; containers' writable layers.
-// State lives on `loop`; call everything there. Blocking work runs on pools. Everything acknowledged is on disk, and a crash at any
-// moment leaves the old state or the new. One process holds a root at a time (kFailedPrecondition otherwise).
+// The images of one machine: pulled, pushed, loaded, built; their layers unpacked for overlay mounts; containers'
+// writable layers. State lives on `loop`; call everything there. Blocking work runs on pools. Everything acknowledged
+// is on disk, and a crash at any moment leaves the old state or the new. One process holds a root at a time
+// (kFailedPrecondition otherwise).
 //
-// Errors carry Docker's own texts; codes: kNotFound (no such image, manifest unknown, pull access denied), kBadRequest (bad
-// reference, wrong operating system), kConflict (in use), kDataLoss (damaged layer), kUnavailable (registry unreachable).
+// Errors carry Docker's own texts; codes: kNotFound (no such image, manifest unknown, pull access denied), kBadRequest
+// (bad reference, wrong operating system), kConflict (in use), kDataLoss (damaged layer), kUnavailable (registry
+// unreachable).
 #pragma once
 
 #include <functional>
@@ -26,33 +28,34 @@ struct Image {
   std::string id;              // digest of the config: "sha256:..."
   std::string manifestDigest;  // of this platform's manifest
   std::string manifestType;
-  std::string targetDigest;    // what the tag names: an index, or the manifest
+  std::string targetDigest;              // what the tag names: an index, or the manifest
   std::vector<std::string> repoTags;     // familiar: "nginx:1.27", "localhost:5000/a:1"
   std::vector<std::string> repoDigests;  // familiar: "nginx@sha256:..."
-  std::string created;         // RFC 3339
+  std::string created;                   // RFC 3339
   WallTime lastTagged{};
-  uint64_t size = 0;           // bytes of the unpacked layers
-  uint64_t contentSize = 0;    // bytes of the blobs
+  uint64_t size = 0;               // bytes of the unpacked layers
+  uint64_t contentSize = 0;        // bytes of the blobs
   std::vector<Descriptor> layers;  // lowest first; diffIds are in config
   ImageConfig config;
-  std::string configJson;      // as stored
+  std::string configJson;  // as stored
 };
 using ImagePtr = std::shared_ptr<const Image>;
 
 // One line of `docker pull`'s or `docker push`'s JSON stream. id is the short layer id (12 digits), the tag, or empty.
 struct ProgressEvent {
   std::string id;
-  std::string status;  // "Downloading", "Pull complete", "Digest: sha256:...", "Status: Downloaded newer image for nginx:latest", ...
+  std::string status;  // "Downloading", "Pull complete", "Digest: sha256:...", "Status: Downloaded newer image for
+                       // nginx:latest", ...
   int64_t current = 0;
-  int64_t total = 0;   // 0: no progressDetail
+  int64_t total = 0;  // 0: no progressDetail
 };
 using Progress = std::function<void(const ProgressEvent&)>;  // on the loop; must not block
 
 struct PullOptions {
-  Platform platform;               // empty: the host's
+  Platform platform;                     // empty: the host's
   std::vector<Credentials> credentials;  // tried in order, then those of the hosts table, then none
   Progress progress;
-  std::function<bool()> cancelled; // asked between pieces; true ends with kCancelled and leaves nothing
+  std::function<bool()> cancelled;  // asked between pieces; true ends with kCancelled and leaves nothing
 };
 
 struct PushOptions {
@@ -67,8 +70,8 @@ struct Pushed {
 
 enum class PullPolicy { kAlways, kIfNotPresent, kNever };
 
-// What an overlay mount takes. Each path of `lowers` is short, but a deep image on a long root can pass mount(2)'s page of options: use
-// fsconfig("lowerdir+") per layer, or chdir to `lowerBase` and use `lowerNames`.
+// What an overlay mount takes. Each path of `lowers` is short, but a deep image on a long root can pass mount(2)'s page
+// of options: use fsconfig("lowerdir+") per layer, or chdir to `lowerBase` and use `lowerNames`.
 struct Snapshot {
   std::vector<std::string> lowers;      // absolute, topmost first; never empty
   std::string lowerBase;                // <root>/layers
@@ -99,24 +102,24 @@ struct Removed {
 
 // A file, folder or tar from this machine that becomes part of an image.
 struct Addition {
-  std::string source;   // path; a folder is taken with all that is in it
-  std::string target;   // where in the image: "/bin/hello"; a folder's content lands under it
-  bool extract = false; // source is a tar (gz, zstd): its content lands under target
-  int mode = -1;        // -1: the source's own
+  std::string source;    // path; a folder is taken with all that is in it
+  std::string target;    // where in the image: "/bin/hello"; a folder's content lands under it
+  bool extract = false;  // source is a tar (gz, zstd): its content lands under target
+  int mode = -1;         // -1: the source's own
   unsigned uid = 0, gid = 0;
 };
 struct AssembleOptions {
-  std::string base;     // reference or id of an image to start from; empty: scratch
+  std::string base;                 // reference or id of an image to start from; empty: scratch
   std::vector<Addition> additions;  // one layer
-  RunConfig config;     // replaces what it sets; env, labels, ports and volumes are merged into the base's
-  Platform platform;    // empty: the base's, or the host's
+  RunConfig config;                 // replaces what it sets; env, labels, ports and volumes are merged into the base's
+  Platform platform;                // empty: the base's, or the host's
   std::string author, comment;
   std::string created;  // RFC 3339; empty: now
   std::vector<std::string> tags;
 };
 struct CommitOptions {
-  std::string imageId;             // parent
-  std::optional<RunConfig> config; // whole; empty: the parent's
+  std::string imageId;              // parent
+  std::optional<RunConfig> config;  // whole; empty: the parent's
   std::string author, comment;
   std::vector<std::string> tags;
 };
@@ -124,9 +127,9 @@ struct CommitOptions {
 class ImageStore {
  public:
   struct Options {
-    std::string root;                  // /var/lib/dhow/images
-    std::string hostsFile;             // registries.yaml; may be missing; read again when it changes
-    RegistryHosts hosts;               // from code; hostsFile wins
+    std::string root;       // /var/lib/dhow/images
+    std::string hostsFile;  // registries.yaml; may be missing; read again when it changes
+    RegistryHosts hosts;    // from code; hostsFile wins
     std::vector<std::string> insecureRegistries;
     size_t parallelDownloads = 3, parallelUploads = 5;
     size_t unpackThreads = 4;
@@ -178,7 +181,8 @@ class ImageStore {
   // Either form, plain, gzip or zstd.
   Task<Result<std::vector<Loaded>>> load(std::string path);
   // A rootfs tar as an image of one layer.
-  Task<Result<ImagePtr>> importRootfs(std::string tarPath, RunConfig config, std::vector<std::string> tags, Platform platform = {});
+  Task<Result<ImagePtr>> importRootfs(std::string tarPath, RunConfig config, std::vector<std::string> tags,
+                                      Platform platform = {});
   Task<Result<ImagePtr>> assemble(AssembleOptions options);
 
   // --- Containers' writable layers
@@ -186,8 +190,8 @@ class ImageStore {
   Task<Result<Snapshot>> prepare(std::string imageId, std::string containerId);
   Result<Snapshot> snapshot(const std::string& containerId) const;
   std::vector<std::string> snapshots() const;
-  Task<Result<>> removeSnapshot(std::string containerId);  // missing is fine; must be unmounted
-  Task<Result<uint64_t>> snapshotSize(std::string containerId);  // bytes of the upper layer
+  Task<Result<>> removeSnapshot(std::string containerId);              // missing is fine; must be unmounted
+  Task<Result<uint64_t>> snapshotSize(std::string containerId);        // bytes of the upper layer
   Task<Result<std::vector<Change>>> changes(std::string containerId);  // docker diff
   Task<Result<ImagePtr>> commit(std::string containerId, CommitOptions options);
 

@@ -45,8 +45,15 @@ struct LayerJob {
 
 struct ImageStore::Rep {
   Rep(Loop& l, BlockingPool& p, Options o)
-      : loop(l), pool(p), options(std::move(o)), unpackPool(std::max<size_t>(options.unpackThreads, 1)), gate(l), writing(l, 1), sweeping(l),
-        downloads(l, std::max<size_t>(options.parallelDownloads, 1)), uploads(l, std::max<size_t>(options.parallelUploads, 1)) {}
+      : loop(l),
+        pool(p),
+        options(std::move(o)),
+        unpackPool(std::max<size_t>(options.unpackThreads, 1)),
+        gate(l),
+        writing(l, 1),
+        sweeping(l),
+        downloads(l, std::max<size_t>(options.parallelDownloads, 1)),
+        uploads(l, std::max<size_t>(options.parallelUploads, 1)) {}
 
   Loop& loop;
   BlockingPool& pool;
@@ -90,7 +97,8 @@ struct ImageStore::Rep {
     std::vector<std::string> held_;
   };
   Task<> sweepEnded();
-  // While one lives nothing is collected: content is being made whose digest is not known yet. Created right after sweepEnded().
+  // While one lives nothing is collected: content is being made whose digest is not known yet. Created right after
+  // sweepEnded().
   class Building {
    public:
     explicit Building(Rep* rep) : rep_(rep) { ++rep_->builders; }
@@ -120,10 +128,11 @@ struct ImageStore::Rep {
   RegistryAccess access() const;  // reads the hosts file: blocks briefly
 
   // layer_job.cc
-  Task<Result<>> fetchLayer(std::shared_ptr<RegistryClient> client, Descriptor blob, std::string diffId, Progress progress,
-                            std::function<bool()> cancelled);
+  Task<Result<>> fetchLayer(std::shared_ptr<RegistryClient> client, Descriptor blob, std::string diffId,
+                            Progress progress, std::function<bool()> cancelled);
   Task<> runLayer(std::shared_ptr<LayerJob> job, std::shared_ptr<RegistryClient> client);
-  Task<Result<>> downloadLayer(std::shared_ptr<LayerJob> job, std::shared_ptr<RegistryClient> client, Permits::Held slot);
+  Task<Result<>> downloadLayer(std::shared_ptr<LayerJob> job, std::shared_ptr<RegistryClient> client,
+                               Permits::Held slot);
   // From a blob that is here.
   Task<Result<>> unpackBlob(std::string blob, std::string diffId);
   Task<Result<>> ensureUnpacked(ImagePtr image);

@@ -22,7 +22,8 @@ TEST_F(Store, AssemblesAnImageAndFindsItByNameIdAndPrefix) {
   EXPECT_EQ(image->repoTags, std::vector<std::string>{"hello:1"});
   EXPECT_EQ(image->config.run.entrypoint, std::vector<std::string>{"/bin/hello"});
   EXPECT_EQ(image->config.diffIds.size(), 1u);
-  for (std::string name : {std::string("hello:1"), std::string("docker.io/library/hello:1"), image->id, image->id.substr(7, 12)}) {
+  for (std::string name :
+       {std::string("hello:1"), std::string("docker.io/library/hello:1"), image->id, image->id.substr(7, 12)}) {
     auto found = store->get(name);
     ASSERT_TRUE(found.ok()) << name;
     EXPECT_EQ((*found)->id, image->id);
@@ -64,7 +65,9 @@ TEST_F(Store, RemovesAndPrunesAsDockerDoes) {
   RemoveOptions used;
   used.users = [](const std::string&) { return std::vector<ImageUser>{{"0123456789abcdef", true}}; };
   EXPECT_EQ(run(store->remove("hello:1", used)).error().message(),
-            "conflict: unable to remove repository reference \"hello:1\" (must force) - container 0123456789ab is using its referenced image " + id.substr(7, 12));
+            "conflict: unable to remove repository reference \"hello:1\" (must force) - container 0123456789ab is "
+            "using its referenced image " +
+                id.substr(7, 12));
   EXPECT_EQ(run(store->remove(id, used)).error().code(), Code::kConflict);
   ASSERT_TRUE(run(store->tag("hello:1", *Reference::parse("hello:2"))).ok());
   auto first = run(store->remove("hello:1", used));
@@ -117,7 +120,10 @@ TEST_F(Store, SavesAndLoadsBothForms) {
   // As a plain docker-archive: without index.json, and compressed.
   ASSERT_TRUE(run(store->remove("a/b:1", {})).ok());
   loaded->clear();
-  auto repacked = runCommand({"sh", "-c", "cd " + base + " && mkdir t && tar -C t -xf saved.tar && rm t/index.json t/oci-layout && tar -C t -czf old.tar.gz ."});
+  auto repacked = runCommand(
+      {"sh", "-c",
+       "cd " + base +
+           " && mkdir t && tar -C t -xf saved.tar && rm t/index.json t/oci-layout && tar -C t -czf old.tar.gz ."});
   ASSERT_EQ(repacked->status.code, 0) << repacked->errors;
   auto old = run(store->load(base + "/old.tar.gz"));
   ASSERT_TRUE(old.ok()) << old.error().message();
@@ -158,10 +164,12 @@ TEST_F(Store, MountsChangesAndCommitsAContainersFiles) {
   ASSERT_TRUE(makeDirs(merged).ok());
   pid_t child = ::fork();
   if (child == 0) {
-    std::string options = "lowerdir=" + snapshot->lowers[0] + ",upperdir=" + snapshot->upper + ",workdir=" + snapshot->work;
+    std::string options =
+        "lowerdir=" + snapshot->lowers[0] + ",upperdir=" + snapshot->upper + ",workdir=" + snapshot->work;
     if (::unshare(CLONE_NEWNS) != 0 || ::mount("", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) ::_exit(10);
     if (::mount("overlay", merged.c_str(), "overlay", 0, options.c_str()) != 0) ::_exit(11);
-    std::string script = "cd " + merged + " && rm etc/gone && echo new > etc/new && rm -r dir && mkdir dir && echo n > dir/n";
+    std::string script =
+        "cd " + merged + " && rm etc/gone && echo new > etc/new && rm -r dir && mkdir dir && echo n > dir/n";
     ::_exit(::system(script.c_str()) == 0 ? 0 : 12);
   }
   int status = 0;
@@ -191,14 +199,20 @@ TEST_F(Store, MountsChangesAndCommitsAContainersFiles) {
 
 TEST_F(Store, GivesFoldersThatALayerDoesNotListTheAttributesFromBelow) {
   std::string script = "cd " + base +
-                       " && mkdir -p one/tmp two/tmp && chmod 1777 one/tmp && touch two/tmp/f && tar -C one -cf one.tar tmp && tar -C two -cf two.tar tmp/f";
+                       " && mkdir -p one/tmp two/tmp && chmod 1777 one/tmp && touch two/tmp/f && tar -C one -cf "
+                       "one.tar tmp && tar -C two -cf two.tar tmp/f";
   ASSERT_EQ(runCommand({"sh", "-c", script})->status.code, 0);
   // assemble() lists parents; a layer that does not comes from outside, here through a docker-archive.
   auto digestOf = [&](const std::string& name) { return "sha256:" + sha256Hex(*readFile(base + "/" + name)); };
-  std::string config = R"({"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[")" + digestOf("one.tar") + "\",\"" + digestOf("two.tar") + "\"]}}";
+  std::string config = R"({"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[")" +
+                       digestOf("one.tar") + "\",\"" + digestOf("two.tar") + "\"]}}";
   ASSERT_TRUE(writeFile(base + "/config.json", config).ok());
-  ASSERT_TRUE(writeFile(base + "/manifest.json", R"([{"Config":"config.json","RepoTags":["t:1"],"Layers":["one.tar","two.tar"]}])").ok());
-  ASSERT_EQ(runCommand({"sh", "-c", "cd " + base + " && tar -cf all.tar manifest.json config.json one.tar two.tar"})->status.code, 0);
+  ASSERT_TRUE(writeFile(base + "/manifest.json",
+                        R"([{"Config":"config.json","RepoTags":["t:1"],"Layers":["one.tar","two.tar"]}])")
+                  .ok());
+  ASSERT_EQ(runCommand({"sh", "-c", "cd " + base + " && tar -cf all.tar manifest.json config.json one.tar two.tar"})
+                ->status.code,
+            0);
   auto loaded = run(store->load(base + "/all.tar"));
   ASSERT_TRUE(loaded.ok()) << loaded.error().message();
   auto snapshot = run(store->prepare("t:1", "c"));

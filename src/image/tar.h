@@ -1,5 +1,5 @@
-// Tar as images use it: ustar, pax and GNU forms read, pax written. The reader trusts nothing: lengths are bounded and numbers checked;
-// what a path may touch is the unpacker's matter.
+// Tar as images use it: ustar, pax and GNU forms read, pax written. The reader trusts nothing: lengths are bounded and
+// numbers checked; what a path may touch is the unpacker's matter.
 #pragma once
 
 #include <sys/types.h>
@@ -18,14 +18,14 @@ namespace dhow::image {
 struct TarEntry {
   enum class Type { kFile, kHardLink, kSymlink, kCharDevice, kBlockDevice, kFolder, kFifo };
   Type type = Type::kFile;
-  std::string name;      // as written
+  std::string name;  // as written
   std::string linkName;
-  unsigned mode = 0;     // permission bits, with setuid, setgid and sticky
+  unsigned mode = 0;  // permission bits, with setuid, setgid and sticky
   unsigned uid = 0, gid = 0;
   int64_t mtimeSeconds = 0;
   long mtimeNanos = 0;
   unsigned deviceMajor = 0, deviceMinor = 0;
-  uint64_t size = 0;     // of the content, holes included
+  uint64_t size = 0;  // of the content, holes included
   std::map<std::string, std::string> xattrs;
   // Non-empty for a sparse file: where the stored bytes go.
   struct Piece {

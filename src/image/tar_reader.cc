@@ -9,12 +9,14 @@ namespace dhow::image {
 namespace {
 
 constexpr size_t kBlock = 512;
-constexpr size_t kMaxName = 64 << 10;      // Linux refuses longer than 4096 later, by component and path
-constexpr size_t kMaxPax = 4 << 20;        // xattrs live here
+constexpr size_t kMaxName = 64 << 10;  // Linux refuses longer than 4096 later, by component and path
+constexpr size_t kMaxPax = 4 << 20;    // xattrs live here
 constexpr size_t kMaxPieces = 1 << 20;
 constexpr uint64_t kMaxSize = 1ull << 60;
 
-Error invalid(std::string_view what) { return Error(Code::kInvalid, "archive/tar: " + std::string(what)); }
+Error invalid(std::string_view what) {
+  return Error(Code::kInvalid, "archive/tar: " + std::string(what));
+}
 
 std::string_view field(const char* header, size_t offset, size_t length) {
   std::string_view text(header + offset, length);
@@ -92,7 +94,8 @@ struct TarReader::Pax {
       auto space = text.find(' ');
       if (space == std::string_view::npos || space > 10) return invalid("invalid pax record");
       auto length = parseUint(text.substr(0, space));
-      if (!length || *length <= space + 1 || *length > text.size() || text[*length - 1] != '\n') return invalid("invalid pax record");
+      if (!length || *length <= space + 1 || *length > text.size() || text[*length - 1] != '\n')
+        return invalid("invalid pax record");
       auto record = text.substr(space + 1, *length - space - 2);
       text.remove_prefix(*length);
       auto pair = splitOnce(record, '=');
@@ -294,13 +297,16 @@ Result<bool> TarReader::next(TarEntry& entry) {
 
   entry = TarEntry();
   char flag = block[156];
-  auto size = number(block, 124, 12), mode = number(block, 100, 8), uid = number(block, 108, 8), gid = number(block, 116, 8);
+  auto size = number(block, 124, 12), mode = number(block, 100, 8), uid = number(block, 108, 8),
+       gid = number(block, 116, 8);
   auto mtime = number(block, 136, 12);
-  if (!size || *size < 0 || static_cast<uint64_t>(*size) > kMaxSize || !mode || !uid || !gid || !mtime) return invalid("invalid tar header");
+  if (!size || *size < 0 || static_cast<uint64_t>(*size) > kMaxSize || !mode || !uid || !gid || !mtime)
+    return invalid("invalid tar header");
   bool gnu = std::memcmp(block + 257, "ustar  ", 7) == 0;
   bool ustar = std::memcmp(block + 257, "ustar\0", 6) == 0;
   entry.name = field(block, 0, 100);
-  if (auto prefix = field(block, 345, 155); ustar && !prefix.empty()) entry.name = std::string(prefix) + "/" + entry.name;
+  if (auto prefix = field(block, 345, 155); ustar && !prefix.empty())
+    entry.name = std::string(prefix) + "/" + entry.name;
   entry.linkName = field(block, 157, 100);
   if (!longName.empty()) entry.name = longName;
   if (!longLink.empty()) entry.linkName = longLink;
@@ -324,8 +330,10 @@ Result<bool> TarReader::next(TarEntry& entry) {
     into = static_cast<std::remove_reference_t<decltype(into)>>(*value);
     return true;
   };
-  if (!paxNumber("size", stored) || !paxNumber("uid", owner) || !paxNumber("gid", group)) return invalid("invalid pax number");
-  if (auto* v = pax.get("mtime"); v && !parsePaxTime(*v, entry.mtimeSeconds, entry.mtimeNanos)) return invalid("invalid pax time");
+  if (!paxNumber("size", stored) || !paxNumber("uid", owner) || !paxNumber("gid", group))
+    return invalid("invalid pax number");
+  if (auto* v = pax.get("mtime"); v && !parsePaxTime(*v, entry.mtimeSeconds, entry.mtimeNanos))
+    return invalid("invalid pax time");
   if (owner < 0 || owner > UINT32_MAX || group < 0 || group > UINT32_MAX) return invalid("invalid owner");
   entry.uid = static_cast<unsigned>(owner);
   entry.gid = static_cast<unsigned>(group);
@@ -339,7 +347,8 @@ Result<bool> TarReader::next(TarEntry& entry) {
       }
     }
   }
-  if (entry.name.find('\0') != std::string::npos || entry.linkName.find('\0') != std::string::npos) return invalid("a name holds a NUL byte");
+  if (entry.name.find('\0') != std::string::npos || entry.linkName.find('\0') != std::string::npos)
+    return invalid("a name holds a NUL byte");
   if (entry.name.size() > kMaxName || entry.linkName.size() > kMaxName) return invalid("name is too long");
 
   entry.size = stored;
@@ -361,7 +370,8 @@ Result<bool> TarReader::next(TarEntry& entry) {
     default: return invalid("unhandled header type " + std::to_string(static_cast<unsigned char>(flag)));
   }
   if (flag == 'S') RETURN_IF_ERROR(readGnuSparse(block, entry));
-  // Links and folders have no content, though some writers fill in a size; a folder's is skipped, a link's is not there.
+  // Links and folders have no content, though some writers fill in a size; a folder's is skipped, a link's is not
+  // there.
   bool skipOnly = flag == '5' || (hasContent && entry.type == TarEntry::Type::kFolder);
   left_ = hasContent || skipOnly ? stored : 0;
   padding_ = (kBlock - left_ % kBlock) % kBlock;
@@ -391,7 +401,8 @@ Result<bool> TarReader::next(TarEntry& entry) {
   if (entry.sparse) {
     uint64_t end = 0, sum = 0;
     for (const auto& piece : entry.pieces) {
-      if (piece.offset < end || piece.length > kMaxSize || piece.offset > kMaxSize || piece.offset + piece.length > entry.size)
+      if (piece.offset < end || piece.length > kMaxSize || piece.offset > kMaxSize ||
+          piece.offset + piece.length > entry.size)
         return invalid("invalid sparse map");
       end = piece.offset + piece.length;
       sum += piece.length;

@@ -252,9 +252,11 @@ class Unpacker {
     UniqueFd folder(openInside(root_.get(), above.c_str(), O_PATH | O_DIRECTORY));
     if (!folder) return Error::fromErrno("link to " + target.substr(0, 512));
     struct stat info;
-    if (::fstatat(folder.get(), leaf.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return Error::fromErrno("link to " + target.substr(0, 512));
+    if (::fstatat(folder.get(), leaf.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0)
+      return Error::fromErrno("link to " + target.substr(0, 512));
     if (S_ISDIR(info.st_mode)) return Error(Code::kInvalid, "a link to a folder");
-    if (::linkat(folder.get(), leaf.c_str(), parent, name.c_str(), 0) != 0) return Error::fromErrno("link to " + target.substr(0, 512));
+    if (::linkat(folder.get(), leaf.c_str(), parent, name.c_str(), 0) != 0)
+      return Error::fromErrno("link to " + target.substr(0, 512));
     return {};
   }
 
@@ -263,14 +265,18 @@ class Unpacker {
       if (entry.linkName.empty() || entry.linkName.size() > 4095) return Error(Code::kInvalid, "invalid symbolic link");
       if (::symlinkat(entry.linkName.c_str(), parent, name.c_str()) != 0) return Error::fromErrno("make symbolic link");
     } else {
-      mode_t kind = entry.type == TarEntry::Type::kFifo ? S_IFIFO : entry.type == TarEntry::Type::kBlockDevice ? S_IFBLK : S_IFCHR;
+      mode_t kind = entry.type == TarEntry::Type::kFifo          ? S_IFIFO
+                    : entry.type == TarEntry::Type::kBlockDevice ? S_IFBLK
+                                                                 : S_IFCHR;
       dev_t device = kind == S_IFIFO ? 0 : ::makedev(entry.deviceMajor, entry.deviceMinor);
       // It would be a whiteout to overlay.
       if (kind == S_IFCHR && device == 0) return Error(Code::kInvalid, "a character device 0:0");
       if (::mknodat(parent, name.c_str(), kind | 0600, device) != 0) return Error::fromErrno("make device");
     }
-    if (privileged_ && ::fchownat(parent, name.c_str(), entry.uid, entry.gid, AT_SYMLINK_NOFOLLOW) != 0) return Error::fromErrno("set owner");
-    if (entry.type != TarEntry::Type::kSymlink && ::fchmodat(parent, name.c_str(), entry.mode, 0) != 0) return Error::fromErrno("set mode");
+    if (privileged_ && ::fchownat(parent, name.c_str(), entry.uid, entry.gid, AT_SYMLINK_NOFOLLOW) != 0)
+      return Error::fromErrno("set owner");
+    if (entry.type != TarEntry::Type::kSymlink && ::fchmodat(parent, name.c_str(), entry.mode, 0) != 0)
+      return Error::fromErrno("set mode");
     timespec times[2] = {{entry.mtimeSeconds, entry.mtimeNanos}, {entry.mtimeSeconds, entry.mtimeNanos}};
     if (::utimensat(parent, name.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) return Error::fromErrno("set time");
     return {};
@@ -298,7 +304,8 @@ class Unpacker {
   // Last, since making something in a folder touches it.
   void setFolderTimes() {
     for (auto it = folderTimes_.rbegin(); it != folderTimes_.rend(); ++it) {
-      UniqueFd fd(openInside(root_.get(), it->first.empty() ? "." : it->first.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+      UniqueFd fd(
+          openInside(root_.get(), it->first.empty() ? "." : it->first.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
       timespec times[2] = {it->second, it->second};
       if (fd) ::futimens(fd.get(), times);
     }

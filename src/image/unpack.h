@@ -1,6 +1,6 @@
 // A layer's tar into a folder, in overlay's form: whiteouts become character devices 0/0, opaque folders carry
-// trusted.overlay.opaque. Nothing is written outside the folder, whatever the archive says: every path is resolved by the kernel
-// inside it (openat2 RESOLVE_IN_ROOT). Blocks. Needs root for owners, devices and whiteouts.
+// trusted.overlay.opaque. Nothing is written outside the folder, whatever the archive says: every path is resolved by
+// the kernel inside it (openat2 RESOLVE_IN_ROOT). Blocks. Needs root for owners, devices and whiteouts.
 #pragma once
 
 #include <string>
@@ -12,9 +12,10 @@
 namespace dhow::image {
 
 struct Unpacked {
-  uint64_t size = 0;     // bytes of all files
+  uint64_t size = 0;  // bytes of all files
   uint64_t entries = 0;
-  std::vector<std::string> implicitFolders;  // made only because something lies in them; relative, sorted; "" is the root
+  std::vector<std::string>
+      implicitFolders;  // made only because something lies in them; relative, sorted; "" is the root
 };
 
 enum class UnpackForm {

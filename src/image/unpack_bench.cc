@@ -30,8 +30,9 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "%s\n", done.error().message().c_str());
       return 1;
     }
-    std::printf("%.3f s, %.0f MB/s of tar, %llu entries, diff id %s\n", seconds, static_cast<double>(tar.count()) / seconds / 1e6,
-                static_cast<unsigned long long>(done->entries), tar.digest().c_str());
+    std::printf("%.3f s, %.0f MB/s of tar, %llu entries, diff id %s\n", seconds,
+                static_cast<double>(tar.count()) / seconds / 1e6, static_cast<unsigned long long>(done->entries),
+                tar.digest().c_str());
     if (!removeTree(folder).ok()) return 1;
   }
   return 0;

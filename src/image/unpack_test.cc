@@ -103,10 +103,12 @@ TEST_F(Unpack, NeverLeavesTheFolder) {
   ASSERT_TRUE(through.ok()) << through.error().message();
   EXPECT_EQ(*readFile(root + "/secret"), "inside");
   EXPECT_EQ(*readFile(base + "/secret"), "untouched");
-  EXPECT_FALSE(unpack(Builder().add(Type::kFile, "abs/secret", "owned").done()).ok() && *readFile(base + "/secret") != "untouched");
+  EXPECT_FALSE(unpack(Builder().add(Type::kFile, "abs/secret", "owned").done()).ok() &&
+               *readFile(base + "/secret") != "untouched");
   EXPECT_EQ(*readFile(base + "/secret"), "untouched");
   // A file that replaces a link does not follow it.
-  ASSERT_TRUE(unpack(Builder().add(Type::kSymlink, "l", "", base + "/secret").add(Type::kFile, "l", "new").done()).ok());
+  ASSERT_TRUE(
+      unpack(Builder().add(Type::kSymlink, "l", "", base + "/secret").add(Type::kFile, "l", "new").done()).ok());
   EXPECT_EQ(*readFile(base + "/secret"), "untouched");
   EXPECT_EQ(*readFile(root + "/l"), "new");
 }
@@ -152,9 +154,15 @@ TEST_F(Unpack, ReadsWhatTarWritesInEveryForm) {
   std::string source = base + "/source";
   ASSERT_TRUE(makeDirs(source + "/" + std::string(120, 'd')).ok());
   ASSERT_TRUE(writeFile(source + "/" + std::string(120, 'd') + "/" + std::string(130, 'f'), "long").ok());
-  ASSERT_TRUE(runCommand({"sh", "-c", "cd " + source + " && truncate -s 5M hole && printf end | dd of=hole bs=1 seek=3000000 conv=notrunc 2>/dev/null && ln hole hole2 && ln -s " + std::string(140, 's') + " link"}).ok());
-  for (std::string form : {"--format=gnu", "--format=posix", "--format=gnu -S", "--format=posix -S --sparse-version=1.0",
-                           "--format=posix -S --sparse-version=0.1", "--format=posix -S --sparse-version=0.0", "--format=posix -z", "--format=gnu --zstd"}) {
+  ASSERT_TRUE(runCommand({"sh", "-c",
+                          "cd " + source +
+                              " && truncate -s 5M hole && printf end | dd of=hole bs=1 seek=3000000 conv=notrunc "
+                              "2>/dev/null && ln hole hole2 && ln -s " +
+                              std::string(140, 's') + " link"})
+                  .ok());
+  for (std::string form : {"--format=gnu", "--format=posix", "--format=gnu -S",
+                           "--format=posix -S --sparse-version=1.0", "--format=posix -S --sparse-version=0.1",
+                           "--format=posix -S --sparse-version=0.0", "--format=posix -z", "--format=gnu --zstd"}) {
     auto out = runCommand({"sh", "-c", "tar -C " + source + " -c " + form + " ."});
     ASSERT_EQ(out->status.code, 0) << out->errors;
     ASSERT_TRUE(removeTree(root).ok());

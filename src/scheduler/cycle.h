@@ -1,5 +1,5 @@
-// The scheduling of one pod against the state: filters that say where it may run, with Kubernetes' reasons, and scores that
-// say where it should.
+// The scheduling of one pod against the state: filters that say where it may run, with Kubernetes' reasons, and scores
+// that say where it should.
 #pragma once
 
 #include <map>

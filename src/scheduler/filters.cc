@@ -13,7 +13,9 @@ std::optional<std::string_view> labelOf(const Node& node, std::string_view key) 
   return std::string_view(value->get_string());
 }
 
-Refusal refuse(std::string reason, bool final = false) { return {{std::move(reason)}, final}; }
+Refusal refuse(std::string reason, bool final = false) {
+  return {{std::move(reason)}, final};
+}
 
 }  // namespace
 
@@ -55,8 +57,9 @@ void Cycle::prepareSpread() {
         if (tainted) continue;
       }
       // Nodes that lack any of the keys are outside of all the domains.
-      const bool whole = std::all_of(pod_->spreadHard.begin(), pod_->spreadHard.end(),
-                                     [&](const SpreadConstraint& c) { return labelOf(node, c.topologyKey).has_value(); });
+      const bool whole = std::all_of(pod_->spreadHard.begin(), pod_->spreadHard.end(), [&](const SpreadConstraint& c) {
+        return labelOf(node, c.topologyKey).has_value();
+      });
       if (whole) spread.domains[*labelOf(node, constraint.topologyKey)] += count.byNode[slot];
     }
     spread.least = spread.domains.empty() ? 0 : INT64_MAX;
@@ -87,7 +90,8 @@ void Cycle::prepareAffinity() {
       required_.push_back(std::move(affinity));
     }
     // The first of a group that wants to be together must be able to start.
-    firstOfItsKind_ = !any && std::all_of(all.begin(), all.end(), [&](const PodMatch& m) { return m.matches(pod_->ns, pod_->labels); });
+    firstOfItsKind_ = !any && std::all_of(all.begin(), all.end(),
+                                          [&](const PodMatch& m) { return m.matches(pod_->ns, pod_->labels); });
   }
   for (const AffinityTerm& term : pod_->antiAffinity) {
     Affinity affinity{&term, {}};
@@ -147,7 +151,8 @@ std::optional<Refusal> Cycle::fits(const Node& node) const {
   for (const auto& [name, wanted] : pod_->requests.others) {
     auto has = node.allocatable.others.find(name);
     auto used = node.requested.others.find(name);
-    check(name, wanted, has == node.allocatable.others.end() ? 0 : has->second, used == node.requested.others.end() ? 0 : used->second);
+    check(name, wanted, has == node.allocatable.others.end() ? 0 : has->second,
+          used == node.requested.others.end() ? 0 : used->second);
   }
   if (refusal.reasons.empty()) return std::nullopt;
   return refusal;
@@ -159,7 +164,8 @@ std::optional<Refusal> Cycle::spreads(const Node& node) const {
     if (!value) return refuse("node(s) didn't match pod topology spread constraints (missing required label)", true);
     auto domain = spread.domains.find(*value);
     const int64_t here = (domain == spread.domains.end() ? 0 : domain->second) + (spread.self ? 1 : 0);
-    if (here - spread.least > spread.constraint->maxSkew) return refuse("node(s) didn't match pod topology spread constraints");
+    if (here - spread.least > spread.constraint->maxSkew)
+      return refuse("node(s) didn't match pod topology spread constraints");
   }
   return std::nullopt;
 }

@@ -93,7 +93,8 @@ NodeTerm readNodeTerm(const json::object& from) {
     for (const json::value& value : array(from, {isField ? "matchFields" : "matchExpressions"})) {
       if (!value.is_object()) continue;
       const json::object& r = value.get_object();
-      term.all.push_back({std::string(text(r, "key")), std::string(text(r, "operator")), strings(array(r, {"values"})), isField});
+      term.all.push_back(
+          {std::string(text(r, "key")), std::string(text(r, "operator")), strings(array(r, {"values"})), isField});
     }
   }
   return term;
@@ -118,7 +119,8 @@ LabelSelector readSelectorOf(const json::object& from, const json::object& label
       if (!key.is_string()) continue;
       const json::value* own = labels.if_contains(key.get_string());
       if (own == nullptr) continue;
-      expressions.push_back(json::object{{"key", key}, {"operator", same ? "In" : "NotIn"}, {"values", json::array{*own}}});
+      expressions.push_back(
+          json::object{{"key", key}, {"operator", same ? "In" : "NotIn"}, {"values", json::array{*own}}});
     }
   }
   return readSelector(&merged);
@@ -171,7 +173,8 @@ void readAffinity(const json::object& spec, PodInfo& info, const json::object& l
     for (const json::value& value : array(kind, {"preferredDuringSchedulingIgnoredDuringExecution"})) {
       if (!value.is_object()) continue;
       const int64_t weight = number(value.get_object(), {"weight"}, 0);
-      AffinityTerm term = readTerm(client::object(value.get_object(), {"podAffinityTerm"}), info, labels, weight, namespaces);
+      AffinityTerm term =
+          readTerm(client::object(value.get_object(), {"podAffinityTerm"}), info, labels, weight, namespaces);
       (anti ? info.preferredAntiAffinity : info.preferredAffinity).push_back(std::move(term));
     }
   }
@@ -257,7 +260,8 @@ bool PodInfo::matchesNode(const Object& node) const {
     if (!holds(requirement, node)) return false;
   }
   if (!hasNodeRequired) return true;
-  return std::any_of(nodeRequired.begin(), nodeRequired.end(), [&](const NodeTerm& term) { return term.matches(node); });
+  return std::any_of(nodeRequired.begin(), nodeRequired.end(),
+                     [&](const NodeTerm& term) { return term.matches(node); });
 }
 
 PodInfoPtr readPod(const ObjectPtr& pod, const std::function<std::vector<ObjectPtr>()>& namespaces) {
@@ -280,8 +284,8 @@ PodInfoPtr readPod(const ObjectPtr& pod, const std::function<std::vector<ObjectP
   for (const json::value& value : array(spec, {"tolerations"})) {
     if (!value.is_object()) continue;
     const json::object& t = value.get_object();
-    info.tolerations.push_back({std::string(text(t, "key")), std::string(text(t, "operator")), std::string(text(t, "value")),
-                                std::string(text(t, "effect"))});
+    info.tolerations.push_back({std::string(text(t, "key")), std::string(text(t, "operator")),
+                                std::string(text(t, "value")), std::string(text(t, "effect"))});
   }
   for (const auto& [key, value] : client::object(spec, {"nodeSelector"})) {
     if (value.is_string()) info.nodeSelector.push_back({std::string(key), "In", {std::string(value.get_string())}});
@@ -295,7 +299,8 @@ PodInfoPtr readPod(const ObjectPtr& pod, const std::function<std::vector<ObjectP
       if (number == 0) continue;
       const std::string_view ip = text(port.get_object(), "hostIP");
       const std::string_view protocol = text(port.get_object(), "protocol");
-      info.ports.push_back({std::string(ip.empty() ? "0.0.0.0" : ip), std::string(protocol.empty() ? "TCP" : protocol), number});
+      info.ports.push_back(
+          {std::string(ip.empty() ? "0.0.0.0" : ip), std::string(protocol.empty() ? "TCP" : protocol), number});
     }
   }
   readAffinity(spec, info, labels, namespaces);

@@ -35,7 +35,8 @@ struct Cost {
 
 }  // namespace
 
-std::optional<std::vector<PodInfoPtr>> Scheduler::Rep::victimsOn(Cycle& cycle, const PodInfoPtr& pod, size_t slot, Refusal& refusal) {
+std::optional<std::vector<PodInfoPtr>> Scheduler::Rep::victimsOn(Cycle& cycle, const PodInfoPtr& pod, size_t slot,
+                                                                 Refusal& refusal) {
   std::vector<PodInfoPtr> lower;
   for (const PodInfoPtr& other : state.at(slot).pods) {
     if (other->priority < pod->priority) lower.push_back(other);
@@ -115,21 +116,25 @@ Preemption Scheduler::Rep::preempt(Cycle& cycle, const PodInfoPtr& pod, const Di
   return out;
 }
 
-Task<> Scheduler::Rep::evict(std::shared_ptr<Rep> self, PodInfoPtr pod, std::vector<PodInfoPtr> victims, std::string node) {
+Task<> Scheduler::Rep::evict(std::shared_ptr<Rep> self, PodInfoPtr pod, std::vector<PodInfoPtr> victims,
+                             std::string node) {
   for (const PodInfoPtr& victim : victims) {
     if (victim->terminating) continue;
-    json::object change{{"type", "DisruptionTarget"},
-                        {"status", "True"},
-                        {"reason", "PreemptionByScheduler"},
-                        {"message", fmt::format("{}: preempting to accommodate a higher priority pod", self->options.name)},
-                        {"lastTransitionTime", formatTime(self->loop.wallNow())}};
-    json::object body{{"metadata", {{"uid", victim->uid}}}, {"status", {{"conditions", json::array{std::move(change)}}}}};
-    Result<ObjectPtr> marked = co_await self->client.patch(kinds::kPods, victim->ns, std::string(victim->pod->name()), "status",
-                                                           PatchType::kStrategicMerge, std::move(body));
+    json::object change{
+        {"type", "DisruptionTarget"},
+        {"status", "True"},
+        {"reason", "PreemptionByScheduler"},
+        {"message", fmt::format("{}: preempting to accommodate a higher priority pod", self->options.name)},
+        {"lastTransitionTime", formatTime(self->loop.wallNow())}};
+    json::object body{{"metadata", {{"uid", victim->uid}}},
+                      {"status", {{"conditions", json::array{std::move(change)}}}}};
+    Result<ObjectPtr> marked = co_await self->client.patch(kinds::kPods, victim->ns, std::string(victim->pod->name()),
+                                                           "status", PatchType::kStrategicMerge, std::move(body));
     if (!marked.ok() && marked.error().is(Code::kNotFound)) continue;
     DeleteOptions options;
     options.uid = victim->uid;
-    Result<> removed = co_await self->client.remove(kinds::kPods, victim->ns, std::string(victim->pod->name()), options);
+    Result<> removed =
+        co_await self->client.remove(kinds::kPods, victim->ns, std::string(victim->pod->name()), options);
     if (!removed.ok() && !removed.error().is(Code::kNotFound)) {
       log::warn("scheduler", "preempt {}: {}", victim->key, removed.error().message());
       continue;

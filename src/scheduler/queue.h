@@ -1,5 +1,5 @@
-// Pods that wait to be scheduled: ready ones by priority and age, those that back off, and those that nothing has changed for
-// since they did not fit.
+// Pods that wait to be scheduled: ready ones by priority and age, those that back off, and those that nothing has
+// changed for since they did not fit.
 #pragma once
 
 #include <functional>
@@ -43,7 +43,7 @@ class SchedulingQueue {
     int attempts = 0;
     uint64_t age = 0;
     TimePoint since{};
-    TimePoint due{};   // end of the back-off
+    TimePoint due{};  // end of the back-off
   };
   using Rank = std::tuple<int64_t, uint64_t, std::string>;  // priority reversed, age, uid
   static Rank rankOf(const Entry& entry) { return {-entry.pod->priority, entry.age, entry.pod->uid}; }

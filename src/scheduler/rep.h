@@ -51,7 +51,8 @@ struct Scheduler::Rep : std::enable_shared_from_this<Scheduler::Rep> {
 
   static Task<> open(std::shared_ptr<Rep> self);
   static Task<> bind(std::shared_ptr<Rep> self, PodInfoPtr pod);
-  static Task<> tell(std::shared_ptr<Rep> self, PodInfoPtr pod, std::string reason, std::string message, std::string nominate);
+  static Task<> tell(std::shared_ptr<Rep> self, PodInfoPtr pod, std::string reason, std::string message,
+                     std::string nominate);
   static Task<> evict(std::shared_ptr<Rep> self, PodInfoPtr pod, std::vector<PodInfoPtr> victims, std::string node);
   void flushLater();
 
@@ -68,8 +69,8 @@ struct Scheduler::Rep : std::enable_shared_from_this<Scheduler::Rep> {
   SchedulingQueue queue;
   std::vector<DefaultSpread> defaults;
   Weights weights;
-  std::unordered_set<std::string> assumed;                    // uids
-  std::map<std::string, PodInfoPtr> nominated;                // by uid; `nominated` names the node
+  std::unordered_set<std::string> assumed;      // uids
+  std::map<std::string, PodInfoPtr> nominated;  // by uid; `nominated` names the node
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions;
   size_t nextStart = 0;
   size_t binding = 0;

@@ -27,7 +27,8 @@ Scheduler::Rep::Rep(Loop& loop, Client& client, Caches& caches, Options given)
       events(loop, client, {.component = options.name, .queueLimit = 100000}),
       queue(loop),
       gate(loop) {
-  defaults = {{"kubernetes.io/hostname", options.hostnameMaxSkew}, {"topology.kubernetes.io/zone", options.zoneMaxSkew}};
+  defaults = {{"kubernetes.io/hostname", options.hostnameMaxSkew},
+              {"topology.kubernetes.io/zone", options.zoneMaxSkew}};
   queue.onReady([this] { wake(); });
 }
 
@@ -61,7 +62,8 @@ void Scheduler::Rep::onPod(const ObjectPtr& before, const ObjectPtr& after) {
     const bool isNew = state.pod(uid) == nullptr;
     state.addPod(info);
     // A newcomer can only help those that want to be near others.
-    if (isNew) queue.moveAll([](const PodInfo& waiting) { return !waiting.affinity.empty() || !waiting.spreadHard.empty(); });
+    if (isNew)
+      queue.moveAll([](const PodInfo& waiting) { return !waiting.affinity.empty() || !waiting.spreadHard.empty(); });
     return;
   }
   if (after->deleting()) {
@@ -76,11 +78,13 @@ void Scheduler::Rep::onPod(const ObjectPtr& before, const ObjectPtr& after) {
   }
   if (info->gated) {
     queue.remove(uid);
-    gate.spawn(tell(shared_from_this(), info, "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates", ""));
+    gate.spawn(tell(shared_from_this(), info, "SchedulingGated",
+                    "Scheduling is blocked due to non-empty scheduling gates", ""));
     return;
   }
-  const bool changed = before && (client::object(before->root(), {"spec"}) != client::object(after->root(), {"spec"}) ||
-                                  client::object(before->metadata(), {"labels"}) != client::object(after->metadata(), {"labels"}));
+  const bool changed =
+      before && (client::object(before->root(), {"spec"}) != client::object(after->root(), {"spec"}) ||
+                 client::object(before->metadata(), {"labels"}) != client::object(after->metadata(), {"labels"}));
   queue.put(std::move(info), changed);
 }
 
@@ -97,7 +101,8 @@ void Scheduler::Rep::onNode(const ObjectPtr& before, const ObjectPtr& after) {
       const json::value* right = field(after->root(), path);
       return (left == nullptr) == (right == nullptr) && (left == nullptr || *left == *right);
     };
-    if (same({"spec"}) && same({"metadata", "labels"}) && same({"status", "allocatable"}) && same({"status", "images"})) return;
+    if (same({"spec"}) && same({"metadata", "labels"}) && same({"status", "allocatable"}) && same({"status", "images"}))
+      return;
   }
   state.setNode(after);
   queue.moveAll();
@@ -157,7 +162,8 @@ std::optional<Refusal> Scheduler::Rep::filter(Cycle& cycle, const PodInfoPtr& po
   // Room that was made for pods of at least this priority is not free.
   std::vector<std::string> added;
   for (const auto& [uid, other] : nominated) {
-    if (uid == pod->uid || other->nominated != state.at(slot).name || other->priority < pod->priority || state.pod(uid)) continue;
+    if (uid == pod->uid || other->nominated != state.at(slot).name || other->priority < pod->priority || state.pod(uid))
+      continue;
     auto there = std::make_shared<PodInfo>(*other);
     there->node = other->nominated;
     state.addPod(std::move(there));
@@ -303,21 +309,24 @@ void Scheduler::Rep::refused(const PodInfoPtr& pod, const std::string& message, 
   gate.spawn(tell(shared_from_this(), pod, "Unschedulable", message, nominate));
 }
 
-Task<> Scheduler::Rep::tell(std::shared_ptr<Rep> self, PodInfoPtr pod, std::string reason, std::string message, std::string nominate) {
+Task<> Scheduler::Rep::tell(std::shared_ptr<Rep> self, PodInfoPtr pod, std::string reason, std::string message,
+                            std::string nominate) {
   ObjectPtr now = self->pods.get(pod->ns, pod->pod->name());
   if (!now || now->uid() != pod->uid) co_return;
   const json::object* had = condition(now->root(), "PodScheduled");
-  const bool same = had != nullptr && text(*had, "status") == "False" && text(*had, "reason") == reason && text(*had, "message") == message;
+  const bool same = had != nullptr && text(*had, "status") == "False" && text(*had, "reason") == reason &&
+                    text(*had, "message") == message;
   if (same && (nominate.empty() || text(now->root(), {"status", "nominatedNodeName"}) == nominate)) co_return;
   const bool transition = had == nullptr || text(*had, "status") != "False";
   json::object change{{"type", "PodScheduled"}, {"status", "False"}, {"reason", reason}, {"message", message}};
   change["lastProbeTime"] = nullptr;
-  change["lastTransitionTime"] = transition ? formatTime(self->loop.wallNow()) : std::string(text(*had, "lastTransitionTime"));
+  change["lastTransitionTime"] =
+      transition ? formatTime(self->loop.wallNow()) : std::string(text(*had, "lastTransitionTime"));
   json::object status{{"conditions", json::array{std::move(change)}}};
   if (!nominate.empty()) status["nominatedNodeName"] = nominate;
   json::object body{{"metadata", {{"uid", pod->uid}}}, {"status", std::move(status)}};
-  Result<ObjectPtr> patched = co_await self->client.patch(kinds::kPods, pod->ns, std::string(pod->pod->name()), "status",
-                                                          PatchType::kStrategicMerge, std::move(body));
+  Result<ObjectPtr> patched = co_await self->client.patch(kinds::kPods, pod->ns, std::string(pod->pod->name()),
+                                                          "status", PatchType::kStrategicMerge, std::move(body));
   if (!patched.ok() && !patched.error().is(Code::kNotFound) && !patched.error().is(Code::kConflict)) {
     log::warn("scheduler", "{}: {}", pod->key, patched.error().message());
   }
@@ -347,8 +356,10 @@ Scheduler::~Scheduler() = default;
 
 void Scheduler::start() {
   Rep* rep = rep_.get();
-  rep->subscriptions.push_back(rep->nodes.subscribe([rep](const ObjectPtr& before, const ObjectPtr& after) { rep->onNode(before, after); }));
-  rep->subscriptions.push_back(rep->pods.subscribe([rep](const ObjectPtr& before, const ObjectPtr& after) { rep->onPod(before, after); }));
+  rep->subscriptions.push_back(
+      rep->nodes.subscribe([rep](const ObjectPtr& before, const ObjectPtr& after) { rep->onNode(before, after); }));
+  rep->subscriptions.push_back(
+      rep->pods.subscribe([rep](const ObjectPtr& before, const ObjectPtr& after) { rep->onPod(before, after); }));
   rep->flushLater();
   rep->gate.spawn(Rep::open(rep_));
 }
@@ -361,8 +372,14 @@ Task<> Scheduler::stop() {
   co_await rep->events.stop();
 }
 
-bool Scheduler::idle() const { return rep_->opened && rep_->queue.ready() == 0 && rep_->binding == 0; }
-size_t Scheduler::waiting() const { return rep_->queue.waiting(); }
-uint64_t Scheduler::scheduled() const { return rep_->scheduled; }
+bool Scheduler::idle() const {
+  return rep_->opened && rep_->queue.ready() == 0 && rep_->binding == 0;
+}
+size_t Scheduler::waiting() const {
+  return rep_->queue.waiting();
+}
+uint64_t Scheduler::scheduled() const {
+  return rep_->scheduled;
+}
 
 }  // namespace dhow::scheduler

@@ -1,5 +1,6 @@
-// The scheduler: binds pods without a node (spec.schedulerName "default-scheduler") to the node that suits them best. One pod at a time, on
-// the loop's thread; the binding itself is written while the next pods are already being scheduled, against a state that assumes it.
+// The scheduler: binds pods without a node (spec.schedulerName "default-scheduler") to the node that suits them best.
+// One pod at a time, on the loop's thread; the binding itself is written while the next pods are already being
+// scheduled, against a state that assumes it.
 #pragma once
 
 #include <memory>
@@ -13,9 +14,10 @@ namespace dhow::scheduler {
 
 struct Options {
   std::string name = "default-scheduler";
-  // Of the nodes that fit, how many are enough to choose from, in percent; 0: as many as Kubernetes (50 % down to 5 %, at least 100).
+  // Of the nodes that fit, how many are enough to choose from, in percent; 0: as many as Kubernetes (50 % down to 5 %,
+  // at least 100).
   int percentageOfNodesToScore = 0;
-  int64_t zoneMaxSkew = 1;      // of the default soft spreading over zones
+  int64_t zoneMaxSkew = 1;  // of the default soft spreading over zones
   int64_t hostnameMaxSkew = 3;
 };
 
@@ -28,7 +30,7 @@ class Scheduler {
 
   // Nothing ready and no binding under way.
   bool idle() const;
-  size_t waiting() const;    // pods without a node
+  size_t waiting() const;  // pods without a node
   uint64_t scheduled() const;
 
  private:

@@ -18,23 +18,31 @@ using testing::HasSubstr;
 
 struct SchedulerTest : testing::Test {
   SchedulerTest() {
-    for (const auto& kind : {kinds::kPods, kinds::kNodes, kinds::kServices, kinds::kReplicaSets, kinds::kNamespaces}) api.of(kind);
+    for (const auto& kind : {kinds::kPods, kinds::kNodes, kinds::kServices, kinds::kReplicaSets, kinds::kNamespaces})
+      api.of(kind);
     scheduler.start();
   }
   void TearDown() override { runOn(loop, scheduler.stop()); }
-  void node(std::string name, std::string zone = "", json::object spec = {}, std::string cpu = "4", std::string memory = "8Gi", std::string pods = "110") {
+  void node(std::string name, std::string zone = "", json::object spec = {}, std::string cpu = "4",
+            std::string memory = "8Gi", std::string pods = "110") {
     json::object labels{{"kubernetes.io/hostname", name}};
     if (!zone.empty()) labels["topology.kubernetes.io/zone"] = zone;
-    api.seed(kinds::kNodes, {{"apiVersion", "v1"}, {"kind", "Node"}, {"metadata", {{"name", name}, {"labels", std::move(labels)}}},
+    api.seed(kinds::kNodes, {{"apiVersion", "v1"},
+                             {"kind", "Node"},
+                             {"metadata", {{"name", name}, {"labels", std::move(labels)}}},
                              {"spec", std::move(spec)},
                              {"status", {{"allocatable", {{"cpu", cpu}, {"memory", memory}, {"pods", pods}}}}}});
   }
   void pod(std::string name, json::object spec = {}, std::string cpu = "100m", std::string app = "web") {
     if (!spec.contains("containers")) {
-      spec["containers"] = json::array{{{"name", "c"}, {"image", "i"}, {"resources", {{"requests", {{"cpu", cpu}, {"memory", "64Mi"}}}}}}};
+      spec["containers"] = json::array{
+          {{"name", "c"}, {"image", "i"}, {"resources", {{"requests", {{"cpu", cpu}, {"memory", "64Mi"}}}}}}};
     }
-    api.seed(kinds::kPods, {{"apiVersion", "v1"}, {"kind", "Pod"}, {"metadata", {{"name", name}, {"labels", {{"app", app}}}}},
-                            {"spec", std::move(spec)}, {"status", {{"phase", "Pending"}}}});
+    api.seed(kinds::kPods, {{"apiVersion", "v1"},
+                            {"kind", "Pod"},
+                            {"metadata", {{"name", name}, {"labels", {{"app", app}}}}},
+                            {"spec", std::move(spec)},
+                            {"status", {{"phase", "Pending"}}}});
   }
   std::string nodeOf(std::string name) {
     ObjectPtr found = api.find(kinds::kPods, "default", name);
@@ -72,7 +80,8 @@ TEST_F(SchedulerTest, SaysWhyNothingFitsInKubernetesWords) {
   pod("p", {}, "900m");
   loop.advance(1s);
   EXPECT_EQ(messageOf("p"),
-            "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {k: v}. preemption: 0/3 nodes are available: "
+            "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {k: v}. preemption: 0/3 "
+            "nodes are available: "
             "1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.");
   const json::object* c = condition(api.find(kinds::kPods, "default", "p")->root(), "PodScheduled");
   EXPECT_EQ(text(*c, "reason"), "Unschedulable");
@@ -105,8 +114,9 @@ TEST_F(SchedulerTest, HonoursSelectorTaintsCordonAndPodCount) {
   node("full", "", {}, "4", "8Gi", "0");
   pod("p");
   pod("nowhere", {{"nodeSelector", {{"disk", "ssd"}}}});
-  pod("tolerant", {{"nodeSelector", {{"kubernetes.io/hostname", "cordoned"}}},
-                   {"tolerations", json::array{{{"key", "node.kubernetes.io/unschedulable"}, {"operator", "Exists"}}}}});
+  pod("tolerant",
+      {{"nodeSelector", {{"kubernetes.io/hostname", "cordoned"}}},
+       {"tolerations", json::array{{{"key", "node.kubernetes.io/unschedulable"}, {"operator", "Exists"}}}}});
   loop.advance(1s);
   EXPECT_EQ(nodeOf("p"), "plain");
   EXPECT_EQ(nodeOf("tolerant"), "cordoned");
@@ -116,7 +126,8 @@ TEST_F(SchedulerTest, HonoursSelectorTaintsCordonAndPodCount) {
 
 TEST_F(SchedulerTest, HostPortIsTakenOnce) {
   node("n1");
-  json::object spec{{"containers", json::array{{{"name", "c"}, {"image", "i"}, {"ports", json::array{{{"hostPort", 80}}}}}}}};
+  json::object spec{
+      {"containers", json::array{{{"name", "c"}, {"image", "i"}, {"ports", json::array{{{"hostPort", 80}}}}}}}};
   pod("a", spec);
   pod("b", spec);
   loop.advance(1s);
@@ -137,9 +148,12 @@ TEST_F(SchedulerTest, ReplicasSpreadEvenlyOverZonesAndNodes) {
 TEST_F(SchedulerTest, HardSpreadNeverExceedsItsSkew) {
   node("n1", "a", {}, "100");
   node("n2", "b", {}, "1");
-  json::object constraint{{"maxSkew", 1}, {"topologyKey", "topology.kubernetes.io/zone"}, {"whenUnsatisfiable", "DoNotSchedule"},
+  json::object constraint{{"maxSkew", 1},
+                          {"topologyKey", "topology.kubernetes.io/zone"},
+                          {"whenUnsatisfiable", "DoNotSchedule"},
                           {"labelSelector", {{"matchLabels", {{"app", "web"}}}}}};
-  for (int i = 0; i < 4; ++i) pod(fmt::format("p{}", i), {{"topologySpreadConstraints", json::array{constraint}}}, "900m");
+  for (int i = 0; i < 4; ++i)
+    pod(fmt::format("p{}", i), {{"topologySpreadConstraints", json::array{constraint}}}, "900m");
   loop.advance(5s);
   std::map<std::string, int> zones;
   for (int i = 0; i < 4; ++i) ++zones[zoneOf(fmt::format("p{}", i))];

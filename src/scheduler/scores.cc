@@ -11,11 +11,17 @@ namespace {
 
 constexpr int64_t kMost = 100;
 
-std::string_view labelOf(const Node& node, std::string_view key) { return node.node->label(key); }
+std::string_view labelOf(const Node& node, std::string_view key) {
+  return node.node->label(key);
+}
 
-int64_t freeShare(int64_t has, int64_t used) { return has <= 0 || used > has ? 0 : (has - used) * kMost / has; }
+int64_t freeShare(int64_t has, int64_t used) {
+  return has <= 0 || used > has ? 0 : (has - used) * kMost / has;
+}
 
-double usedShare(int64_t has, int64_t used) { return has <= 0 ? 1.0 : std::min(1.0, static_cast<double>(used) / static_cast<double>(has)); }
+double usedShare(int64_t has, int64_t used) {
+  return has <= 0 ? 1.0 : std::min(1.0, static_cast<double>(used) / static_cast<double>(has));
+}
 
 // To 0..100 by the largest; reversed: the largest becomes 0.
 void normalize(std::vector<int64_t>& values, bool reversed) {
@@ -58,16 +64,19 @@ std::vector<int64_t> Cycle::score(const std::vector<size_t>& slots, const Weight
   return total;
 }
 
-// Images that are there already, large ones above all, but less so when few nodes have them: they should not draw all pods.
+// Images that are there already, large ones above all, but less so when few nodes have them: they should not draw all
+// pods.
 int64_t Cycle::imageScore(const Node& node) const {
   if (node.images.empty() || pod_->images.empty()) return 0;
   constexpr int64_t kMegabyte = 1 << 20;
   int64_t sum = 0;
   for (const std::string& image : pod_->images) {
     auto found = node.images.find(image);
-    if (found == node.images.end() && image.find(':', image.rfind('/') + 1) == std::string::npos) found = node.images.find(image + ":latest");
+    if (found == node.images.end() && image.find(':', image.rfind('/') + 1) == std::string::npos)
+      found = node.images.find(image + ":latest");
     if (found == node.images.end()) continue;
-    sum += found->second * state_.imageSpread(found->first) / std::max<int64_t>(static_cast<int64_t>(state_.nodeCount()), 1);
+    sum += found->second * state_.imageSpread(found->first) /
+           std::max<int64_t>(static_cast<int64_t>(state_.nodeCount()), 1);
   }
   const int64_t low = 23 * kMegabyte;
   const int64_t high = 1000 * kMegabyte * static_cast<int64_t>(pod_->images.size());
@@ -82,7 +91,8 @@ std::vector<int64_t> Cycle::spreadScores(const std::vector<size_t>& slots) const
   // A pod's own constraints count nothing on nodes that lack one of the keys; the defaults just skip that key.
   if (!softIsDefault_) {
     for (size_t i = 0; i < slots.size(); ++i) {
-      for (const SpreadConstraint& constraint : soft_) ignored[i] = ignored[i] || labelOf(state_.at(slots[i]), constraint.topologyKey).empty();
+      for (const SpreadConstraint& constraint : soft_)
+        ignored[i] = ignored[i] || labelOf(state_.at(slots[i]), constraint.topologyKey).empty();
     }
   }
   const size_t counted = slots.size() - static_cast<size_t>(std::count(ignored.begin(), ignored.end(), true));

@@ -1,5 +1,5 @@
-// The control plane as a whole under the virtual clock: API server on the store in memory, controllers, scheduler, and kubelets that only
-// pretend. No thread, no sleep; one seed is one run.
+// The control plane as a whole under the virtual clock: API server on the store in memory, controllers, scheduler, and
+// kubelets that only pretend. No thread, no sleep; one seed is one run.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -22,7 +22,8 @@ class Kubelets {
  public:
   Kubelets(SimLoop& loop, Client& client, Cache& pods) : loop_(loop), client_(client), pods_(pods), gate_(loop) {}
   void start() {
-    subscription_ = pods_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) { changed(before, after); });
+    subscription_ =
+        pods_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) { changed(before, after); });
   }
   Task<> stop() {
     subscription_.reset();
@@ -54,9 +55,14 @@ class Kubelets {
   }
   static Task<> startPod(Kubelets* self, std::string uid, std::string ns, std::string name) {
     const std::string now = formatTime(self->loop_.wallNow());
-    json::object body{{"status", {{"phase", "Running"}, {"startTime", now}, {"podIP", "10.244.0.1"},
-                                  {"conditions", json::array{{{"type", "Ready"}, {"status", "True"}, {"lastTransitionTime", now}}}}}}};
-    Result<ObjectPtr> done = co_await self->client_.patch(kinds::kPods, ns, name, "status", PatchType::kStrategicMerge, std::move(body));
+    json::object body{
+        {"status",
+         {{"phase", "Running"},
+          {"startTime", now},
+          {"podIP", "10.244.0.1"},
+          {"conditions", json::array{{{"type", "Ready"}, {"status", "True"}, {"lastTransitionTime", now}}}}}}};
+    Result<ObjectPtr> done =
+        co_await self->client_.patch(kinds::kPods, ns, name, "status", PatchType::kStrategicMerge, std::move(body));
     if (!done.ok() && !done.error().is(Code::kNotFound)) self->later(uid, ns, name, false);
   }
   static Task<> stopPod(Kubelets* self, std::string uid, std::string ns, std::string name) {
@@ -103,28 +109,48 @@ struct World {
   }
   void node(int i, int zones) {
     const std::string name = fmt::format("n{}", i);
-    json::object node{{"apiVersion", "v1"}, {"kind", "Node"},
-                      {"metadata", {{"name", name}, {"labels", {{"kubernetes.io/hostname", name}, {"topology.kubernetes.io/zone", fmt::format("z{}", i % zones)}}}}}};
+    json::object node{
+        {"apiVersion", "v1"},
+        {"kind", "Node"},
+        {"metadata",
+         {{"name", name},
+          {"labels",
+           {{"kubernetes.io/hostname", name}, {"topology.kubernetes.io/zone", fmt::format("z{}", i % zones)}}}}}};
     Result<ObjectPtr> made = runOn(loop, admin->create(kinds::kNodes, "", std::move(node)));
     CHECK(made.ok(), "{}", made.error().message());
     const std::string now = formatTime(loop.wallNow());
-    json::object status{{"status", {{"allocatable", {{"cpu", "32"}, {"memory", "64Gi"}, {"pods", "110"}}},
-                                    {"capacity", {{"cpu", "32"}, {"memory", "64Gi"}, {"pods", "110"}}},
-                                    {"conditions", json::array{{{"type", "Ready"}, {"status", "True"}, {"lastTransitionTime", now}, {"lastHeartbeatTime", now}}}}}}};
-    Result<ObjectPtr> told = runOn(loop, admin->patch(kinds::kNodes, "", name, "status", PatchType::kMerge, std::move(status)));
+    json::object status{
+        {"status",
+         {{"allocatable", {{"cpu", "32"}, {"memory", "64Gi"}, {"pods", "110"}}},
+          {"capacity", {{"cpu", "32"}, {"memory", "64Gi"}, {"pods", "110"}}},
+          {"conditions",
+           json::array{
+               {{"type", "Ready"}, {"status", "True"}, {"lastTransitionTime", now}, {"lastHeartbeatTime", now}}}}}}};
+    Result<ObjectPtr> told =
+        runOn(loop, admin->patch(kinds::kNodes, "", name, "status", PatchType::kMerge, std::move(status)));
     CHECK(told.ok(), "{}", told.error().message());
   }
   void deploy(std::string name, int replicas, std::string image, int surge = 1, int unavailable = 0) {
-    json::object spec{{"replicas", replicas},
-                      {"selector", {{"matchLabels", {{"app", name}}}}},
-                      {"strategy", {{"type", "RollingUpdate"}, {"rollingUpdate", {{"maxSurge", surge}, {"maxUnavailable", unavailable}}}}},
-                      {"template", {{"metadata", {{"labels", {{"app", name}}}}},
-                                    {"spec", {{"containers", json::array{{{"name", "c"}, {"image", image},
+    json::object spec{
+        {"replicas", replicas},
+        {"selector", {{"matchLabels", {{"app", name}}}}},
+        {"strategy",
+         {{"type", "RollingUpdate"}, {"rollingUpdate", {{"maxSurge", surge}, {"maxUnavailable", unavailable}}}}},
+        {"template",
+         {{"metadata", {{"labels", {{"app", name}}}}},
+          {"spec",
+           {{"containers", json::array{{{"name", "c"},
+                                        {"image", image},
                                         {"resources", {{"requests", {{"cpu", "100m"}, {"memory", "64Mi"}}}}}}}}}}}}};
-    json::object body{{"apiVersion", "apps/v1"}, {"kind", "Deployment"}, {"metadata", {{"name", name}, {"namespace", "default"}}}, {"spec", std::move(spec)}};
+    json::object body{{"apiVersion", "apps/v1"},
+                      {"kind", "Deployment"},
+                      {"metadata", {{"name", name}, {"namespace", "default"}}},
+                      {"spec", std::move(spec)}};
     const uint64_t had = std::exchange(faults, 0);
-    Result<ObjectPtr> made = find(name) ? runOn(loop, admin->patch(kinds::kDeployments, "default", name, "", PatchType::kMerge, json::object{{"spec", body["spec"]}}))
-                                        : runOn(loop, admin->create(kinds::kDeployments, "default", std::move(body)));
+    Result<ObjectPtr> made = find(name)
+                                 ? runOn(loop, admin->patch(kinds::kDeployments, "default", name, "", PatchType::kMerge,
+                                                            json::object{{"spec", body["spec"]}}))
+                                 : runOn(loop, admin->create(kinds::kDeployments, "default", std::move(body)));
     CHECK(made.ok(), "{}", made.error().message());
     faults = had;
   }
@@ -132,9 +158,11 @@ struct World {
   // As `kubectl rollout status` sees it.
   bool rolledOut(std::string_view name) {
     ObjectPtr d = find(name);
-    if (!d || number(d->root(), {"status", "observedGeneration"}, 0) < number(d->root(), {"metadata", "generation"}, 0)) return false;
+    if (!d || number(d->root(), {"status", "observedGeneration"}, 0) < number(d->root(), {"metadata", "generation"}, 0))
+      return false;
     const int64_t wanted = number(d->root(), {"spec", "replicas"}, 1);
-    return number(d->root(), {"status", "updatedReplicas"}, 0) == wanted && number(d->root(), {"status", "replicas"}, 0) == wanted &&
+    return number(d->root(), {"status", "updatedReplicas"}, 0) == wanted &&
+           number(d->root(), {"status", "replicas"}, 0) == wanted &&
            number(d->root(), {"status", "availableReplicas"}, 0) == wanted;
   }
   std::vector<ObjectPtr> podsOf(std::string_view app) {
@@ -180,8 +208,8 @@ TEST(Simulation, OneSeedIsOneRun) {
   EXPECT_EQ(first, run(7));
 }
 
-// Rolls, scales and rolls back while transactions fail and answers get lost. At every moment: never fewer available than promised,
-// never more pods than the surge allows.
+// Rolls, scales and rolls back while transactions fail and answers get lost. At every moment: never fewer available
+// than promised, never more pods than the surge allows.
 TEST(Simulation, RolloutsKeepTheirPromisesOverManySeedsAndFaults) {
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));
@@ -224,20 +252,30 @@ TEST(Simulation, DeletedDeploymentTakesItsSetsAndPodsAlong) {
   DeleteOptions options;
   options.propagationPolicy = "Background";
   ASSERT_TRUE(runOn(world.loop, world.admin->remove(kinds::kDeployments, "default", "web", options)).ok());
-  auto empty = [&] { return world.server.caches().of(kinds::kPods).list("default").empty() && world.server.caches().of(kinds::kReplicaSets).list("default").empty(); };
+  auto empty = [&] {
+    return world.server.caches().of(kinds::kPods).list("default").empty() &&
+           world.server.caches().of(kinds::kReplicaSets).list("default").empty();
+  };
   EXPECT_TRUE(world.loop.runUntil(empty, 60s));
 }
 
 TEST(Simulation, DeletedNamespaceEmptiesAndGoes) {
   World world(4);
   world.node(0, 1);
-  auto create = [&](const Resource& kind, std::string ns, json::object body) { return runOn(world.loop, world.admin->create(kind, ns, std::move(body))); };
-  ASSERT_TRUE(create(kinds::kNamespaces, "", {{"apiVersion", "v1"}, {"kind", "Namespace"}, {"metadata", {{"name", "shop"}}}}).ok());
-  ASSERT_TRUE(create(kinds::kConfigMaps, "shop", {{"apiVersion", "v1"}, {"kind", "ConfigMap"}, {"metadata", {{"name", "c"}}}}).ok());
+  auto create = [&](const Resource& kind, std::string ns, json::object body) {
+    return runOn(world.loop, world.admin->create(kind, ns, std::move(body)));
+  };
+  ASSERT_TRUE(
+      create(kinds::kNamespaces, "", {{"apiVersion", "v1"}, {"kind", "Namespace"}, {"metadata", {{"name", "shop"}}}})
+          .ok());
+  ASSERT_TRUE(
+      create(kinds::kConfigMaps, "shop", {{"apiVersion", "v1"}, {"kind", "ConfigMap"}, {"metadata", {{"name", "c"}}}})
+          .ok());
   world.loop.advance(2s);
   EXPECT_NE(world.server.caches().of(kinds::kServiceAccounts).get("shop", "default"), nullptr);
   ASSERT_TRUE(runOn(world.loop, world.admin->remove(kinds::kNamespaces, "", "shop", {})).ok());
-  EXPECT_TRUE(world.loop.runUntil([&] { return world.server.caches().of(kinds::kNamespaces).get("", "shop") == nullptr; }, 60s));
+  EXPECT_TRUE(world.loop.runUntil(
+      [&] { return world.server.caches().of(kinds::kNamespaces).get("", "shop") == nullptr; }, 60s));
   EXPECT_EQ(world.server.caches().of(kinds::kConfigMaps).get("shop", "c"), nullptr);
 }
 

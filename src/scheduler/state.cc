@@ -88,7 +88,8 @@ void State::addPod(PodInfoPtr pod) {
   if (!isNew) {
     const PodInfoPtr old = known->second;
     auto home = slots_.find(pod->node);
-    if (home != slots_.end() && old->node == pod->node && old->terminating == pod->terminating && *old->labels == *pod->labels) {
+    if (home != slots_.end() && old->node == pod->node && old->terminating == pod->terminating &&
+        *old->labels == *pod->labels) {
       // The usual case, a new status: nothing that is counted has changed, but for a resize.
       Node& node = nodes_[home->second];
       auto place = std::find(node.pods.begin(), node.pods.end(), old);

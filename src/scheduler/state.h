@@ -1,6 +1,6 @@
-// Nodes and the pods on them, as the scheduler knows them: what the caches say plus what it has assumed. Kept current change
-// by change; nothing is copied or recounted for a scheduling. How many pods of a selector stand on each node is counted the
-// first time that somebody asks, and from then on kept with every pod that comes or goes.
+// Nodes and the pods on them, as the scheduler knows them: what the caches say plus what it has assumed. Kept current
+// change by change; nothing is copied or recounted for a scheduling. How many pods of a selector stand on each node is
+// counted the first time that somebody asks, and from then on kept with every pod that comes or goes.
 #pragma once
 
 #include <list>
@@ -58,8 +58,8 @@ class State {
 
   const Count& count(const std::vector<PodMatch>& all);
   using Group = std::map<std::string, Carriers>;
-  const Group& antiAffinity() const { return antiAffinity_; }            // required
-  const Group& affinity() const { return affinity_; }                    // required
+  const Group& antiAffinity() const { return antiAffinity_; }  // required
+  const Group& affinity() const { return affinity_; }          // required
   const Group& preferredAffinity() const { return preferredAffinity_; }
   const Group& preferredAntiAffinity() const { return preferredAntiAffinity_; }
   // Nodes that hold the image.
@@ -74,8 +74,8 @@ class State {
   std::vector<Node> nodes_;
   std::vector<size_t> free_;
   std::unordered_map<std::string, size_t> slots_;
-  std::unordered_map<std::string, PodInfoPtr> pods_;                            // by uid
-  std::unordered_map<std::string, std::map<std::string, PodInfoPtr>> homeless_; // by the node's name, then uid
+  std::unordered_map<std::string, PodInfoPtr> pods_;                             // by uid
+  std::unordered_map<std::string, std::map<std::string, PodInfoPtr>> homeless_;  // by the node's name, then uid
   mutable std::vector<size_t> order_;
   mutable bool reorder_ = false;
   struct Counted {

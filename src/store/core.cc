@@ -12,7 +12,11 @@ constexpr size_t kBatchEvents = 1000;
 class CoreWatcher final : public Watcher {
  public:
   CoreWatcher(std::shared_ptr<Core> core, std::string prefix, Revision after, Core::History history)
-      : core_(std::move(core)), prefix_(std::move(prefix)), after_(after), history_(std::move(history)), changed_(core_->loop_) {
+      : core_(std::move(core)),
+        prefix_(std::move(prefix)),
+        after_(after),
+        history_(std::move(history)),
+        changed_(core_->loop_) {
     core_->watchers_.insert(this);
   }
   ~CoreWatcher() override { core_->watchers_.erase(this); }
@@ -21,7 +25,8 @@ class CoreWatcher final : public Watcher {
     while (true) {
       if (closed_) co_return Error(Code::kCancelled, "the watch is closed");
       if (after_ < core_->compacted_) {
-        co_return Error(Code::kExpired, fmt::format("revision {} has been compacted; the oldest is {}", after_, core_->compacted_));
+        co_return Error(Code::kExpired,
+                        fmt::format("revision {} has been compacted; the oldest is {}", after_, core_->compacted_));
       }
       if (after_ < core_->windowAfter_) {
         auto old = co_await history_(prefix_, after_);
@@ -81,7 +86,8 @@ Result<Commit> Core::prepare(Txn txn) {
     auto now = current(compare.key);
     Revision modified = now.exists ? now.revision : 0;
     if (modified != compare.modified) {
-      return Error(Code::kConflict, fmt::format("{} is at revision {}, not {}", compare.key, modified, compare.modified));
+      return Error(Code::kConflict,
+                   fmt::format("{} is at revision {}, not {}", compare.key, modified, compare.modified));
     }
   }
   Commit commit;
@@ -89,8 +95,10 @@ Result<Commit> Core::prepare(Txn txn) {
   std::unordered_set<std::string_view> seen;
   for (const auto& operation : txn.operations) {
     if (operation.key.empty()) return Error(Code::kInvalid, "a transaction names an empty key");
-    if (!seen.insert(operation.key).second) return Error(Code::kInvalid, fmt::format("{} is changed twice in a transaction", operation.key));
-    if (operation.type == Operation::Type::kPut && !operation.value.bytes) return Error(Code::kInvalid, "a put without a value");
+    if (!seen.insert(operation.key).second)
+      return Error(Code::kInvalid, fmt::format("{} is changed twice in a transaction", operation.key));
+    if (operation.type == Operation::Type::kPut && !operation.value.bytes)
+      return Error(Code::kInvalid, "a put without a value");
   }
   for (auto& operation : txn.operations) {
     auto now = current(operation.key);
@@ -118,7 +126,8 @@ Result<Commit> Core::prepare(Txn txn) {
 Revision Core::pendingOf(const Txn& txn) const {
   Revision newest = 0;
   for (const auto& compare : txn.compares) {
-    if (auto pending = overlay_.find(compare.key); pending != overlay_.end()) newest = std::max(newest, pending->second.revision);
+    if (auto pending = overlay_.find(compare.key); pending != overlay_.end())
+      newest = std::max(newest, pending->second.revision);
   }
   return newest;
 }
@@ -127,7 +136,8 @@ void Core::publish(const Commit& commit, bool keepValues) {
   Windowed entry;
   entry.revision = commit.revision;
   for (const auto& change : commit.changes) {
-    if (auto pending = overlay_.find(change.key); pending != overlay_.end() && pending->second.revision == commit.revision) {
+    if (auto pending = overlay_.find(change.key);
+        pending != overlay_.end() && pending->second.revision == commit.revision) {
       overlay_.erase(pending);
     }
     Event event;
@@ -197,12 +207,15 @@ std::vector<int64_t> Core::compact(Revision revision) {
   return rows;
 }
 
-Result<std::unique_ptr<Watcher>> Core::watch(std::shared_ptr<Core> core, std::string prefix, Revision after, History history) {
+Result<std::unique_ptr<Watcher>> Core::watch(std::shared_ptr<Core> core, std::string prefix, Revision after,
+                                             History history) {
   if (core->failure_) return *core->failure_;
   if (after < core->compacted_ || (!history && after < core->windowAfter_)) {
-    return Error(Code::kExpired, fmt::format("revision {} has been compacted; the oldest is {}", after, core->compacted_));
+    return Error(Code::kExpired,
+                 fmt::format("revision {} has been compacted; the oldest is {}", after, core->compacted_));
   }
-  std::unique_ptr<Watcher> watcher = std::make_unique<CoreWatcher>(std::move(core), std::move(prefix), after, std::move(history));
+  std::unique_ptr<Watcher> watcher =
+      std::make_unique<CoreWatcher>(std::move(core), std::move(prefix), after, std::move(history));
   return watcher;
 }
 

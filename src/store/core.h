@@ -19,8 +19,12 @@ namespace dhow::store {
 // A row of history is named by its revision and its place in the transaction.
 inline constexpr int kPlaceBits = 10;
 inline constexpr size_t kMaxOperations = size_t{1} << kPlaceBits;
-constexpr Revision revisionOf(int64_t row) { return row >> kPlaceBits; }
-constexpr int64_t rowOf(Revision revision, size_t place) { return (revision << kPlaceBits) | static_cast<int64_t>(place); }
+constexpr Revision revisionOf(int64_t row) {
+  return row >> kPlaceBits;
+}
+constexpr int64_t rowOf(Revision revision, size_t place) {
+  return (revision << kPlaceBits) | static_cast<int64_t>(place);
+}
 
 struct Change {
   Operation::Type type = Operation::Type::kPut;
@@ -49,7 +53,8 @@ class Core {
   // Where events older than the window come from; null: nowhere, they are expired.
   using History = std::function<Task<Result<Watcher::Batch>>(std::string prefix, Revision after)>;
 
-  Core(Loop& loop, size_t windowEvents, size_t windowBytes) : loop_(loop), maxEvents_(windowEvents), maxBytes_(windowBytes) {}
+  Core(Loop& loop, size_t windowEvents, size_t windowBytes)
+      : loop_(loop), maxEvents_(windowEvents), maxBytes_(windowBytes) {}
 
   Loop& loop() { return loop_; }
   void restore(std::string key, Meta meta) { index_[std::move(key)] = std::move(meta); }
@@ -75,7 +80,8 @@ class Core {
   std::map<std::string, Meta>& index() { return index_; }
   void restoreGarbage(Revision since, int64_t row) { garbage_.push_back({since, row}); }
 
-  static Result<std::unique_ptr<Watcher>> watch(std::shared_ptr<Core> core, std::string prefix, Revision after, History history);
+  static Result<std::unique_ptr<Watcher>> watch(std::shared_ptr<Core> core, std::string prefix, Revision after,
+                                                History history);
 
  private:
   friend class CoreWatcher;

@@ -82,7 +82,8 @@ TEST(SqliteStoreCrash, KillAtAnyMomentLosesNothingAcknowledgedAndShowsNoHalfTran
     }
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
     ::kill(pid, SIGKILL);
-    while (::read(readEnd.get(), told, sizeof told) == sizeof told) acknowledged[static_cast<size_t>(told[0])] = told[1];
+    while (::read(readEnd.get(), told, sizeof told) == sizeof told)
+      acknowledged[static_cast<size_t>(told[0])] = told[1];
     int status = 0;
     ASSERT_EQ(::waitpid(pid, &status, 0), pid);
     ASSERT_TRUE(WIFSIGNALED(status)) << "the writer ended by itself: " << status;
@@ -102,7 +103,8 @@ TEST(SqliteStoreCrash, KillAtAnyMomentLosesNothingAcknowledgedAndShowsNoHalfTran
       seen[writer] = found;
     }
   }
-  std::printf("%d kills, %lld acknowledged transactions, none lost\n", rounds, static_cast<long long>(acknowledgedTotal));
+  std::printf("%d kills, %lld acknowledged transactions, none lost\n", rounds,
+              static_cast<long long>(acknowledgedTotal));
   EXPECT_TRUE(removeTree(dir).ok());
 }
 
@@ -119,25 +121,39 @@ bool failNow() {
   gFailWritesAfter.store(left - 1);
   return false;
 }
-sqlite3_file* real(sqlite3_file* file) { return reinterpret_cast<FaultyFile*>(file)->real; }
+sqlite3_file* real(sqlite3_file* file) {
+  return reinterpret_cast<FaultyFile*>(file)->real;
+}
 
 const sqlite3_io_methods* faultyMethods() {
   static const sqlite3_io_methods methods = [] {
     sqlite3_io_methods m;
     std::memset(&m, 0, sizeof m);
     m.iVersion = 1;  // without shared memory: enough for an exclusive WAL
-    m.xClose = [](sqlite3_file* f) { int rc = real(f)->pMethods->xClose(real(f)); sqlite3_free(real(f)); return rc; };
-    m.xRead = [](sqlite3_file* f, void* p, int n, sqlite3_int64 at) { return real(f)->pMethods->xRead(real(f), p, n, at); };
+    m.xClose = [](sqlite3_file* f) {
+      int rc = real(f)->pMethods->xClose(real(f));
+      sqlite3_free(real(f));
+      return rc;
+    };
+    m.xRead = [](sqlite3_file* f, void* p, int n, sqlite3_int64 at) {
+      return real(f)->pMethods->xRead(real(f), p, n, at);
+    };
     m.xWrite = [](sqlite3_file* f, const void* p, int n, sqlite3_int64 at) {
       return failNow() ? SQLITE_IOERR_WRITE : real(f)->pMethods->xWrite(real(f), p, n, at);
     };
     m.xTruncate = [](sqlite3_file* f, sqlite3_int64 n) { return real(f)->pMethods->xTruncate(real(f), n); };
-    m.xSync = [](sqlite3_file* f, int flags) { return failNow() ? SQLITE_IOERR_FSYNC : real(f)->pMethods->xSync(real(f), flags); };
+    m.xSync = [](sqlite3_file* f, int flags) {
+      return failNow() ? SQLITE_IOERR_FSYNC : real(f)->pMethods->xSync(real(f), flags);
+    };
     m.xFileSize = [](sqlite3_file* f, sqlite3_int64* n) { return real(f)->pMethods->xFileSize(real(f), n); };
     m.xLock = [](sqlite3_file* f, int lock) { return real(f)->pMethods->xLock(real(f), lock); };
     m.xUnlock = [](sqlite3_file* f, int lock) { return real(f)->pMethods->xUnlock(real(f), lock); };
-    m.xCheckReservedLock = [](sqlite3_file* f, int* out) { return real(f)->pMethods->xCheckReservedLock(real(f), out); };
-    m.xFileControl = [](sqlite3_file* f, int op, void* arg) { return real(f)->pMethods->xFileControl(real(f), op, arg); };
+    m.xCheckReservedLock = [](sqlite3_file* f, int* out) {
+      return real(f)->pMethods->xCheckReservedLock(real(f), out);
+    };
+    m.xFileControl = [](sqlite3_file* f, int op, void* arg) {
+      return real(f)->pMethods->xFileControl(real(f), op, arg);
+    };
     m.xSectorSize = [](sqlite3_file* f) { return real(f)->pMethods->xSectorSize(real(f)); };
     m.xDeviceCharacteristics = [](sqlite3_file* f) { return real(f)->pMethods->xDeviceCharacteristics(real(f)); };
     return m;
@@ -152,8 +168,10 @@ int faultyOpen(sqlite3_vfs*, const char* name, sqlite3_file* file, int flags, in
   faulty->real = static_cast<sqlite3_file*>(sqlite3_malloc(system->szOsFile));
   std::memset(faulty->real, 0, static_cast<size_t>(system->szOsFile));
   int code = system->xOpen(system, name, faulty->real, flags, outFlags);
-  if (code == SQLITE_OK) faulty->base.pMethods = faultyMethods();
-  else sqlite3_free(faulty->real);
+  if (code == SQLITE_OK)
+    faulty->base.pMethods = faultyMethods();
+  else
+    sqlite3_free(faulty->real);
   return code;
 }
 
@@ -230,7 +248,8 @@ TEST(SqliteStoreGroupCommit, ManyWritersShareOneFsync) {
       auto before = loop.now();
       EXPECT_TRUE(runOn(loop, writeAll(loop, store.get(), writers, count)));
       double seconds = std::chrono::duration<double>(loop.now() - before).count();
-      std::printf("%s, %3d writers: %7.0f transactions/s\n", group ? "group commit" : "one fsync each", writers, count / seconds);
+      std::printf("%s, %3d writers: %7.0f transactions/s\n", group ? "group commit" : "one fsync each", writers,
+                  count / seconds);
     }
   }
   EXPECT_TRUE(removeTree(dir).ok());

@@ -5,7 +5,8 @@
 namespace dhow::store {
 
 struct MemoryStore::Rep {
-  Rep(Loop& loop, Options given) : core(std::make_shared<Core>(loop, given.keepRevisions, size_t{256} << 20)), options(std::move(given)) {}
+  Rep(Loop& loop, Options given)
+      : core(std::make_shared<Core>(loop, given.keepRevisions, size_t{256} << 20)), options(std::move(given)) {}
   std::shared_ptr<Core> core;
   Options options;
   bool broken = false;
@@ -28,8 +29,12 @@ void fillPrevious(Core& core, Commit& commit) {
 MemoryStore::MemoryStore(Loop& loop, Options options) : rep_(std::make_shared<Rep>(loop, std::move(options))) {}
 MemoryStore::~MemoryStore() = default;
 
-void MemoryStore::breakDown() { rep_->broken = true; }
-void MemoryStore::repair() { rep_->broken = false; }
+void MemoryStore::breakDown() {
+  rep_->broken = true;
+}
+void MemoryStore::repair() {
+  rep_->broken = false;
+}
 
 Task<Result<std::optional<Entry>>> MemoryStore::get(std::string key) {
   auto live = rep_->core->index().find(key);
@@ -72,7 +77,8 @@ Task<Result<Revision>> MemoryStore::txn(Txn txn) {
     fillPrevious(*rep->core, *commit);
     rep->core->publish(*commit, true);
     auto keep = static_cast<Revision>(rep->options.keepRevisions);
-    if (rep->core->revision() > rep->core->compacted() + keep + keep / 8) rep->core->compact(rep->core->revision() - keep);
+    if (rep->core->revision() > rep->core->compacted() + keep + keep / 8)
+      rep->core->compact(rep->core->revision() - keep);
   };
   if (rep->options.commitDelay > Duration(0)) {
     auto timer = rep->core->loop().after(rep->options.commitDelay, publish);
@@ -96,7 +102,9 @@ Task<Result<>> MemoryStore::compact(Revision revision) {
   co_return Result<>();
 }
 
-Revision MemoryStore::revision() const { return rep_->core->revision(); }
+Revision MemoryStore::revision() const {
+  return rep_->core->revision();
+}
 
 Task<> MemoryStore::close() {
   rep_->closed = true;

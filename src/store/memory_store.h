@@ -12,8 +12,8 @@ class MemoryStore final : public Store {
  public:
   enum class Fault {
     kNone,
-    kRefused,    // nothing is written, the caller is told kUnavailable
-    kLostAnswer, // it is written, but the caller is told kUnavailable
+    kRefused,     // nothing is written, the caller is told kUnavailable
+    kLostAnswer,  // it is written, but the caller is told kUnavailable
   };
   struct Options {
     Duration commitDelay{0};  // of the loop's time, between a transaction and its being durable

@@ -16,27 +16,33 @@ Result<std::unique_ptr<SqliteFile>> SqliteFile::open(const std::string& path, co
   if (code != SQLITE_OK) return file->failure("open store " + path, code);
   sqlite3_extended_result_codes(file->db_, 1);
   // The lock file keeps other processes away, so the WAL's index can live in this process' memory.
-  for (const char* sql : {"PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
-                          "PRAGMA cache_size=-1024", "PRAGMA journal_size_limit=8388608",
-                          "CREATE TABLE IF NOT EXISTS changes(id INTEGER PRIMARY KEY, key TEXT NOT NULL, created INTEGER NOT NULL,"
-                          " previous INTEGER NOT NULL, deleted INTEGER NOT NULL, value BLOB)",
-                          "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID"}) {
+  for (const char* sql :
+       {"PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
+        "PRAGMA cache_size=-1024", "PRAGMA journal_size_limit=8388608",
+        "CREATE TABLE IF NOT EXISTS changes(id INTEGER PRIMARY KEY, key TEXT NOT NULL, created INTEGER NOT NULL,"
+        " previous INTEGER NOT NULL, deleted INTEGER NOT NULL, value BLOB)",
+        "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID"}) {
     auto done = file->run(sql);
     if (!done.ok()) return std::move(done).error().wrap("open store " + path);
   }
-  RETURN_IF_ERROR(file->prepare("INSERT INTO changes(id, key, created, previous, deleted, value) VALUES(?,?,?,?,?,?)", &file->insert_));
+  RETURN_IF_ERROR(file->prepare("INSERT INTO changes(id, key, created, previous, deleted, value) VALUES(?,?,?,?,?,?)",
+                                &file->insert_));
   RETURN_IF_ERROR(file->prepare("DELETE FROM changes WHERE id=?", &file->erase_));
-  RETURN_IF_ERROR(file->prepare("INSERT OR REPLACE INTO meta(name, value) VALUES('compacted', ?)", &file->setCompacted_));
+  RETURN_IF_ERROR(
+      file->prepare("INSERT OR REPLACE INTO meta(name, value) VALUES('compacted', ?)", &file->setCompacted_));
   RETURN_IF_ERROR(file->prepare("SELECT value FROM changes WHERE id=?", &file->value_));
-  RETURN_IF_ERROR(file->prepare("SELECT c.id, c.key, c.created, c.previous, c.deleted, c.value, p.value FROM changes c"
-                                " LEFT JOIN changes p ON p.id=c.previous WHERE c.id>=? ORDER BY c.id", &file->history_));
+  RETURN_IF_ERROR(
+      file->prepare("SELECT c.id, c.key, c.created, c.previous, c.deleted, c.value, p.value FROM changes c"
+                    " LEFT JOIN changes p ON p.id=c.previous WHERE c.id>=? ORDER BY c.id",
+                    &file->history_));
   RETURN_IF_ERROR(file->prepare("BEGIN IMMEDIATE", &file->begin_));
   RETURN_IF_ERROR(file->prepare("COMMIT", &file->commit_));
   return file;
 }
 
 SqliteFile::~SqliteFile() {
-  for (auto* statement : {insert_, erase_, setCompacted_, value_, history_, begin_, commit_}) sqlite3_finalize(statement);
+  for (auto* statement : {insert_, erase_, setCompacted_, value_, history_, begin_, commit_})
+    sqlite3_finalize(statement);
   sqlite3_close_v2(db_);
 }
 
@@ -105,8 +111,12 @@ Result<Revision> SqliteFile::readCompacted() {
   return revision;
 }
 
-Result<> SqliteFile::begin() { return step(begin_, "begin"); }
-Result<> SqliteFile::commit() { return step(commit_, "commit"); }
+Result<> SqliteFile::begin() {
+  return step(begin_, "begin");
+}
+Result<> SqliteFile::commit() {
+  return step(commit_, "commit");
+}
 
 void SqliteFile::rollback() {
   if (sqlite3_get_autocommit(db_) == 0) sqlite3_exec(db_, "ROLLBACK", nullptr, nullptr, nullptr);
@@ -119,8 +129,10 @@ Result<> SqliteFile::insert(const Change& change) {
   sqlite3_bind_int64(insert_, 3, change.created);
   sqlite3_bind_int64(insert_, 4, change.previousRow);
   sqlite3_bind_int(insert_, 5, deleted ? 1 : 0);
-  if (deleted) sqlite3_bind_null(insert_, 6);
-  else sqlite3_bind_blob64(insert_, 6, change.value.bytes->data(), change.value.bytes->size(), SQLITE_STATIC);
+  if (deleted)
+    sqlite3_bind_null(insert_, 6);
+  else
+    sqlite3_bind_blob64(insert_, 6, change.value.bytes->data(), change.value.bytes->size(), SQLITE_STATIC);
   return step(insert_, "write " + change.key);
 }
 
@@ -137,7 +149,8 @@ Result<std::shared_ptr<const std::string>> SqliteFile::value(int64_t row) {
   sqlite3_bind_int64(value_, 1, row);
   int code = sqlite3_step(value_);
   if (code != SQLITE_ROW) {
-    auto error = code == SQLITE_DONE ? Error(Code::kDataLoss, fmt::format("row {} of the store is missing", row)) : failure("read", code);
+    auto error = code == SQLITE_DONE ? Error(Code::kDataLoss, fmt::format("row {} of the store is missing", row))
+                                     : failure("read", code);
     sqlite3_reset(value_);
     return error;
   }

@@ -21,7 +21,8 @@ struct Job {
 }  // namespace
 
 struct SqliteStore::Rep : std::enable_shared_from_this<SqliteStore::Rep> {
-  Rep(Loop& loop, Options given) : core(std::make_shared<Core>(loop, given.windowEvents, given.windowBytes)), options(std::move(given)) {}
+  Rep(Loop& loop, Options given)
+      : core(std::make_shared<Core>(loop, given.windowEvents, given.windowBytes)), options(std::move(given)) {}
 
   std::shared_ptr<Core> core;
   Options options;
@@ -91,7 +92,8 @@ void SqliteStore::Rep::work() {
       auto rep = self.lock();
       if (!rep) return;
       if (!broken) return rep->published(std::move(*jobs));
-      if (!rep->core->failure()) log::error("store", "writes are refused until the store is reopened: {}", broken->message());
+      if (!rep->core->failure())
+        log::error("store", "writes are refused until the store is reopened: {}", broken->message());
       rep->core->fail(Error(Code::kUnavailable, "the store has failed and must be reopened: " + broken->message()));
     });
   }
@@ -276,7 +278,9 @@ Task<Result<>> SqliteStore::compact(Revision revision) {
   co_return Result<>();
 }
 
-Revision SqliteStore::revision() const { return rep_->core->revision(); }
+Revision SqliteStore::revision() const {
+  return rep_->core->revision();
+}
 
 Task<> SqliteStore::close() {
   auto rep = rep_;

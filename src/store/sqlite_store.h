@@ -1,6 +1,6 @@
-// The embedded Store: one SQLite file in WAL mode with synchronous=FULL. A thread of its own commits all transactions in
-// flight together, with one fsync. In memory are the index (key -> revisions) and the newest events; values are
-// read from the file.
+// The embedded Store: one SQLite file in WAL mode with synchronous=FULL. A thread of its own commits all transactions
+// in flight together, with one fsync. In memory are the index (key -> revisions) and the newest events; values are read
+// from the file.
 //
 //   changes(id, key, created, previous, deleted, value)   id = revision << 10 | place in the transaction;
 //                                                         previous = id of the row that it replaces, or 0
@@ -22,7 +22,8 @@ class SqliteStore final : public Store {
     bool groupCommit = true;  // false: one commit per transaction, for comparison
     std::string vfs;          // SQLite's file layer; empty: the system's
   };
-  // Blocks while it reads the index. kFailedPrecondition when another process has the file, kDataLoss when it is damaged.
+  // Blocks while it reads the index. kFailedPrecondition when another process has the file, kDataLoss when it is
+  // damaged.
   static Result<std::unique_ptr<SqliteStore>> open(Loop& loop, Options options);
   ~SqliteStore() override;  // waits for the thread; what was not acknowledged may or may not last
 

@@ -32,8 +32,8 @@ struct Entry {
 struct Event {
   enum class Type { kPut, kDelete };
   Type type = Type::kPut;
-  Entry entry;                     // for kDelete: the last value, modified = revision of the deletion
-  std::optional<Value> previous;   // the value that a put replaced
+  Entry entry;                    // for kDelete: the last value, modified = revision of the deletion
+  std::optional<Value> previous;  // the value that a put replaced
 };
 
 struct Compare {
@@ -63,8 +63,8 @@ struct ListResult {
 class Watcher {
  public:
   virtual ~Watcher() = default;
-  // The next batch: all events of one or more revisions, never a part of one. kExpired when the revision asked for has been compacted;
-  // kCancelled after close().
+  // The next batch: all events of one or more revisions, never a part of one. kExpired when the revision asked for has
+  // been compacted; kCancelled after close().
   struct Batch {
     std::vector<Event> events;
     Revision revision = 0;  // everything up to here has been seen

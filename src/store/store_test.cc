@@ -12,7 +12,9 @@ namespace {
 Operation put(std::string key, std::string value) {
   return {Operation::Type::kPut, std::move(key), {std::make_shared<const std::string>(std::move(value)), nullptr}};
 }
-Operation erase(std::string key) { return {Operation::Type::kDelete, std::move(key), {}}; }
+Operation erase(std::string key) {
+  return {Operation::Type::kDelete, std::move(key), {}};
+}
 
 class StoreContract : public testing::TestWithParam<bool> {
  protected:
@@ -38,7 +40,9 @@ class StoreContract : public testing::TestWithParam<bool> {
     if (!dir_.empty()) EXPECT_TRUE(removeTree(dir_).ok());
   }
   Result<Revision> write(Txn txn) { return runOn(loop_, store_->txn(std::move(txn))); }
-  Revision put1(std::string key, std::string value) { return write({{}, {put(std::move(key), std::move(value))}}).value(); }
+  Revision put1(std::string key, std::string value) {
+    return write({{}, {put(std::move(key), std::move(value))}}).value();
+  }
   std::string valueOf(std::string key) {
     auto entry = runOn(loop_, store_->get(std::move(key)));
     return entry.value() ? *(*entry)->value.bytes : "(none)";
@@ -161,8 +165,10 @@ Task<> increment(Store* store, int rounds, int* conflicts) {
     txn.compares.push_back({"/counter", *entry ? (*entry)->modified : 0});
     txn.operations.push_back(put("/counter", std::to_string(value + 1)));
     auto written = co_await store->txn(std::move(txn));
-    if (written.ok()) ++done;
-    else ++*conflicts;
+    if (written.ok())
+      ++done;
+    else
+      ++*conflicts;
   }
 }
 
@@ -260,7 +266,9 @@ TEST(MemoryStore, FaultsAreWhatTheTestAsksFor) {
   options.commitDelay = std::chrono::milliseconds(3);
   options.fault = [&](const Txn&) {
     ++asked;
-    return asked == 1 ? MemoryStore::Fault::kRefused : asked == 2 ? MemoryStore::Fault::kLostAnswer : MemoryStore::Fault::kNone;
+    return asked == 1   ? MemoryStore::Fault::kRefused
+           : asked == 2 ? MemoryStore::Fault::kLostAnswer
+                        : MemoryStore::Fault::kNone;
   };
   MemoryStore store(loop, options);
   EXPECT_EQ(runOn(loop, store.txn({{}, {put("/a", "1")}})).error().code(), Code::kUnavailable);
