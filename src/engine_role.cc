@@ -53,7 +53,7 @@ Task<Result<>> startEngine(EngineProcess* self) {
   front.name = "docker";
   self->front = std::make_unique<http::Server>(self->loop, std::move(front), engine::dockerApi(*self->engine));
   CO_RETURN_IF_ERROR(self->front->listenUnix(paths.dockerSocket()));
-  CO_RETURN_IF_ERROR(writeFile(paths.run + "/engine.pid", std::to_string(::getpid()) + "\n"));
+  CO_RETURN_IF_ERROR(writeFile(paths.enginePid(), std::to_string(::getpid()) + "\n"));
   notifyReady();
   co_return Result<>();
 }
@@ -81,6 +81,11 @@ int runEngine(const std::string& clusterDir) {
   auto config = platform::loadConfig(paths);
   if (!config.ok()) {
     log::error("engine", "{}", config.error().message());
+    return 1;
+  }
+  auto lock = lockFile(paths.engineLock(), false);
+  if (!lock.ok()) {
+    log::error("engine", "{}", lock.error().message());
     return 1;
   }
   RealLoop loop;

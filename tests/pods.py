@@ -24,7 +24,7 @@ def publish_shell(cluster):
 
 
 def apply(cluster, *objects, namespace="default"):
-    text = "\n---\n".join(json.dumps(o) for o in objects)
+    text = "\n".join(json.dumps(o) for o in objects)
     return cluster.kubectl("-n", namespace, "apply", "-f", "-", input=text)
 
 

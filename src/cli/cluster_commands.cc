@@ -61,8 +61,6 @@ int up(const UpOptions& options) {
 
 int down(const ClusterOption& option, bool keepData) {
   if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
   auto programs = platform::Cluster::Programs::ofThisProcess();
   if (!programs.ok()) return fail(programs.error());
   RealLoop loop;

@@ -6,8 +6,7 @@ namespace dhow::cli {
 
 Result<platform::ClusterConfig> ClusterOption::load() const {
   auto paths = this->paths();
-  if (!pathExists(paths.config()))
-    return Error(Code::kNotFound, fmt::format("there is no cluster \"{}\" in {}; `dhow up` starts one", name, data));
+  if (!pathExists(paths.config())) return platform::noSuchCluster(paths);
   return platform::loadConfig(paths);
 }
 

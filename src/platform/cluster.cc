@@ -38,14 +38,35 @@ struct Stopwatch {
   }
 };
 
+bool isStill(const UniqueFd& fd, const std::string& path) {
+  struct stat held {}, now {};
+  return ::fstat(fd.get(), &held) == 0 && ::stat(path.c_str(), &now) == 0 && held.st_ino == now.st_ino && held.st_dev == now.st_dev;
+}
+
 // Held while a command changes a cluster.
 Result<UniqueFd> lockCluster(const ClusterPaths& paths) {
-  RETURN_IF_ERROR(makeDirs(paths.run, 0711));
+  while (true) {
+    RETURN_IF_ERROR(makeDirs(paths.run, 0711));
+    auto owner = readFile(paths.run + "/data", 4096);
+    if (owner.ok() && trim(*owner) != paths.data)
+      return Error(Code::kConflict, fmt::format("a cluster of this name has its data in {}; give another --name", trim(*owner)));
+    RETURN_IF_ERROR(writeFile(paths.run + "/data", paths.data + "\n"));
+    ASSIGN_OR_RETURN(auto lock, lockFile(paths.lock(), true));
+    // A `down` that held it has removed the file meanwhile.
+    if (isStill(lock, paths.lock())) return lock;
+  }
+}
+
+// Whether an `up` or `down` left anything of the cluster, its configuration or less.
+bool anythingOf(const ClusterPaths& paths) {
+  if (pathExists(paths.root)) return true;
   auto owner = readFile(paths.run + "/data", 4096);
-  if (owner.ok() && trim(*owner) != paths.data)
-    return Error(Code::kConflict, fmt::format("a cluster of this name has its data in {}; give another --name", trim(*owner)));
-  RETURN_IF_ERROR(writeFile(paths.run + "/data", paths.data + "\n"));
-  return lockFile(paths.lock(), true);
+  return owner.ok() && trim(*owner) == paths.data;
+}
+
+Result<> removeRemains(const ClusterPaths& paths) {
+  RETURN_IF_ERROR(removeTree(paths.root));
+  return removeTree(paths.run);
 }
 
 // The configuration of a cluster that exists, or a new one.
@@ -97,6 +118,7 @@ struct Cluster::Rep {
   BlockingPool& pool;
   Programs programs;
 
+  std::string programFolder() const { return programs.dhow.substr(0, programs.dhow.rfind('/')); }
   // With the machines that run already.
   Task<Result<std::unique_ptr<runtime::Runtime>>> runtimeOf(const ClusterConfig& config) {
     CO_ASSIGN_OR_RETURN(auto runtime, runtime::Runtime::create(loop, pool, {config.paths().machines(), programs.shim, cgroupOf(config)}));
@@ -162,9 +184,11 @@ Task<bool> Cluster::Rep::engineAnswers(const ClusterConfig& config) {
 }
 
 Task<Result<>> Cluster::Rep::startEngine(const ClusterConfig& config) {
+  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready("engine")));
   bool answers = co_await engineAnswers(config);
   if (answers) co_return Result<>();
-  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready("engine")));
+  // Tells `down` that there may be one, however early this ends. One that is just starting keeps the lock, and reports to this socket.
+  CO_RETURN_IF_ERROR(writeFile(config.paths().engineLock(), ""));
   SpawnOptions options;
   options.args = {programs.dhow, "engine", "--cluster", config.paths().root};
   options.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET=" + ready.path()};
@@ -272,7 +296,7 @@ Task<Result<>> Cluster::Rep::waitNodesReady(const ClusterConfig& config) {
 }
 
 Task<Result<>> Cluster::Rep::publishExample(const ClusterConfig& config, std::string folder) {
-  CO_ASSIGN_OR_RETURN(auto image, exampleImage(folder, programs.dhow.substr(0, programs.dhow.rfind('/'))));
+  CO_ASSIGN_OR_RETURN(auto image, exampleImage(folder, programFolder()));
   if (image) {
     auto pushed = co_await publishImage(loop, pool, config, std::move(*image));
     if (!pushed.ok()) co_return std::move(pushed).error().wrap("publish the image of " + folder);
@@ -284,9 +308,13 @@ Task<Result<>> Cluster::Rep::publishExample(const ClusterConfig& config, std::st
 Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string example, Progress progress) {
   Stopwatch watch{rep_->loop, progress};
   CO_RETURN_IF_ERROR(validateRequest(request));
+  if (!example.empty()) {
+    CO_RETURN_IF_ERROR(checkExample(example, rep_->programFolder()));
+  }
   ClusterPaths paths(request.dataDir, request.name);
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
   auto config = co_await rep_->pool.run(rep_->loop, [&] { return chooseConfig(request); });
+  if (!config.ok() && !pathExists(paths.config())) (void)removeRemains(paths).ok();
   CO_RETURN_IF_ERROR(config);
   auto prepared = co_await rep_->pool.run(rep_->loop, [&] { return prepareCluster(*config, rep_->loop.wallNow()); });
   CO_RETURN_IF_ERROR(prepared);
@@ -321,32 +349,47 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
 
 namespace {
 
-// The engine removes its containers, networks and mounts when it is asked to; it ends by itself then.
-Task<Result<>> shutDownEngine(Loop& loop, const ClusterPaths& paths) {
-  auto text = readFile(paths.run + "/engine.pid", 64);
-  if (!text.ok()) co_return Result<>();
+// The engine removes its containers, networks and mounts when it is asked to; it ends by itself then. False when none runs.
+Task<Result<bool>> shutDownEngine(Loop& loop, const ClusterPaths& paths) {
+  auto text = readFile(paths.enginePid(), 64);
+  if (!text.ok()) co_return false;
   auto pid = parseInt(trim(*text));
-  if (!pid) co_return Result<>();
+  if (!pid) co_return false;
   auto line = readFile(fmt::format("/proc/{}/cmdline", *pid), 1 << 16);
   // The number may belong to somebody else by now.
-  if (!line.ok() || line->find(paths.root) == std::string::npos) co_return Result<>();
-  if (::kill(static_cast<pid_t>(*pid), SIGUSR1) != 0) co_return Result<>();
+  if (!line.ok() || line->find(paths.root) == std::string::npos) co_return false;
   CO_ASSIGN_OR_RETURN(auto fd, pidfdOf(static_cast<pid_t>(*pid)));
+  if (::kill(static_cast<pid_t>(*pid), SIGUSR1) != 0) co_return false;
   auto ended = co_await waitReadable(loop, fd.get());
-  co_return ended;
+  CO_RETURN_IF_ERROR(ended);
+  co_return true;
 }
 
 }  // namespace
 
 Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progress) {
   Stopwatch watch{rep_->loop, progress};
+  ClusterRequest request;
+  request.name = paths.root.substr(paths.root.rfind('/') + 1);
+  request.dataDir = paths.data;
+  CO_RETURN_IF_ERROR(validateRequest(request));
+  if (!anythingOf(paths)) co_return noSuchCluster(paths);
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
+  // An `up` that was cut short before it made anything, or a `down` that had removed all else.
+  if (!pathExists(paths.config())) co_return removeRemains(paths);
   CO_ASSIGN_OR_RETURN(auto config, loadConfig(paths));
-  // One that died has left containers behind: only a living engine knows how to remove them.
-  auto revived = co_await rep_->startEngine(config);
-  if (!revived.ok()) log::warn("platform", "{}", revived.error().message());
-  auto engine = co_await shutDownEngine(rep_->loop, paths);
-  CO_RETURN_IF_ERROR(engine);
+  if (pathExists(paths.engineLock())) {
+    auto engine = co_await shutDownEngine(rep_->loop, paths);
+    CO_RETURN_IF_ERROR(engine);
+    if (!*engine) {
+      // One that died has left containers behind: only a living engine knows how to remove them.
+      auto revived = co_await rep_->startEngine(config);
+      if (!revived.ok()) log::warn("platform", "{}", revived.error().message());
+      engine = co_await shutDownEngine(rep_->loop, paths);
+      CO_RETURN_IF_ERROR(engine);
+    }
+    CO_RETURN_IF_ERROR(removeTree(paths.engineLock()));
+  }
   watch.step("engine stopped");
   CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
   auto machines = co_await runtime->machines();
@@ -373,11 +416,21 @@ Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progres
 
 Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
   ClusterState state;
-  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
-  auto machines = co_await runtime->machines();
-  CO_RETURN_IF_ERROR(machines);
-  for (const auto& machine : *machines) state.machines.push_back({machine.name, machine.running, machine.pid});
-  co_await runtime->stop();
+  state.machines.push_back({masterName(config), false, 0});
+  for (const auto& plan : config.nodePlans()) state.machines.push_back({plan.name, false, 0});
+  // Asking makes nothing, and waits for what changes the cluster.
+  if (pathExists(config.paths().machines())) {
+    CO_ASSIGN_OR_RETURN(auto lock, lockCluster(config.paths()));
+    CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
+    auto machines = co_await runtime->machines();
+    CO_RETURN_IF_ERROR(machines);
+    for (const auto& machine : *machines) {
+      for (auto& known : state.machines) {
+        if (known.name == machine.name) known = {machine.name, machine.running, machine.pid};
+      }
+    }
+    co_await runtime->stop();
+  }
   state.engineAnswers = co_await rep_->engineAnswers(config);
   CO_ASSIGN_OR_RETURN(auto api, rep_->clientOf(config));
   auto nodes = co_await api->list(object::resources::kNodes, {});
@@ -394,12 +447,23 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
 }
 
 namespace {
-Error noSuchMachine(const std::string& name) { return Error(Code::kNotFound, "there is no machine " + name + "; `dhow status` lists them"); }
+
+// kNotFound, or kFailedPrecondition where the cluster is down.
+Result<> checkMachine(const ClusterConfig& config, const std::string& name) {
+  bool known = name == masterName(config);
+  for (const auto& plan : config.nodePlans()) known = known || plan.name == name;
+  if (!known) return Error(Code::kNotFound, "there is no machine " + name + "; `dhow status` lists them");
+  if (!regionExists(config)) return Error(Code::kFailedPrecondition, "the cluster is down; `dhow up` starts it");
+  return {};
+}
+
 }  // namespace
 
 Task<Result<>> Cluster::startMachine(const ClusterConfig& config, std::string name) {
+  CO_RETURN_IF_ERROR(checkMachine(config, name));
+  CO_ASSIGN_OR_RETURN(auto lock, lockCluster(config.paths()));
   CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
-  Result<> done = noSuchMachine(name);
+  Result<> done;
   if (name == masterName(config)) done = co_await rep_->startMaster(config, *runtime);
   for (const auto& plan : config.nodePlans()) {
     if (plan.name == name) done = co_await rep_->startNode(config, *runtime, plan);
@@ -409,10 +473,11 @@ Task<Result<>> Cluster::startMachine(const ClusterConfig& config, std::string na
 }
 
 Task<Result<>> Cluster::stopMachine(const ClusterConfig& config, std::string name) {
+  CO_RETURN_IF_ERROR(checkMachine(config, name));
+  CO_ASSIGN_OR_RETURN(auto lock, lockCluster(config.paths()));
   CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
   auto stopped = co_await runtime->stopMachine(name, 10s);
   co_await runtime->stop();
-  if (!stopped.ok() && stopped.error().is(Code::kNotFound)) co_return noSuchMachine(name);
   co_return stopped;
 }
 

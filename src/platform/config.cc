@@ -130,6 +130,11 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   return config;
 }
 
+Error noSuchCluster(const ClusterPaths& paths) {
+  return Error(Code::kNotFound, fmt::format("there is no cluster \"{}\" in {}; `dhow up` starts one", paths.root.substr(paths.root.rfind('/') + 1),
+                                            paths.data));
+}
+
 Result<std::vector<ClusterPaths>> knownClusters() {
   std::vector<ClusterPaths> clusters;
   if (!pathExists(kRunDir)) return clusters;

@@ -65,6 +65,8 @@ Result<> validateRequest(const ClusterRequest& request);
 ClusterConfig configFor(const ClusterRequest& request, int index);
 Result<> saveConfig(const ClusterConfig& config);
 Result<ClusterConfig> loadConfig(const ClusterPaths& paths);
+// kNotFound, with what to do.
+Error noSuchCluster(const ClusterPaths& paths);
 // Clusters that are running or stopped on this machine, by name; each is known by /run/dhow/<name>/data.
 Result<std::vector<ClusterPaths>> knownClusters();
 

@@ -161,6 +161,13 @@ Result<std::optional<image::AssembleOptions>> exampleImage(const std::string& fo
   return std::optional(std::move(options));
 }
 
+Result<> checkExample(const std::string& folder, const std::string& programs) {
+  ASSIGN_OR_RETURN(auto image, exampleImage(folder, programs));
+  ASSIGN_OR_RETURN(auto manifests, readManifests(folder));
+  if (!image && manifests.empty()) return Error(Code::kInvalid, fmt::format("--deploy {}: there is neither image.json nor a *.yaml manifest", folder));
+  return {};
+}
+
 Task<Result<>> applyManifests(Loop& loop, const ClusterConfig& config, std::string folder) {
   CO_ASSIGN_OR_RETURN(auto manifests, readManifests(folder));
   CO_ASSIGN_OR_RETURN(auto api, clientOf(loop, config));

@@ -46,6 +46,9 @@ struct ClusterPaths {
   std::string nodeConfig(const std::string& node) const { return this->node(node) + "/node.json"; }
 
   std::string lock() const { return run + "/lock"; }
+  // Locked by the engine while it runs; there from before it is started until it is shut down.
+  std::string engineLock() const { return run + "/engine.lock"; }
+  std::string enginePid() const { return run + "/engine.pid"; }
   std::string dockerSocket() const { return run + "/docker.sock"; }
   std::string regionNamespace() const { return run + "/region.netns"; }
   std::string nodeNamespace(const std::string& node) const { return run + "/" + node + ".netns"; }
