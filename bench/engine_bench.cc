@@ -32,8 +32,7 @@ using namespace dhow;
 
 struct Arguments {
   std::string serve, dir, cgroup = "/dhow-bench-" + std::to_string(::getpid());
-  int runs = 200;
-  bool phases = false;
+  int runs = 200, ready = engine::EngineOptions().readyNetworks;
 };
 
 struct Bench {
@@ -54,6 +53,7 @@ Task<Result<>> open(Bench* bench) {
   options.shimPath = programFolder() + "/../dhow-shim";
   if (!pathExists(options.shimPath)) options.shimPath = programFolder() + "/dhow-shim";
   options.cgroupParent = bench->arguments.cgroup;
+  options.readyNetworks = bench->arguments.ready;
   auto engine = co_await engine::Engine::start(bench->loop, bench->pool, std::move(options));
   CO_RETURN_IF_ERROR(engine);
   bench->engine = std::move(*engine);
@@ -82,10 +82,15 @@ struct Figures {
       std::sort(values.begin(), values.end());
       return values.empty() ? 0.0 : values[values.size() / 2];
     };
-    auto high = total;
-    std::sort(high.begin(), high.end());
-    std::printf("%-34s median %6.2f ms   p95 %6.2f ms   (create %.2f, start %.2f, exit %.2f, remove %.2f)\n", name, median(total),
-                high.empty() ? 0.0 : high[high.size() * 95 / 100], median(create), median(start), median(exit), median(remove));
+    auto high = [](std::vector<double> values) {
+      std::sort(values.begin(), values.end());
+      return values.empty() ? 0.0 : values[values.size() * 95 / 100];
+    };
+    std::printf("%-34s median %6.2f ms   p95 %6.2f ms", name, median(total), high(total));
+    if (!create.empty())
+      std::printf("   median/p95: create %.2f/%.2f, start %.2f/%.2f, exit %.2f/%.2f, remove %.2f/%.2f", median(create), high(create), median(start),
+                  high(start), median(exit), high(exit), median(remove), high(remove));
+    std::printf("\n");
     std::fflush(stdout);
   }
 };
@@ -194,7 +199,7 @@ void printPeers(const std::string& dir, int runs) {
   std::filesystem::copy_file("/bin/busybox", rootfs + "/bin/true", ignored);
   const std::string config = R"({"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["/bin/true"],"cwd":"/"},
     "mounts":[{"destination":"/proc","type":"proc","source":"proc"}],
-    "linux":{"namespaces":[{"type":"pid"},{"type":"mount"},{"type":"ipc"},{"type":"uts"},{"type":"network"}],"resources":{"memory":{"limit":67108864}}}})";
+    "linux":{"namespaces":[{"type":"pid"},{"type":"mount"},{"type":"ipc"},{"type":"uts"},{"type":"network"}]}})";
   if (!writeFile(dir + "/bundle/config.json", config).ok()) return;
   auto time = [&](const std::string& name, const std::vector<std::string>& command) {
     Figures figures;
@@ -212,8 +217,16 @@ void printPeers(const std::string& dir, int runs) {
     figures.print(name.c_str());
   };
   auto state = dir + "/peer-state";
-  time("crun run (no network, no images)", {"crun", "--root", state, "run", "--bundle", dir + "/bundle", "@"});
-  time("runc run (no network, no images)", {"runc", "--root", state, "run", "--bundle", dir + "/bundle", "@"});
+  // Without cgroups, which crun refuses on machines that have both versions.
+  time("crun run (no network, no limits)", {"crun", "--cgroup-manager=disabled", "--root", state, "run", "--bundle", dir + "/bundle", "@"});
+  time("runc run (no network, no limits)", {"runc", "--root", state, "run", "--bundle", dir + "/bundle", "@"});
+  auto fromDocker = [&](const char* program) {
+    auto images = runCommand({program, "image", "inspect", "busybox"});
+    if (images.ok() && images->status.code == 0)
+      time(std::string(program) + " run --rm", {program, "run", "--rm", "--memory", "64m", "busybox", "true"});
+  };
+  fromDocker("podman");
+  fromDocker("docker");
 }
 
 }  // namespace
@@ -226,6 +239,7 @@ int main(int argc, char** argv) {
     if (name == "--serve") arguments.serve = argv[i + 1];
     else if (name == "--dir") arguments.dir = argv[i + 1];
     else if (name == "--cgroup") arguments.cgroup = argv[i + 1];
+    else if (name == "--ready-networks") arguments.ready = std::atoi(argv[i + 1]);
     else if (name == "--runs") arguments.runs = std::atoi(argv[i + 1]);
   }
   log::configure(log::Level::kWarn, "");
