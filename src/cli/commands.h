@@ -11,6 +11,7 @@ void addStatus(CLI::App& app, Action* chosen);
 void addMachine(CLI::App& app, Action* chosen);
 void addKubeconfig(CLI::App& app, Action* chosen);
 void addDockerSocket(CLI::App& app, Action* chosen);
+void addDocker(CLI::App& app, Action* chosen);
 void addKubectl(CLI::App& app, Action* chosen);
 void addImage(CLI::App& app, Action* chosen);
 void addVersion(CLI::App& app, Action* chosen);

@@ -24,6 +24,7 @@ constexpr Entry kCommands[] = {
     {"machine", addMachine},
     {"kubeconfig", addKubeconfig},
     {"docker-socket", addDockerSocket},
+    {"docker", addDocker},
     {"kubectl", addKubectl},
     {"image", addImage},
     {"version", addVersion},
