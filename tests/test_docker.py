@@ -14,7 +14,7 @@ import fcntl
 import pytest
 
 from docker_engine import Engine, busybox_layer, digest, docker_archive, image_config
-from harness import eventually, run
+from harness import DHOW, eventually, run
 
 NOTHING = {"cgroups": [], "mounts": [], "containers": [], "layers": [], "ports": [], "shims": []}
 
@@ -200,10 +200,10 @@ def test_standard_input_reaches_the_process_and_ends(engine):
 class Terminal:
     """A docker command on a terminal of 33 rows and 99 columns."""
 
-    def __init__(self, engine, *args):
+    def __init__(self, engine, *args, program=("docker",)):
         self.controller, terminal = pty.openpty()
         self.resize(33, 99)
-        self.process = subprocess.Popen(engine.command(*args), env={**engine.environment, "TERM": "xterm"}, stdin=terminal, stdout=terminal,
+        self.process = subprocess.Popen(engine.net.inside([*program, *args]), env={**engine.environment, "TERM": "xterm"}, stdin=terminal, stdout=terminal,
                                         stderr=terminal, start_new_session=True,
                                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         os.close(terminal)
@@ -426,6 +426,56 @@ def test_an_engine_killed_at_any_moment_leaves_nothing_half_done(engine):
     for ident in engine.lines("ps", "-aq"):
         assert engine.inspect(ident)["State"]["Status"] in ("created", "exited", "running")
     assert output(engine, "busybox", "echo", "well") == "well\n"
+
+
+def dhow(engine, *args, check=True, **options):
+    return run(engine.net.inside([DHOW, "docker", *args]), check=check, env=engine.environment, **options)
+
+
+def test_dhow_docker_does_the_same_without_dockers_program(engine):
+    if not os.path.exists(DHOW):
+        pytest.skip("dhow is not built")
+    done = dhow(engine, "run", "--rm", "-e", "A=1", "-w", "/srv", "-u", "web", "busybox", "sh", "-c", "echo $A; pwd; id -u; echo e >&2; exit 42", check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("1\n/srv\n33\n", "e\n", 42)
+    assert dhow(engine, "run", "-i", "--rm", "busybox", "cat", input="piped\n").stdout == "piped\n"
+    missing = dhow(engine, "run", "--rm", "busybox", "nosuch", check=False)
+    assert missing.returncode == 127 and 'exec: "nosuch": executable file not found in $PATH' in missing.stderr
+    refused = dhow(engine, "run", "-m", "1000", "busybox", "true", check=False)
+    assert refused.returncode == 125 and "docker: Error response from daemon: Minimum memory limit allowed is 6MB" in refused.stderr
+    ident = dhow(engine, "run", "-d", "--name", "box", "-p", "8083:80", "-m", "64m", "--cpus", "0.5", "--read-only", "-v", "/tmp:/t", "busybox", "sh", "-c",
+                 "echo hello; exec sleep 100").stdout.strip()
+    inspected = json.loads(dhow(engine, "inspect", "box").stdout)[0]
+    assert inspected["Id"] == ident and inspected["HostConfig"]["Memory"] == 64 << 20 and inspected["HostConfig"]["ReadonlyRootfs"] is True
+    ages = r"\d+ seconds?|Less than a second"
+    both = [re.sub(ages, "AGE", text).split() for text in (dhow(engine, "ps").stdout, engine.docker("ps").stdout)]
+    assert both[0] == both[1]
+    assert dhow(engine, "images").stdout == engine.docker("images").stdout
+    assert dhow(engine, "logs", "box").stdout == "hello\n"
+    assert dhow(engine, "exec", "box", "sh", "-c", "exit 3", check=False).returncode == 3
+    for command in (["stop", "-t", "0"], ["start"], ["kill"]):
+        assert dhow(engine, *command, "box").stdout == "box\n"
+    assert dhow(engine, "wait", "box").stdout == "137\n"
+    assert dhow(engine, "rm", "box").stdout == "box\n"
+    gone = dhow(engine, "rm", "box", check=False)
+    assert gone.returncode == 1 and gone.stderr == "Error response from daemon: No such container: box\n"
+    assert "Server Version" in dhow(engine, "info").stdout and "API version" in dhow(engine, "version").stdout
+    registry = engine.registry()
+    engine.docker("tag", "busybox", f"{registry}/team/two:1")
+    engine.docker("push", f"{registry}/team/two:1")
+    assert f"Untagged: {registry}/team/two:1" in dhow(engine, "rmi", f"{registry}/team/two:1").stdout
+    assert "Status: Downloaded newer image" in dhow(engine, "pull", f"{registry}/team/two:1").stdout
+    dhow(engine, "rmi", f"{registry}/team/two:1")
+
+
+def test_dhow_docker_has_a_terminal(engine):
+    if not os.path.exists(DHOW):
+        pytest.skip("dhow is not built")
+    terminal = Terminal(engine, "run", "-it", "--rm", "-e", "PS1=ready>", "busybox", "sh", program=[DHOW, "docker"])
+    terminal.until("ready>")
+    terminal.type("stty size\n")
+    terminal.until("33 99")
+    terminal.type("exit 9\n")
+    assert terminal.end() == 9
 
 
 def test_python_client(engine):
