@@ -95,7 +95,10 @@ std::string_view statusReason(Code code) {
   return "InternalError";
 }
 
-json::object statusOf(const Error& error, const Subject& subject) {
+json::object statusOf(const Error& error, const Subject& about) {
+  // kubectl shows the message of an invalid request without causes only when its details name no object.
+  bool bare = error.is(Code::kInvalid) && error.causes().empty();
+  Subject subject = bare ? Subject{} : about;
   json::object details;
   if (!subject.name.empty()) details["name"] = subject.name;
   if (!subject.group.empty()) details["group"] = subject.group;
@@ -114,7 +117,7 @@ json::object statusOf(const Error& error, const Subject& subject) {
   json::object status{{"kind", "Status"},       {"apiVersion", "v1"},
                       {"metadata", json::object{}}, {"status", "Failure"},
                       {"message", error.message()}, {"reason", statusReason(error.code())}};
-  if (!details.empty()) status["details"] = std::move(details);
+  if (bare || !details.empty()) status["details"] = std::move(details);
   status["code"] = httpStatus(error.code());
   return status;
 }

@@ -17,6 +17,19 @@ namespace {
 
 constexpr size_t kGzipFrom = 128 << 10;
 constexpr Duration kKeepDocuments = std::chrono::minutes(1);
+constexpr size_t kTagCharacters = 40;  // as the hashes in the index of OpenAPI v3
+constexpr std::string_view kOpenApiProtobuf = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+// Clients also name the type with an @, which no media type may have; the answer has the form that they can parse.
+bool wantsOpenApiProtobuf(std::string_view accept) {
+  for (const auto& clause : split(accept, ',')) {
+    auto parts = split(clause, ';');
+    auto type = trim(parts[0]);
+    if (type == "application/json" || type == "*/*" || type == "application/*") return false;
+    if (type == kOpenApiProtobuf || type == "application/com.github.proto-openapi.spec.v2@v1.0+protobuf") return true;
+  }
+  return false;
+}
 
 Error unknownPath() { return Error(Code::kNotFound, "the server could not find the requested resource"); }
 
@@ -208,11 +221,43 @@ Task<> Front::sendError(Call& call, const Error& error) {
 }
 
 // A made document is kept for a minute after it was last asked for: they are large, and clients come in bursts.
-std::string Front::document(const std::string& key, const std::function<std::string()>& make) {
+std::shared_ptr<const Front::Document> Front::document(const std::string& key, const std::function<std::string()>& make) {
   auto found = documents_.find(key);
-  if (found == documents_.end()) found = documents_.emplace(key, make()).first;
+  if (found == documents_.end()) {
+    std::string body = make();
+    if (body.empty()) return nullptr;
+    std::string tag = '"' + sha256Hex(body).substr(0, kTagCharacters) + '"';
+    found = documents_.emplace(key, std::make_shared<const Document>(Document{std::move(body), std::move(tag)})).first;
+  }
   forgetDocuments_ = loop_.after(kKeepDocuments, [this] { documents_.clear(); });
   return found->second;
+}
+
+// A client that has the document is told so. An address that carries the document's hash stands for this one alone, and
+// may be kept for good.
+Task<Result<>> Front::sendDocument(Call& call, std::shared_ptr<const Document> document, std::string_view contentType) {
+  if (!document) co_return unknownPath();
+  http::Response response;
+  auto hash = call.request.query.get("hash");
+  bool forGood = !hash.empty() && document->tag.substr(1, hash.size()) == hash;
+  response.headers.set("Cache-Control", forGood ? "private, immutable, max-age=31536000" : "no-cache, private");
+  response.headers.set("ETag", document->tag);
+  response.headers.set("Vary", "Accept, Accept-Encoding");
+  response.headers.set("Content-Type", contentType);
+  auto known = call.request.headers.get("If-None-Match");
+  if (known == "*" || known.find(document->tag) != std::string_view::npos) {
+    response.status = 304;
+  } else {
+    response.body = document->body;
+    std::string packed = wantsGzip(call.request, response.body.size()) ? gzip(response.body) : "";
+    if (!packed.empty()) {
+      response.body = std::move(packed);
+      response.headers.set("Content-Encoding", "gzip");
+    }
+  }
+  if (call.request.method == "HEAD") response.body.clear();
+  ++counts_[{call.info.verb, response.status}];
+  co_return co_await call.writer.send(std::move(response));
 }
 
 Task<Result<>> Front::servePath(Call& call) {
@@ -247,25 +292,30 @@ Task<Result<>> Front::servePath(Call& call) {
   if (path == "/api" || path == "/apis") {
     bool core = path == "/api";
     std::string key = path + (aggregated ? "?v2" : "");
-    std::string body = document(key, [&]() -> std::string {
+    auto body = document(key, [&]() -> std::string {
       if (aggregated) return object::aggregatedDiscoveryDocument(kinds, core);
       return core ? object::apiVersionsDocument(serverAddress_) : object::apiGroupListDocument(kinds);
     });
     std::string type = aggregated ? "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList" : "application/json";
-    co_return co_await sendJson(call, 200, std::move(body), type);
+    co_return co_await sendDocument(call, std::move(body), type);
   }
   auto parts = split(std::string_view(path).substr(1), '/');
   std::optional<std::string> found;
   if (parts.size() == 2 && parts[0] == "api") found = object::apiResourceListDocument(kinds, "", parts[1]);
   if (parts.size() == 2 && parts[0] == "apis") found = object::apiGroupDocument(kinds, parts[1]);
   if (parts.size() == 3 && parts[0] == "apis") found = object::apiResourceListDocument(kinds, parts[1], parts[2]);
-  if (path == "/openapi/v2") found = document(path, [&] { return object::openApiV2Document(kinds); });
-  if (path == "/openapi/v3") found = document(path, [&] { return object::openApiV3Index(kinds); });
-  if (parts.size() == 4 && parts[0] == "openapi" && parts[2] == "api") {
-    found = document(path, [&] { return object::openApiV3Document(kinds, "", parts[3]).value_or(""); });
+  if (path == "/openapi/v2") {
+    if (wantsOpenApiProtobuf(call.request.headers.get("Accept"))) {
+      co_return co_await sendDocument(call, document(path + "?protobuf", [&] { return object::openApiV2ProtobufDocument(kinds); }), kOpenApiProtobuf);
+    }
+    co_return co_await sendDocument(call, document(path, [&] { return object::openApiV2Document(kinds); }));
   }
-  if (parts.size() == 5 && parts[0] == "openapi" && parts[2] == "apis") {
-    found = document(path, [&] { return object::openApiV3Document(kinds, parts[3], parts[4]).value_or(""); });
+  if (path == "/openapi/v3") co_return co_await sendDocument(call, document(path, [&] { return object::openApiV3Index(kinds); }));
+  if (parts.size() == 4 && path.starts_with("/openapi/v3/api/")) {
+    co_return co_await sendDocument(call, document(path, [&] { return object::openApiV3Document(kinds, "", parts[3]).value_or(""); }));
+  }
+  if (parts.size() == 5 && path.starts_with("/openapi/v3/apis/")) {
+    co_return co_await sendDocument(call, document(path, [&] { return object::openApiV3Document(kinds, parts[3], parts[4]).value_or(""); }));
   }
   if (path == "/openid/v1/jwks") {
     CO_ASSIGN_OR_RETURN(auto keys, tokens_.keySet());

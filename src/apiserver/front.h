@@ -65,7 +65,12 @@ class Front {
   Task<Result<>> sendJson(Call& call, int status, std::string body, std::string_view contentType = "application/json");
   Task<> sendError(Call& call, const Error& error);
   std::string renderOne(const Call& call, const ObjectPtr& object) const;
-  std::string document(const std::string& key, const std::function<std::string()>& make);
+  struct Document {
+    std::string body;
+    std::string tag;  // its ETag
+  };
+  std::shared_ptr<const Document> document(const std::string& key, const std::function<std::string()>& make);
+  Task<Result<>> sendDocument(Call& call, std::shared_ptr<const Document> document, std::string_view contentType = "application/json");
 
   Loop& loop_;
   Registry& registry_;
@@ -77,7 +82,7 @@ class Front {
   std::string serverAddress_;
   bool ready_ = false;
   // Discovery and OpenAPI documents, kept while somebody asks for them.
-  std::map<std::string, std::string> documents_;
+  std::map<std::string, std::shared_ptr<const Document>> documents_;
   Timer forgetDocuments_;
   std::map<std::pair<std::string, int>, uint64_t> counts_;  // verb and status -> requests
   size_t watches_ = 0;

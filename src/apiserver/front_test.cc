@@ -150,6 +150,42 @@ TEST_F(FrontTest, UnknownFieldsWarnOrFailAsAsked) {
   EXPECT_EQ(call("GET", std::string(kMaps) + "/b")->status(), 404);
 }
 
+TEST_F(FrontTest, DocumentsAreNotSentTwice) {
+  for (const char* path : {"/api", "/apis", "/openapi/v2", "/openapi/v3", "/openapi/v3/apis/apps/v1"}) {
+    auto first = call("GET", path);
+    std::string tag(first->writer.answer.headers.get("ETag"));
+    EXPECT_FALSE(tag.empty()) << path;
+    auto again = call("GET", path, "", "", {{"If-None-Match", tag}});
+    EXPECT_EQ(again->status(), 304) << path;
+    EXPECT_TRUE(again->writer.answer.body.empty()) << path;
+    EXPECT_EQ(call("GET", path, "", "", {{"If-None-Match", "\"other\""}})->status(), 200) << path;
+  }
+  auto index = call("GET", "/openapi/v3")->body();
+  std::string url(text(index, {"paths", "apis/apps/v1", "serverRelativeURL"}));
+  EXPECT_NE(call("GET", url)->writer.answer.headers.get("Cache-Control").find("immutable"), std::string_view::npos) << url;
+  EXPECT_EQ(call("GET", "/openapi/v3/apis/none/v1")->status(), 404);
+}
+
+TEST_F(FrontTest, OpenApiV2ComesInTheFormAskedFor) {
+  for (const char* type : {"application/com.github.proto-openapi.spec.v2@v1.0+protobuf", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"}) {
+    auto packed = call("GET", "/openapi/v2", "", "", {{"Accept", type}});
+    EXPECT_EQ(packed->writer.answer.headers.get("Content-Type"), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    EXPECT_TRUE(packed->writer.answer.body.starts_with("\x0a\x03" "2.0")) << type;
+  }
+  EXPECT_EQ(text(call("GET", "/openapi/v2", "", "", {{"Accept", "application/json"}})->body(), "swagger"), "2.0");
+  EXPECT_EQ(text(call("GET", "/openapi/v2")->body(), "swagger"), "2.0");
+}
+
+TEST_F(FrontTest, WhatAPatchLacksIsSaidSoThatKubectlShowsIt) {
+  call("POST", kMaps, R"({"metadata":{"name":"a"},"data":{}})");
+  auto refused = call("PATCH", std::string(kMaps) + "/a", R"([{"op":"remove","path":"/data/x"}])", "application/json-patch+json");
+  EXPECT_EQ(refused->status(), 422);
+  EXPECT_TRUE(client::object(refused->body(), {"details"}).empty());
+  auto debug = call("PATCH", "/api/v1/namespaces/default/pods/p/ephemeralcontainers", "{}", "application/merge-patch+json");
+  EXPECT_EQ(debug->status(), 404);
+  EXPECT_FALSE(debug->body().contains("details"));
+}
+
 TEST_F(FrontTest, TakesYamlBodies) {
   auto made = call("POST", kMaps, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {k: v}\n", "application/yaml");
   EXPECT_EQ(made->status(), 201) << made->writer.answer.body;

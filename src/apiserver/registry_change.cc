@@ -96,15 +96,10 @@ Result<json::object> Registry::settle(const Context& context, const KindInfo& ki
       if (const auto* fields = client::field(document, {"metadata", "managedFields"})) client::metadataOf(whole)["managedFields"] = *fields;
     }
     document = std::move(whole);
-  } else if (subresource == "ephemeralcontainers" || subresource == "resize") {
+  } else if (subresource == "resize") {
     json::object whole = before;
     const auto& spec = client::object(document, {"spec"});
-    auto& target = client::objectAt(whole, "spec");
-    if (subresource == "ephemeralcontainers") {
-      if (const auto* added = spec.if_contains("ephemeralContainers")) target["ephemeralContainers"] = *added;
-    } else {
-      takeResources(spec, target);
-    }
+    takeResources(spec, client::objectAt(whole, "spec"));
     document = std::move(whole);
   } else if (kind.subresource("status")) {
     if (const auto* status = before.if_contains("status")) document["status"] = *status;

@@ -70,7 +70,10 @@ Task<Result<>> Front::serveResource(Call& call) {
   }
   if (!info.subresource.empty()) {
     bool nodeProxy = kind.plural == "nodes" && info.subresource == "proxy";
-    if (!kind.subresource(info.subresource) && !nodeProxy) co_return unknownPath();
+    if (!kind.subresource(info.subresource) && !nodeProxy) {
+      call.subject = {};  // it is the subresource that is missing, not the object
+      co_return unknownPath();
+    }
     if (isStreamed(info.subresource)) co_return co_await streaming_.serve(call.request, call.writer, info);
   }
   // Objects of a namespace are written inside it.

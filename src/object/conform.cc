@@ -47,6 +47,7 @@ class Conformer {
       } else {
         owner_ = &type;
         RETURN_IF_ERROR(value(field->shape, member.value()));
+        if (!field->required && isEmptyCollection(field->shape, member.value())) drop.push_back(member.key());
       }
       path_.resize(mark);
       plain_.resize(plainMark);
@@ -73,6 +74,11 @@ class Conformer {
   Result<> fail(std::string_view why) {
     return Error(Code::kBadRequest, fmt::format("{} in version \"{}\" cannot be handled as a {}: {}", kind_.kind,
                                                 kind_.version, kind_.kind, why));
+  }
+
+  // Optional lists and maps without content are left out of what is stored and shown, as Go's omitempty does.
+  static bool isEmptyCollection(const Shape& shape, const json::value& v) {
+    return (shape.base == Base::kMap && v.get_object().empty()) || (shape.base == Base::kList && v.get_array().empty());
   }
 
   Result<> value(const Shape& shape, json::value& v) {

@@ -8,6 +8,7 @@
 
 #include "base/digest.h"
 #include "base/strings.h"
+#include "openapi_v2.h"
 
 namespace dhow::object {
 namespace {
@@ -373,6 +374,20 @@ std::string groupPath(std::string_view group, std::string_view version) {
   return group.empty() ? "api/" + std::string(version) : "apis/" + std::string(group) + "/" + std::string(version);
 }
 
+json::object openApiV2(const Kinds& kinds) {
+  Schemas schemas(kinds, false);
+  Paths paths(schemas, false);
+  json::object pathItems;
+  for (const KindInfo& kind : kinds.all()) {
+    schemas.need(*kind.type);
+    if (!kind.plural.empty()) paths.add(kind, pathItems);
+  }
+  return json::object{{"swagger", "2.0"},
+                      {"info", json::object{{"title", "Kubernetes"}, {"version", "v1.35.0"}}},
+                      {"paths", std::move(pathItems)},
+                      {"definitions", schemas.take()}};
+}
+
 }  // namespace
 
 std::optional<std::string> openApiV3Document(const Kinds& kinds, std::string_view group, std::string_view version) {
@@ -409,17 +424,11 @@ std::string openApiV3Index(const Kinds& kinds) {
 }
 
 std::string openApiV2Document(const Kinds& kinds) {
-  Schemas schemas(kinds, false);
-  Paths paths(schemas, false);
-  json::object pathItems;
-  for (const KindInfo& kind : kinds.all()) {
-    schemas.need(*kind.type);
-    if (!kind.plural.empty()) paths.add(kind, pathItems);
-  }
-  return json::serialize(json::object{{"swagger", "2.0"},
-                                      {"info", json::object{{"title", "Kubernetes"}, {"version", "v1.35.0"}}},
-                                      {"paths", std::move(pathItems)},
-                                      {"definitions", schemas.take()}});
+  return json::serialize(openApiV2(kinds));
+}
+
+std::string openApiV2ProtobufDocument(const Kinds& kinds) {
+  return openApiV2Protobuf(openApiV2(kinds));
 }
 
 }  // namespace dhow::object

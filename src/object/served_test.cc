@@ -95,7 +95,8 @@ TEST(Discovery, BothForms) {
     EXPECT_NE(names.find(name), std::string::npos) << name;
   EXPECT_FALSE(apiResourceListDocument(kinds(), "nope", "v1"));
   json::value groups = json::parse(apiGroupListDocument(kinds()));
-  EXPECT_GE(groups.at("groups").as_array().size(), 8u);
+  EXPECT_GE(groups.at("groups").as_array().size(), 7u);
+  EXPECT_FALSE(apiGroupDocument(kinds(), "policy"));  // only the body of pods/eviction, which is no resource
   json::value aggregated = json::parse(aggregatedDiscoveryDocument(kinds(), false));
   EXPECT_EQ(aggregated.at("kind"), "APIGroupDiscoveryList");
   EXPECT_EQ(json::parse(aggregatedDiscoveryDocument(kinds(), true)).at("items").as_array().size(), 1u);
@@ -123,6 +124,42 @@ TEST(OpenApi, EveryReferenceResolves) {
   }
   json::value v2 = json::parse(openApiV2Document(kinds()));
   checkRefs(v2, v2.at("definitions").as_object(), "#/definitions/");
+}
+
+// The value of the first length-delimited field `number` of a message, as far as it has no fixed-size ones.
+std::string_view field(std::string_view message, uint32_t number) {
+  size_t at = 0;
+  auto varint = [&] {
+    uint64_t out = 0;
+    for (int shift = 0; at < message.size(); shift += 7) {
+      auto byte = static_cast<unsigned char>(message[at++]);
+      out |= uint64_t(byte & 0x7f) << shift;
+      if (!(byte & 0x80)) break;
+    }
+    return out;
+  };
+  while (at < message.size()) {
+    uint64_t tag = varint();
+    uint64_t value = varint();
+    if ((tag & 7) != 2) continue;
+    if (tag >> 3 == number) return message.substr(at, value);
+    at += value;
+  }
+  return {};
+}
+
+TEST(OpenApi, VersionTwoHasAProtobufForm) {
+  std::string document = openApiV2ProtobufDocument(kinds());
+  EXPECT_EQ(field(document, 1), "2.0");
+  EXPECT_EQ(field(field(document, 2), 1), "Kubernetes");
+  json::value same = json::parse(openApiV2Document(kinds()));
+  auto path = field(field(field(document, 8), 2), 1);
+  EXPECT_EQ(path, same.at("paths").as_object().begin()->key());
+  auto definition = field(field(document, 9), 1);
+  const auto& first = *same.at("definitions").as_object().begin();
+  EXPECT_EQ(field(definition, 1), first.key());
+  EXPECT_EQ(field(field(field(definition, 2), 22), 1), first.value().at("type").as_string());
+  EXPECT_NE(document.find("x-kubernetes-group-version-kind"), std::string::npos);
 }
 
 TEST(OpenApi, PatchListsFieldValidationForItsKind) {

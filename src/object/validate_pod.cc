@@ -40,7 +40,6 @@ json::object fixedPart(json::object spec, std::string_view subresource) {
   for (std::string_view key :
        {"activeDeadlineSeconds", "tolerations", "schedulingGates", "terminationGracePeriodSeconds"})
     spec.erase(key);
-  if (subresource == "ephemeralcontainers") spec.erase("ephemeralContainers");
   if (subresource == "binding") {
     spec.erase("nodeName");
     spec.erase("nodeSelector");
