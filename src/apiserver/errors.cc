@@ -117,7 +117,7 @@ json::object statusOf(const Error& error, const Subject& about) {
   json::object status{{"kind", "Status"},       {"apiVersion", "v1"},
                       {"metadata", json::object{}}, {"status", "Failure"},
                       {"message", error.message()}, {"reason", statusReason(error.code())}};
-  if (bare || !details.empty()) status["details"] = std::move(details);
+  status["details"] = std::move(details);  // never absent: kubectl debug reads it unseen
   status["code"] = httpStatus(error.code());
   return status;
 }

@@ -183,7 +183,7 @@ TEST_F(FrontTest, WhatAPatchLacksIsSaidSoThatKubectlShowsIt) {
   EXPECT_TRUE(client::object(refused->body(), {"details"}).empty());
   auto debug = call("PATCH", "/api/v1/namespaces/default/pods/p/ephemeralcontainers", "{}", "application/merge-patch+json");
   EXPECT_EQ(debug->status(), 404);
-  EXPECT_FALSE(debug->body().contains("details"));
+  EXPECT_TRUE(client::object(debug->body(), {"details"}).empty() && debug->body().contains("details"));
 }
 
 TEST_F(FrontTest, TakesYamlBodies) {
