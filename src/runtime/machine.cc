@@ -14,22 +14,40 @@ constexpr const char* kAnnotation = "dhow.io/machine";
 
 std::string sandboxId(const std::string& name) { return "machine-" + name; }
 
-// Parts of the host's system that are file systems of their own: seen inside too, read-only.
-std::vector<Mount> hostMounts(const std::vector<Mount>& given) {
+// The host's root is seen inside without the file systems mounted below it. Those that hold parts of the system are
+// seen too, read-only, and so are those on the way to the machine's programs and to the targets of its mounts: a target
+// cannot be made in a read-only root.
+std::vector<Mount> hostMounts(const MachineSpec& machine, const std::string& shimPath) {
   std::vector<Mount> out;
-  struct stat root {};
-  if (::stat("/", &root) != 0) return out;
-  for (const char* path : {"/usr", "/usr/local", "/etc", "/opt", "/var", "/home", "/bin", "/lib", "/lib64", "/sbin"}) {
-    struct stat status {};
-    bool apart = ::lstat(path, &status) == 0 && S_ISDIR(status.st_mode) && status.st_dev != root.st_dev;
-    bool taken = std::any_of(given.begin(), given.end(), [&](const Mount& mount) { return mount.target == path; });
-    if (!apart || taken) continue;
+  auto add = [&](const std::string& path) {
+    auto same = [&](const Mount& mount) { return mount.target == path; };
+    if (std::any_of(machine.mounts.begin(), machine.mounts.end(), same) || std::any_of(out.begin(), out.end(), same)) return;
     Mount mount;
     mount.source = mount.target = path;
     mount.readonly = true;
     mount.recursive = false;
     out.push_back(std::move(mount));
-  }
+  };
+  // Every folder on the way to `path`, and itself, that is on another file system than the one above it.
+  auto addOnWayTo = [&](const std::string& path) {
+    for (const char* own : {"/proc/", "/sys/", "/dev/"}) {
+      if (path.starts_with(own)) return;
+    }
+    struct stat status {};
+    if (::stat("/", &status) != 0) return;
+    dev_t above = status.st_dev;
+    for (size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+      std::string folder = path.substr(0, end);
+      if (folder.size() < 2 || ::lstat(folder.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) return;
+      if (status.st_dev != above) add(folder);
+      above = status.st_dev;
+      if (end == std::string::npos) return;
+    }
+  };
+  for (const char* path : {"/usr/local", "/etc", "/opt", "/var", "/home", "/bin", "/lib", "/lib64", "/sbin"}) addOnWayTo(path);
+  addOnWayTo(machine.args[0]);
+  addOnWayTo(shimPath);
+  for (const auto& mount : machine.mounts) addOnWayTo(mount.target);
   return out;
 }
 
@@ -42,7 +60,7 @@ ContainerSpec containerOf(const MachineSpec& machine, const std::string& shimPat
   spec.process.privileged = true;
   spec.root.path = "/";
   spec.root.readonly = true;
-  spec.mounts = hostMounts(machine.mounts);
+  spec.mounts = hostMounts(machine, shimPath);
   spec.mounts.insert(spec.mounts.end(), machine.mounts.begin(), machine.mounts.end());
   spec.resources = machine.resources;
   spec.inSandboxCgroup = true;

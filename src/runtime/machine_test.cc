@@ -1,5 +1,7 @@
 // A machine: PID 1 is ours, one command is kept running, and a runtime inside works as outside.
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 
 #include "test_world.h"
 
@@ -85,6 +87,32 @@ TEST(Inside, RunsAContainer) {
   ASSERT_TRUE(ran.started) << ran.error;
   EXPECT_EQ(ran.out, "hello from inside\n");
   EXPECT_EQ(ran.exit.code, 6);
+}
+
+TEST(Machine, MountsReachTargetsOnFileSystemsOfTheirOwn) {
+  NEEDS_ROOT();
+  // In a mount namespace of this test: as /run is on most machines.
+  if (::unshare(CLONE_NEWNS) != 0) GTEST_SKIP() << "no mount namespace of one's own here";
+  ASSERT_EQ(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+  ASSERT_EQ(::mount("tmpfs", "/mnt", "tmpfs", 0, nullptr), 0);
+  {
+    World world;
+    ASSERT_TRUE(makeDirs("/mnt/a/b").ok());
+    ASSERT_TRUE(makeDirs("/mnt/other").ok());
+    MachineSpec spec;
+    spec.name = "n1";
+    spec.args = {"/bin/sh", "-c", "echo in > /mnt/a/b/x; touch /mnt/other/y || echo ro > /mnt/a/b/ro; exec sleep 1000"};
+    spec.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+    spec.mounts = {Mount{.source = "/mnt/a/b", .target = "/mnt/a/b"}};
+    spec.log.path = world.dir + "/machine.log";
+    ASSERT_TRUE(runOn(world.loop, world.runtime->createMachine(spec)).ok());
+    auto pid = runOn(world.loop, world.runtime->startMachine("n1"));
+    ASSERT_TRUE(pid.ok()) << pid.error().message();
+    EXPECT_EQ(waitFor("/mnt/a/b/ro", "ro"), "ro\n");
+    EXPECT_EQ(readFile("/mnt/a/b/x").valueOr(""), "in\n");
+    EXPECT_TRUE(runOn(world.loop, world.runtime->removeMachine("n1")).ok());
+  }
+  ::umount2("/mnt", MNT_DETACH);
 }
 
 }  // namespace
