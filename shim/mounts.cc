@@ -126,6 +126,7 @@ long classicOverlay(const Plan* plan, const Step& step, MountState& state) {
     text << ",workdir=";
     escaped(text, work + common);
   }
+  if (upper) text << ",index=off";
   if (text.size + 1 >= sizeof options) return -7;  // E2BIG
   const char* path = at(plan, step.path);
   r = sys::nr<__NR_mount>("overlay", path, "overlay", step.d & MOUNT_ATTR_RDONLY ? MS_RDONLY : 0, options);
@@ -133,13 +134,20 @@ long classicOverlay(const Plan* plan, const Step& step, MountState& state) {
   r = sys::nr<__NR_open_tree>(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
   sys::nr<__NR_umount2>(path, 2 /* MNT_DETACH */);
   if (r < 0) return r;
-  state.slots[step.a] = static_cast<int>(r);
+  Fd tree(r);
+  r = setAttributes(tree.fd, "", AT_EMPTY_PATH, step.d, 0);
+  if (r < 0) return r;
+  state.slots[step.a] = static_cast<int>(tree.release());
   return 0;
 }
+
+// Overlays before 6.5 take any option until the end, and know "lowerdir" only then.
+bool takesAnyOption(long fs) { return configure(fs, "dhow-probe", "1") == 0; }
 
 long newOverlay(const Plan* plan, const Step& step, MountState& state) {
   Fd fs(sys::nr<__NR_fsopen>("overlay", FSOPEN_CLOEXEC));
   if (fs.fd < 0) return fs.fd;
+  if (takesAnyOption(fs.fd)) return classicOverlay(plan, step, state);
   const char* lower = at(plan, step.text);
   for (uint32_t i = 0; i < step.n; ++i, lower += strlen(lower) + 1) {
     long r = configure(fs.fd, "lowerdir+", lower);
