@@ -26,7 +26,7 @@ namespace {
 using namespace std::chrono_literals;
 using client::HttpClient;
 
-constexpr Duration kStartLimit = 30s;
+constexpr Duration kStartLimit = 60s;
 
 struct Stopwatch {
   Loop& loop;
