@@ -55,7 +55,9 @@ Base baseOf(std::string_view name) {
 }
 
 std::string openApiName(const std::string& name) {
-  std::string_view prefix = name.starts_with("meta.") ? "io.k8s.apimachinery.pkg.apis." : "io.k8s.api.";
+  std::string_view prefix = name.starts_with("meta.")            ? "io.k8s.apimachinery.pkg.apis."
+                            : name.starts_with("apiextensions.") ? "io.k8s.apiextensions-apiserver.pkg.apis."
+                                                                 : "io.k8s.api.";
   return std::string(prefix) + name;
 }
 
