@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <unistd.h>
+
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 
@@ -43,6 +45,15 @@ Result<std::vector<ContainerPtr>> readRecords(Loop& loop, const std::string& fol
     }
   }
   return containers;
+}
+
+// The group that held the containers', empty by now, in every hierarchy of version 1 and in version 2. Others' rests keep it.
+void removeCgroup(const std::string& path) {
+  const std::string root = "/sys/fs/cgroup";
+  ::rmdir((root + path).c_str());
+  auto hierarchies = listDir(root);
+  if (!hierarchies.ok()) return;
+  for (const auto& name : *hierarchies) ::rmdir((root + "/" + name + path).c_str());
 }
 
 }  // namespace
@@ -156,6 +167,7 @@ Task<> Engine::destroy() {
   if (!network.ok()) log::warn("engine", "{}", network.error().message());
   auto nat = nat_->destroy();
   if (!nat.ok()) log::warn("engine", "{}", nat.error().message());
+  removeCgroup(options_.cgroupParent);
 }
 
 Result<> Engine::save(const Container& container, bool durably) {
