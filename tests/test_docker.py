@@ -486,9 +486,9 @@ assert client.ping() and client.version()["ApiVersion"] == "1.51"
 assert client.containers.run("busybox", ["echo", "hi"], remove=True) == b"hi\\n"
 box = client.containers.run("busybox", "sleep 100", detach=True, name="py", environment={{"A": "b"}}, mem_limit="64m", ports={{"80/tcp": 8082}})
 assert [c.name for c in client.containers.list()] == ["py"]
-code, out = box.exec_run(["sh", "-c", "echo $A; exit 4"])
+code, out = box.exec_run(["sh", "-c", "sleep 0.2; echo $A; exit 4"])
 assert (code, out) == (4, b"b\\n"), (code, out)
-code, out = box.exec_run(["sh", "-c", "echo o; echo e >&2"], demux=True)
+code, out = box.exec_run(["sh", "-c", "sleep 0.2; echo o; echo e >&2"], demux=True)
 assert out == (b"o\\n", b"e\\n"), out
 box.kill()
 assert box.wait()["StatusCode"] == 137

@@ -77,6 +77,7 @@ struct DnsServer::Rep : std::enable_shared_from_this<DnsServer::Rep> {
 
   Result<> open(const Options::Listen& where);
   Result<std::shared_ptr<Listener>> bind(const Options::Listen& where);
+  Result<std::shared_ptr<Listener>> bindOnce(const Options::Listen& where);
   const std::string* cached(const std::string& key, std::string& aged);
   void remember(const std::string& key, const std::string& message);
 };
@@ -332,7 +333,16 @@ Error bindError(const boost::system::error_code& ec, const std::string& where) {
 
 }  // namespace
 
+// Of a port that the kernel chose for UDP, TCP may be somebody else's: then another one is tried.
 Result<std::shared_ptr<Listener>> DnsServer::Rep::bind(const Options::Listen& where) {
+  constexpr int kAttempts = 16;
+  for (int attempt = 1;; ++attempt) {
+    auto bound = bindOnce(where);
+    if (bound.ok() || where.port != 0 || !bound.error().is(Code::kAlreadyExists) || attempt == kAttempts) return bound;
+  }
+}
+
+Result<std::shared_ptr<Listener>> DnsServer::Rep::bindOnce(const Options::Listen& where) {
   auto listener = std::make_shared<Listener>(loop.executor());
   listener->where = where;
   int family = where.address.isV6() ? AF_INET6 : AF_INET;

@@ -148,6 +148,9 @@ Task<> runSession(Loop& loop, std::unique_ptr<http::Stream> connection, runtime:
     std::string status = exitStatus(waits ? *session->exit : Result<runtime::ExitInfo>(well));
     (void)co_await send(session, Channel::kError, std::move(status));
     co_await session->connection->shutdownWrite();
+    // Closed too soon, the last frames could be cut off on their way: the other side goes first.
+    const TimePoint parting = loop.now() + kLinger;
+    while (!session->clientGone && loop.now() < parting) co_await session->changed.waitFor(parting - loop.now());
   }
   session->closed = true;
   session->connection->close();

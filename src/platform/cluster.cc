@@ -301,8 +301,7 @@ Task<Result<>> Cluster::Rep::publishExample(const ClusterConfig& config, std::st
     auto pushed = co_await publishImage(loop, pool, config, std::move(*image));
     if (!pushed.ok()) co_return std::move(pushed).error().wrap("publish the image of " + folder);
   }
-  auto applied = co_await applyManifests(loop, config, folder);
-  co_return applied;
+  co_return Result<>();
 }
 
 Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string example, Progress progress) {
@@ -339,6 +338,9 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
   watch.step("engine");
   Up up{*config, {}};
   if (!example.empty()) {
+    // Only now: spread over nodes that are there.
+    auto applied = co_await applyManifests(rep_->loop, *config, example);
+    CO_RETURN_IF_ERROR(applied);
     auto urls = co_await waitDeployed(rep_->loop, *config, example, kStartLimit);
     CO_RETURN_IF_ERROR(urls);
     up.urls = std::move(*urls);
