@@ -119,8 +119,15 @@ Task<> NodeLifecycleController::stop() {
 Duration NodeLifecycleController::silence(const Object& node) {
   ObjectPtr lease = leases_.get(kLeaseNamespace, node.name());
   std::string renewed = lease ? std::string(text(lease->root(), {"spec", "renewTime"})) : "";
-  auto [it, isNew] = heartbeats_.try_emplace(std::string(node.name()), Heartbeat{renewed, context_.loop.now()});
-  if (!isNew && it->second.renewTime != renewed) it->second = {renewed, context_.loop.now()};
+  // A node that has just come back says so in its status before its lease is renewed.
+  const json::object* ready = condition(node.root(), "Ready");
+  const bool isReady = ready != nullptr && text(*ready, "status") == "True";
+  std::string readySince = isReady ? std::string(text(*ready, "lastTransitionTime")) : "";
+  auto [it, isNew] = heartbeats_.try_emplace(std::string(node.name()), Heartbeat{renewed, readySince, context_.loop.now()});
+  Heartbeat& last = it->second;
+  if (!isNew && (last.renewTime != renewed || (isReady && last.readySince != readySince))) last.seen = context_.loop.now();
+  last.renewTime = std::move(renewed);
+  if (isReady) last.readySince = std::move(readySince);
   return context_.loop.now() - it->second.seen;
 }
 

@@ -32,7 +32,8 @@ class NodeLifecycleController final : public Component {
 
  private:
   struct Heartbeat {
-    std::string renewTime;
+    std::string renewTime;   // of the lease
+    std::string readySince;  // of the condition, when it was last True
     TimePoint seen;
   };
   // How long the node has been silent by this process' own clock.

@@ -239,10 +239,11 @@ Task<> NodeStatus::keepNode(NodeStatus* self) {
       // Woken by changes; the facts are looked at again now and then.
       const json::array before = array(self->reported_, {"conditions"});
       // What changed while the last state was being written is due at once.
-      bool due = !self->registered_ || self->conditions() != before;
+      auto isDue = [&] { return std::exchange(self->statusDue_, false) || !self->registered_ || self->conditions() != before; };
+      bool due = isDue();
       while (!due && !self->stopping_) {
         const bool woken = co_await self->changed_.waitFor(kStatusEvery);
-        due = !woken || !self->registered_ || self->conditions() != before;
+        due = !woken || isDue();
       }
       continue;
     }
@@ -287,6 +288,12 @@ Task<> NodeStatus::keepLease(NodeStatus* self) {
     if (self->stopping_) break;
     if (written.ok()) {
       delay = std::chrono::milliseconds(200);
+      const TimePoint now = self->loop_.now();
+      if (!self->leaseWritten_ || now - *self->leaseWritten_ > 2 * kLeaseEvery) {
+        self->statusDue_ = true;
+        self->changed_.notify();
+      }
+      self->leaseWritten_ = now;
       // Not woken by pokes: they come with contact, when the lease has just been written or is about to be.
       const TimePoint next = self->loop_.now() + kLeaseEvery;
       while (self->loop_.now() < next && !self->stopping_) co_await self->leaseWake_.waitFor(next - self->loop_.now());

@@ -54,6 +54,9 @@ class NodeStatus {
   Images& images_;
   json::object reported_;
   bool networkReady_ = false, registered_ = false, stopping_ = false;
+  // The lease had lapsed: the master may have put its own word in the place of ours.
+  bool statusDue_ = false;
+  std::optional<TimePoint> leaseWritten_;
   std::string uid_;
   ObjectPtr lease_;
   Signal changed_, leaseWake_;

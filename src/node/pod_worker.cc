@@ -227,6 +227,9 @@ void PodWorker::update(ObjectPtr pod) {
   if (over_ || pod->uid() != uid_) return;
   const bool statusOnly = sameDefinition(pod->root(), pod_->root());
   ObjectPtr before = std::exchange(pod_, std::move(pod));
+  // The master took this node for lost and says so of its pods: it is told anew how they are.
+  const json::object* ready = client::condition(pod_->root(), "Ready");
+  if (ready != nullptr && text(*ready, "status") == "False" && text(*ready, "reason") == "NodeNotReady") status_.clear();
   // A readiness gate's condition may have changed.
   if (!statusOnly) {
     checkDefinitions();
