@@ -23,8 +23,9 @@ MachineSpec machine(World& world, const std::string& command) {
   spec.args = {"/bin/sh", "-c", command};
   spec.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   spec.hostname = "node-1";
-  (void)makeDirs(world.dir + "/tmp/" + world.dir).ok();
-  Mount tmp{.source = world.dir + "/tmp", .target = "/tmp"};
+  // Not over /tmp: the programs under test may lie there.
+  (void)makeDirs(world.dir + "/tmp").ok();
+  Mount tmp{.source = world.dir + "/tmp", .target = "/mnt"};
   Mount data{.source = world.dir, .target = world.dir};
   Mount run{.type = "tmpfs", .target = "/run"};
   spec.mounts = {tmp, data, run};
@@ -36,9 +37,9 @@ TEST(Machine, RunsItsCommandAgainAndReapsOrphans) {
   NEEDS_ROOT();
   World world;
   auto spec = machine(world,
-                      "(sleep 1000 &) ; echo start-$$ >> /tmp/starts; hostname > /tmp/name; cat /proc/1/comm > /tmp/init;"
-                      "touch /usr/x 2>/dev/null || echo ro > /tmp/ro; mkdir /sys/fs/cgroup/memory/sub && echo cg > /tmp/cg;"
-                      "cat /proc/self/cgroup > /tmp/groups; [ $(wc -l < /tmp/starts) -ge 3 ] && exec sleep 1000");
+                      "(sleep 1000 &) ; echo start-$$ >> /mnt/starts; hostname > /mnt/name; cat /proc/1/comm > /mnt/init;"
+                      "touch /usr/x 2>/dev/null || echo ro > /mnt/ro; mkdir /sys/fs/cgroup/memory/sub && echo cg > /mnt/cg;"
+                      "cat /proc/self/cgroup > /mnt/groups; [ $(wc -l < /mnt/starts) -ge 3 ] && exec sleep 1000");
   ASSERT_TRUE(runOn(world.loop, world.runtime->createMachine(spec)).ok());
   auto pid = runOn(world.loop, world.runtime->startMachine("n1"));
   ASSERT_TRUE(pid.ok()) << pid.error().message();
@@ -68,7 +69,7 @@ TEST(Machine, ARuntimeWorksInsideAndItsContainersOutliveTheCommand) {
   World world;
   std::string self = std::filesystem::read_symlink("/proc/self/exe");
   // The inner part is the test below, run by this same program inside the machine.
-  auto spec = machine(world, "DHOW_INSIDE=" + world.dir + " " + self + " --gtest_filter=Inside.* > " + world.dir +
+  auto spec = machine(world, "TMPDIR=" + world.dir + " DHOW_INSIDE=" + world.dir + " " + self + " --gtest_filter=Inside.* > " + world.dir +
                                  "/inside.log 2>&1; echo code-$? >> " + world.dir + "/inside.log; sleep 1000");
   ASSERT_TRUE(runOn(world.loop, world.runtime->createMachine(spec)).ok());
   auto pid = runOn(world.loop, world.runtime->startMachine("n1"));
