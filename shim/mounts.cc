@@ -142,7 +142,9 @@ long classicOverlay(const Plan* plan, const Step& step, MountState& state) {
 }
 
 // Overlays before 6.5 take any option until the end, and know "lowerdir" only then.
-bool takesAnyOption(long fs) { return configure(fs, "dhow-probe", "1") == 0; }
+bool takesAnyOption(long fs) {
+  return configure(fs, "dhow-probe", "1") == 0;
+}
 
 long newOverlay(const Plan* plan, const Step& step, MountState& state) {
   Fd fs(sys::nr<__NR_fsopen>("overlay", FSOPEN_CLOEXEC));
