@@ -1,8 +1,9 @@
-// How long the container engine takes for create + start + exit + remove of a busybox container with a network of its own, a memory
-// limit and seccomp; measured inside the engine and through Docker's API on a unix socket.
+// How long the container engine takes for create + start + exit + remove of a busybox container with a network of its
+// own, a memory limit and seccomp; measured inside the engine and through Docker's API on a unix socket.
 //
-//   engine-bench [--runs N] [--dir DIR]      measure; everything in a network namespace and folders of its own, removed at the end
-//   engine-bench --serve SOCKET --dir DIR    only serve Docker's API there (tests use that); SIGTERM leaves containers, SIGUSR1 removes all
+//   engine-bench [--runs N] [--dir DIR]      measure; everything in a network namespace and folders of its own, removed
+//   at the end engine-bench --serve SOCKET --dir DIR    only serve Docker's API there (tests use that); SIGTERM leaves
+//   containers, SIGUSR1 removes all
 #include <sched.h>
 #include <sys/mount.h>
 #include <unistd.h>
@@ -44,7 +45,9 @@ struct Bench {
   int code = 0;
 };
 
-std::string programFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path().string(); }
+std::string programFolder() {
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path().string();
+}
 
 Task<Result<>> open(Bench* bench) {
   engine::EngineOptions options;
@@ -58,7 +61,8 @@ Task<Result<>> open(Bench* bench) {
   CO_RETURN_IF_ERROR(engine);
   bench->engine = std::move(*engine);
   auto socket = bench->arguments.serve.empty() ? bench->arguments.dir + "/docker.sock" : bench->arguments.serve;
-  bench->front = std::make_unique<http::Server>(bench->loop, http::Server::Options{.name = "docker"}, engine::dockerApi(*bench->engine));
+  bench->front = std::make_unique<http::Server>(bench->loop, http::Server::Options{.name = "docker"},
+                                                engine::dockerApi(*bench->engine));
   co_return bench->front->listenUnix(socket);
 }
 
@@ -72,7 +76,9 @@ Task<> close(Bench* bench, bool destroy) {
 }
 
 boost::json::object containerBody() {
-  return {{"Image", "bench/busybox"}, {"Cmd", boost::json::array{"true"}}, {"HostConfig", {{"Memory", 64 << 20}, {"NetworkMode", "bridge"}}}};
+  return {{"Image", "bench/busybox"},
+          {"Cmd", boost::json::array{"true"}},
+          {"HostConfig", {{"Memory", 64 << 20}, {"NetworkMode", "bridge"}}}};
 }
 
 struct Figures {
@@ -88,14 +94,16 @@ struct Figures {
     };
     std::printf("%-34s median %6.2f ms   p95 %6.2f ms", name, median(total), high(total));
     if (!create.empty())
-      std::printf("   median/p95: create %.2f/%.2f, start %.2f/%.2f, exit %.2f/%.2f, remove %.2f/%.2f", median(create), high(create), median(start),
-                  high(start), median(exit), high(exit), median(remove), high(remove));
+      std::printf("   median/p95: create %.2f/%.2f, start %.2f/%.2f, exit %.2f/%.2f, remove %.2f/%.2f", median(create),
+                  high(create), median(start), high(start), median(exit), high(exit), median(remove), high(remove));
     std::printf("\n");
     std::fflush(stdout);
   }
 };
 
-double millis(TimePoint from, TimePoint to) { return std::chrono::duration<double, std::milli>(to - from).count(); }
+double millis(TimePoint from, TimePoint to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
 
 Task<Result<>> insideOnce(Bench* bench, Figures* figures) {
   auto& engine = *bench->engine;
@@ -197,7 +205,8 @@ void printPeers(const std::string& dir, int runs) {
   if (!makeDirs(rootfs + "/bin").ok() || !makeDirs(rootfs + "/proc").ok()) return;
   std::error_code ignored;
   std::filesystem::copy_file("/bin/busybox", rootfs + "/bin/true", ignored);
-  const std::string config = R"({"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["/bin/true"],"cwd":"/"},
+  const std::string config =
+      R"({"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["/bin/true"],"cwd":"/"},
     "mounts":[{"destination":"/proc","type":"proc","source":"proc"}],
     "linux":{"namespaces":[{"type":"pid"},{"type":"mount"},{"type":"ipc"},{"type":"uts"},{"type":"network"}]}})";
   if (!writeFile(dir + "/bundle/config.json", config).ok()) return;
@@ -218,7 +227,8 @@ void printPeers(const std::string& dir, int runs) {
   };
   auto state = dir + "/peer-state";
   // Without cgroups, which crun refuses on machines that have both versions.
-  time("crun run (no network, no limits)", {"crun", "--cgroup-manager=disabled", "--root", state, "run", "--bundle", dir + "/bundle", "@"});
+  time("crun run (no network, no limits)",
+       {"crun", "--cgroup-manager=disabled", "--root", state, "run", "--bundle", dir + "/bundle", "@"});
   time("runc run (no network, no limits)", {"runc", "--root", state, "run", "--bundle", dir + "/bundle", "@"});
   auto fromDocker = [&](const char* program) {
     auto images = runCommand({program, "image", "inspect", "busybox"});
@@ -236,11 +246,16 @@ int main(int argc, char** argv) {
   Arguments arguments;
   for (int i = 1; i + 1 < argc; i += 2) {
     std::string name = argv[i];
-    if (name == "--serve") arguments.serve = argv[i + 1];
-    else if (name == "--dir") arguments.dir = argv[i + 1];
-    else if (name == "--cgroup") arguments.cgroup = argv[i + 1];
-    else if (name == "--ready-networks") arguments.ready = std::atoi(argv[i + 1]);
-    else if (name == "--runs") arguments.runs = std::atoi(argv[i + 1]);
+    if (name == "--serve")
+      arguments.serve = argv[i + 1];
+    else if (name == "--dir")
+      arguments.dir = argv[i + 1];
+    else if (name == "--cgroup")
+      arguments.cgroup = argv[i + 1];
+    else if (name == "--ready-networks")
+      arguments.ready = std::atoi(argv[i + 1]);
+    else if (name == "--runs")
+      arguments.runs = std::atoi(argv[i + 1]);
   }
   log::configure(log::Level::kWarn, "");
   bool ownFolder = arguments.dir.empty();

@@ -17,6 +17,6 @@
 #include <variant>
 #include <vector>
 
+#include <fmt/format.h>
 #include <boost/asio/awaitable.hpp>
 #include <boost/json/value.hpp>
-#include <fmt/format.h>

@@ -1,6 +1,6 @@
 // A node: the agent with the runtime, image store and client that it stands on, in one process on one loop.
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 #include <boost/asio/signal_set.hpp>
 #include <boost/json/serialize.hpp>

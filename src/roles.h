@@ -1,12 +1,13 @@
-// What a dhow process can be. Each role builds its object graph in a file of its own, runs its loop and gives the exit code.
+// What a dhow process can be. Each role builds its object graph in a file of its own, runs its loop and gives the exit
+// code.
 #pragma once
 
 #include <string>
 
 namespace dhow {
 
-int runServer(const std::string& clusterDir);    // API server, controllers, scheduler, registry
-int runEngine(const std::string& clusterDir);    // Docker's API on a socket
-int runAgent(const std::string& configFile);  // a node
+int runServer(const std::string& clusterDir);  // API server, controllers, scheduler, registry
+int runEngine(const std::string& clusterDir);  // Docker's API on a socket
+int runAgent(const std::string& configFile);   // a node
 
 }  // namespace dhow

@@ -1,4 +1,5 @@
-// The master: API server, controllers, scheduler, the cluster's registry and the region's load balancer in one process on one loop.
+// The master: API server, controllers, scheduler, the cluster's registry and the region's load balancer in one process
+// on one loop.
 #include <csignal>
 
 #include <boost/asio/signal_set.hpp>
@@ -73,7 +74,8 @@ Task<Result<>> Master::startApi() {
   options.services.serviceRange = config.serviceRange;
   options.advertiseAddress = config.hostAddress();
   options.advertisePort = config.apiPort;
-  CO_ASSIGN_OR_RETURN(options.tokens.signingKeyPem, readFile(config.paths().pki(platform::kServiceAccountKey), 1 << 16));
+  CO_ASSIGN_OR_RETURN(options.tokens.signingKeyPem,
+                      readFile(config.paths().pki(platform::kServiceAccountKey), 1 << 16));
   api = std::make_unique<apiserver::ApiServer>(loop, *store, object::Kinds::builtin(), std::move(options));
   auto started = co_await api->start();
   CO_RETURN_IF_ERROR(started);

@@ -35,9 +35,18 @@ class Machine:
         self.before = self.network()
 
     def network(self):
-        """Links, addresses, routes and tables."""
-        commands = (["ip", "-o", "link"], ["ip", "-o", "address"], ["ip", "route", "show", "table", "all"], ["nft", "list", "tables"])
-        return {" ".join(c): sorted(line.rstrip() for line in run(self.net.inside(c)).stdout.splitlines()) for c in commands}
+        """Links, addresses, routes and tables; not what the kernel adds by itself some time after a link went up (its state, IPv6 link-local)."""
+        def lines(*command):
+            return run(self.net.inside(command)).stdout.splitlines()
+
+        links = [(link["ifname"], link["mtu"], link.get("master"), link["address"]) for link in json.loads("".join(lines("ip", "-j", "link")))]
+        routes = lines("ip", "route", "show", "table", "all")
+        return {
+            "links": sorted(links, key=str),
+            "addresses": sorted(lines("ip", "-o", "-4", "address")),
+            "routes": sorted(line.rstrip() for line in routes if "fe80::" not in line and "ff00::" not in line),
+            "tables": sorted(lines("nft", "list", "tables")),
+        }
 
     def cluster(self, nodes=1, zones=1):
         made = Cluster.__new__(Cluster)

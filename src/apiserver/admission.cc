@@ -20,13 +20,16 @@ void addDefaultTolerations(json::object& spec) {
       if (!value.is_object()) continue;
       const auto& one = value.get_object();
       auto effect = text(one, "effect");
-      if ((text(one, "key") == key || text(one, "key").empty()) && (effect == "NoExecute" || effect.empty())) return true;
+      if ((text(one, "key") == key || text(one, "key").empty()) && (effect == "NoExecute" || effect.empty()))
+        return true;
     }
     return false;
   };
   for (std::string_view key : {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}) {
     if (tolerated(key)) continue;
-    client::arrayAt(spec, "tolerations").push_back(json::object{{"key", key}, {"operator", "Exists"}, {"effect", "NoExecute"}, {"tolerationSeconds", 300}});
+    client::arrayAt(spec, "tolerations")
+        .push_back(
+            json::object{{"key", key}, {"operator", "Exists"}, {"effect", "NoExecute"}, {"tolerationSeconds", 300}});
   }
 }
 
@@ -34,14 +37,19 @@ Result<> givePriority(json::object& pod) {
   auto& spec = client::objectAt(pod, "spec");
   std::string name(text(spec, "priorityClassName"));
   int64_t value = 0;
-  if (name == "system-cluster-critical") value = 2'000'000'000;
-  else if (name == "system-node-critical") value = 2'000'001'000;
+  if (name == "system-cluster-critical")
+    value = 2'000'000'000;
+  else if (name == "system-node-critical")
+    value = 2'000'001'000;
   else if (!name.empty()) {
-    return forbidden(object::resources::kPods, text(pod, {"metadata", "name"}), fmt::format("no PriorityClass with name {} was found", name));
+    return forbidden(object::resources::kPods, text(pod, {"metadata", "name"}),
+                     fmt::format("no PriorityClass with name {} was found", name));
   }
   if (auto given = client::number(spec, {"priority"}); given && *given != value) {
     return forbidden(object::resources::kPods, text(pod, {"metadata", "name"}),
-                     fmt::format("the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name", *given, value));
+                     fmt::format("the integer value of priority ({}) must not be provided in pod spec; priority "
+                                 "admission controller computed {} from the given PriorityClass name",
+                                 *given, value));
   }
   spec["priority"] = value;
   if (!spec.contains("preemptionPolicy")) spec["preemptionPolicy"] = "PreemptLowerPriority";
@@ -62,26 +70,33 @@ void mountToken(json::object& spec, const std::string& suffix) {
     for (auto& value : *containers) {
       if (!value.is_object() || mounted(value.get_object())) continue;
       if (volume.empty()) volume = "kube-api-access-" + suffix;
-      client::arrayAt(value.get_object(), "volumeMounts").push_back(json::object{{"name", volume}, {"readOnly", true}, {"mountPath", kTokenPath}});
+      client::arrayAt(value.get_object(), "volumeMounts")
+          .push_back(json::object{{"name", volume}, {"readOnly", true}, {"mountPath", kTokenPath}});
     }
   }
   if (volume.empty()) return;
   json::array sources;
-  sources.push_back(json::object{{"serviceAccountToken", json::object{{"expirationSeconds", 3607}, {"path", "token"}}}});
+  sources.push_back(
+      json::object{{"serviceAccountToken", json::object{{"expirationSeconds", 3607}, {"path", "token"}}}});
   json::array certificate;
   certificate.push_back(json::object{{"key", "ca.crt"}, {"path", "ca.crt"}});
-  sources.push_back(json::object{{"configMap", json::object{{"name", "kube-root-ca.crt"}, {"items", std::move(certificate)}}}});
+  sources.push_back(
+      json::object{{"configMap", json::object{{"name", "kube-root-ca.crt"}, {"items", std::move(certificate)}}}});
   json::array own;
-  own.push_back(json::object{{"path", "namespace"}, {"fieldRef", json::object{{"apiVersion", "v1"}, {"fieldPath", "metadata.namespace"}}}});
+  own.push_back(json::object{{"path", "namespace"},
+                             {"fieldRef", json::object{{"apiVersion", "v1"}, {"fieldPath", "metadata.namespace"}}}});
   sources.push_back(json::object{{"downwardAPI", json::object{{"items", std::move(own)}}}});
-  client::arrayAt(spec, "volumes").push_back(
-      json::object{{"name", volume}, {"projected", json::object{{"sources", std::move(sources)}, {"defaultMode", 420}}}});
+  client::arrayAt(spec, "volumes")
+      .push_back(json::object{{"name", volume},
+                              {"projected", json::object{{"sources", std::move(sources)}, {"defaultMode", 420}}}});
 }
 
 }  // namespace
 
 Admission::Admission(Loop& loop, WatchCache& caches)
-    : loop_(loop), caches_(caches), namespaces_(caches.of(object::resources::kNamespaces)),
+    : loop_(loop),
+      caches_(caches),
+      namespaces_(caches.of(object::resources::kNamespaces)),
       serviceAccounts_(caches.of(object::resources::kServiceAccounts)) {}
 
 Result<> Admission::checkNamespace(const object::KindInfo& kind, std::string_view ns, std::string_view name) const {
@@ -89,12 +104,15 @@ Result<> Admission::checkNamespace(const object::KindInfo& kind, std::string_vie
   if (!space) return notFound(object::resources::kNamespaces, ns);
   if (space->deleting()) {
     ErrorCause cause{"NamespaceTerminating", fmt::format("namespace {} is being terminated", ns), "metadata.namespace"};
-    return forbidden(kind.resource(), name, fmt::format("unable to create new content in namespace {} because it is being terminated", ns)).withCauses({cause});
+    return forbidden(kind.resource(), name,
+                     fmt::format("unable to create new content in namespace {} because it is being terminated", ns))
+        .withCauses({cause});
   }
   return {};
 }
 
-Task<Result<>> Admission::admitCreate(const Context& context, const object::KindInfo& kind, std::string ns, json::object& document) {
+Task<Result<>> Admission::admitCreate(const Context& context, const object::KindInfo& kind, std::string ns,
+                                      json::object& document) {
   (void)context;
   if (kind.namespaced) {
     CO_RETURN_IF_ERROR(checkNamespace(kind, ns, text(document, {"metadata", "name"})));
@@ -127,13 +145,15 @@ Task<Result<>> Admission::giveServiceAccount(std::string ns, json::object& pod) 
       account = serviceAccounts_.get(ns, name);
     }
     if (!account) {
-      co_return forbidden(object::resources::kPods, text(pod, {"metadata", "name"}),
-                          fmt::format("error looking up service account {}/{}: serviceaccount \"{}\" not found", ns, name, name));
+      co_return forbidden(
+          object::resources::kPods, text(pod, {"metadata", "name"}),
+          fmt::format("error looking up service account {}/{}: serviceaccount \"{}\" not found", ns, name, name));
     }
   }
   auto& live = client::objectAt(pod, "spec");
   const auto* wanted = client::field(live, {"automountServiceAccountToken"});
-  bool automount = wanted && wanted->is_bool() ? wanted->get_bool() : client::flag(account->root(), {"automountServiceAccountToken"}, true);
+  bool automount = wanted && wanted->is_bool() ? wanted->get_bool()
+                                               : client::flag(account->root(), {"automountServiceAccountToken"}, true);
   if (automount) {
     constexpr std::string_view letters = "bcdfghjklmnpqrstvwxz2456789";
     std::string suffix;
@@ -147,15 +167,17 @@ Task<Result<>> Admission::giveServiceAccount(std::string ns, json::object& pod) 
   co_return Result<>();
 }
 
-Result<> Admission::admitUpdate(const Context&, const object::KindInfo& kind, std::string_view subresource, const json::object& document,
-                                const object::Object& old) {
+Result<> Admission::admitUpdate(const Context&, const object::KindInfo& kind, std::string_view subresource,
+                                const json::object& document, const object::Object& old) {
   if (!kind.group.empty() || kind.plural != "pods" || subresource == "status") return {};
   auto space = namespaces_.get("", old.ns());
   if (!space || space->label("dhow.io/pod-labels") != "immutable") return {};
   if (client::object(document, {"metadata", "labels"}) == client::object(old.root(), {"metadata", "labels"})) return {};
   return forbidden(kind.resource(), old.name(),
-                   fmt::format("the labels of pods in namespace \"{}\" cannot be edited (dhow.io/pod-labels=immutable); change the labels in the "
-                               "template of the pod's controller, which then makes new pods, or delete the pod and create it with the labels that you want",
+                   fmt::format("the labels of pods in namespace \"{}\" cannot be edited "
+                               "(dhow.io/pod-labels=immutable); change the labels in the "
+                               "template of the pod's controller, which then makes new pods, or delete the pod and "
+                               "create it with the labels that you want",
                                old.ns()));
 }
 

@@ -2,8 +2,8 @@
 // cluster-wide defaults.
 #pragma once
 
-#include "apiserver/watch_cache.h"
 #include "apiserver/strategy.h"
+#include "apiserver/watch_cache.h"
 
 namespace dhow::apiserver {
 
@@ -11,9 +11,10 @@ class Admission {
  public:
   Admission(Loop& loop, WatchCache& caches);
   // Before defaults and validation; may add to the document. `ns` is empty for cluster-scoped kinds.
-  Task<Result<>> admitCreate(const Context& context, const object::KindInfo& kind, std::string ns, json::object& document);
-  Result<> admitUpdate(const Context& context, const object::KindInfo& kind, std::string_view subresource, const json::object& document,
-                       const object::Object& old);
+  Task<Result<>> admitCreate(const Context& context, const object::KindInfo& kind, std::string ns,
+                             json::object& document);
+  Result<> admitUpdate(const Context& context, const object::KindInfo& kind, std::string_view subresource,
+                       const json::object& document, const object::Object& old);
 
  private:
   Result<> checkNamespace(const object::KindInfo& kind, std::string_view ns, std::string_view name) const;

@@ -17,9 +17,12 @@ constexpr const char* kBySubject = "authorizer/subject";
 constexpr const char* kByNode = "authorizer/node";
 
 bool holds(const json::array& values, std::string_view wanted) {
-  return std::any_of(values.begin(), values.end(), [&](const json::value& value) { return value.is_string() && value.get_string() == wanted; });
+  return std::any_of(values.begin(), values.end(),
+                     [&](const json::value& value) { return value.is_string() && value.get_string() == wanted; });
 }
-bool holdsOrAll(const json::array& values, std::string_view wanted) { return holds(values, "*") || holds(values, wanted); }
+bool holdsOrAll(const json::array& values, std::string_view wanted) {
+  return holds(values, "*") || holds(values, wanted);
+}
 
 std::string subjectKey(const json::object& subject, std::string_view ns) {
   auto kind = text(subject, "kind");
@@ -46,12 +49,15 @@ bool ruleAllows(const json::object& rule, const Attributes& wanted) {
   if (!holdsOrAll(array(rule, {"verbs"}), wanted.verb)) return false;
   if (!wanted.isResource) {
     const auto& urls = array(rule, {"nonResourceURLs"});
-    return std::any_of(urls.begin(), urls.end(), [&](const json::value& url) { return url.is_string() && pathMatches(url.get_string(), wanted.path); });
+    return std::any_of(urls.begin(), urls.end(), [&](const json::value& url) {
+      return url.is_string() && pathMatches(url.get_string(), wanted.path);
+    });
   }
   if (!holdsOrAll(array(rule, {"apiGroups"}), wanted.group)) return false;
   const auto& resources = array(rule, {"resources"});
   std::string combined = wanted.subresource.empty() ? wanted.plural : wanted.plural + "/" + wanted.subresource;
-  if (!holdsOrAll(resources, combined) && (wanted.subresource.empty() || !holds(resources, "*/" + wanted.subresource))) return false;
+  if (!holdsOrAll(resources, combined) && (wanted.subresource.empty() || !holds(resources, "*/" + wanted.subresource)))
+    return false;
   const auto& names = array(rule, {"resourceNames"});
   return names.empty() || holds(names, wanted.name);
 }
@@ -72,8 +78,10 @@ bool selectorNames(std::string_view selector, std::string_view field, std::strin
 }  // namespace
 
 Authorizer::Authorizer(WatchCache& caches)
-    : roles_(caches.of(object::resources::kRoles)), roleBindings_(caches.of(object::resources::kRoleBindings)),
-      clusterRoles_(caches.of(object::resources::kClusterRoles)), clusterRoleBindings_(caches.of(object::resources::kClusterRoleBindings)),
+    : roles_(caches.of(object::resources::kRoles)),
+      roleBindings_(caches.of(object::resources::kRoleBindings)),
+      clusterRoles_(caches.of(object::resources::kClusterRoles)),
+      clusterRoleBindings_(caches.of(object::resources::kClusterRoleBindings)),
       pods_(caches.of(object::resources::kPods)) {
   roleBindings_.addIndex(kBySubject, subjectsOf);
   clusterRoleBindings_.addIndex(kBySubject, subjectsOf);
@@ -82,7 +90,8 @@ Authorizer::Authorizer(WatchCache& caches)
   });
 }
 
-bool Authorizer::visitBindings(const KindCache& bindings, const Caller& caller, std::string_view ns, const EachRule& each) const {
+bool Authorizer::visitBindings(const KindCache& bindings, const Caller& caller, std::string_view ns,
+                               const EachRule& each) const {
   std::vector<std::string> subjects{"User:" + caller.user};
   for (const auto& group : caller.groups) subjects.push_back("Group:" + group);
   for (const auto& subject : subjects) {
@@ -92,7 +101,8 @@ bool Authorizer::visitBindings(const KindCache& bindings, const Caller& caller, 
       auto name = text(binding->root(), {"roleRef", "name"});
       auto role = kind == "ClusterRole" ? clusterRoles_.get("", name) : roles_.get(ns, name);
       if (!role) continue;
-      std::string source = fmt::format("RBAC: allowed by {} \"{}\" of {} \"{}\" to {} \"{}\"", ns.empty() ? "ClusterRoleBinding" : "RoleBinding",
+      std::string source = fmt::format("RBAC: allowed by {} \"{}\" of {} \"{}\" to {} \"{}\"",
+                                       ns.empty() ? "ClusterRoleBinding" : "RoleBinding",
                                        ns.empty() ? std::string(binding->name()) : binding->key(), kind, name,
                                        subject.substr(0, subject.find(':')), subject.substr(subject.find(':') + 1));
       for (const auto& rule : array(role->root(), {"rules"})) {
@@ -112,11 +122,12 @@ Decision Authorizer::authorize(const Caller& caller, const Attributes& attribute
   if (caller.in(kSystemMasters)) return {true, ""};
   if (auto node = caller.node(); !node.empty() && nodeMay(node, attributes)) return {true, "node"};
   Decision decision;
-  visitRules(caller, attributes.isResource ? attributes.ns : "", [&](const json::object& rule, const std::string& source) {
-    if (!ruleAllows(rule, attributes)) return true;
-    decision = {true, source};
-    return false;
-  });
+  visitRules(caller, attributes.isResource ? attributes.ns : "",
+             [&](const json::object& rule, const std::string& source) {
+               if (!ruleAllows(rule, attributes)) return true;
+               decision = {true, source};
+               return false;
+             });
   if (!decision.allowed && !caller.node().empty()) {
     decision.reason = fmt::format("node '{}' cannot {} what does not belong to it", caller.node(), attributes.verb);
   }
@@ -140,20 +151,24 @@ Error Authorizer::refusal(const Caller& caller, const Attributes& wanted, std::s
     std::string resource = wanted.subresource.empty() ? wanted.plural : wanted.plural + "/" + wanted.subresource;
     std::string what = qualified(wanted.plural, wanted.group);
     if (!wanted.name.empty()) what += fmt::format(" \"{}\"", wanted.name);
-    std::string where = wanted.ns.empty() ? " at the cluster scope" : fmt::format(" in the namespace \"{}\"", wanted.ns);
-    text = fmt::format("{} is forbidden: User \"{}\" cannot {} resource \"{}\" in API group \"{}\"{}", what, caller.user, wanted.verb, resource, wanted.group, where);
+    std::string where =
+        wanted.ns.empty() ? " at the cluster scope" : fmt::format(" in the namespace \"{}\"", wanted.ns);
+    text = fmt::format("{} is forbidden: User \"{}\" cannot {} resource \"{}\" in API group \"{}\"{}", what,
+                       caller.user, wanted.verb, resource, wanted.group, where);
   }
   if (!reason.empty()) text += fmt::format(": {}", reason);
   return Error(Code::kPermissionDenied, std::move(text));
 }
 
-// What a node may do beyond RBAC. It reads the objects that its network and DNS need; it writes itself, its lease and its pods.
+// What a node may do beyond RBAC. It reads the objects that its network and DNS need; it writes itself, its lease and
+// its pods.
 bool Authorizer::nodeMay(std::string_view node, const Attributes& a) const {
   if (!a.isResource) return false;
   bool read = a.verb == "get" || a.verb == "list" || a.verb == "watch";
   bool change = a.verb == "update" || a.verb == "patch";
   if (a.group == "coordination.k8s.io" && a.plural == "leases") {
-    return a.ns == "kube-node-lease" && (a.verb == "create" || (a.name == node && (a.verb == "get" || change || a.verb == "delete")));
+    return a.ns == "kube-node-lease" &&
+           (a.verb == "create" || (a.name == node && (a.verb == "get" || change || a.verb == "delete")));
   }
   if (a.group == "discovery.k8s.io") return a.plural == "endpointslices" && read;
   if (a.group == "events.k8s.io" && a.plural == "events") return a.verb == "create" || change;
@@ -164,7 +179,8 @@ bool Authorizer::nodeMay(std::string_view node, const Attributes& a) const {
     if (a.verb == "create") return a.subresource.empty() && (a.name.empty() || a.name == node);
     return a.name == node && (change || read) && (a.subresource.empty() || a.subresource == "status");
   }
-  if (a.plural == "services" || a.plural == "endpoints" || a.plural == "namespaces") return read && a.subresource.empty();
+  if (a.plural == "services" || a.plural == "endpoints" || a.plural == "namespaces")
+    return read && a.subresource.empty();
   if (a.plural == "events") return a.verb == "create" || change;
   if (a.plural == "pods") {
     if (a.verb == "list" || a.verb == "watch") return selectorNames(a.fieldSelector, "spec.nodeName", node);
@@ -176,7 +192,8 @@ bool Authorizer::nodeMay(std::string_view node, const Attributes& a) const {
   }
   if (a.plural == "secrets" || a.plural == "configmaps") {
     if (a.name.empty()) return false;
-    bool one = a.verb == "get" || ((a.verb == "list" || a.verb == "watch") && selectorNames(a.fieldSelector, "metadata.name", a.name));
+    bool one = a.verb == "get" ||
+               ((a.verb == "list" || a.verb == "watch") && selectorNames(a.fieldSelector, "metadata.name", a.name));
     return one && podsOfNodeUse(node, a);
   }
   if (a.plural == "serviceaccounts") {
@@ -207,10 +224,13 @@ bool volumesUse(const json::object& spec, std::string_view plural, std::string_v
 bool environmentUses(const json::object& container, std::string_view plural, std::string_view name) {
   bool secret = plural == "secrets";
   for (const auto& variable : array(container, {"env"})) {
-    if (variable.is_object() && text(variable.get_object(), {"valueFrom", secret ? "secretKeyRef" : "configMapKeyRef", "name"}) == name) return true;
+    if (variable.is_object() &&
+        text(variable.get_object(), {"valueFrom", secret ? "secretKeyRef" : "configMapKeyRef", "name"}) == name)
+      return true;
   }
   for (const auto& from : array(container, {"envFrom"})) {
-    if (from.is_object() && text(from.get_object(), {secret ? "secretRef" : "configMapRef", "name"}) == name) return true;
+    if (from.is_object() && text(from.get_object(), {secret ? "secretRef" : "configMapRef", "name"}) == name)
+      return true;
   }
   return false;
 }

@@ -39,7 +39,8 @@ class Authorizer {
   // Every rule that holds for the caller in a namespace.
   json::array rulesFor(const Caller& caller, std::string_view ns) const;
   // Whether the caller may write this role or binding: it must hold what it grants.
-  Result<> mayGrant(const Caller& caller, const object::KindInfo& kind, const json::object& document, const object::Object* old) const;
+  Result<> mayGrant(const Caller& caller, const object::KindInfo& kind, const json::object& document,
+                    const object::Object* old) const;
 
  private:
   // Calls for each rule with the words that say where it comes from; stops when `each` gives false.

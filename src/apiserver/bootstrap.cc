@@ -18,9 +18,10 @@ namespace {
 json::object labelled(std::string_view kind, std::string_view name) {
   return {{"apiVersion", "rbac.authorization.k8s.io/v1"},
           {"kind", kind},
-          {"metadata", json::object{{"name", name},
-                                    {"labels", json::object{{"kubernetes.io/bootstrapping", "rbac-defaults"}}},
-                                    {"annotations", json::object{{"rbac.authorization.kubernetes.io/autoupdate", "true"}}}}}};
+          {"metadata",
+           json::object{{"name", name},
+                        {"labels", json::object{{"kubernetes.io/bootstrapping", "rbac-defaults"}}},
+                        {"annotations", json::object{{"rbac.authorization.kubernetes.io/autoupdate", "true"}}}}}};
 }
 
 json::array rulesOf(const json::object& role, const std::map<std::string, json::array, std::less<>>& known) {
@@ -54,7 +55,8 @@ Result<std::string> firstAddress(const std::string& range) {
 }
 
 // Brings the fields `wanted` of an object to their value.
-Task<Result<>> mend(LocalClient* client, WatchCache* caches, Resource resource, std::string ns, std::string name, json::object wanted) {
+Task<Result<>> mend(LocalClient* client, WatchCache* caches, Resource resource, std::string ns, std::string name,
+                    json::object wanted) {
   auto present = caches->of(resource).get(ns, name);
   bool right = present != nullptr;
   for (const auto& [key, value] : wanted) {
@@ -77,7 +79,8 @@ Task<Result<>> mend(LocalClient* client, WatchCache* caches, Resource resource, 
 
 }  // namespace
 
-Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOptions services, std::string advertiseAddress, uint16_t advertisePort) {
+Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOptions services,
+                         std::string advertiseAddress, uint16_t advertisePort) {
   Failure failure;
   {
     // All at once: they share a few commits.
@@ -87,7 +90,8 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
       gate.spawn(ensure(&client, resource, "", std::move(document), &failure));
     };
     for (auto name : {"default", "kube-system", "kube-public", "kube-node-lease"}) {
-      spawn(resources::kNamespaces, {{"apiVersion", "v1"}, {"kind", "Namespace"}, {"metadata", json::object{{"name", name}}}});
+      spawn(resources::kNamespaces,
+            {{"apiVersion", "v1"}, {"kind", "Namespace"}, {"metadata", json::object{{"name", name}}}});
     }
     CO_ASSIGN_OR_RETURN(auto data, object::parseYaml(kBootstrapRbac));
     std::map<std::string, json::array, std::less<>> known;
@@ -102,12 +106,14 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
     std::map<std::string, json::array, std::less<>> subjects;
     for (const auto& value : array(data.as_object(), {"bindings"})) {
       const auto& binding = value.as_object();
-      subjects[std::string(text(binding, "role"))].push_back(
-          json::object{{"kind", text(binding, "kind")}, {"apiGroup", "rbac.authorization.k8s.io"}, {"name", text(binding, "subject")}});
+      subjects[std::string(text(binding, "role"))].push_back(json::object{{"kind", text(binding, "kind")},
+                                                                          {"apiGroup", "rbac.authorization.k8s.io"},
+                                                                          {"name", text(binding, "subject")}});
     }
     for (auto& [role, list] : subjects) {
       json::object document = labelled("ClusterRoleBinding", role);
-      document["roleRef"] = json::object{{"apiGroup", "rbac.authorization.k8s.io"}, {"kind", "ClusterRole"}, {"name", role}};
+      document["roleRef"] =
+          json::object{{"apiGroup", "rbac.authorization.k8s.io"}, {"kind", "ClusterRole"}, {"name", role}};
       document["subjects"] = std::move(list);
       spawn(resources::kClusterRoleBindings, std::move(document));
     }
@@ -118,11 +124,14 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
   CO_ASSIGN_OR_RETURN(std::string address, firstAddress(services.serviceRange));
   if (!caches.of(resources::kServices).get("default", "kubernetes")) {
     json::array ports;
-    ports.push_back(json::object{{"name", "https"}, {"protocol", "TCP"}, {"port", 443}, {"targetPort", int64_t{advertisePort}}});
-    json::object service{{"apiVersion", "v1"},
-                         {"kind", "Service"},
-                         {"metadata", json::object{{"name", "kubernetes"}, {"labels", json::object{{"component", "apiserver"}, {"provider", "kubernetes"}}}}},
-                         {"spec", json::object{{"clusterIP", address}, {"type", "ClusterIP"}, {"ports", std::move(ports)}}}};
+    ports.push_back(
+        json::object{{"name", "https"}, {"protocol", "TCP"}, {"port", 443}, {"targetPort", int64_t{advertisePort}}});
+    json::object service{
+        {"apiVersion", "v1"},
+        {"kind", "Service"},
+        {"metadata", json::object{{"name", "kubernetes"},
+                                  {"labels", json::object{{"component", "apiserver"}, {"provider", "kubernetes"}}}}},
+        {"spec", json::object{{"clusterIP", address}, {"type", "ClusterIP"}, {"ports", std::move(ports)}}}};
     auto made = co_await client.create(resources::kServices, "default", std::move(service), "", "");
     CO_RETURN_IF_ERROR(made);
   }
@@ -132,17 +141,25 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
   addresses.push_back(json::object{{"ip", advertiseAddress}});
   json::array subsets;
   subsets.push_back(json::object{{"addresses", std::move(addresses)}, {"ports", ports}});
-  json::object endpoints{{"apiVersion", "v1"}, {"kind", "Endpoints"},
-                         {"metadata", json::object{{"name", "kubernetes"}, {"labels", json::object{{"endpointslice.kubernetes.io/skip-mirror", "true"}}}}},
-                         {"subsets", std::move(subsets)}};
-  CO_RETURN_IF_ERROR(co_await mend(&client, &caches, resources::kEndpoints, "default", "kubernetes", std::move(endpoints)));
+  json::object endpoints{
+      {"apiVersion", "v1"},
+      {"kind", "Endpoints"},
+      {"metadata", json::object{{"name", "kubernetes"},
+                                {"labels", json::object{{"endpointslice.kubernetes.io/skip-mirror", "true"}}}}},
+      {"subsets", std::move(subsets)}};
+  CO_RETURN_IF_ERROR(
+      co_await mend(&client, &caches, resources::kEndpoints, "default", "kubernetes", std::move(endpoints)));
   json::array list;
   list.emplace_back(advertiseAddress);
   json::array entries;
   entries.push_back(json::object{{"addresses", std::move(list)}, {"conditions", json::object{{"ready", true}}}});
-  json::object slice{{"apiVersion", "discovery.k8s.io/v1"}, {"kind", "EndpointSlice"},
-                     {"metadata", json::object{{"name", "kubernetes"}, {"labels", json::object{{"kubernetes.io/service-name", "kubernetes"}}}}},
-                     {"addressType", "IPv4"}, {"endpoints", std::move(entries)}, {"ports", std::move(ports)}};
+  json::object slice{{"apiVersion", "discovery.k8s.io/v1"},
+                     {"kind", "EndpointSlice"},
+                     {"metadata", json::object{{"name", "kubernetes"},
+                                               {"labels", json::object{{"kubernetes.io/service-name", "kubernetes"}}}}},
+                     {"addressType", "IPv4"},
+                     {"endpoints", std::move(entries)},
+                     {"ports", std::move(ports)}};
   co_return co_await mend(&client, &caches, resources::kEndpointSlices, "default", "kubernetes", std::move(slice));
 }
 

@@ -6,6 +6,7 @@
 namespace dhow::apiserver {
 
 // Makes what is missing, mends what is not as it should be; writes nothing when all is there.
-Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOptions services, std::string advertiseAddress, uint16_t advertisePort);
+Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOptions services,
+                         std::string advertiseAddress, uint16_t advertisePort);
 
 }  // namespace dhow::apiserver

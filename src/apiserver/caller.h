@@ -23,7 +23,8 @@ struct Caller {
   // The node's name when the caller is one, else empty.
   std::string_view node() const {
     constexpr std::string_view prefix = "system:node:";
-    return user.starts_with(prefix) && in("system:nodes") ? std::string_view(user).substr(prefix.size()) : std::string_view();
+    return user.starts_with(prefix) && in("system:nodes") ? std::string_view(user).substr(prefix.size())
+                                                          : std::string_view();
   }
 };
 

@@ -19,11 +19,13 @@ Error alreadyExists(const Resource& resource, std::string_view name) {
 }
 
 Error modified(const Resource& resource, std::string_view name) {
-  return conflict(resource, name, "the object has been modified; please apply your changes to the latest version and try again");
+  return conflict(resource, name,
+                  "the object has been modified; please apply your changes to the latest version and try again");
 }
 
 Error conflict(const Resource& resource, std::string_view name, std::string_view why) {
-  return Error(Code::kConflict, fmt::format("Operation cannot be fulfilled on {} \"{}\": {}", qualified(resource), name, why));
+  return Error(Code::kConflict,
+               fmt::format("Operation cannot be fulfilled on {} \"{}\": {}", qualified(resource), name, why));
 }
 
 Error invalid(std::string_view kind, std::string_view group, std::string_view name, std::vector<ErrorCause> causes) {
@@ -33,7 +35,8 @@ Error invalid(std::string_view kind, std::string_view group, std::string_view na
     text += cause.field.empty() ? cause.message : fmt::format("{}: {}", cause.field, cause.message);
   }
   if (causes.size() > 1) text = "[" + text + "]";
-  return Error(Code::kInvalid, fmt::format("{} \"{}\" is invalid: {}", qualified(kind, group), name, text)).withCauses(std::move(causes));
+  return Error(Code::kInvalid, fmt::format("{} \"{}\" is invalid: {}", qualified(kind, group), name, text))
+      .withCauses(std::move(causes));
 }
 
 Error forbidden(const Resource& resource, std::string_view name, std::string_view why) {
@@ -114,9 +117,8 @@ json::object statusOf(const Error& error, const Subject& about) {
     details["causes"] = std::move(causes);
   }
   if (error.retryAfterSeconds() > 0) details["retryAfterSeconds"] = error.retryAfterSeconds();
-  json::object status{{"kind", "Status"},       {"apiVersion", "v1"},
-                      {"metadata", json::object{}}, {"status", "Failure"},
-                      {"message", error.message()}, {"reason", statusReason(error.code())}};
+  json::object status{{"kind", "Status"},    {"apiVersion", "v1"},         {"metadata", json::object{}},
+                      {"status", "Failure"}, {"message", error.message()}, {"reason", statusReason(error.code())}};
   status["details"] = std::move(details);  // never absent: kubectl debug reads it unseen
   status["code"] = httpStatus(error.code());
   return status;
@@ -128,7 +130,11 @@ json::object successStatus(const Subject& subject, std::string_view uid) {
   if (!subject.group.empty()) details["group"] = subject.group;
   details["kind"] = subject.plural;
   if (!uid.empty()) details["uid"] = uid;
-  return {{"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object{}}, {"status", "Success"}, {"details", std::move(details)}};
+  return {{"kind", "Status"},
+          {"apiVersion", "v1"},
+          {"metadata", json::object{}},
+          {"status", "Success"},
+          {"details", std::move(details)}};
 }
 
 }  // namespace dhow::apiserver

@@ -16,7 +16,9 @@ using object::Resource;
 
 // "pods", "deployments.apps".
 std::string qualified(std::string_view plural, std::string_view group);
-inline std::string qualified(const Resource& resource) { return qualified(resource.plural, resource.group); }
+inline std::string qualified(const Resource& resource) {
+  return qualified(resource.plural, resource.group);
+}
 
 Error notFound(const Resource& resource, std::string_view name);
 Error alreadyExists(const Resource& resource, std::string_view name);

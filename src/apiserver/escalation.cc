@@ -18,7 +18,8 @@ std::vector<std::string> words(const json::object& rule, std::string_view field)
 
 std::string printed(const json::object& rule) {
   std::string out = "{";
-  for (auto [field, label] : {std::pair("apiGroups", "APIGroups"), std::pair("resources", "Resources"), std::pair("resourceNames", "ResourceNames"),
+  for (auto [field, label] : {std::pair("apiGroups", "APIGroups"), std::pair("resources", "Resources"),
+                              std::pair("resourceNames", "ResourceNames"),
                               std::pair("nonResourceURLs", "NonResourceURLs"), std::pair("verbs", "Verbs")}) {
     auto values = words(rule, field);
     if (values.empty()) continue;
@@ -67,7 +68,8 @@ bool Authorizer::holdsRule(const Caller& caller, std::string_view ns, const json
   return true;
 }
 
-Result<> Authorizer::mayGrant(const Caller& caller, const object::KindInfo& kind, const json::object& document, const object::Object* old) const {
+Result<> Authorizer::mayGrant(const Caller& caller, const object::KindInfo& kind, const json::object& document,
+                              const object::Object* old) const {
   if (kind.group != "rbac.authorization.k8s.io" || caller.in(kSystemMasters)) return {};
   bool binding = kind.plural == "rolebindings" || kind.plural == "clusterrolebindings";
   auto ns = text(document, {"metadata", "namespace"});
@@ -105,8 +107,10 @@ Result<> Authorizer::mayGrant(const Caller& caller, const object::KindInfo& kind
   if (missing.empty()) return {};
   std::string groups;
   for (const auto& group : caller.groups) groups += fmt::format("{}\"{}\"", groups.empty() ? "" : " ", group);
-  return forbidden(kind.resource(), name,
-                   fmt::format("user \"{}\" (groups=[{}]) is attempting to grant RBAC permissions not currently held:{}", caller.user, groups, missing));
+  return forbidden(
+      kind.resource(), name,
+      fmt::format("user \"{}\" (groups=[{}]) is attempting to grant RBAC permissions not currently held:{}",
+                  caller.user, groups, missing));
 }
 
 }  // namespace dhow::apiserver

@@ -105,7 +105,8 @@ Task<> spdyToAgent(SpdyPtr from, std::shared_ptr<http::Stream> agent, Channel ch
   (void)done;
 }
 
-Task<> agentToSpdy(std::shared_ptr<http::Stream> agent, std::map<std::string, SpdyPtr> streams, std::shared_ptr<http::SpdySession> session) {
+Task<> agentToSpdy(std::shared_ptr<http::Stream> agent, std::map<std::string, SpdyPtr> streams,
+                   std::shared_ptr<http::SpdySession> session) {
   streaming::FrameDecoder decoder;
   std::vector<char> buffer(kBuffer);
   std::string verdict;
@@ -115,7 +116,9 @@ Task<> agentToSpdy(std::shared_ptr<http::Stream> agent, std::map<std::string, Sp
     decoder.feed({buffer.data(), *count});
     while (auto frame = decoder.next()) {
       if (frame->channel == Channel::kError) verdict = frame->payload;
-      auto to = streams.find(frame->channel == Channel::kStdout ? "stdout" : frame->channel == Channel::kStderr ? "stderr" : "");
+      auto to = streams.find(frame->channel == Channel::kStdout   ? "stdout"
+                             : frame->channel == Channel::kStderr ? "stderr"
+                                                                  : "");
       if (to == streams.end()) continue;
       SpdyPtr stream = to->second;
       auto done = co_await stream->write(frame->payload);
@@ -147,14 +150,16 @@ Task<> minder(std::shared_ptr<http::SpdySession> session, std::shared_ptr<http::
   agent->close();
 }
 
-Task<> runSpdy(std::shared_ptr<http::Stream> agent, std::map<std::string, SpdyPtr> streams, std::shared_ptr<http::SpdySession> session) {
+Task<> runSpdy(std::shared_ptr<http::Stream> agent, std::map<std::string, SpdyPtr> streams,
+               std::shared_ptr<http::SpdySession> session) {
   co_await agentToSpdy(agent, std::move(streams), session);
   session->close();
 }
 
 }  // namespace
 
-Task<> relaySpdy(Loop& loop, std::shared_ptr<http::Stream> agent, std::unique_ptr<http::SpdySession> session, StreamSet wanted, std::string protocol) {
+Task<> relaySpdy(Loop& loop, std::shared_ptr<http::Stream> agent, std::unique_ptr<http::SpdySession> session,
+                 StreamSet wanted, std::string protocol) {
   std::shared_ptr<http::SpdySession> shared = std::move(session);
   size_t expected = 1 + size_t{wanted.in} + size_t{wanted.out} + size_t{wanted.err};
   if (wanted.tty && protocol != "v2.channel.k8s.io") ++expected;
@@ -210,7 +215,8 @@ class Shared final : public http::Stream {
 Task<> forwardPort(Loop* loop, Pair pair, OpenPort open) {
   auto agent = co_await open(pair.port);
   if (!agent.ok()) {
-    co_await failPort(std::move(pair), fmt::format("an error occurred forwarding {}: {}", pair.port, agent.error().message()));
+    co_await failPort(std::move(pair),
+                      fmt::format("an error occurred forwarding {}: {}", pair.port, agent.error().message()));
     co_return;
   }
   co_await http::pipeBoth(*loop, std::make_unique<Shared>(pair.data), std::move(*agent));

@@ -19,7 +19,8 @@ struct StreamSet {
 };
 
 Task<> relayWebSocket(Loop& loop, std::shared_ptr<http::Stream> agent, std::unique_ptr<http::WebSocket> socket);
-Task<> relaySpdy(Loop& loop, std::shared_ptr<http::Stream> agent, std::unique_ptr<http::SpdySession> session, StreamSet wanted, std::string protocol);
+Task<> relaySpdy(Loop& loop, std::shared_ptr<http::Stream> agent, std::unique_ptr<http::SpdySession> session,
+                 StreamSet wanted, std::string protocol);
 
 using OpenPort = std::function<Task<Result<std::unique_ptr<http::Stream>>>(std::string port)>;
 Task<> relayPorts(Loop& loop, std::unique_ptr<http::SpdySession> session, OpenPort open);

@@ -31,15 +31,21 @@ bool wantsOpenApiProtobuf(std::string_view accept) {
   return false;
 }
 
-Error unknownPath() { return Error(Code::kNotFound, "the server could not find the requested resource"); }
+Error unknownPath() {
+  return Error(Code::kNotFound, "the server could not find the requested resource");
+}
 
-Task<Result<ObjectPtr>> issueToken(Tokens* tokens, WatchCache* caches, Context context, std::string ns, std::string name, json::object body) {
+Task<Result<ObjectPtr>> issueToken(Tokens* tokens, WatchCache* caches, Context context, std::string ns,
+                                   std::string name, json::object body) {
   // A node gets tokens for its own pods only.
   if (auto node = context.caller.node(); !node.empty()) {
     const auto& bound = client::object(body, {"spec", "boundObjectRef"});
-    auto pod = client::text(bound, "kind") == "Pod" ? caches->of(object::resources::kPods).get(ns, client::text(bound, "name")) : nullptr;
+    auto pod = client::text(bound, "kind") == "Pod"
+                   ? caches->of(object::resources::kPods).get(ns, client::text(bound, "name"))
+                   : nullptr;
     if (!pod || client::text(pod->root(), {"spec", "nodeName"}) != node) {
-      co_return forbidden(object::resources::kServiceAccounts, name, fmt::format("node \"{}\" may only ask for tokens that are bound to one of its pods", node));
+      co_return forbidden(object::resources::kServiceAccounts, name,
+                          fmt::format("node \"{}\" may only ask for tokens that are bound to one of its pods", node));
     }
   }
   auto issued = tokens->issue(ns, name, std::move(body));
@@ -53,7 +59,9 @@ bool isPublic(std::string_view path) {
 
 }  // namespace
 
-bool wantsGzip(const http::Request& request, size_t size) { return size >= kGzipFrom && request.headers.hasToken("Accept-Encoding", "gzip"); }
+bool wantsGzip(const http::Request& request, size_t size) {
+  return size >= kGzipFrom && request.headers.hasToken("Accept-Encoding", "gzip");
+}
 
 std::string gzip(std::string_view bytes) {
   z_stream stream{};
@@ -70,14 +78,23 @@ std::string gzip(std::string_view bytes) {
 }
 
 Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tokens, std::string serverAddress)
-    : loop_(loop), registry_(registry), authorizer_(authorizer), tokens_(tokens), reviews_(authorizer, tokens, loop), tunnels_(loop),
-      streaming_(loop, registry.caches(), tunnels_), serverAddress_(std::move(serverAddress)) {
-  registry_.setGuard([this](const Context& context, const KindInfo& kind, const json::object& document, const object::Object* old) {
-    return authorizer_.mayGrant(context.caller, kind, document, old);
-  });
-  registry_.onSubresource("serviceaccounts/token", [this](Context context, std::string ns, std::string name, json::object body) {
-    return issueToken(&tokens_, &registry_.caches(), std::move(context), std::move(ns), std::move(name), std::move(body));
-  });
+    : loop_(loop),
+      registry_(registry),
+      authorizer_(authorizer),
+      tokens_(tokens),
+      reviews_(authorizer, tokens, loop),
+      tunnels_(loop),
+      streaming_(loop, registry.caches(), tunnels_),
+      serverAddress_(std::move(serverAddress)) {
+  registry_.setGuard(
+      [this](const Context& context, const KindInfo& kind, const json::object& document, const object::Object* old) {
+        return authorizer_.mayGrant(context.caller, kind, document, old);
+      });
+  registry_.onSubresource("serviceaccounts/token",
+                          [this](Context context, std::string ns, std::string name, json::object body) {
+                            return issueToken(&tokens_, &registry_.caches(), std::move(context), std::move(ns),
+                                              std::move(name), std::move(body));
+                          });
 }
 
 void Front::stop() {
@@ -128,7 +145,8 @@ Result<Caller> Front::impersonate(Caller caller, const http::Request& request) c
     need("", "groups", "", value);
   }
   if (user.empty()) {
-    if (!other.groups.empty() || !other.uid.empty()) return Error(Code::kBadRequest, "requested groups or uid without impersonating a user");
+    if (!other.groups.empty() || !other.uid.empty())
+      return Error(Code::kBadRequest, "requested groups or uid without impersonating a user");
     return caller;
   }
   constexpr std::string_view accounts = "system:serviceaccount:";
@@ -136,7 +154,8 @@ Result<Caller> Front::impersonate(Caller caller, const http::Request& request) c
     auto pair = splitOnce(user.substr(accounts.size()), ':');
     if (!pair) return Error(Code::kBadRequest, "the impersonated service account is malformed");
     need("", "serviceaccounts", std::string(pair->first), pair->second);
-    if (other.groups.empty()) other.groups = {"system:serviceaccounts", "system:serviceaccounts:" + std::string(pair->first)};
+    if (other.groups.empty())
+      other.groups = {"system:serviceaccounts", "system:serviceaccounts:" + std::string(pair->first)};
   } else {
     need("", "users", "", user);
   }
@@ -170,7 +189,8 @@ Task<Result<>> Front::dispatch(Call& call) {
   if (call.info.isResource) {
     call.kind = registry_.kinds().find(call.info.group, call.info.version, call.info.plural);
     call.subject = {call.info.group, call.info.plural, call.kind ? call.kind->kind : "", call.info.name};
-    if (call.kind && !call.kind->namespaced && call.info.plural != "namespaces" && !call.info.ns.empty()) co_return unknownPath();
+    if (call.kind && !call.kind->namespaced && call.info.plural != "namespaces" && !call.info.ns.empty())
+      co_return unknownPath();
   }
   constexpr std::string_view tunnels = client::streaming::kTunnelPrefix;
   if (call.info.path.starts_with(tunnels)) co_return co_await serveTunnel(call);
@@ -221,7 +241,8 @@ Task<> Front::sendError(Call& call, const Error& error) {
 }
 
 // A made document is kept for a minute after it was last asked for: they are large, and clients come in bursts.
-std::shared_ptr<const Front::Document> Front::document(const std::string& key, const std::function<std::string()>& make) {
+std::shared_ptr<const Front::Document> Front::document(const std::string& key,
+                                                       const std::function<std::string()>& make) {
   auto found = documents_.find(key);
   if (found == documents_.end()) {
     std::string body = make();
@@ -284,9 +305,19 @@ Task<Result<>> Front::servePath(Call& call) {
     co_return co_await sendJson(call, good ? 200 : 500, std::move(text), "text/plain; charset=utf-8");
   }
   if (path == "/version") {
-    json::object version{{"major", "1"},           {"minor", "35"},          {"emulationMajor", "1"}, {"emulationMinor", "35"}, {"minCompatibilityMajor", "1"},
-                         {"minCompatibilityMinor", "34"}, {"gitVersion", kGitVersion}, {"gitCommit", ""},       {"gitTreeState", ""},     {"buildDate", ""},
-                         {"goVersion", ""},       {"compiler", "clang"},     {"platform", "linux/amd64"}};
+    json::object version{{"major", "1"},
+                         {"minor", "35"},
+                         {"emulationMajor", "1"},
+                         {"emulationMinor", "35"},
+                         {"minCompatibilityMajor", "1"},
+                         {"minCompatibilityMinor", "34"},
+                         {"gitVersion", kGitVersion},
+                         {"gitCommit", ""},
+                         {"gitTreeState", ""},
+                         {"buildDate", ""},
+                         {"goVersion", ""},
+                         {"compiler", "clang"},
+                         {"platform", "linux/amd64"}};
     co_return co_await sendJson(call, 200, json::serialize(version));
   }
   if (path == "/api" || path == "/apis") {
@@ -296,7 +327,8 @@ Task<Result<>> Front::servePath(Call& call) {
       if (aggregated) return object::aggregatedDiscoveryDocument(kinds, core);
       return core ? object::apiVersionsDocument(serverAddress_) : object::apiGroupListDocument(kinds);
     });
-    std::string type = aggregated ? "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList" : "application/json";
+    std::string type =
+        aggregated ? "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList" : "application/json";
     co_return co_await sendDocument(call, std::move(body), type);
   }
   auto parts = split(std::string_view(path).substr(1), '/');
@@ -306,16 +338,21 @@ Task<Result<>> Front::servePath(Call& call) {
   if (parts.size() == 3 && parts[0] == "apis") found = object::apiResourceListDocument(kinds, parts[1], parts[2]);
   if (path == "/openapi/v2") {
     if (wantsOpenApiProtobuf(call.request.headers.get("Accept"))) {
-      co_return co_await sendDocument(call, document(path + "?protobuf", [&] { return object::openApiV2ProtobufDocument(kinds); }), kOpenApiProtobuf);
+      co_return co_await sendDocument(
+          call, document(path + "?protobuf", [&] { return object::openApiV2ProtobufDocument(kinds); }),
+          kOpenApiProtobuf);
     }
     co_return co_await sendDocument(call, document(path, [&] { return object::openApiV2Document(kinds); }));
   }
-  if (path == "/openapi/v3") co_return co_await sendDocument(call, document(path, [&] { return object::openApiV3Index(kinds); }));
+  if (path == "/openapi/v3")
+    co_return co_await sendDocument(call, document(path, [&] { return object::openApiV3Index(kinds); }));
   if (parts.size() == 4 && path.starts_with("/openapi/v3/api/")) {
-    co_return co_await sendDocument(call, document(path, [&] { return object::openApiV3Document(kinds, "", parts[3]).value_or(""); }));
+    co_return co_await sendDocument(
+        call, document(path, [&] { return object::openApiV3Document(kinds, "", parts[3]).value_or(""); }));
   }
   if (parts.size() == 5 && path.starts_with("/openapi/v3/apis/")) {
-    co_return co_await sendDocument(call, document(path, [&] { return object::openApiV3Document(kinds, parts[3], parts[4]).value_or(""); }));
+    co_return co_await sendDocument(
+        call, document(path, [&] { return object::openApiV3Document(kinds, parts[3], parts[4]).value_or(""); }));
   }
   if (path == "/openid/v1/jwks") {
     CO_ASSIGN_OR_RETURN(auto keys, tokens_.keySet());
@@ -324,12 +361,18 @@ Task<Result<>> Front::servePath(Call& call) {
   if (path == "/.well-known/openid-configuration") found = json::serialize(tokens_.discovery());
   if (path == "/metrics") {
     std::string text = "# TYPE apiserver_request_total counter\n";
-    for (const auto& [key, count] : counts_) text += fmt::format("apiserver_request_total{{verb=\"{}\",code=\"{}\"}} {}\n", key.first, key.second, count);
-    text += fmt::format("# TYPE apiserver_longrunning_requests gauge\napiserver_longrunning_requests{{verb=\"watch\"}} {}\n", watches_);
+    for (const auto& [key, count] : counts_)
+      text += fmt::format("apiserver_request_total{{verb=\"{}\",code=\"{}\"}} {}\n", key.first, key.second, count);
+    text += fmt::format(
+        "# TYPE apiserver_longrunning_requests gauge\napiserver_longrunning_requests{{verb=\"watch\"}} {}\n", watches_);
     text += "# TYPE apiserver_storage_objects gauge\n";
     for (const auto& kind : kinds.all()) {
-      auto* cache = kind.stored && kind.storedAsKind.empty() && !kind.plural.empty() ? registry_.caches().find(kind.group, kind.plural) : nullptr;
-      if (cache) text += fmt::format("apiserver_storage_objects{{resource=\"{}\"}} {}\n", qualified(kind.plural, kind.group), cache->size());
+      auto* cache = kind.stored && kind.storedAsKind.empty() && !kind.plural.empty()
+                        ? registry_.caches().find(kind.group, kind.plural)
+                        : nullptr;
+      if (cache)
+        text += fmt::format("apiserver_storage_objects{{resource=\"{}\"}} {}\n", qualified(kind.plural, kind.group),
+                            cache->size());
     }
     co_return co_await sendJson(call, 200, std::move(text), "text/plain; version=0.0.4");
   }

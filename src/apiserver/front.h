@@ -70,7 +70,8 @@ class Front {
     std::string tag;  // its ETag
   };
   std::shared_ptr<const Document> document(const std::string& key, const std::function<std::string()>& make);
-  Task<Result<>> sendDocument(Call& call, std::shared_ptr<const Document> document, std::string_view contentType = "application/json");
+  Task<Result<>> sendDocument(Call& call, std::shared_ptr<const Document> document,
+                              std::string_view contentType = "application/json");
 
   Loop& loop_;
   Registry& registry_;

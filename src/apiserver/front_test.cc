@@ -36,7 +36,9 @@ class Recorder final : public http::ResponseWriter {
     finished = true;
     co_return Result<>();
   }
-  Task<Result<std::unique_ptr<http::Stream>>> hijack(int, http::Headers) override { co_return Error(Code::kUnimplemented, "no stream here"); }
+  Task<Result<std::unique_ptr<http::Stream>>> hijack(int, http::Headers) override {
+    co_return Error(Code::kUnimplemented, "no stream here");
+  }
   bool started() const override { return started_; }
   bool closed() const override { return closed_; }
   void onClose(std::function<void()> run) override { onClose_ = std::move(run); }
@@ -61,7 +63,9 @@ struct Exchange {
   int status() const { return writer.answer.status; }
 };
 
-Task<> serve(http::Handler handler, std::shared_ptr<Exchange> exchange) { co_await handler(exchange->request, exchange->writer); }
+Task<> serve(http::Handler handler, std::shared_ptr<Exchange> exchange) {
+  co_await handler(exchange->request, exchange->writer);
+}
 
 class FrontTest : public testing::Test {
  protected:
@@ -72,14 +76,17 @@ class FrontTest : public testing::Test {
     auto started = runOn(loop_, server_->start());
     ASSERT_TRUE(started.ok()) << started.error().message();
     client_ = server_->clientFor("test");
-    runOn(loop_, client_->create(object::resources::kServiceAccounts, "default", json::object{{"metadata", json::object{{"name", "default"}}}})).value();
+    runOn(loop_, client_->create(object::resources::kServiceAccounts, "default",
+                                 json::object{{"metadata", json::object{{"name", "default"}}}}))
+        .value();
   }
   void TearDown() override {
     runOn(loop_, server_->stop());
     runOn(loop_, store_.close());
     loop_.runReady();
   }
-  std::shared_ptr<Exchange> begin(std::string method, std::string url, std::string body = "", std::string type = "application/json",
+  std::shared_ptr<Exchange> begin(std::string method, std::string url, std::string body = "",
+                                  std::string type = "application/json",
                                   std::vector<std::pair<std::string, std::string>> headers = {}) {
     auto exchange = std::make_shared<Exchange>();
     auto& request = exchange->request;
@@ -97,7 +104,8 @@ class FrontTest : public testing::Test {
     loop_.runReady();
     return exchange;
   }
-  std::shared_ptr<Exchange> call(std::string method, std::string url, std::string body = "", std::string type = "application/json",
+  std::shared_ptr<Exchange> call(std::string method, std::string url, std::string body = "",
+                                 std::string type = "application/json",
                                  std::vector<std::pair<std::string, std::string>> headers = {}) {
     auto exchange = begin(std::move(method), std::move(url), std::move(body), std::move(type), std::move(headers));
     loop_.runUntil([&] { return exchange->writer.finished; }, std::chrono::seconds(10));
@@ -127,14 +135,16 @@ TEST_F(FrontTest, ErrorsAreStatusesWithCodeReasonAndDetails) {
   EXPECT_EQ(text(status, {"details", "kind"}), "configmaps");
   EXPECT_EQ(text(status, {"details", "name"}), "x");
   EXPECT_EQ(client::number(status, {"code"}), 404);
-  EXPECT_EQ(text(call("GET", "/apis/none/v1/things")->body(), "message"), "the server could not find the requested resource");
+  EXPECT_EQ(text(call("GET", "/apis/none/v1/things")->body(), "message"),
+            "the server could not find the requested resource");
   EXPECT_EQ(call("POST", kMaps, "{nonsense")->status(), 400);
   EXPECT_EQ(call("POST", kMaps, "x", "text/csv")->status(), 415);
   EXPECT_EQ(call("POST", kMaps, std::string(4 << 20, ' '))->status(), 413);
   EXPECT_EQ(call("PATCH", std::string(kMaps) + "/x", "{}")->status(), 415);
   EXPECT_EQ(call("PUT", kMaps, "{}")->status(), 405);
   EXPECT_EQ(call("GET", kMaps, "", "", {{"Accept", "application/vnd.kubernetes.protobuf"}})->status(), 406);
-  EXPECT_EQ(call("GET", kMaps, "", "", {{"Accept", "application/vnd.kubernetes.protobuf,application/json"}})->status(), 200);
+  EXPECT_EQ(call("GET", kMaps, "", "", {{"Accept", "application/vnd.kubernetes.protobuf,application/json"}})->status(),
+            200);
 }
 
 TEST_F(FrontTest, UnknownFieldsWarnOrFailAsAsked) {
@@ -144,7 +154,8 @@ TEST_F(FrontTest, UnknownFieldsWarnOrFailAsAsked) {
   EXPECT_EQ(warned->writer.answer.headers.get("Warning"), "299 - \"unknown field \\\"datum\\\"\"");
   auto strict = call("POST", std::string(kMaps) + "?fieldValidation=Strict", body);
   EXPECT_EQ(strict->status(), 400);
-  auto quiet = call("POST", std::string(kMaps) + "?fieldValidation=Ignore&dryRun=All", R"({"metadata":{"name":"b"},"datum":1})");
+  auto quiet =
+      call("POST", std::string(kMaps) + "?fieldValidation=Ignore&dryRun=All", R"({"metadata":{"name":"b"},"datum":1})");
   EXPECT_EQ(quiet->status(), 201);
   EXPECT_FALSE(quiet->writer.answer.headers.has("Warning"));
   EXPECT_EQ(call("GET", std::string(kMaps) + "/b")->status(), 404);
@@ -162,15 +173,21 @@ TEST_F(FrontTest, DocumentsAreNotSentTwice) {
   }
   auto index = call("GET", "/openapi/v3")->body();
   std::string url(text(index, {"paths", "apis/apps/v1", "serverRelativeURL"}));
-  EXPECT_NE(call("GET", url)->writer.answer.headers.get("Cache-Control").find("immutable"), std::string_view::npos) << url;
+  EXPECT_NE(call("GET", url)->writer.answer.headers.get("Cache-Control").find("immutable"), std::string_view::npos)
+      << url;
   EXPECT_EQ(call("GET", "/openapi/v3/apis/none/v1")->status(), 404);
 }
 
 TEST_F(FrontTest, OpenApiV2ComesInTheFormAskedFor) {
-  for (const char* type : {"application/com.github.proto-openapi.spec.v2@v1.0+protobuf", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"}) {
+  for (const char* type : {"application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+                           "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"}) {
     auto packed = call("GET", "/openapi/v2", "", "", {{"Accept", type}});
-    EXPECT_EQ(packed->writer.answer.headers.get("Content-Type"), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
-    EXPECT_TRUE(packed->writer.answer.body.starts_with("\x0a\x03" "2.0")) << type;
+    EXPECT_EQ(packed->writer.answer.headers.get("Content-Type"),
+              "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    EXPECT_TRUE(
+        packed->writer.answer.body.starts_with("\x0a\x03"
+                                               "2.0"))
+        << type;
   }
   EXPECT_EQ(text(call("GET", "/openapi/v2", "", "", {{"Accept", "application/json"}})->body(), "swagger"), "2.0");
   EXPECT_EQ(text(call("GET", "/openapi/v2")->body(), "swagger"), "2.0");
@@ -178,24 +195,30 @@ TEST_F(FrontTest, OpenApiV2ComesInTheFormAskedFor) {
 
 TEST_F(FrontTest, WhatAPatchLacksIsSaidSoThatKubectlShowsIt) {
   call("POST", kMaps, R"({"metadata":{"name":"a"},"data":{}})");
-  auto refused = call("PATCH", std::string(kMaps) + "/a", R"([{"op":"remove","path":"/data/x"}])", "application/json-patch+json");
+  auto refused =
+      call("PATCH", std::string(kMaps) + "/a", R"([{"op":"remove","path":"/data/x"}])", "application/json-patch+json");
   EXPECT_EQ(refused->status(), 422);
   EXPECT_TRUE(client::object(refused->body(), {"details"}).empty());
-  auto debug = call("PATCH", "/api/v1/namespaces/default/pods/p/ephemeralcontainers", "{}", "application/merge-patch+json");
+  auto debug =
+      call("PATCH", "/api/v1/namespaces/default/pods/p/ephemeralcontainers", "{}", "application/merge-patch+json");
   EXPECT_EQ(debug->status(), 404);
   EXPECT_TRUE(client::object(debug->body(), {"details"}).empty() && debug->body().contains("details"));
 }
 
 TEST_F(FrontTest, TakesYamlBodies) {
-  auto made = call("POST", kMaps, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {k: v}\n", "application/yaml");
+  auto made =
+      call("POST", kMaps, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {k: v}\n", "application/yaml");
   EXPECT_EQ(made->status(), 201) << made->writer.answer.body;
 }
 
 TEST_F(FrontTest, ListsAreTablesOrMetadataWhenAskedFor) {
   call("POST", kMaps, R"({"metadata":{"name":"a"},"data":{"k":"v"}})");
-  auto table = call("GET", kMaps, "", "", {{"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}})->body();
+  auto table =
+      call("GET", kMaps, "", "", {{"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}})->body();
   EXPECT_EQ(text(table, "kind"), "Table");
-  auto partial = call("GET", kMaps, "", "", {{"Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}})->body();
+  auto partial =
+      call("GET", kMaps, "", "", {{"Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}})
+          ->body();
   EXPECT_EQ(text(partial, "kind"), "PartialObjectMetadataList");
   auto plain = call("GET", kMaps)->body();
   EXPECT_EQ(text(plain, "kind"), "ConfigMapList");
@@ -211,7 +234,8 @@ std::vector<json::object> linesOf(const std::string& body) {
 }
 
 TEST_F(FrontTest, AWatchStreamsLinesAndEndsAtItsTimeout) {
-  auto watch = begin("GET", std::string(kMaps) + "?watch=true&timeoutSeconds=5&resourceVersion=" + std::to_string(store_.revision()));
+  auto watch = begin(
+      "GET", std::string(kMaps) + "?watch=true&timeoutSeconds=5&resourceVersion=" + std::to_string(store_.revision()));
   call("POST", kMaps, R"({"metadata":{"name":"a"}})");
   call("DELETE", std::string(kMaps) + "/a");
   loop_.runReady();
@@ -232,7 +256,8 @@ TEST_F(FrontTest, AWatchFromARevisionThatNeverWasIsExpired) {
 }
 
 TEST_F(FrontTest, ACollectionIsDeletedBySelector) {
-  for (int i = 0; i < 100; ++i) call("POST", kMaps, fmt::format(R"({{"metadata":{{"name":"m{}","labels":{{"odd":"{}"}}}}}})", i, i % 2));
+  for (int i = 0; i < 100; ++i)
+    call("POST", kMaps, fmt::format(R"({{"metadata":{{"name":"m{}","labels":{{"odd":"{}"}}}}}})", i, i % 2));
   auto removed = call("DELETE", std::string(kMaps) + "?labelSelector=odd%3D1");
   EXPECT_EQ(removed->status(), 200);
   EXPECT_EQ(client::array(removed->body(), {"items"}).size(), 50u);
@@ -241,7 +266,9 @@ TEST_F(FrontTest, ACollectionIsDeletedBySelector) {
 
 TEST_F(FrontTest, AWatchListEndsItsInitialEventsWithABookmark) {
   call("POST", kMaps, R"({"metadata":{"name":"a"}})");
-  auto watch = begin("GET", std::string(kMaps) + "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+  auto watch =
+      begin("GET", std::string(kMaps) +
+                       "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
   auto lines = linesOf(watch->writer.answer.body);
   ASSERT_EQ(lines.size(), 2u);
   EXPECT_EQ(text(lines[1], "type"), "BOOKMARK");
@@ -250,7 +277,8 @@ TEST_F(FrontTest, AWatchListEndsItsInitialEventsWithABookmark) {
   EXPECT_EQ(linesOf(watch->writer.answer.body).size(), 3u) << "a bookmark a minute";
   watch->writer.hangUp();
   loop_.runReady();
-  EXPECT_EQ(call("GET", "/metrics")->writer.answer.body.find("longrunning_requests{verb=\"watch\"} 1"), std::string::npos);
+  EXPECT_EQ(call("GET", "/metrics")->writer.answer.body.find("longrunning_requests{verb=\"watch\"} 1"),
+            std::string::npos);
   EXPECT_EQ(call("GET", std::string(kMaps) + "?watch=true&sendInitialEvents=true")->status(), 422);
 }
 
@@ -263,12 +291,16 @@ TEST_F(FrontTest, NobodyEntersWithoutCredentialsButForHealthAndVersion) {
 }
 
 TEST_F(FrontTest, TokensOpenTheDoorUntilTheirAccountOrPodIsGone) {
-  auto issued = call("POST", "/api/v1/namespaces/default/serviceaccounts/default/token", R"({"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"audiences":[],"expirationSeconds":600}})");
+  auto issued = call(
+      "POST", "/api/v1/namespaces/default/serviceaccounts/default/token",
+      R"({"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"audiences":[],"expirationSeconds":600}})");
   ASSERT_EQ(issued->status(), 201) << issued->writer.answer.body;
   std::string bearer = "Bearer " + std::string(text(issued->body(), {"status", "token"}));
   as("");
   auto who = [&] {
-    return call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", R"({"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1"})", "application/json", {{"Authorization", bearer}});
+    return call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+                R"({"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1"})", "application/json",
+                {{"Authorization", bearer}});
   };
   auto me = who();
   ASSERT_EQ(me->status(), 201) << me->writer.answer.body;
@@ -281,8 +313,9 @@ TEST_F(FrontTest, TokensOpenTheDoorUntilTheirAccountOrPodIsGone) {
 TEST_F(FrontTest, ANodeReachesWhatItsPodsUseAndNothingElse) {
   call("POST", "/api/v1/namespaces/default/secrets", R"({"metadata":{"name":"used"}})");
   call("POST", "/api/v1/namespaces/default/secrets", R"({"metadata":{"name":"other"}})");
-  auto pod = call("POST", "/api/v1/namespaces/default/pods",
-       R"({"metadata":{"name":"p"},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"i","env":[{"name":"A","valueFrom":{"secretKeyRef":{"name":"used","key":"k"}}}]}]}})");
+  auto pod = call(
+      "POST", "/api/v1/namespaces/default/pods",
+      R"({"metadata":{"name":"p"},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"i","env":[{"name":"A","valueFrom":{"secretKeyRef":{"name":"used","key":"k"}}}]}]}})");
   ASSERT_EQ(pod->status(), 201) << pod->writer.answer.body;
   call("POST", "/api/v1/nodes", R"({"metadata":{"name":"n2"}})");
   as("system:node:n1", {"system:nodes"});
@@ -290,22 +323,30 @@ TEST_F(FrontTest, ANodeReachesWhatItsPodsUseAndNothingElse) {
   EXPECT_EQ(call("GET", "/api/v1/namespaces/default/secrets/other")->status(), 403);
   EXPECT_EQ(call("GET", "/api/v1/namespaces/default/secrets")->status(), 403);
   EXPECT_EQ(call("POST", "/api/v1/nodes", R"({"metadata":{"name":"n1"}})")->status(), 201);
-  EXPECT_EQ(call("PATCH", "/api/v1/nodes/n1/status", R"({"status":{"phase":"Running"}})", "application/merge-patch+json")->status(), 200);
+  EXPECT_EQ(
+      call("PATCH", "/api/v1/nodes/n1/status", R"({"status":{"phase":"Running"}})", "application/merge-patch+json")
+          ->status(),
+      200);
   EXPECT_EQ(call("PATCH", "/api/v1/nodes/n2/status", "{}", "application/merge-patch+json")->status(), 403);
   EXPECT_EQ(call("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1")->status(), 200);
   EXPECT_EQ(call("GET", "/api/v1/pods")->status(), 403);
-  EXPECT_EQ(call("PATCH", "/api/v1/namespaces/default/pods/p/status", R"({"status":{"phase":"Running"}})", "application/merge-patch+json")->status(), 200);
+  EXPECT_EQ(call("PATCH", "/api/v1/namespaces/default/pods/p/status", R"({"status":{"phase":"Running"}})",
+                 "application/merge-patch+json")
+                ->status(),
+            200);
   EXPECT_EQ(call("DELETE", "/api/v1/namespaces/default/pods/p?gracePeriodSeconds=0")->status(), 200);
   as("system:node:n2", {"system:nodes"});
   EXPECT_EQ(call("GET", "/api/v1/namespaces/default/secrets/used")->status(), 403);
 }
 
 TEST_F(FrontTest, RolesGrantByVerbNamespaceAndName) {
-  auto role = call("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles",
-       R"({"metadata":{"name":"r"},"rules":[{"apiGroups":[""],"resources":["configmaps"],"resourceNames":["a"],"verbs":["get"]}]})");
+  auto role = call(
+      "POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles",
+      R"({"metadata":{"name":"r"},"rules":[{"apiGroups":[""],"resources":["configmaps"],"resourceNames":["a"],"verbs":["get"]}]})");
   ASSERT_EQ(role->status(), 201) << role->writer.answer.body;
-  auto binding = call("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
-       R"({"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"r"},"subjects":[{"kind":"Group","name":"devs","apiGroup":"rbac.authorization.k8s.io"}]})");
+  auto binding = call(
+      "POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+      R"({"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"r"},"subjects":[{"kind":"Group","name":"devs","apiGroup":"rbac.authorization.k8s.io"}]})");
   ASSERT_EQ(binding->status(), 201) << binding->writer.answer.body;
   call("POST", kMaps, R"({"metadata":{"name":"a"}})");
   as("jane", {"devs"});
@@ -313,8 +354,9 @@ TEST_F(FrontTest, RolesGrantByVerbNamespaceAndName) {
   EXPECT_EQ(call("GET", std::string(kMaps) + "/b")->status(), 403);
   EXPECT_EQ(call("DELETE", std::string(kMaps) + "/a")->status(), 403);
   EXPECT_EQ(call("GET", "/api/v1/namespaces/kube-system/configmaps/a")->status(), 403);
-  auto review = call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
-                     R"({"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","spec":{"resourceAttributes":{"namespace":"default","verb":"get","resource":"configmaps","name":"a"}}})");
+  auto review = call(
+      "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+      R"({"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","spec":{"resourceAttributes":{"namespace":"default","verb":"get","resource":"configmaps","name":"a"}}})");
   EXPECT_EQ(review->status(), 201) << review->writer.answer.body;
   EXPECT_TRUE(client::flag(review->body(), {"status", "allowed"}));
   EXPECT_EQ(call("GET", std::string(kMaps) + "/a", "", "", {{"Impersonate-User", "admin"}})->status(), 403);
@@ -322,10 +364,12 @@ TEST_F(FrontTest, RolesGrantByVerbNamespaceAndName) {
 
 TEST_F(FrontTest, NobodyGrantsWhatTheyDoNotHave) {
   std::string rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/";
-  std::string bindAdmin = R"({"metadata":{"name":"jane"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"admin"},"subjects":[{"kind":"User","name":"jane","apiGroup":"rbac.authorization.k8s.io"}]})";
+  std::string bindAdmin =
+      R"({"metadata":{"name":"jane"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"admin"},"subjects":[{"kind":"User","name":"jane","apiGroup":"rbac.authorization.k8s.io"}]})";
   ASSERT_EQ(call("POST", rbac + "rolebindings", bindAdmin)->status(), 201);
   as("jane");
-  std::string role = R"({"metadata":{"name":"x"},"rules":[{"apiGroups":[""],"resources":["RESOURCE"],"verbs":["get"]}]})";
+  std::string role =
+      R"({"metadata":{"name":"x"},"rules":[{"apiGroups":[""],"resources":["RESOURCE"],"verbs":["get"]}]})";
   auto with = [&](std::string resource) {
     std::string body = role;
     body.replace(body.find("RESOURCE"), 8, resource);
@@ -333,7 +377,9 @@ TEST_F(FrontTest, NobodyGrantsWhatTheyDoNotHave) {
   };
   auto refused = with("nodes");
   EXPECT_EQ(refused->status(), 403);
-  EXPECT_NE(refused->writer.answer.body.find("attempting to grant RBAC permissions not currently held"), std::string::npos) << refused->writer.answer.body;
+  EXPECT_NE(refused->writer.answer.body.find("attempting to grant RBAC permissions not currently held"),
+            std::string::npos)
+      << refused->writer.answer.body;
   EXPECT_EQ(with("secrets")->status(), 201);
   std::string all = bindAdmin;
   all.replace(all.find("\"admin\""), 7, "\"cluster-admin\"");
@@ -342,7 +388,8 @@ TEST_F(FrontTest, NobodyGrantsWhatTheyDoNotHave) {
 }
 
 TEST_F(FrontTest, ANodeGetsTokensForItsOwnPodsOnly) {
-  std::string pod = R"({"metadata":{"name":"NAME"},"spec":{"nodeName":"NODE","containers":[{"name":"c","image":"i"}]}})";
+  std::string pod =
+      R"({"metadata":{"name":"NAME"},"spec":{"nodeName":"NODE","containers":[{"name":"c","image":"i"}]}})";
   for (auto node : {"n1", "n2"}) {
     std::string body = pod;
     body.replace(body.find("NAME"), 4, std::string("on-") + node);
@@ -351,7 +398,9 @@ TEST_F(FrontTest, ANodeGetsTokensForItsOwnPodsOnly) {
   }
   as("system:node:n1", {"system:nodes"});
   auto token = [&](std::string bound) {
-    return call("POST", "/api/v1/namespaces/default/serviceaccounts/default/token", R"({"spec":{"audiences":[])" + bound + "}}")->status();
+    return call("POST", "/api/v1/namespaces/default/serviceaccounts/default/token",
+                R"({"spec":{"audiences":[])" + bound + "}}")
+        ->status();
   };
   EXPECT_EQ(token(R"(,"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"on-n1"})"), 201);
   EXPECT_EQ(token(R"(,"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"on-n2"})"), 403);
@@ -359,8 +408,9 @@ TEST_F(FrontTest, ANodeGetsTokensForItsOwnPodsOnly) {
 }
 
 TEST_F(FrontTest, EventsHaveTwoForms) {
-  auto made = call("POST", "/apis/events.k8s.io/v1/namespaces/default/events",
-                   R"({"metadata":{"name":"e"},"eventTime":"2026-01-01T00:00:00.000000Z","reportingController":"unit","reportingInstance":"u","action":"Test","reason":"Tested","type":"Normal","note":"hello","regarding":{"kind":"Pod","name":"p","namespace":"default"}})");
+  auto made = call(
+      "POST", "/apis/events.k8s.io/v1/namespaces/default/events",
+      R"({"metadata":{"name":"e"},"eventTime":"2026-01-01T00:00:00.000000Z","reportingController":"unit","reportingInstance":"u","action":"Test","reason":"Tested","type":"Normal","note":"hello","regarding":{"kind":"Pod","name":"p","namespace":"default"}})");
   ASSERT_EQ(made->status(), 201) << made->writer.answer.body;
   EXPECT_EQ(text(made->body(), "note"), "hello");
   auto core = call("GET", "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp")->body();

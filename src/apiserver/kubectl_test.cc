@@ -18,8 +18,6 @@ spec:
     spec: {containers: [{name: web, image: "nginx:1"}]}
 )";
 
-
-
 TEST_F(Kubectl, WorksWithObjectsFromCreationToDeletion) {
   auto version = good("version");
   expectHas(version, "Server Version: v1.35");
@@ -32,7 +30,8 @@ TEST_F(Kubectl, WorksWithObjectsFromCreationToDeletion) {
   expectHas(good("annotate configmap c note=x"), "annotated");
   expectHas(good("get configmaps -l tier=front -o name"), "configmap/c");
   expectHas(good("patch configmap c -p '{\"data\":{\"k\":\"w\"}}'"), "patched");
-  expectHas(good("patch configmap c --type=json -p '[{\"op\":\"replace\",\"path\":\"/data/k\",\"value\":\"z\"}]'"), "patched");
+  expectHas(good("patch configmap c --type=json -p '[{\"op\":\"replace\",\"path\":\"/data/k\",\"value\":\"z\"}]'"),
+            "patched");
   expectHas(good("get configmap c -o yaml"), "k: z");
   expectHas(good("delete configmap c"), "deleted");
   expectHas(bad("get configmap c"), "Error from server (NotFound): configmaps \"c\" not found");
@@ -65,7 +64,8 @@ TEST_F(Kubectl, AppliesOnTheServerSide) {
 TEST_F(Kubectl, ExplainsAndDiscovers) {
   expectHas(good("explain pod.spec.containers"), "FIELD");
   auto resources = good("api-resources");
-  for (auto name : {"configmaps", "deployments", "endpointslices", "clusterrolebindings", "leases"}) expectHas(resources, name);
+  for (auto name : {"configmaps", "deployments", "endpointslices", "clusterrolebindings", "leases"})
+    expectHas(resources, name);
   expectHas(good("get --raw /readyz?verbose"), "readyz check passed");
   expectHas(bad("get --raw /nothing"), "could not find the requested resource");
   expectHas(bad("get widgets"), "the server doesn't have a resource type \"widgets\"");
@@ -75,23 +75,31 @@ TEST_F(Kubectl, TellsWhatIsWrongWithAManifest) {
   std::string broken = kDeployment;
   broken.replace(broken.find("replicas: 2"), 11, "replicaz: 2");
   expectHas(bad("apply -f -", broken), "unknown field \"spec.replicaz\"");
-  expectHas(bad("create -f -", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: []}\n"), "is invalid: spec.containers: Required value");
+  expectHas(bad("create -f -", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: []}\n"),
+            "is invalid: spec.containers: Required value");
   expectHas(bad("create configmap c -n nowhere"), "namespaces \"nowhere\" not found");
 }
 
 TEST_F(Kubectl, WatchesChanges) {
-  auto command = fmt::format("(sleep 0.5; HOME={0} KUBECONFIG={1} kubectl create configmap later) > /dev/null & HOME={0} KUBECONFIG={1} timeout 3 kubectl get configmaps -w", dir_, admin_);
+  auto command = fmt::format(
+      "(sleep 0.5; HOME={0} KUBECONFIG={1} kubectl create configmap later) > /dev/null & HOME={0} KUBECONFIG={1} "
+      "timeout 3 kubectl get configmaps -w",
+      dir_, admin_);
   auto out = runCommand({"sh", "-c", command});
   ASSERT_TRUE(out.ok());
   expectHas(out->output, "later");
-  expectHas(good("wait --for=jsonpath={.data.k}=v configmap/c --timeout=5s & sleep 0.3; KUBECONFIG=" + admin_ + " kubectl create configmap c --from-literal=k=v; wait"), "created");
+  expectHas(good("wait --for=jsonpath={.data.k}=v configmap/c --timeout=5s & sleep 0.3; KUBECONFIG=" + admin_ +
+                 " kubectl create configmap c --from-literal=k=v; wait"),
+            "created");
 }
 
 TEST_F(Kubectl, AnswersWhatAUserMayDo) {
   expectHas(good("auth whoami"), "system:masters");
   expectHas(good("auth can-i create pods"), "yes");
   auto viewer = cluster_->user("jane", {"devs"});
-  expectHas(bad("get pods", "", viewer), "Error from server (Forbidden): pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"");
+  expectHas(bad("get pods", "", viewer),
+            "Error from server (Forbidden): pods is forbidden: User \"jane\" cannot list resource \"pods\" in API "
+            "group \"\" in the namespace \"default\"");
   good("create rolebinding jane --clusterrole=view --user=jane");
   auto out = run("get pods", "", viewer);
   EXPECT_EQ(out.status.code, 0) << out.errors;
@@ -99,9 +107,13 @@ TEST_F(Kubectl, AnswersWhatAUserMayDo) {
   expectHas(bad("auth can-i create pods", "", viewer) + run("auth can-i create pods", "", viewer).output, "no");
   expectHas(good("auth can-i get pods --as=jane"), "yes");
   auto token = std::string(trim(good("create token default")));
-  auto as = run(fmt::format("auth whoami --kubeconfig=/dev/null --server=https://127.0.0.1:{} --insecure-skip-tls-verify --token={}", cluster_->port(), token));
+  auto as = run(fmt::format(
+      "auth whoami --kubeconfig=/dev/null --server=https://127.0.0.1:{} --insecure-skip-tls-verify --token={}",
+      cluster_->port(), token));
   expectHas(as.output + as.errors, "system:serviceaccount:default:default");
-  auto wrong = run(fmt::format("get pods --kubeconfig=/dev/null --server=https://127.0.0.1:{} --insecure-skip-tls-verify --token={}x", cluster_->port(), token));
+  auto wrong = run(fmt::format(
+      "get pods --kubeconfig=/dev/null --server=https://127.0.0.1:{} --insecure-skip-tls-verify --token={}x",
+      cluster_->port(), token));
   EXPECT_NE(wrong.status.code, 0);
   expectHas(wrong.errors, "You must be logged in to the server (Unauthorized)");
 }
@@ -129,7 +141,8 @@ TEST_F(Kubectl, KnowsTheEverydayVerbs) {
   expectHas(good("create quota q -n team 2>&1 || echo none"), "");
   expectHas(good("get events -A"), "No resources");
   expectHas(good("get all"), "deployment.apps/web");
-  expectHas(good("replace -f -", "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: w}\n"), "replaced");
+  expectHas(good("replace -f -", "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: w}\n"),
+            "replaced");
   expectHas(good("get secret s -o jsonpath={.data.k}"), "dw==");
   expectHas(good("wait --for=delete pod/p --timeout=5s"), "");
   expectHas(good("delete deployment,service,secret --all"), "deleted");

@@ -57,7 +57,8 @@ Task<Result<client::List>> LocalClient::list(const Resource& resource, client::L
   co_return client::List{std::move(outcome.items), std::to_string(outcome.revision)};
 }
 
-Task<Result<std::unique_ptr<client::Watcher>>> LocalClient::watch(const Resource& resource, client::ListOptions options, std::string resourceVersion) {
+Task<Result<std::unique_ptr<client::Watcher>>> LocalClient::watch(const Resource& resource, client::ListOptions options,
+                                                                  std::string resourceVersion) {
   CO_ASSIGN_OR_RETURN(const auto* kind, kindOf(resource));
   WatchQuery query;
   query.ns = std::move(options.ns);
@@ -69,33 +70,40 @@ Task<Result<std::unique_ptr<client::Watcher>>> LocalClient::watch(const Resource
   co_return watcher;
 }
 
-Task<Result<ObjectPtr>> LocalClient::create(const Resource& resource, std::string ns, json::object body, std::string name, std::string subresource) {
+Task<Result<ObjectPtr>> LocalClient::create(const Resource& resource, std::string ns, json::object body,
+                                            std::string name, std::string subresource) {
   CO_ASSIGN_OR_RETURN(const auto* kind, kindOf(resource));
   if (!subresource.empty()) {
-    co_return co_await registry_.createSubresource(context(), *kind, std::move(ns), std::move(name), std::move(subresource), std::move(body));
+    co_return co_await registry_.createSubresource(context(), *kind, std::move(ns), std::move(name),
+                                                   std::move(subresource), std::move(body));
   }
   CO_ASSIGN_OR_RETURN(auto outcome, co_await registry_.create(context(), *kind, std::move(ns), std::move(body)));
   co_return outcome.object;
 }
 
-Task<Result<ObjectPtr>> LocalClient::update(const Resource& resource, std::string ns, std::string name, std::string subresource, json::object body) {
+Task<Result<ObjectPtr>> LocalClient::update(const Resource& resource, std::string ns, std::string name,
+                                            std::string subresource, json::object body) {
   CO_ASSIGN_OR_RETURN(const auto* kind, kindOf(resource));
-  CO_ASSIGN_OR_RETURN(auto outcome, co_await registry_.update(context(), *kind, std::move(ns), std::move(name), std::move(subresource), std::move(body)));
+  CO_ASSIGN_OR_RETURN(auto outcome, co_await registry_.update(context(), *kind, std::move(ns), std::move(name),
+                                                              std::move(subresource), std::move(body)));
   co_return outcome.object;
 }
 
-Task<Result<ObjectPtr>> LocalClient::patch(const Resource& resource, std::string ns, std::string name, std::string subresource, PatchType type,
-                                           json::value body) {
+Task<Result<ObjectPtr>> LocalClient::patch(const Resource& resource, std::string ns, std::string name,
+                                           std::string subresource, PatchType type, json::value body) {
   CO_ASSIGN_OR_RETURN(const auto* kind, kindOf(resource));
   Context caller = context();
   caller.force = type == PatchType::kApply;
-  CO_ASSIGN_OR_RETURN(auto outcome, co_await registry_.patch(std::move(caller), *kind, std::move(ns), std::move(name), std::move(subresource), type, std::move(body)));
+  CO_ASSIGN_OR_RETURN(auto outcome, co_await registry_.patch(std::move(caller), *kind, std::move(ns), std::move(name),
+                                                             std::move(subresource), type, std::move(body)));
   co_return outcome.object;
 }
 
-Task<Result<>> LocalClient::remove(const Resource& resource, std::string ns, std::string name, client::DeleteOptions options) {
+Task<Result<>> LocalClient::remove(const Resource& resource, std::string ns, std::string name,
+                                   client::DeleteOptions options) {
   CO_ASSIGN_OR_RETURN(const auto* kind, kindOf(resource));
-  DeleteQuery query{options.gracePeriodSeconds, std::move(options.propagationPolicy), std::move(options.uid), std::move(options.resourceVersion)};
+  DeleteQuery query{options.gracePeriodSeconds, std::move(options.propagationPolicy), std::move(options.uid),
+                    std::move(options.resourceVersion)};
   CO_RETURN_IF_ERROR(co_await registry_.remove(context(), *kind, std::move(ns), std::move(name), std::move(query)));
   co_return Result<>();
 }

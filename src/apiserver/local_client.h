@@ -17,12 +17,16 @@ class LocalClient final : public client::Client {
 
   Task<Result<ObjectPtr>> get(const Resource& resource, std::string ns, std::string name) override;
   Task<Result<client::List>> list(const Resource& resource, client::ListOptions options) override;
-  Task<Result<std::unique_ptr<client::Watcher>>> watch(const Resource& resource, client::ListOptions options, std::string resourceVersion) override;
-  Task<Result<ObjectPtr>> create(const Resource& resource, std::string ns, json::object body, std::string name, std::string subresource) override;
-  Task<Result<ObjectPtr>> update(const Resource& resource, std::string ns, std::string name, std::string subresource, json::object body) override;
-  Task<Result<ObjectPtr>> patch(const Resource& resource, std::string ns, std::string name, std::string subresource, PatchType type,
-                                json::value body) override;
-  Task<Result<>> remove(const Resource& resource, std::string ns, std::string name, client::DeleteOptions options) override;
+  Task<Result<std::unique_ptr<client::Watcher>>> watch(const Resource& resource, client::ListOptions options,
+                                                       std::string resourceVersion) override;
+  Task<Result<ObjectPtr>> create(const Resource& resource, std::string ns, json::object body, std::string name,
+                                 std::string subresource) override;
+  Task<Result<ObjectPtr>> update(const Resource& resource, std::string ns, std::string name, std::string subresource,
+                                 json::object body) override;
+  Task<Result<ObjectPtr>> patch(const Resource& resource, std::string ns, std::string name, std::string subresource,
+                                PatchType type, json::value body) override;
+  Task<Result<>> remove(const Resource& resource, std::string ns, std::string name,
+                        client::DeleteOptions options) override;
 
  private:
   Context context() const;

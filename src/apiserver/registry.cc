@@ -22,8 +22,15 @@ constexpr std::string_view kLetters = "bcdfghjklmnpqrstvwxz2456789";
 constexpr size_t kMaxObject = 3 << 19;  // 1.5 MiB
 }  // namespace
 
-Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds, const StrategyOptions& options)
-    : loop_(loop), store_(store), caches_(caches), kinds_(kinds), admission_(loop, caches), locks_(loop), plain_(makePlainStrategy()) {
+Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds,
+                   const StrategyOptions& options)
+    : loop_(loop),
+      store_(store),
+      caches_(caches),
+      kinds_(kinds),
+      admission_(loop, caches),
+      locks_(loop),
+      plain_(makePlainStrategy()) {
   strategies_["pods"] = makePodStrategy();
   strategies_["services"] = makeServiceStrategy(loop, caches, options);
   strategies_["namespaces"] = makeNamespaceStrategy();
@@ -57,11 +64,13 @@ std::string Registry::randomSuffix() {
 std::string Registry::randomUid() {
   uint64_t a = loop_.random();
   uint64_t b = loop_.random();
-  return fmt::format("{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xfff, 0x8000 | (b >> 48 & 0x3fff), b & 0xffffffffffff);
+  return fmt::format("{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xfff,
+                     0x8000 | (b >> 48 & 0x3fff), b & 0xffffffffffff);
 }
 
 // Puts the document where `old` is (null: nowhere yet) and gives it as everyone sees it from now on.
-Task<Result<ObjectPtr>> Registry::write(const KindInfo& kind, std::string ns, std::string name, ObjectPtr old, json::object document) {
+Task<Result<ObjectPtr>> Registry::write(const KindInfo& kind, std::string ns, std::string name, ObjectPtr old,
+                                        json::object document) {
   Resource resource = kind.resource();
   client::metadataOf(document).erase("resourceVersion");
   auto draft = std::make_shared<Draft>(std::move(document));
@@ -131,14 +140,17 @@ Task<Result<Outcome>> Registry::create(Context context, const KindInfo& asked, s
   }
 }
 
-Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind, std::string ns, json::object document, bool applied) {
+Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind, std::string ns, json::object document,
+                                           bool applied) {
   Resource resource = kind.resource();
   CO_RETURN_IF_ERROR(co_await caches_.catchUp());
   {
     auto& metadata = client::metadataOf(document);
     if (kind.namespaced) {
       auto own = text(metadata, "namespace");
-      if (!own.empty() && own != ns) co_return Error(Code::kBadRequest, "the namespace of the provided object does not match the namespace sent on the request");
+      if (!own.empty() && own != ns)
+        co_return Error(Code::kBadRequest,
+                        "the namespace of the provided object does not match the namespace sent on the request");
       metadata["namespace"] = ns;
     } else if (auto own = text(metadata, "namespace"); !own.empty()) {
       metadata.erase("namespace");
@@ -146,7 +158,8 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
     if (auto version = text(metadata, "resourceVersion"); !version.empty() && version != "0") {
       co_return Error(Code::kBadRequest, "resourceVersion should not be set on objects to be created");
     }
-    for (auto field : {"resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"}) metadata.erase(field);
+    for (auto field : {"resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"})
+      metadata.erase(field);
     if (!applied) metadata.erase("managedFields");
     metadata["uid"] = randomUid();
     metadata["creationTimestamp"] = formatTime(loop_.wallNow());
@@ -159,7 +172,8 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
   CO_RETURN_IF_ERROR(valid);
   std::string name(text(document, {"metadata", "name"}));
   if (name.empty()) {
-    co_return invalid(kind.kind, kind.group, "", {{"FieldValueRequired", "Required value: name or generateName is required", "metadata.name"}});
+    co_return invalid(kind.kind, kind.group, "",
+                      {{"FieldValueRequired", "Required value: name or generateName is required", "metadata.name"}});
   }
   if (caches_.of(resource).get(ns, name)) co_return alreadyExists(resource, name);
   if (guard_) CO_RETURN_IF_ERROR(guard_(context, kind, document, nullptr));
@@ -190,17 +204,19 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
   co_return outcome;
 }
 
-Task<Result<ObjectPtr>> Registry::createSubresource(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource,
-                                                    json::object body) {
+Task<Result<ObjectPtr>> Registry::createSubresource(Context context, const KindInfo& kind, std::string ns,
+                                                    std::string name, std::string subresource, json::object body) {
   auto found = creates_.find(kind.plural + "/" + subresource);
-  if (found == creates_.end()) co_return Error(Code::kMethodNotAllowed, "the server does not allow this method on the requested resource");
+  if (found == creates_.end())
+    co_return Error(Code::kMethodNotAllowed, "the server does not allow this method on the requested resource");
   CO_RETURN_IF_ERROR(co_await caches_.catchUp());
   if (!caches_.of(kind.resource()).get(ns, name)) co_return notFound(kind.resource(), name);
   auto create = found->second;
   co_return co_await create(std::move(context), std::move(ns), std::move(name), std::move(body));
 }
 
-Task<Result<ObjectPtr>> Registry::get(const KindInfo& asked, std::string ns, std::string name, std::string subresource) {
+Task<Result<ObjectPtr>> Registry::get(const KindInfo& asked, std::string ns, std::string name,
+                                      std::string subresource) {
   const KindInfo& kind = stored(asked);
   CO_RETURN_IF_ERROR(co_await caches_.catchUp());
   auto object = caches_.of(kind.resource()).get(ns, name);
@@ -228,23 +244,27 @@ struct Continue {
   }
 };
 std::string encodeContinue(const Continue& token) {
-  return toBase64Url(json::serialize(json::object{{"v", "meta.k8s.io/v1"}, {"rv", token.revision}, {"start", token.start}}));
+  return toBase64Url(
+      json::serialize(json::object{{"v", "meta.k8s.io/v1"}, {"rv", token.revision}, {"start", token.start}}));
 }
 Result<Continue> decodeContinue(std::string_view text) {
   auto bytes = fromBase64(text);
   boost::system::error_code error;
   auto value = bytes ? json::parse(*bytes, error) : json::value();
-  if (!bytes || error || !value.is_object()) return Error(Code::kBadRequest, "continue key is not valid: it cannot be decoded");
+  if (!bytes || error || !value.is_object())
+    return Error(Code::kBadRequest, "continue key is not valid: it cannot be decoded");
   Continue token;
   token.revision = client::number(value.get_object(), {"rv"}, 0);
   token.start = client::text(value.get_object(), "start");
-  if (token.revision <= 0 || token.start.empty()) return Error(Code::kBadRequest, "continue key is not valid: it lacks its parts");
+  if (token.revision <= 0 || token.start.empty())
+    return Error(Code::kBadRequest, "continue key is not valid: it lacks its parts");
   return token;
 }
 
 Result<Revision> parseRevision(std::string_view text) {
   auto value = parseInt(text);
-  if (!value || *value < 0) return Error(Code::kBadRequest, fmt::format("Invalid value: \"{}\": resourceVersion must be a number", text));
+  if (!value || *value < 0)
+    return Error(Code::kBadRequest, fmt::format("Invalid value: \"{}\": resourceVersion must be a number", text));
   return *value;
 }
 
@@ -274,20 +294,28 @@ Task<Result<ListOutcome>> Registry::list(const KindInfo& asked, ListQuery query)
       co_return Error(Code::kBadRequest, "specifying resource version is not allowed when using continue");
     }
   }
-  CO_ASSIGN_OR_RETURN(Revision wanted, query.resourceVersion.empty() ? Result<Revision>(0) : parseRevision(query.resourceVersion));
+  CO_ASSIGN_OR_RETURN(Revision wanted,
+                      query.resourceVersion.empty() ? Result<Revision>(0) : parseRevision(query.resourceVersion));
   if (!query.resourceVersionMatch.empty()) {
     if (query.resourceVersionMatch != "Exact" && query.resourceVersionMatch != "NotOlderThan") {
-      co_return Error(Code::kInvalid, fmt::format("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Unsupported value: \"{}\": supported values: \"Exact\", \"NotOlderThan\"", query.resourceVersionMatch));
+      co_return Error(Code::kInvalid,
+                      fmt::format("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Unsupported value: "
+                                  "\"{}\": supported values: \"Exact\", \"NotOlderThan\"",
+                                  query.resourceVersionMatch));
     }
     if (query.resourceVersion.empty()) {
-      co_return Error(Code::kInvalid, "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided");
+      co_return Error(Code::kInvalid,
+                      "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch "
+                      "is forbidden unless resourceVersion is provided");
     }
   }
   CO_RETURN_IF_ERROR(co_await caches_.catchUp());
   outcome.revision = caches_.revision();
   auto& cache = caches_.of(kind.resource());
   if (wanted > outcome.revision) {
-    co_return Error(Code::kDeadlineExceeded, fmt::format("Too large resource version: {}, current: {}", wanted, outcome.revision)).withRetryAfter(1);
+    co_return Error(Code::kDeadlineExceeded,
+                    fmt::format("Too large resource version: {}, current: {}", wanted, outcome.revision))
+        .withRetryAfter(1);
   }
   if (query.resourceVersionMatch == "Exact" && wanted != outcome.revision) {
     co_return Error(Code::kExpired, fmt::format("The resourceVersion for the provided list is too old: {}", wanted));
@@ -322,15 +350,19 @@ Task<Result<std::unique_ptr<KindWatch>>> Registry::watch(const KindInfo& asked, 
   const KindInfo& kind = stored(asked);
   CO_ASSIGN_OR_RETURN(Selection selection, parseSelection(kind, query.labelSelector, query.fieldSelector));
   KindWatch::Options options;
-  CO_ASSIGN_OR_RETURN(options.after, query.resourceVersion.empty() ? Result<Revision>(0) : parseRevision(query.resourceVersion));
+  CO_ASSIGN_OR_RETURN(options.after,
+                      query.resourceVersion.empty() ? Result<Revision>(0) : parseRevision(query.resourceVersion));
   options.ns = query.ns;
   if (!selection.everything()) {
-    options.filter = [selection = std::move(selection)](const object::Object& object) { return selection.matches(object); };
+    options.filter = [selection = std::move(selection)](const object::Object& object) {
+      return selection.matches(object);
+    };
   }
   options.sendInitial = query.sendInitialEvents || options.after == 0;
   CO_RETURN_IF_ERROR(co_await caches_.catchUp());
   if (options.after > caches_.revision()) {
-    co_return Error(Code::kExpired, fmt::format("too large resource version: {}, current: {}", options.after, caches_.revision()));
+    co_return Error(Code::kExpired,
+                    fmt::format("too large resource version: {}, current: {}", options.after, caches_.revision()));
   }
   co_return KindWatch::open(loop_, caches_, caches_.of(kind.resource()), std::move(options));
 }

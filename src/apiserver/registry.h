@@ -1,5 +1,5 @@
-// The engine of every kind: create, get, list, watch, update, patch, delete and the subresources, over the store and the
-// watch caches. It does not ask who may do what: the HTTP front does. All on the loop's thread.
+// The engine of every kind: create, get, list, watch, update, patch, delete and the subresources, over the store and
+// the watch caches. It does not ask who may do what: the HTTP front does. All on the loop's thread.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -12,12 +12,12 @@
 
 #include "apiserver/admission.h"
 #include "apiserver/key_locks.h"
+#include "apiserver/strategy.h"
 #include "apiserver/watch_cache.h"
 #include "client/client.h"
 #include "object/kinds.h"
 #include "object/selector.h"
 #include "store/store.h"
-#include "apiserver/strategy.h"
 
 namespace dhow::apiserver {
 
@@ -64,31 +64,40 @@ struct DeleteQuery {
 };
 
 // A POST to a subresource, as "pods/binding": gives what is answered.
-using SubresourceCreate = std::function<Task<Result<ObjectPtr>>(Context context, std::string ns, std::string name, json::object body)>;
+using SubresourceCreate =
+    std::function<Task<Result<ObjectPtr>>(Context context, std::string ns, std::string name, json::object body)>;
 
 class Registry {
  public:
-  Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds, const StrategyOptions& options);
+  Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds,
+           const StrategyOptions& options);
 
   const object::Kinds& kinds() const { return kinds_; }
   WatchCache& caches() { return caches_; }
   Loop& loop() { return loop_; }
 
   Task<Result<Outcome>> create(Context context, const KindInfo& kind, std::string ns, json::object body);
-  Task<Result<ObjectPtr>> createSubresource(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource,
-                                            json::object body);
+  Task<Result<ObjectPtr>> createSubresource(Context context, const KindInfo& kind, std::string ns, std::string name,
+                                            std::string subresource, json::object body);
   Task<Result<ObjectPtr>> get(const KindInfo& kind, std::string ns, std::string name, std::string subresource = "");
   Task<Result<ListOutcome>> list(const KindInfo& kind, ListQuery query);
   Task<Result<std::unique_ptr<KindWatch>>> watch(const KindInfo& kind, WatchQuery query);
-  Task<Result<Outcome>> update(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource, json::object body);
-  Task<Result<Outcome>> patch(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource, PatchType type,
-                              json::value body);
-  Task<Result<Outcome>> remove(Context context, const KindInfo& kind, std::string ns, std::string name, DeleteQuery query);
-  Task<Result<ListOutcome>> removeCollection(Context context, const KindInfo& kind, ListQuery selection, DeleteQuery query);
+  Task<Result<Outcome>> update(Context context, const KindInfo& kind, std::string ns, std::string name,
+                               std::string subresource, json::object body);
+  Task<Result<Outcome>> patch(Context context, const KindInfo& kind, std::string ns, std::string name,
+                              std::string subresource, PatchType type, json::value body);
+  Task<Result<Outcome>> remove(Context context, const KindInfo& kind, std::string ns, std::string name,
+                               DeleteQuery query);
+  Task<Result<ListOutcome>> removeCollection(Context context, const KindInfo& kind, ListQuery selection,
+                                             DeleteQuery query);
 
-  void onSubresource(std::string kindAndName, SubresourceCreate create) { creates_[std::move(kindAndName)] = std::move(create); }
-  // Asked before each write with the document as it would be; `old` is null on create. One guard: authorization sets it.
-  using Guard = std::function<Result<>(const Context& context, const KindInfo& kind, const json::object& document, const object::Object* old)>;
+  void onSubresource(std::string kindAndName, SubresourceCreate create) {
+    creates_[std::move(kindAndName)] = std::move(create);
+  }
+  // Asked before each write with the document as it would be; `old` is null on create. One guard: authorization sets
+  // it.
+  using Guard = std::function<Result<>(const Context& context, const KindInfo& kind, const json::object& document,
+                                       const object::Object* old)>;
   void setGuard(Guard guard) { guard_ = std::move(guard); }
   // The kind as it is stored; itself for most.
   const KindInfo& stored(const KindInfo& kind) const;
@@ -98,17 +107,21 @@ class Registry {
   using Change = std::function<Result<json::object>(const object::Object& old)>;
 
   Strategy& strategyOf(const KindInfo& kind);
-  Task<Result<ObjectPtr>> write(const KindInfo& kind, std::string ns, std::string name, ObjectPtr old, json::object document);
+  Task<Result<ObjectPtr>> write(const KindInfo& kind, std::string ns, std::string name, ObjectPtr old,
+                                json::object document);
   Task<Result<ObjectPtr>> erase(const KindInfo& kind, ObjectPtr old);
-  Task<Result<Outcome>> createOnce(Context context, const KindInfo& kind, std::string ns, json::object document, bool applied);
-  Task<Result<Outcome>> change(Context context, const KindInfo& kind, std::string ns, std::string name, std::string subresource, bool retry,
-                               bool applied, Change make);
-  Result<json::object> settle(const Context& context, const KindInfo& kind, std::string_view subresource, json::object document, const object::Object& old,
-                              bool applied);
+  Task<Result<Outcome>> createOnce(Context context, const KindInfo& kind, std::string ns, json::object document,
+                                   bool applied);
+  Task<Result<Outcome>> change(Context context, const KindInfo& kind, std::string ns, std::string name,
+                               std::string subresource, bool retry, bool applied, Change make);
+  Result<json::object> settle(const Context& context, const KindInfo& kind, std::string_view subresource,
+                              json::object document, const object::Object& old, bool applied);
   Task<Result<Outcome>> changeScale(Context context, const KindInfo& kind, std::string ns, std::string name, bool retry,
                                     std::function<Result<json::object>(const json::object& scale)> make);
-  Result<Outcome> startDeletion(const KindInfo& kind, const object::Object& old, const DeleteQuery& query, json::object& document, bool& now);
-  Task<> removeOne(Context context, const KindInfo* kind, ObjectPtr object, DeleteQuery query, ListOutcome* removed, std::optional<Error>* failure);
+  Result<Outcome> startDeletion(const KindInfo& kind, const object::Object& old, const DeleteQuery& query,
+                                json::object& document, bool& now);
+  Task<> removeOne(Context context, const KindInfo* kind, ObjectPtr object, DeleteQuery query, ListOutcome* removed,
+                   std::optional<Error>* failure);
   Task<Result<ObjectPtr>> bind(Context context, std::string ns, std::string name, json::object binding);
   Task<Result<ObjectPtr>> evict(Context context, std::string ns, std::string name, json::object eviction);
 

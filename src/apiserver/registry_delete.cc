@@ -16,12 +16,16 @@ constexpr size_t kTogether = 64;
 
 Result<> checkPreconditions(const KindInfo& kind, const DeleteQuery& query, const object::Object& old) {
   if (!query.uid.empty() && query.uid != old.uid()) {
-    return conflict(kind.resource(), old.name(), fmt::format("Precondition failed: UID in precondition: {}, UID in object meta: {}", query.uid, old.uid()));
+    return conflict(
+        kind.resource(), old.name(),
+        fmt::format("Precondition failed: UID in precondition: {}, UID in object meta: {}", query.uid, old.uid()));
   }
   auto version = text(old.metadata(), "resourceVersion");
   if (!query.resourceVersion.empty() && query.resourceVersion != version) {
-    return conflict(kind.resource(), old.name(),
-                    fmt::format("Precondition failed: ResourceVersion in precondition: {}, ResourceVersion in object meta: {}", query.resourceVersion, version));
+    return conflict(
+        kind.resource(), old.name(),
+        fmt::format("Precondition failed: ResourceVersion in precondition: {}, ResourceVersion in object meta: {}",
+                    query.resourceVersion, version));
   }
   return {};
 }
@@ -42,14 +46,17 @@ int64_t graceOf(const KindInfo& kind, const object::Object& old, const DeleteQue
   if (!kind.group.empty() || kind.plural != "pods") return 0;
   auto phase = text(old.root(), {"status", "phase"});
   if (text(old.root(), {"spec", "nodeName"}).empty() || phase == "Succeeded" || phase == "Failed") return 0;
-  int64_t grace = query.gracePeriodSeconds.value_or(client::number(old.root(), {"spec", "terminationGracePeriodSeconds"}, kDefaultGrace));
+  int64_t grace = query.gracePeriodSeconds.value_or(
+      client::number(old.root(), {"spec", "terminationGracePeriodSeconds"}, kDefaultGrace));
   return grace < 0 ? 1 : grace;
 }
 
 }  // namespace
 
-// Decides what a delete does to the object: `now` is set when it goes at once, else `document` is its next version (empty: no change).
-Result<Outcome> Registry::startDeletion(const KindInfo& kind, const object::Object& old, const DeleteQuery& query, json::object& document, bool& now) {
+// Decides what a delete does to the object: `now` is set when it goes at once, else `document` is its next version
+// (empty: no change).
+Result<Outcome> Registry::startDeletion(const KindInfo& kind, const object::Object& old, const DeleteQuery& query,
+                                        json::object& document, bool& now) {
   RETURN_IF_ERROR(checkPreconditions(kind, query, old));
   auto& strategy = strategyOf(kind);
   RETURN_IF_ERROR(strategy.beforeDelete({}, old));
@@ -74,19 +81,28 @@ Result<Outcome> Registry::startDeletion(const KindInfo& kind, const object::Obje
   auto& metadata = client::metadataOf(document);
   metadata["deletionTimestamp"] = formatTime(deadline);
   metadata["deletionGracePeriodSeconds"] = grace;
-  if (finalizers.empty()) metadata.erase("finalizers");
-  else metadata["finalizers"] = std::move(finalizers);
-  if (metadata.contains("generation") && !old.deleting()) metadata["generation"] = client::number(metadata, {"generation"}, 0) + 1;
+  if (finalizers.empty())
+    metadata.erase("finalizers");
+  else
+    metadata["finalizers"] = std::move(finalizers);
+  if (metadata.contains("generation") && !old.deleting())
+    metadata["generation"] = client::number(metadata, {"generation"}, 0) + 1;
   if (kind.plural == "namespaces" && kind.group.empty()) client::objectAt(document, "status")["phase"] = "Terminating";
   return Outcome{};
 }
 
-Task<Result<Outcome>> Registry::remove(Context context, const KindInfo& asked, std::string ns, std::string name, DeleteQuery query) {
+Task<Result<Outcome>> Registry::remove(Context context, const KindInfo& asked, std::string ns, std::string name,
+                                       DeleteQuery query) {
   const KindInfo& kind = stored(asked);
   for (auto policy : {"", "Background", "Foreground", "Orphan"}) {
     if (query.propagationPolicy == policy) break;
     if (std::string_view(policy) == "Orphan") {
-      co_return invalid("DeleteOptions", "meta.k8s.io", "", {{"FieldValueNotSupported", fmt::format("Unsupported value: \"{}\": supported values: \"Background\", \"Foreground\", \"Orphan\"", query.propagationPolicy), "propagationPolicy"}});
+      co_return invalid(
+          "DeleteOptions", "meta.k8s.io", "",
+          {{"FieldValueNotSupported",
+            fmt::format("Unsupported value: \"{}\": supported values: \"Background\", \"Foreground\", \"Orphan\"",
+                        query.propagationPolicy),
+            "propagationPolicy"}});
     }
   }
   auto held = co_await locks_.acquire(storeKey(kind.resource(), ns, name));
@@ -103,8 +119,10 @@ Task<Result<Outcome>> Registry::remove(Context context, const KindInfo& asked, s
       co_return outcome;
     }
     Result<ObjectPtr> written = Error(Code::kInternal, "");
-    if (now) written = co_await erase(kind, old);
-    else written = co_await write(kind, ns, name, old, std::move(document));
+    if (now)
+      written = co_await erase(kind, old);
+    else
+      written = co_await write(kind, ns, name, old, std::move(document));
     if (written.ok()) {
       outcome.object = convertObject(kind, asked, *written);
       co_return outcome;
@@ -113,13 +131,18 @@ Task<Result<Outcome>> Registry::remove(Context context, const KindInfo& asked, s
   }
 }
 
-Task<> Registry::removeOne(Context context, const KindInfo* kind, ObjectPtr object, DeleteQuery query, ListOutcome* removed, std::optional<Error>* failure) {
-  auto outcome = co_await remove(std::move(context), *kind, std::string(object->ns()), std::string(object->name()), std::move(query));
-  if (outcome.ok()) removed->items.push_back(outcome->object);
-  else if (!outcome.error().is(Code::kNotFound) && !*failure) *failure = outcome.error();
+Task<> Registry::removeOne(Context context, const KindInfo* kind, ObjectPtr object, DeleteQuery query,
+                           ListOutcome* removed, std::optional<Error>* failure) {
+  auto outcome = co_await remove(std::move(context), *kind, std::string(object->ns()), std::string(object->name()),
+                                 std::move(query));
+  if (outcome.ok())
+    removed->items.push_back(outcome->object);
+  else if (!outcome.error().is(Code::kNotFound) && !*failure)
+    *failure = outcome.error();
 }
 
-Task<Result<ListOutcome>> Registry::removeCollection(Context context, const KindInfo& kind, ListQuery selection, DeleteQuery query) {
+Task<Result<ListOutcome>> Registry::removeCollection(Context context, const KindInfo& kind, ListQuery selection,
+                                                     DeleteQuery query) {
   CO_ASSIGN_OR_RETURN(ListOutcome list, co_await this->list(kind, std::move(selection)));
   ListOutcome removed;
   removed.revision = list.revision;

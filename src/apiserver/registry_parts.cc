@@ -56,7 +56,8 @@ Result<json::object> scaleOf(const KindInfo& kind, const object::Object& object)
                       {"status", std::move(status)}};
 }
 
-Task<Result<Outcome>> Registry::changeScale(Context context, const KindInfo& kind, std::string ns, std::string name, bool retry,
+Task<Result<Outcome>> Registry::changeScale(Context context, const KindInfo& kind, std::string ns, std::string name,
+                                            bool retry,
                                             std::function<Result<json::object>(const json::object& scale)> make) {
   const auto* scale = kind.subresource("scale");
   if (!scale) co_return Error(Code::kNotFound, "the server could not find the requested resource");
@@ -65,15 +66,20 @@ Task<Result<Outcome>> Registry::changeScale(Context context, const KindInfo& kin
     ASSIGN_OR_RETURN(auto wanted, make(present));
     auto replicas = client::number(wanted, {"spec", "replicas"}, 0);
     if (replicas < 0) {
-      return invalid("Scale", "autoscaling", old.name(), {{"FieldValueInvalid", fmt::format("Invalid value: {}: must be greater than or equal to 0", replicas), "spec.replicas"}});
+      return invalid(
+          "Scale", "autoscaling", old.name(),
+          {{"FieldValueInvalid", fmt::format("Invalid value: {}: must be greater than or equal to 0", replicas),
+            "spec.replicas"}});
     }
     json::object document = old.root();
     put(document, scale->specReplicas, replicas);
     // A version in the scale stands for the object's.
-    if (const auto* version = client::field(wanted, {"metadata", "resourceVersion"})) client::metadataOf(document)["resourceVersion"] = *version;
+    if (const auto* version = client::field(wanted, {"metadata", "resourceVersion"}))
+      client::metadataOf(document)["resourceVersion"] = *version;
     return document;
   };
-  auto outcome = co_await this->change(std::move(context), kind, std::move(ns), std::move(name), "scale", retry, false, std::move(change));
+  auto outcome = co_await this->change(std::move(context), kind, std::move(ns), std::move(name), "scale", retry, false,
+                                       std::move(change));
   if (!outcome.ok()) co_return outcome;
   CO_ASSIGN_OR_RETURN(auto document, scaleOf(kind, *outcome->object));
   outcome->object = object::Object::make(std::move(document));
@@ -94,7 +100,10 @@ Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::str
   std::string node(text(binding, {"target", "name"}));
   auto kindOfTarget = text(binding, {"target", "kind"});
   if (!kindOfTarget.empty() && kindOfTarget != "Node") {
-    co_return invalid("Binding", "", name, {{"FieldValueNotSupported", fmt::format("Unsupported value: \"{}\": supported values: \"Node\", \"<empty>\"", kindOfTarget), "target.kind"}});
+    co_return invalid("Binding", "", name,
+                      {{"FieldValueNotSupported",
+                        fmt::format("Unsupported value: \"{}\": supported values: \"Node\", \"<empty>\"", kindOfTarget),
+                        "target.kind"}});
   }
   if (node.empty()) co_return invalid("Binding", "", name, {{"FieldValueRequired", "Required value", "target.name"}});
   const auto* kind = kinds_.find(object::resources::kPods);
@@ -109,9 +118,12 @@ Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::str
     auto old = caches_.of(kind->resource()).get(ns, name);
     if (!old) co_return notFound(kind->resource(), name);
     if (!uid.empty() && uid != old->uid()) {
-      co_return conflict(kind->resource(), name, fmt::format("Precondition failed: UID in precondition: {}, UID in object meta: {}", uid, old->uid()));
+      co_return conflict(
+          kind->resource(), name,
+          fmt::format("Precondition failed: UID in precondition: {}, UID in object meta: {}", uid, old->uid()));
     }
-    if (old->deleting()) co_return conflict(bindings, name, fmt::format("pod {} is being deleted, cannot be assigned to a host", name));
+    if (old->deleting())
+      co_return conflict(bindings, name, fmt::format("pod {} is being deleted, cannot be assigned to a host", name));
     if (auto present = text(old->root(), {"spec", "nodeName"}); !present.empty()) {
       co_return conflict(bindings, name, fmt::format("pod {} is already assigned to node \"{}\"", name, present));
     }
@@ -119,7 +131,8 @@ Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::str
     client::objectAt(pod, "spec")["nodeName"] = node;
     copyTopology(caches_.of(object::resources::kNodes).get("", node), pod);
     auto& conditions = client::arrayAt(client::objectAt(pod, "status"), "conditions");
-    json::object scheduled{{"type", "PodScheduled"}, {"status", "True"}, {"lastProbeTime", nullptr}, {"lastTransitionTime", now}};
+    json::object scheduled{
+        {"type", "PodScheduled"}, {"status", "True"}, {"lastProbeTime", nullptr}, {"lastTransitionTime", now}};
     bool replaced = false;
     for (auto& one : conditions) {
       if (one.is_object() && text(one.get_object(), "type") == "PodScheduled") {
@@ -136,7 +149,8 @@ Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::str
         co_return std::move(written).error();
       }
     }
-    co_return object::Object::make(json::object{{"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
+    co_return object::Object::make(json::object{
+        {"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
   }
 }
 
@@ -150,7 +164,8 @@ Task<Result<ObjectPtr>> Registry::evict(Context context, std::string ns, std::st
   const auto* kind = kinds_.find(object::resources::kPods);
   auto outcome = co_await remove(std::move(context), *kind, std::move(ns), std::move(name), std::move(query));
   CO_RETURN_IF_ERROR(outcome);
-  co_return object::Object::make(json::object{{"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
+  co_return object::Object::make(json::object{
+      {"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
 }
 
 namespace {
@@ -168,9 +183,12 @@ struct Renamed {
   std::string_view events;
 };
 constexpr Renamed kEventFields[] = {
-    {"involvedObject", "regarding"}, {"message", "note"},
-    {"reportingComponent", "reportingController"}, {"source", "deprecatedSource"},
-    {"firstTimestamp", "deprecatedFirstTimestamp"}, {"lastTimestamp", "deprecatedLastTimestamp"},
+    {"involvedObject", "regarding"},
+    {"message", "note"},
+    {"reportingComponent", "reportingController"},
+    {"source", "deprecatedSource"},
+    {"firstTimestamp", "deprecatedFirstTimestamp"},
+    {"lastTimestamp", "deprecatedLastTimestamp"},
     {"count", "deprecatedCount"},
 };
 
@@ -179,7 +197,8 @@ constexpr Renamed kEventFields[] = {
 json::object convertDocument(const KindInfo& from, const KindInfo& to, json::object document) {
   if (&from == &to) return document;
   bool toCore = !from.storedAsKind.empty();
-  for (const auto& field : kEventFields) move(document, toCore ? field.events : field.core, toCore ? field.core : field.events);
+  for (const auto& field : kEventFields)
+    move(document, toCore ? field.events : field.core, toCore ? field.core : field.events);
   document["apiVersion"] = to.apiVersion();
   document["kind"] = to.kind;
   return document;

@@ -15,7 +15,9 @@ namespace {
 using client::text;
 namespace resources = object::resources;
 
-json::object parse(std::string_view text) { return json::parse(text).as_object(); }
+json::object parse(std::string_view text) {
+  return json::parse(text).as_object();
+}
 
 class RegistryTest : public testing::Test {
  protected:
@@ -41,15 +43,17 @@ class RegistryTest : public testing::Test {
     CHECK(made.ok(), "{}", made.error().message());
     return *made;
   }
-  Result<ObjectPtr> patch(const Resource& resource, std::string ns, std::string name, std::string_view body, std::string sub = "",
-                          PatchType type = PatchType::kMerge) {
-    return runOn(loop_, client_->patch(resource, std::move(ns), std::move(name), std::move(sub), type, json::parse(body)));
+  Result<ObjectPtr> patch(const Resource& resource, std::string ns, std::string name, std::string_view body,
+                          std::string sub = "", PatchType type = PatchType::kMerge) {
+    return runOn(loop_,
+                 client_->patch(resource, std::move(ns), std::move(name), std::move(sub), type, json::parse(body)));
   }
   Result<ObjectPtr> get(const Resource& resource, std::string ns, std::string name) {
     return runOn(loop_, client_->get(resource, std::move(ns), std::move(name)));
   }
   Result<Outcome> remove(const Resource& resource, std::string ns, std::string name, DeleteQuery query = {}) {
-    return runOn(loop_, registry_->remove(context(), *kinds_.find(resource), std::move(ns), std::move(name), std::move(query)));
+    return runOn(
+        loop_, registry_->remove(context(), *kinds_.find(resource), std::move(ns), std::move(name), std::move(query)));
   }
   Context context() {
     Context context;
@@ -57,7 +61,11 @@ class RegistryTest : public testing::Test {
     return context;
   }
   ObjectPtr makePod(std::string name) {
-    return make(resources::kPods, "default", fmt::format(R"({{"metadata":{{"name":"{}","labels":{{"app":"web"}}}},"spec":{{"containers":[{{"name":"c","image":"busybox"}}]}}}})", name));
+    return make(
+        resources::kPods, "default",
+        fmt::format(
+            R"({{"metadata":{{"name":"{}","labels":{{"app":"web"}}}},"spec":{{"containers":[{{"name":"c","image":"busybox"}}]}}}})",
+            name));
   }
 
   SimLoop loop_;
@@ -76,7 +84,8 @@ TEST_F(RegistryTest, CreateFillsInWhatTheServerGives) {
   EXPECT_GT(map->resourceVersion(), 0u);
   EXPECT_EQ(text(map->metadata(), "creationTimestamp"), "2026-01-01T00:00:00Z");
   EXPECT_EQ(client::array(map->metadata(), {"managedFields"}).size(), 1u);
-  EXPECT_EQ(get(resources::kConfigMaps, "default", "a").value(), map) << "the cache holds the very object that was answered";
+  EXPECT_EQ(get(resources::kConfigMaps, "default", "a").value(), map)
+      << "the cache holds the very object that was answered";
 }
 
 TEST_F(RegistryTest, RefusesATakenNameAMissingNamespaceAndAMissingName) {
@@ -110,7 +119,8 @@ TEST_F(RegistryTest, UpdateWithAnOldVersionIsAConflictInKubernetesWords) {
   ASSERT_FALSE(late.ok());
   EXPECT_EQ(late.error().code(), Code::kConflict);
   EXPECT_EQ(late.error().message(),
-            "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again");
+            "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your "
+            "changes to the latest version and try again");
 }
 
 TEST_F(RegistryTest, AnUpdateThatChangesNothingIsNotWritten) {
@@ -129,7 +139,8 @@ TEST_F(RegistryTest, GenerationFollowsTheSpecOnly) {
   EXPECT_EQ(client::number(deployment->metadata(), {"generation"}), 1);
   auto labelled = patch(resources::kDeployments, "default", "web", R"({"metadata":{"labels":{"a":"b"}}})");
   EXPECT_EQ(client::number((*labelled)->metadata(), {"generation"}), 1);
-  auto status = patch(resources::kDeployments, "default", "web", R"({"status":{"replicas":1},"spec":{"replicas":9}})", "status");
+  auto status =
+      patch(resources::kDeployments, "default", "web", R"({"status":{"replicas":1},"spec":{"replicas":9}})", "status");
   ASSERT_TRUE(status.ok()) << status.error().message();
   EXPECT_EQ(client::number((*status)->root(), {"spec", "replicas"}), 1);
   EXPECT_EQ(client::number((*status)->root(), {"status", "replicas"}), 1);
@@ -167,12 +178,16 @@ TEST_F(RegistryTest, BindingSetsTheNodeOnce) {
   EXPECT_TRUE(client::conditionTrue(pod->root(), "PodScheduled"));
   auto again = bind("n2");
   ASSERT_FALSE(again.ok());
-  EXPECT_EQ(again.error().message(), "Operation cannot be fulfilled on pods/binding \"web\": pod web is already assigned to node \"n1\"");
+  EXPECT_EQ(again.error().message(),
+            "Operation cannot be fulfilled on pods/binding \"web\": pod web is already assigned to node \"n1\"");
 }
 
 TEST_F(RegistryTest, BindingGivesThePodItsNodesTopology) {
-  json::object node{{"apiVersion", "v1"}, {"kind", "Node"},
-                    {"metadata", json::object{{"name", "n1"}, {"labels", json::object{{"topology.kubernetes.io/zone", "z1"}, {"disk", "ssd"}}}}}};
+  json::object node{
+      {"apiVersion", "v1"},
+      {"kind", "Node"},
+      {"metadata",
+       json::object{{"name", "n1"}, {"labels", json::object{{"topology.kubernetes.io/zone", "z1"}, {"disk", "ssd"}}}}}};
   ASSERT_TRUE(runOn(loop_, client_->create(resources::kNodes, "", node, "", "")).ok());
   makePod("web");
   json::object binding{{"target", json::object{{"name", "n1"}}}};
@@ -205,11 +220,18 @@ TEST_F(RegistryTest, ThePlaceAndTheContainersOfAPodDoNotChangeInPlace) {
   makePod("web");
   auto moved = patch(resources::kPods, "default", "web", R"({"spec":{"nodeName":"n1"}})");
   EXPECT_EQ(moved.error().code(), Code::kInvalid);
-  EXPECT_TRUE(moved.error().message().starts_with("Pod \"web\" is invalid: spec: Forbidden: pod updates may not change fields other than")) << moved.error().message();
-  EXPECT_TRUE(patch(resources::kPods, "default", "web", R"({"spec":{"containers":[{"name":"c","image":"busybox:2"}]}})", "", PatchType::kStrategicMerge).ok());
-  auto debug = patch(resources::kPods, "default", "web", R"({"spec":{"ephemeralContainers":[{"name":"d","image":"i"}]}})", "", PatchType::kStrategicMerge);
+  EXPECT_TRUE(moved.error().message().starts_with(
+      "Pod \"web\" is invalid: spec: Forbidden: pod updates may not change fields other than"))
+      << moved.error().message();
+  EXPECT_TRUE(patch(resources::kPods, "default", "web", R"({"spec":{"containers":[{"name":"c","image":"busybox:2"}]}})",
+                    "", PatchType::kStrategicMerge)
+                  .ok());
+  auto debug = patch(resources::kPods, "default", "web",
+                     R"({"spec":{"ephemeralContainers":[{"name":"d","image":"i"}]}})", "", PatchType::kStrategicMerge);
   EXPECT_EQ(debug.error().code(), Code::kInvalid);
-  auto resized = patch(resources::kPods, "default", "web", R"({"spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}]}})", "resize", PatchType::kStrategicMerge);
+  auto resized = patch(resources::kPods, "default", "web",
+                       R"({"spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}]}})", "resize",
+                       PatchType::kStrategicMerge);
   ASSERT_TRUE(resized.ok()) << resized.error().message();
   const auto& container = client::array((*resized)->root(), {"spec", "containers"})[0].as_object();
   EXPECT_EQ(text(container, {"resources", "limits", "cpu"}), "1");
@@ -220,7 +242,8 @@ TEST_F(RegistryTest, FinalizersHoldADeletedObjectUntilTheyAreGone) {
   make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a","finalizers":["example.com/hold"]}})");
   EXPECT_FALSE(remove(resources::kConfigMaps, "default", "a").value().gone);
   EXPECT_TRUE(get(resources::kConfigMaps, "default", "a").value()->deleting());
-  auto added = patch(resources::kConfigMaps, "default", "a", R"({"metadata":{"finalizers":["example.com/hold","example.com/more"]}})");
+  auto added = patch(resources::kConfigMaps, "default", "a",
+                     R"({"metadata":{"finalizers":["example.com/hold","example.com/more"]}})");
   EXPECT_EQ(added.error().code(), Code::kInvalid);
   EXPECT_TRUE(patch(resources::kConfigMaps, "default", "a", R"({"metadata":{"finalizers":null}})").ok());
   EXPECT_EQ(get(resources::kConfigMaps, "default", "a").error().code(), Code::kNotFound);
@@ -242,8 +265,9 @@ TEST_F(RegistryTest, ANamespaceIsTerminatingUntilItIsFinalized) {
   EXPECT_EQ(ns->label("kubernetes.io/metadata.name"), "team");
   auto refused = tryMake(resources::kConfigMaps, "team", R"({"metadata":{"name":"a"}})");
   EXPECT_EQ(refused.error().code(), Code::kPermissionDenied);
-  EXPECT_EQ(refused.error().message(),
-            "configmaps \"a\" is forbidden: unable to create new content in namespace team because it is being terminated");
+  EXPECT_EQ(
+      refused.error().message(),
+      "configmaps \"a\" is forbidden: unable to create new content in namespace team because it is being terminated");
   json::object body = ns->root();
   body["spec"].get_object()["finalizers"] = json::array();
   ASSERT_TRUE(runOn(loop_, client_->update(resources::kNamespaces, "", "team", "finalize", body)).ok());
@@ -252,17 +276,25 @@ TEST_F(RegistryTest, ANamespaceIsTerminatingUntilItIsFinalized) {
 }
 
 TEST_F(RegistryTest, ServicesGetAddressesAndNodePortsOnce) {
-  auto a = make(resources::kServices, "default", R"({"metadata":{"name":"a"},"spec":{"type":"NodePort","ports":[{"port":80}]}})");
+  auto a = make(resources::kServices, "default",
+                R"({"metadata":{"name":"a"},"spec":{"type":"NodePort","ports":[{"port":80}]}})");
   auto ip = std::string(text(a->root(), {"spec", "clusterIP"}));
   EXPECT_TRUE(ip.starts_with("10.96.")) << ip;
   auto port = client::number(client::array(a->root(), {"spec", "ports"})[0].as_object(), {"nodePort"}, 0);
   EXPECT_GE(port, 30000);
   EXPECT_LE(port, 32767);
-  auto clash = tryMake(resources::kServices, "default", fmt::format(R"({{"metadata":{{"name":"b"}},"spec":{{"clusterIP":"{}","ports":[{{"port":80}}]}}}})", ip));
+  auto clash =
+      tryMake(resources::kServices, "default",
+              fmt::format(R"({{"metadata":{{"name":"b"}},"spec":{{"clusterIP":"{}","ports":[{{"port":80}}]}}}})", ip));
   ASSERT_FALSE(clash.ok());
-  EXPECT_EQ(clash.error().message(), fmt::format("Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{0}\"]: failed to allocate IP {0}: provided IP is already allocated", ip));
+  EXPECT_EQ(clash.error().message(), fmt::format("Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{0}\"]: "
+                                                 "failed to allocate IP {0}: provided IP is already allocated",
+                                                 ip));
   EXPECT_TRUE(remove(resources::kServices, "default", "a").ok());
-  EXPECT_TRUE(tryMake(resources::kServices, "default", fmt::format(R"({{"metadata":{{"name":"b"}},"spec":{{"clusterIP":"{}","ports":[{{"port":80}}]}}}})", ip)).ok());
+  EXPECT_TRUE(
+      tryMake(resources::kServices, "default",
+              fmt::format(R"({{"metadata":{{"name":"b"}},"spec":{{"clusterIP":"{}","ports":[{{"port":80}}]}}}})", ip))
+          .ok());
 }
 
 TEST_F(RegistryTest, SecretsTakePlainStrings) {
@@ -282,7 +314,9 @@ TEST_F(RegistryTest, PodLabelsOfANamespaceMayBeImmutable) {
 }
 
 TEST_F(RegistryTest, ListsPageByPageWithSelectors) {
-  for (int i = 0; i < 5; ++i) make(resources::kConfigMaps, "default", fmt::format(R"({{"metadata":{{"name":"m{}","labels":{{"odd":"{}"}}}}}})", i, i % 2));
+  for (int i = 0; i < 5; ++i)
+    make(resources::kConfigMaps, "default",
+         fmt::format(R"({{"metadata":{{"name":"m{}","labels":{{"odd":"{}"}}}}}})", i, i % 2));
   ListQuery query;
   query.ns = "default";
   query.limit = 2;
@@ -326,7 +360,8 @@ TEST_F(RegistryTest, AWatchSeesObjectsEnterAndLeaveItsSelector) {
 TEST_F(RegistryTest, AWatchFromTooLongAgoIsExpired) {
   auto first = std::to_string(store_.revision());
   make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})");
-  for (int i = 0; i < 1100; ++i) patch(resources::kConfigMaps, "default", "a", fmt::format(R"({{"data":{{"k":"{}"}}}})", i)).value();
+  for (int i = 0; i < 1100; ++i)
+    patch(resources::kConfigMaps, "default", "a", fmt::format(R"({{"data":{{"k":"{}"}}}})", i)).value();
   EXPECT_EQ(runOn(loop_, client_->watch(resources::kConfigMaps, {}, first)).error().code(), Code::kExpired);
 }
 
@@ -360,12 +395,19 @@ TEST_F(RegistryTest, DryRunChangesNothing) {
 }
 
 TEST_F(RegistryTest, ApplyCreatesThenOwnsItsFields) {
-  auto applied = patch(resources::kConfigMaps, "default", "a", R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v","l":"w"}})", "", PatchType::kApply);
+  auto applied = patch(resources::kConfigMaps, "default", "a",
+                       R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v","l":"w"}})", "",
+                       PatchType::kApply);
   ASSERT_TRUE(applied.ok()) << applied.error().message();
   auto revision = store_.revision();
-  patch(resources::kConfigMaps, "default", "a", R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v","l":"w"}})", "", PatchType::kApply).value();
+  patch(resources::kConfigMaps, "default", "a",
+        R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v","l":"w"}})", "",
+        PatchType::kApply)
+      .value();
   EXPECT_EQ(store_.revision(), revision) << "applying what already holds changes nothing";
-  auto less = patch(resources::kConfigMaps, "default", "a", R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v"}})", "", PatchType::kApply);
+  auto less = patch(resources::kConfigMaps, "default", "a",
+                    R"({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v"}})", "",
+                    PatchType::kApply);
   ASSERT_TRUE(less.ok());
   EXPECT_EQ(text((*less)->root(), {"data", "l"}), "");
 }
@@ -373,7 +415,8 @@ TEST_F(RegistryTest, ApplyCreatesThenOwnsItsFields) {
 TEST_F(RegistryTest, AFailedStoreGivesUnavailableAndKeepsServingReads) {
   makePod("web");
   store_.breakDown();
-  EXPECT_EQ(tryMake(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})").error().code(), Code::kUnavailable);
+  EXPECT_EQ(tryMake(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})").error().code(),
+            Code::kUnavailable);
   EXPECT_TRUE(get(resources::kPods, "default", "web").ok());
 }
 

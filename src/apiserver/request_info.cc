@@ -4,7 +4,9 @@
 
 namespace dhow::apiserver {
 
-bool truthy(std::string_view text) { return text == "true" || text == "1" || text == "TRUE" || text == "True"; }
+bool truthy(std::string_view text) {
+  return text == "true" || text == "1" || text == "TRUE" || text == "True";
+}
 
 Result<RequestInfo> parseRequest(const http::Request& request) {
   RequestInfo info;
@@ -14,7 +16,8 @@ Result<RequestInfo> parseRequest(const http::Request& request) {
   for (const auto& part : split(request.path, '/')) {
     if (part.empty()) continue;
     auto decoded = percentDecode(part);
-    if (!decoded || decoded->find('\0') != std::string::npos) return Error(Code::kBadRequest, "the path of the request is malformed");
+    if (!decoded || decoded->find('\0') != std::string::npos)
+      return Error(Code::kBadRequest, "the path of the request is malformed");
     parts.push_back(std::move(*decoded));
   }
   size_t at = 0;
@@ -32,7 +35,8 @@ Result<RequestInfo> parseRequest(const http::Request& request) {
   bool watchPrefix = parts[at] == "watch" && parts.size() > at + 1;
   if (watchPrefix) ++at;
   if (parts[at] == "namespaces" && info.group.empty()) {
-    bool own = parts.size() <= at + 2 || (parts.size() == at + 3 && (parts[at + 2] == "status" || parts[at + 2] == "finalize"));
+    bool own = parts.size() <= at + 2 ||
+               (parts.size() == at + 3 && (parts[at + 2] == "status" || parts[at + 2] == "finalize"));
     if (own) {
       info.plural = "namespaces";
       if (parts.size() > at + 1) info.name = parts[at + 1];
@@ -52,7 +56,8 @@ Result<RequestInfo> parseRequest(const http::Request& request) {
     if (parts.size() > at + 1) info.name = parts[at + 1];
     if (parts.size() > at + 2) info.subresource = parts[at + 2];
     for (size_t i = at + 3; i < parts.size(); ++i) info.rest += "/" + percentEncode(parts[i]);
-    if (!info.rest.empty() && info.subresource != "proxy") return Error(Code::kNotFound, "the server could not find the requested resource");
+    if (!info.rest.empty() && info.subresource != "proxy")
+      return Error(Code::kNotFound, "the server could not find the requested resource");
   }
   bool one = !info.name.empty();
   const auto& method = request.method;
@@ -83,7 +88,8 @@ Attributes RequestInfo::attributes(const http::Request& request) const {
   wanted.path = path;
   wanted.fieldSelector = request.query.get("fieldSelector");
   // A list or watch of one object by name counts as access to that object.
-  if (isResource && name.empty() && wanted.fieldSelector.starts_with("metadata.name=") && wanted.fieldSelector.find(',') == std::string::npos) {
+  if (isResource && name.empty() && wanted.fieldSelector.starts_with("metadata.name=") &&
+      wanted.fieldSelector.find(',') == std::string::npos) {
     wanted.name = wanted.fieldSelector.substr(wanted.fieldSelector.find('=') + 1);
     if (wanted.name.starts_with('=')) wanted.name.erase(0, 1);
   }
@@ -108,8 +114,10 @@ Result<Accepted> negotiate(std::string_view accept) {
       if (key == "v") version = trim(pair->second);
     }
     if (as.empty()) return Accepted{};
-    if (group == "meta.k8s.io" && as == "Table" && (version == "v1" || version == "v1beta1")) return Accepted{View::kTable, false};
-    if (group == "meta.k8s.io" && as.starts_with("PartialObjectMetadata") && (version == "v1" || version == "v1beta1")) return Accepted{View::kMetadata, false};
+    if (group == "meta.k8s.io" && as == "Table" && (version == "v1" || version == "v1beta1"))
+      return Accepted{View::kTable, false};
+    if (group == "meta.k8s.io" && as.starts_with("PartialObjectMetadata") && (version == "v1" || version == "v1beta1"))
+      return Accepted{View::kMetadata, false};
     if (group == "apidiscovery.k8s.io" && version == "v2") return Accepted{View::kObject, true};
   }
   return Error(Code::kNotAcceptable, "only the following media types are accepted: application/json");

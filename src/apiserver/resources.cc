@@ -14,11 +14,16 @@ using client::text;
 
 namespace {
 
-Error unknownPath() { return Error(Code::kNotFound, "the server could not find the requested resource"); }
-Error wrongMethod() { return Error(Code::kMethodNotAllowed, "the server does not allow this method on the requested resource"); }
+Error unknownPath() {
+  return Error(Code::kNotFound, "the server could not find the requested resource");
+}
+Error wrongMethod() {
+  return Error(Code::kMethodNotAllowed, "the server does not allow this method on the requested resource");
+}
 
 bool isStreamed(std::string_view subresource) {
-  return subresource == "log" || subresource == "exec" || subresource == "attach" || subresource == "portforward" || subresource == "proxy";
+  return subresource == "log" || subresource == "exec" || subresource == "attach" || subresource == "portforward" ||
+         subresource == "proxy";
 }
 
 std::string mediaType(const http::Request& request) {
@@ -34,13 +39,16 @@ Result<Context> Front::contextOf(Call& call) const {
   context.caller = call.caller;
   auto dryRun = query.get("dryRun");
   if (!dryRun.empty() && dryRun != "All") {
-    return invalid("PatchOptions", "meta.k8s.io", "", {{"FieldValueNotSupported", fmt::format("Unsupported value: \"{}\": supported values: \"All\"", dryRun), "dryRun"}});
+    return invalid("PatchOptions", "meta.k8s.io", "",
+                   {{"FieldValueNotSupported",
+                     fmt::format("Unsupported value: \"{}\": supported values: \"All\"", dryRun), "dryRun"}});
   }
   context.dryRun = dryRun == "All";
   ASSIGN_OR_RETURN(context.fieldValidation, object::parseFieldValidation(query.get("fieldValidation")));
   context.fieldManager = query.get("fieldManager");
   if (context.fieldManager.size() > 128) {
-    return invalid("PatchOptions", "meta.k8s.io", "", {{"FieldValueTooLong", "Too long: may not be more than 128 bytes", "fieldManager"}});
+    return invalid("PatchOptions", "meta.k8s.io", "",
+                   {{"FieldValueTooLong", "Too long: may not be more than 128 bytes", "fieldManager"}});
   }
   bool apply = mediaType(call.request) == "application/apply-patch+yaml" && call.request.method == "PATCH";
   if (context.fieldManager.empty() && !apply) {
@@ -102,7 +110,9 @@ std::string Front::renderOne(const Call& call, const ObjectPtr& object) const {
   if (call.accepted.view == View::kTable && object->kind() == call.kind->kind) {
     object::TableOptions options;
     auto include = call.request.query.get("includeObject");
-    options.include = include == "Object" ? object::IncludeObject::kObject : include == "None" ? object::IncludeObject::kNone : object::IncludeObject::kMetadata;
+    options.include = include == "Object" ? object::IncludeObject::kObject
+                      : include == "None" ? object::IncludeObject::kNone
+                                          : object::IncludeObject::kMetadata;
     options.now = loop_.wallNow();
     options.resourceVersion = std::to_string(object->resourceVersion());
     return object::renderTable(*call.kind, std::span(&object, 1), options);
@@ -135,7 +145,8 @@ Task<Result<>> Front::serveList(Call& call) {
   wanted.resourceVersionMatch = query.get("resourceVersionMatch");
   if (auto limit = query.get("limit"); !limit.empty()) {
     auto number = parseInt(limit);
-    if (!number || *number < 0) co_return Error(Code::kBadRequest, fmt::format("the limit \"{}\" is not a number", limit));
+    if (!number || *number < 0)
+      co_return Error(Code::kBadRequest, fmt::format("the limit \"{}\" is not a number", limit));
     wanted.limit = *number;
   }
   CO_ASSIGN_OR_RETURN(ListOutcome list, co_await registry_.list(*call.kind, std::move(wanted)));
@@ -143,7 +154,9 @@ Task<Result<>> Front::serveList(Call& call) {
   if (call.accepted.view == View::kTable) {
     object::TableOptions options;
     auto include = query.get("includeObject");
-    options.include = include == "Object" ? object::IncludeObject::kObject : include == "None" ? object::IncludeObject::kNone : object::IncludeObject::kMetadata;
+    options.include = include == "Object" ? object::IncludeObject::kObject
+                      : include == "None" ? object::IncludeObject::kNone
+                                          : object::IncludeObject::kMetadata;
     options.now = loop_.wallNow();
     options.resourceVersion = std::to_string(list.revision);
     options.continueToken = list.continueToken;
@@ -161,11 +174,14 @@ Task<Result<>> Front::serveList(Call& call) {
       for (const auto& item : list.items) size += item->bytes().size() + 1;
     }
     body.reserve(size);
-    body = fmt::format("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", kind, version, json::serialize(metadata));
+    body = fmt::format("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", kind, version,
+                       json::serialize(metadata));
     for (size_t i = 0; i < list.items.size(); ++i) {
       if (i) body.push_back(',');
-      if (partial) body += object::renderMetadata(*list.items[i]);
-      else body += list.items[i]->bytes();
+      if (partial)
+        body += object::renderMetadata(*list.items[i]);
+      else
+        body += list.items[i]->bytes();
     }
     body += "]}";
   }
@@ -181,14 +197,17 @@ Task<Result<>> Front::serveCreate(Call& call) {
   options.expected = call.kind;
   const auto* sub = call.info.subresource.empty() ? nullptr : call.kind->subresource(call.info.subresource);
   if (sub && !sub->kind.empty()) {
-    std::string version = sub->version.empty() ? call.kind->apiVersion() : sub->group.empty() ? sub->version : sub->group + "/" + sub->version;
+    std::string version = sub->version.empty() ? call.kind->apiVersion()
+                          : sub->group.empty() ? sub->version
+                                               : sub->group + "/" + sub->version;
     options.expected = registry_.kinds().findKind(version, sub->kind);
   }
   auto decoded = object::decodeBody(registry_.kinds(), bytes, call.request.headers.get("Content-Type"), options);
   CO_RETURN_IF_ERROR(decoded);
   call.warnings.insert(call.warnings.end(), decoded->warnings.begin(), decoded->warnings.end());
   if (sub) {
-    auto answer = co_await registry_.createSubresource(std::move(context), *call.kind, call.info.ns, call.info.name, call.info.subresource, std::move(decoded->document));
+    auto answer = co_await registry_.createSubresource(std::move(context), *call.kind, call.info.ns, call.info.name,
+                                                       call.info.subresource, std::move(decoded->document));
     CO_RETURN_IF_ERROR(answer);
     co_return co_await sendObject(call, 201, *answer);
   }
@@ -206,13 +225,15 @@ Task<Result<>> Front::serveUpdate(Call& call) {
   CO_ASSIGN_OR_RETURN(std::string bytes, co_await readBody(call));
   object::DecodeOptions options;
   options.validation = context.fieldValidation;
-  options.expected = call.info.subresource == "scale" ? registry_.kinds().findKind("autoscaling/v1", "Scale") : call.kind;
+  options.expected =
+      call.info.subresource == "scale" ? registry_.kinds().findKind("autoscaling/v1", "Scale") : call.kind;
   auto decoded = object::decodeBody(registry_.kinds(), bytes, call.request.headers.get("Content-Type"), options);
   CO_RETURN_IF_ERROR(decoded);
   call.warnings.insert(call.warnings.end(), decoded->warnings.begin(), decoded->warnings.end());
   context.fieldValidation = object::FieldValidation::kIgnore;
   std::string ns = call.kind->namespaced ? call.info.ns : "";
-  auto outcome = co_await registry_.update(std::move(context), *call.kind, std::move(ns), call.info.name, call.info.subresource, std::move(decoded->document));
+  auto outcome = co_await registry_.update(std::move(context), *call.kind, std::move(ns), call.info.name,
+                                           call.info.subresource, std::move(decoded->document));
   CO_RETURN_IF_ERROR(outcome);
   co_return co_await sendObject(call, 200, outcome->object);
 }
@@ -221,17 +242,23 @@ Task<Result<>> Front::servePatch(Call& call) {
   CO_ASSIGN_OR_RETURN(Context context, contextOf(call));
   std::string type = mediaType(call.request);
   PatchType how = PatchType::kMerge;
-  if (type == "application/json-patch+json") how = PatchType::kJson;
-  else if (type == "application/merge-patch+json") how = PatchType::kMerge;
-  else if (type == "application/strategic-merge-patch+json") how = PatchType::kStrategicMerge;
-  else if (type == "application/apply-patch+yaml") how = PatchType::kApply;
+  if (type == "application/json-patch+json")
+    how = PatchType::kJson;
+  else if (type == "application/merge-patch+json")
+    how = PatchType::kMerge;
+  else if (type == "application/strategic-merge-patch+json")
+    how = PatchType::kStrategicMerge;
+  else if (type == "application/apply-patch+yaml")
+    how = PatchType::kApply;
   else {
-    co_return Error(Code::kUnsupportedMediaType,
-                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, "
-                    "application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml");
+    co_return Error(
+        Code::kUnsupportedMediaType,
+        "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, "
+        "application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml");
   }
   if (context.force && how != PatchType::kApply) {
-    co_return invalid("PatchOptions", "meta.k8s.io", "", {{"FieldValueForbidden", "Forbidden: may not be specified for non-apply patch", "force"}});
+    co_return invalid("PatchOptions", "meta.k8s.io", "",
+                      {{"FieldValueForbidden", "Forbidden: may not be specified for non-apply patch", "force"}});
   }
   CO_ASSIGN_OR_RETURN(std::string bytes, co_await readBody(call));
   std::vector<std::string> duplicates;
@@ -241,10 +268,12 @@ Task<Result<>> Front::servePatch(Call& call) {
     if (context.fieldValidation == object::FieldValidation::kStrict) {
       co_return Error(Code::kBadRequest, fmt::format("strict decoding error: duplicate field \"{}\"", path));
     }
-    if (context.fieldValidation == object::FieldValidation::kWarn) call.warnings.push_back(fmt::format("duplicate field \"{}\"", path));
+    if (context.fieldValidation == object::FieldValidation::kWarn)
+      call.warnings.push_back(fmt::format("duplicate field \"{}\"", path));
   }
   std::string ns = call.kind->namespaced ? call.info.ns : "";
-  auto outcome = co_await registry_.patch(std::move(context), *call.kind, std::move(ns), call.info.name, call.info.subresource, how, std::move(*body));
+  auto outcome = co_await registry_.patch(std::move(context), *call.kind, std::move(ns), call.info.name,
+                                          call.info.subresource, how, std::move(*body));
   CO_RETURN_IF_ERROR(outcome);
   co_return co_await sendObject(call, outcome->created ? 201 : 200, outcome->object);
 }
@@ -269,7 +298,8 @@ Task<Result<DeleteQuery>> Front::readDeleteOptions(Call& call) {
   wanted.gracePeriodSeconds = client::number(options, {"gracePeriodSeconds"});
   if (auto grace = query.get("gracePeriodSeconds"); !grace.empty()) {
     wanted.gracePeriodSeconds = parseInt(grace);
-    if (!wanted.gracePeriodSeconds) co_return Error(Code::kBadRequest, fmt::format("gracePeriodSeconds \"{}\" is not a number", grace));
+    if (!wanted.gracePeriodSeconds)
+      co_return Error(Code::kBadRequest, fmt::format("gracePeriodSeconds \"{}\" is not a number", grace));
   }
   wanted.propagationPolicy = text(options, "propagationPolicy");
   if (auto policy = query.get("propagationPolicy"); !policy.empty()) wanted.propagationPolicy = policy;
@@ -287,20 +317,24 @@ Task<Result<>> Front::serveDelete(Call& call) {
   CO_ASSIGN_OR_RETURN(Context context, contextOf(call));
   std::string ns = call.kind->namespaced ? call.info.ns : "";
   if (call.info.verb == "delete") {
-    auto outcome = co_await registry_.remove(std::move(context), *call.kind, std::move(ns), call.info.name, std::move(wanted));
+    auto outcome =
+        co_await registry_.remove(std::move(context), *call.kind, std::move(ns), call.info.name, std::move(wanted));
     CO_RETURN_IF_ERROR(outcome);
     bool pod = call.kind->group.empty() && call.kind->plural == "pods";
-    if (outcome->gone && !pod) co_return co_await sendJson(call, 200, json::serialize(successStatus(call.subject, outcome->object->uid())));
+    if (outcome->gone && !pod)
+      co_return co_await sendJson(call, 200, json::serialize(successStatus(call.subject, outcome->object->uid())));
     co_return co_await sendObject(call, 200, outcome->object);
   }
   ListQuery selection;
   selection.ns = std::move(ns);
   selection.labelSelector = call.request.query.get("labelSelector");
   selection.fieldSelector = call.request.query.get("fieldSelector");
-  auto removed = co_await registry_.removeCollection(std::move(context), *call.kind, std::move(selection), std::move(wanted));
+  auto removed =
+      co_await registry_.removeCollection(std::move(context), *call.kind, std::move(selection), std::move(wanted));
   CO_RETURN_IF_ERROR(removed);
-  std::string body = fmt::format("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{{\"resourceVersion\":\"{}\"}},\"items\":[", call.kind->kind,
-                                 call.kind->apiVersion(), removed->revision);
+  std::string body =
+      fmt::format("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{{\"resourceVersion\":\"{}\"}},\"items\":[",
+                  call.kind->kind, call.kind->apiVersion(), removed->revision);
   for (size_t i = 0; i < removed->items.size(); ++i) {
     if (i) body.push_back(',');
     body += removed->items[i]->bytes();

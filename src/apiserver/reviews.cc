@@ -45,8 +45,11 @@ Result<json::object> Reviews::reviewAccess(const Caller& subject, json::object r
     wanted.verb = text(spec, {"nonResourceAttributes", "verb"});
     wanted.path = text(spec, {"nonResourceAttributes", "path"});
   } else {
-    return invalid(text(review, "kind"), "authorization.k8s.io", "",
-                   {{"FieldValueInvalid", "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified", "spec.resourceAttributes"}});
+    return invalid(
+        text(review, "kind"), "authorization.k8s.io", "",
+        {{"FieldValueInvalid",
+          "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
+          "spec.resourceAttributes"}});
   }
   auto decision = authorizer_.authorize(subject, wanted);
   json::object status{{"allowed", decision.allowed}};
@@ -55,7 +58,8 @@ Result<json::object> Reviews::reviewAccess(const Caller& subject, json::object r
   return review;
 }
 
-Result<json::object> Reviews::answer(const Caller& caller, std::string_view kind, std::string_view ns, json::object review) {
+Result<json::object> Reviews::answer(const Caller& caller, std::string_view kind, std::string_view ns,
+                                     json::object review) {
   if (kind == "SelfSubjectReview") {
     review["status"] = json::object{{"userInfo", infoOf(caller)}};
     client::metadataOf(review)["creationTimestamp"] = formatTime(loop_.wallNow());
@@ -89,11 +93,16 @@ Result<json::object> Reviews::answer(const Caller& caller, std::string_view kind
       if (group.is_string()) subject.groups.emplace_back(std::string_view(group.get_string()));
     }
     if (subject.user.empty() && subject.groups.empty()) {
-      return invalid(kind, "authorization.k8s.io", "", {{"FieldValueRequired", "Required value: at least one of user or group must be specified", "spec.user"}});
+      return invalid(
+          kind, "authorization.k8s.io", "",
+          {{"FieldValueRequired", "Required value: at least one of user or group must be specified", "spec.user"}});
     }
     if (kind == "LocalSubjectAccessReview" && text(spec, {"resourceAttributes", "namespace"}) != ns) {
       return invalid(kind, "authorization.k8s.io", "",
-                     {{"FieldValueInvalid", fmt::format("Invalid value: \"{}\": must match metadata.namespace", text(spec, {"resourceAttributes", "namespace"})), "spec.resourceAttributes.namespace"}});
+                     {{"FieldValueInvalid",
+                       fmt::format("Invalid value: \"{}\": must match metadata.namespace",
+                                   text(spec, {"resourceAttributes", "namespace"})),
+                       "spec.resourceAttributes.namespace"}});
     }
     return reviewAccess(subject, std::move(review));
   }
@@ -122,7 +131,9 @@ Result<json::object> Reviews::answer(const Caller& caller, std::string_view kind
       if (rule.contains("resourceNames")) one["resourceNames"] = array(rule, {"resourceNames"});
       resourceRules.push_back(std::move(one));
     }
-    review["status"] = json::object{{"resourceRules", std::move(resourceRules)}, {"nonResourceRules", std::move(otherRules)}, {"incomplete", false}};
+    review["status"] = json::object{{"resourceRules", std::move(resourceRules)},
+                                    {"nonResourceRules", std::move(otherRules)},
+                                    {"incomplete", false}};
     return review;
   }
   return Error(Code::kNotFound, "the server could not find the requested resource");

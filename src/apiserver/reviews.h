@@ -1,8 +1,8 @@
 // Reviews: questions about tokens and rights, asked as objects that are never stored.
 #pragma once
 
-#include "authorizer.h"
 #include "apiserver/tokens.h"
+#include "authorizer.h"
 
 namespace dhow::apiserver {
 

@@ -7,14 +7,16 @@
 namespace dhow::apiserver {
 
 struct ApiServer::Rep {
-  Rep(Loop& loop, store::Store& store, const object::Kinds& kinds, ServerOptions given) : options(std::move(given)), caches(loop, store) {
+  Rep(Loop& loop, store::Store& store, const object::Kinds& kinds, ServerOptions given)
+      : options(std::move(given)), caches(loop, store) {
     for (const auto& kind : kinds.all()) {
       if (kind.stored && kind.storedAsKind.empty() && !kind.plural.empty()) caches.add(kind.resource());
     }
     registry = std::make_unique<Registry>(loop, store, caches, kinds, options.services);
     authorizer = std::make_unique<Authorizer>(caches);
     tokens = std::make_unique<Tokens>(loop, caches, options.tokens);
-    front = std::make_unique<Front>(loop, *registry, *authorizer, *tokens, fmt::format("{}:{}", options.advertiseAddress, options.advertisePort));
+    front = std::make_unique<Front>(loop, *registry, *authorizer, *tokens,
+                                    fmt::format("{}:{}", options.advertiseAddress, options.advertisePort));
   }
 
   ServerOptions options;
@@ -32,7 +34,8 @@ ApiServer::~ApiServer() = default;
 Task<Result<>> ApiServer::start() {
   CO_RETURN_IF_ERROR(co_await rep_->caches.start());
   LocalClient client(*rep_->registry, systemCaller());
-  auto made = co_await bootstrap(client, rep_->caches, rep_->options.services, rep_->options.advertiseAddress, rep_->options.advertisePort);
+  auto made = co_await bootstrap(client, rep_->caches, rep_->options.services, rep_->options.advertiseAddress,
+                                 rep_->options.advertisePort);
   if (!made.ok()) co_return std::move(made).error().wrap("make the objects that every cluster has");
   rep_->front->setReady(true);
   co_return Result<>();
@@ -44,16 +47,28 @@ Task<> ApiServer::stop() {
 }
 
 http::Handler ApiServer::handler() {
-  return [front = rep_->front.get()](http::Request& request, http::ResponseWriter& writer) { return front->serve(request, writer); };
+  return [front = rep_->front.get()](http::Request& request, http::ResponseWriter& writer) {
+    return front->serve(request, writer);
+  };
 }
 
-client::Caches& ApiServer::caches() { return rep_->caches; }
-WatchCache& ApiServer::watchCache() { return rep_->caches; }
-Registry& ApiServer::registry() { return *rep_->registry; }
-Tokens& ApiServer::tokens() { return *rep_->tokens; }
+client::Caches& ApiServer::caches() {
+  return rep_->caches;
+}
+WatchCache& ApiServer::watchCache() {
+  return rep_->caches;
+}
+Registry& ApiServer::registry() {
+  return *rep_->registry;
+}
+Tokens& ApiServer::tokens() {
+  return *rep_->tokens;
+}
 std::unique_ptr<client::Client> ApiServer::clientFor(std::string component) {
   return std::make_unique<LocalClient>(*rep_->registry, systemCaller(std::move(component)));
 }
-size_t ApiServer::connectedAgents() const { return rep_->front->tunnels().size(); }
+size_t ApiServer::connectedAgents() const {
+  return rep_->front->tunnels().size();
+}
 
 }  // namespace dhow::apiserver

@@ -14,7 +14,7 @@
 namespace dhow::apiserver {
 
 struct ServerOptions {
-  StrategyOptions services;               // ranges of cluster addresses and node ports
+  StrategyOptions services;                    // ranges of cluster addresses and node ports
   std::string advertiseAddress = "127.0.0.1";  // endpoints of the service `kubernetes`
   uint16_t advertisePort = 6443;
   TokenOptions tokens;

@@ -5,11 +5,11 @@
 #include <cstring>
 #include <set>
 
+#include "apiserver/strategy.h"
 #include "base/strings.h"
 #include "client/fields.h"
 #include "errors.h"
 #include "object/names.h"
-#include "apiserver/strategy.h"
 
 namespace dhow::apiserver {
 
@@ -30,7 +30,9 @@ std::string formatAddress(uint32_t value) {
   return fmt::format("{}.{}.{}.{}", value >> 24, (value >> 16) & 255, (value >> 8) & 255, value & 255);
 }
 
-bool usesNodePorts(std::string_view type) { return type == "NodePort" || type == "LoadBalancer"; }
+bool usesNodePorts(std::string_view type) {
+  return type == "NodePort" || type == "LoadBalancer";
+}
 
 class ServiceStrategy final : public Strategy {
  public:
@@ -38,7 +40,9 @@ class ServiceStrategy final : public Strategy {
       : loop_(loop), services_(caches.of(object::resources::kServices)), options_(options) {
     auto slash = options.serviceRange.find('/');
     first_ = parseAddress(options.serviceRange.substr(0, slash)).value_or(0x0a600000);
-    int bits = slash == std::string::npos ? 16 : static_cast<int>(parseInt(options.serviceRange.substr(slash + 1)).value_or(16));
+    int bits = slash == std::string::npos
+                   ? 16
+                   : static_cast<int>(parseInt(options.serviceRange.substr(slash + 1)).value_or(16));
     size_ = bits >= 1 && bits <= 31 ? uint32_t{1} << (32 - bits) : 65536;
     services_.addIndex(kByAddress, [](const ObjectPtr& service, std::vector<std::string>& keys) {
       if (auto ip = text(service->root(), {"spec", "clusterIP"}); !ip.empty() && ip != "None") keys.emplace_back(ip);
@@ -48,7 +52,8 @@ class ServiceStrategy final : public Strategy {
         if (!port.is_object()) continue;
         if (auto number = client::number(port.get_object(), {"nodePort"}, 0)) keys.push_back(std::to_string(number));
       }
-      if (auto number = client::number(service->root(), {"spec", "healthCheckNodePort"}, 0)) keys.push_back(std::to_string(number));
+      if (auto number = client::number(service->root(), {"spec", "healthCheckNodePort"}, 0))
+        keys.push_back(std::to_string(number));
     });
   }
 
@@ -57,7 +62,8 @@ class ServiceStrategy final : public Strategy {
     return {};
   }
 
-  Result<> beforeUpdate(const Context&, std::string_view subresource, json::object& service, const object::Object& old) override {
+  Result<> beforeUpdate(const Context&, std::string_view subresource, json::object& service,
+                        const object::Object& old) override {
     if (!subresource.empty()) return {};
     auto& spec = client::objectAt(service, "spec");
     // A client that replaces the object without these keeps what it was given.
@@ -81,7 +87,8 @@ class ServiceStrategy final : public Strategy {
       for (const auto& before : array(old.root(), {"spec", "ports"})) {
         if (!before.is_object() || !before.get_object().contains("nodePort")) continue;
         const auto& b = before.get_object();
-        if (client::number(b, {"port"}) == client::number(port.get_object(), {"port"}) && text(b, "protocol") == text(port.get_object(), "protocol")) {
+        if (client::number(b, {"port"}) == client::number(port.get_object(), {"port"}) &&
+            text(b, "protocol") == text(port.get_object(), "protocol")) {
           port.get_object()["nodePort"] = b.at("nodePort");
         }
       }
@@ -114,12 +121,14 @@ class ServiceStrategy final : public Strategy {
     }
   }
 
-  void check(std::string_view, const json::object& service, const object::Object* old, std::vector<ErrorCause>& causes) override {
+  void check(std::string_view, const json::object& service, const object::Object* old,
+             std::vector<ErrorCause>& causes) override {
     if (!old || text(service, {"spec", "type"}) == "ExternalName") return;
     auto before = text(old->root(), {"spec", "clusterIP"});
     auto after = text(service, {"spec", "clusterIP"});
     if (!before.empty() && before != after) {
-      causes.push_back({"FieldValueInvalid", fmt::format("Invalid value: [\"{}\"]: may not change once set", after), "spec.clusterIPs[0]"});
+      causes.push_back({"FieldValueInvalid", fmt::format("Invalid value: [\"{}\"]: may not change once set", after),
+                        "spec.clusterIPs[0]"});
     }
   }
 
@@ -147,12 +156,16 @@ class ServiceStrategy final : public Strategy {
       auto value = parseAddress(wanted);
       std::string why;
       if (!value || *value - first_ >= size_) {
-        why = fmt::format("failed to allocate IP {}: the provided IP is not in the valid range. The range of valid IPs is {}", wanted, options_.serviceRange);
+        why = fmt::format(
+            "failed to allocate IP {}: the provided IP is not in the valid range. The range of valid IPs is {}", wanted,
+            options_.serviceRange);
       } else if (taken(kByAddress, wanted, old ? old->uid() : "")) {
         why = fmt::format("failed to allocate IP {}: provided IP is already allocated", wanted);
       }
       if (!why.empty()) {
-        return invalid("Service", "", name, {{"FieldValueInvalid", fmt::format("Invalid value: [\"{}\"]: {}", wanted, why), "spec.clusterIPs"}});
+        return invalid(
+            "Service", "", name,
+            {{"FieldValueInvalid", fmt::format("Invalid value: [\"{}\"]: {}", wanted, why), "spec.clusterIPs"}});
       }
     } else {
       // The lower part of the range is for addresses that people choose; the rest first, from a random place on.
@@ -193,12 +206,15 @@ class ServiceStrategy final : public Strategy {
         if (own.contains(wanted)) continue;
         std::string why;
         if (wanted < options_.nodePortFirst || wanted > options_.nodePortLast) {
-          why = fmt::format("provided port is not in the valid range. The range of valid ports is {}-{}", options_.nodePortFirst, options_.nodePortLast);
+          why = fmt::format("provided port is not in the valid range. The range of valid ports is {}-{}",
+                            options_.nodePortFirst, options_.nodePortLast);
         } else if (taken(kByPort, std::to_string(wanted), uid)) {
           why = "provided port is already allocated";
         }
         if (!why.empty()) {
-          return invalid("Service", "", name, {{"FieldValueInvalid", fmt::format("Invalid value: {}: {}", wanted, why), fmt::format("spec.ports[{}].nodePort", i)}});
+          return invalid("Service", "", name,
+                         {{"FieldValueInvalid", fmt::format("Invalid value: {}: {}", wanted, why),
+                           fmt::format("spec.ports[{}].nodePort", i)}});
         }
       } else {
         uint32_t count = uint32_t{options_.nodePortLast} - options_.nodePortFirst + 1;

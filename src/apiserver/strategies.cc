@@ -1,9 +1,9 @@
 // Pods, workloads, secrets and namespaces.
+#include "apiserver/strategy.h"
 #include "base/strings.h"
 #include "client/fields.h"
 #include "errors.h"
 #include "object/quantity.h"
-#include "apiserver/strategy.h"
 
 namespace dhow::apiserver {
 
@@ -42,7 +42,8 @@ class PodStrategy final : public Strategy {
     return {};
   }
 
-  Result<> beforeUpdate(const Context&, std::string_view subresource, json::object& pod, const object::Object& old) override {
+  Result<> beforeUpdate(const Context&, std::string_view subresource, json::object& pod,
+                        const object::Object& old) override {
     if (subresource == "status") {
       auto& status = client::objectAt(pod, "status");
       auto quality = text(old.root(), {"status", "qosClass"});
@@ -66,7 +67,9 @@ class WorkloadStrategy final : public Strategy {
 class SecretStrategy final : public Strategy {
  public:
   Result<> beforeCreate(const Context&, json::object& secret) override { return mergeStringData(secret); }
-  Result<> beforeUpdate(const Context&, std::string_view, json::object& secret, const object::Object&) override { return mergeStringData(secret); }
+  Result<> beforeUpdate(const Context&, std::string_view, json::object& secret, const object::Object&) override {
+    return mergeStringData(secret);
+  }
 
  private:
   static Result<> mergeStringData(json::object& secret) {
@@ -102,7 +105,8 @@ class NamespaceStrategy final : public Strategy {
     }
     return {};
   }
-  Result<> beforeUpdate(const Context&, std::string_view subresource, json::object& ns, const object::Object& old) override {
+  Result<> beforeUpdate(const Context&, std::string_view subresource, json::object& ns,
+                        const object::Object& old) override {
     if (subresource == "finalize") return {};
     // Finalizers change through the finalize subresource alone.
     if (const auto* spec = old.root().if_contains("spec")) ns["spec"] = *spec;
@@ -111,7 +115,8 @@ class NamespaceStrategy final : public Strategy {
   bool holdsDeletion(const json::object& ns) const override { return !array(ns, {"spec", "finalizers"}).empty(); }
   Result<> beforeDelete(const Context&, const object::Object& ns) override {
     for (std::string_view name : {"default", "kube-system", "kube-public"}) {
-      if (ns.name() == name) return forbidden(object::resources::kNamespaces, name, "this namespace may not be deleted");
+      if (ns.name() == name)
+        return forbidden(object::resources::kNamespaces, name, "this namespace may not be deleted");
     }
     return {};
   }
@@ -121,10 +126,20 @@ class PlainStrategy final : public Strategy {};
 
 }  // namespace
 
-std::unique_ptr<Strategy> makePodStrategy() { return std::make_unique<PodStrategy>(); }
-std::unique_ptr<Strategy> makeWorkloadStrategy() { return std::make_unique<WorkloadStrategy>(); }
-std::unique_ptr<Strategy> makeSecretStrategy() { return std::make_unique<SecretStrategy>(); }
-std::unique_ptr<Strategy> makeNamespaceStrategy() { return std::make_unique<NamespaceStrategy>(); }
-std::unique_ptr<Strategy> makePlainStrategy() { return std::make_unique<PlainStrategy>(); }
+std::unique_ptr<Strategy> makePodStrategy() {
+  return std::make_unique<PodStrategy>();
+}
+std::unique_ptr<Strategy> makeWorkloadStrategy() {
+  return std::make_unique<WorkloadStrategy>();
+}
+std::unique_ptr<Strategy> makeSecretStrategy() {
+  return std::make_unique<SecretStrategy>();
+}
+std::unique_ptr<Strategy> makeNamespaceStrategy() {
+  return std::make_unique<NamespaceStrategy>();
+}
+std::unique_ptr<Strategy> makePlainStrategy() {
+  return std::make_unique<PlainStrategy>();
+}
 
 }  // namespace dhow::apiserver

@@ -18,7 +18,7 @@ struct Context {
   bool dryRun = false;
   std::string fieldManager;
   object::FieldValidation fieldValidation = object::FieldValidation::kIgnore;
-  bool force = false;       // of an apply
+  bool force = false;  // of an apply
   std::vector<std::string>* warnings = nullptr;
 };
 
@@ -32,9 +32,13 @@ class Strategy {
   // Called once the write is done or has failed: reservations end.
   virtual void release(const json::object&) {}
   // `subresource` is "" for the object itself.
-  virtual Result<> beforeUpdate(const Context&, std::string_view /*subresource*/, json::object&, const object::Object& /*old*/) { return {}; }
+  virtual Result<> beforeUpdate(const Context&, std::string_view /*subresource*/, json::object&,
+                                const object::Object& /*old*/) {
+    return {};
+  }
   // More causes than the schema can tell.
-  virtual void check(std::string_view /*subresource*/, const json::object&, const object::Object* /*old*/, std::vector<ErrorCause>&) {}
+  virtual void check(std::string_view /*subresource*/, const json::object&, const object::Object* /*old*/,
+                     std::vector<ErrorCause>&) {}
   virtual bool hasGeneration() const { return false; }
   // Keeps a deleted object until this is false, beside metadata.finalizers.
   virtual bool holdsDeletion(const json::object&) const { return false; }

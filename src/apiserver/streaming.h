@@ -1,4 +1,5 @@
-// Logs, exec, attach and port-forward: from what kubectl speaks (WebSocket, SPDY) to what agents speak (client/streaming.h).
+// Logs, exec, attach and port-forward: from what kubectl speaks (WebSocket, SPDY) to what agents speak
+// (client/streaming.h).
 #pragma once
 
 #include "apiserver/watch_cache.h"
@@ -12,7 +13,8 @@ namespace dhow::apiserver {
 class Streaming {
  public:
   Streaming(Loop& loop, WatchCache& caches, Tunnels& tunnels) : loop_(loop), caches_(caches), tunnels_(tunnels) {}
-  // A request for pods/{log,exec,attach,portforward} or nodes/proxy. Errors before the upgrade are answered as a Status.
+  // A request for pods/{log,exec,attach,portforward} or nodes/proxy. Errors before the upgrade are answered as a
+  // Status.
   Task<Result<>> serve(http::Request& request, http::ResponseWriter& writer, const RequestInfo& info);
 
  private:

@@ -32,7 +32,8 @@ Task<> runCommandStream(std::shared_ptr<http::Stream> stream, std::vector<std::s
     std::string out = say(Channel::kStderr, "broken\n");
     auto done = co_await stream->write(out);
     (void)done;
-    verdict = R"({"metadata":{},"status":"Failure","reason":"NonZeroExitCode","message":"command terminated with non-zero exit code","details":{"causes":[{"reason":"ExitCode","message":"3"}]}})";
+    verdict =
+        R"({"metadata":{},"status":"Failure","reason":"NonZeroExitCode","message":"command terminated with non-zero exit code","details":{"causes":[{"reason":"ExitCode","message":"3"}]}})";
   } else {
     std::string out = say(Channel::kStdout, join(command, " ") + "\n");
     auto done = co_await stream->write(out);
@@ -60,7 +61,8 @@ Task<> agentHandler(http::Request& request, http::ResponseWriter& writer) {
     while (true) {
       auto count = co_await stream->read(buffer);
       if (!count.ok() || *count == 0) break;
-      std::string answer = fmt::format("HTTP/1.0 200 OK\r\nContent-Length: 12\r\n\r\nfrom port {}", request.query.get("port"));
+      std::string answer =
+          fmt::format("HTTP/1.0 200 OK\r\nContent-Length: 12\r\n\r\nfrom port {}", request.query.get("port"));
       auto done = co_await stream->write(answer);
       (void)done;
       break;
@@ -83,7 +85,8 @@ Task<> dialIn(Agent* agent, std::string url, std::promise<int>* done) {
   http::Request request;
   request.headers.set("Connection", "Upgrade");
   request.headers.set("Upgrade", streaming::kTunnelUpgrade);
-  auto upgraded = co_await agent->client->upgrade(url + std::string(streaming::kTunnelPrefix) + "n1" + std::string(streaming::kTunnelSuffix), std::move(request));
+  auto upgraded = co_await agent->client->upgrade(
+      url + std::string(streaming::kTunnelPrefix) + "n1" + std::string(streaming::kTunnelSuffix), std::move(request));
   CHECK(upgraded.ok(), "{}", upgraded.error().message());
   done->set_value(upgraded->status);
   co_await agent->server->serve(std::move(upgraded->stream), {});
@@ -101,7 +104,8 @@ class KubectlStreams : public KubectlTest {
   void SetUp() override {
     KubectlTest::SetUp();
     if (!cluster_) return;
-    good("create -f -", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: n1, containers: [{name: c, image: i}]}\n");
+    good("create -f -",
+         "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: n1, containers: [{name: c, image: i}]}\n");
     if (IsSkipped()) return;
     auto node = cluster_->identityOf("system:node:n1", {"system:nodes"});
     http::TlsClient::Options tls;
@@ -148,7 +152,11 @@ TEST_F(KubectlStreams, ExecByWebSocketCarriesInputOutputAndExitCode) {
 
 TEST_F(KubectlStreams, ExecBySpdyCarriesInputOutputAndExitCode) {
   auto spdy = [&](const std::string& line, const std::string& input = "") {
-    auto out = runCommand({"sh", "-c", fmt::format("KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false HOME={} KUBECONFIG={} timeout 20 kubectl {}", dir_, admin_, line)}, input);
+    auto out =
+        runCommand({"sh", "-c",
+                    fmt::format("KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false HOME={} KUBECONFIG={} timeout 20 kubectl {}",
+                                dir_, admin_, line)},
+                   input);
     return out.value();
   };
   EXPECT_EQ(spdy("exec p -- echo a b").output, "echo a b\n");
@@ -160,10 +168,14 @@ TEST_F(KubectlStreams, ExecBySpdyCarriesInputOutputAndExitCode) {
 TEST_F(KubectlStreams, PortForwardReachesThePort) {
   good("patch pod p --subresource=status -p '{\"status\":{\"phase\":\"Running\"}}'");
   for (auto webSockets : {"true", "false"}) {
-    auto out = runCommand({"bash", "-c", fmt::format(
-        "export HOME={} KUBECONFIG={} KUBECTL_PORT_FORWARD_WEBSOCKETS={}; exec 3< <(timeout 10 kubectl port-forward p :8080 2>&1 & echo pid $!; wait);"
-        " read -u3 _ pid; read -u3 line; port=$(echo $line | sed 's/.*:\\([0-9]*\\) ->.*/\\1/');"
-        " timeout 5 python3 -c \"import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:$port/').read().decode())\"; kill $pid", dir_, admin_, webSockets)});
+    auto out = runCommand(
+        {"bash", "-c",
+         fmt::format("export HOME={} KUBECONFIG={} KUBECTL_PORT_FORWARD_WEBSOCKETS={}; exec 3< <(timeout 10 kubectl "
+                     "port-forward p :8080 2>&1 & echo pid $!; wait);"
+                     " read -u3 _ pid; read -u3 line; port=$(echo $line | sed 's/.*:\\([0-9]*\\) ->.*/\\1/');"
+                     " timeout 5 python3 -c \"import urllib.request; "
+                     "print(urllib.request.urlopen('http://127.0.0.1:$port/').read().decode())\"; kill $pid",
+                     dir_, admin_, webSockets)});
     ASSERT_TRUE(out.ok());
     expectHas(out->output + out->errors, "from port 80");
   }

@@ -48,8 +48,10 @@ class Cluster {
     auto data = [](std::string_view text) { return toBase64(text); };
     std::string path = fmt::format("{}/{}.kubeconfig", dir_, name);
     std::string text = fmt::format(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster: {{server: \"https://127.0.0.1:{}\", certificate-authority-data: {}}}\n"
-        "users:\n- name: u\n  user: {{client-certificate-data: {}, client-key-data: {}}}\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\n",
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster: {{server: "
+        "\"https://127.0.0.1:{}\", certificate-authority-data: {}}}\n"
+        "users:\n- name: u\n  user: {{client-certificate-data: {}, client-key-data: {}}}\ncontexts:\n- name: c\n  "
+        "context: {{cluster: c, user: u}}\n",
         port_, data(authority_.certificatePem), data(identity.certificatePem), data(identity.privateKeyPem));
     CHECK(writeFile(path, text).ok());
     return path;
@@ -81,7 +83,8 @@ class Cluster {
     http::TlsServer::Options tls;
     tls.keyPair = {identity.certificatePem, identity.privateKeyPem};
     tls.clientCaPem = authority_.certificatePem;
-    http_ = std::make_unique<http::Server>(loop_, http::Server::Options{.name = "api", .tls = http::TlsServer::create(tls).value()}, server_->handler());
+    http_ = std::make_unique<http::Server>(
+        loop_, http::Server::Options{.name = "api", .tls = http::TlsServer::create(tls).value()}, server_->handler());
     spawn(loop_, startUp(&port));
     loop_.run();
   }
@@ -149,6 +152,8 @@ class KubectlTest : public testing::Test {
   std::unique_ptr<Cluster> cluster_;
 };
 
-inline void expectHas(const std::string& text, const std::string& part) { EXPECT_NE(text.find(part), std::string::npos) << "wanted: " << part << "\nin: " << text; }
+inline void expectHas(const std::string& text, const std::string& part) {
+  EXPECT_NE(text.find(part), std::string::npos) << "wanted: " << part << "\nin: " << text;
+}
 
 }  // namespace dhow::apiserver

@@ -20,14 +20,22 @@ constexpr size_t kMaxToken = 16 << 10;
 constexpr int64_t kMinSeconds = 600;
 constexpr int64_t kMaxSeconds = int64_t{1} << 32;
 
-int64_t seconds(WallTime time) { return std::chrono::duration_cast<std::chrono::seconds>(time.time_since_epoch()).count(); }
-Error refused(std::string_view why) { return Error(Code::kUnauthenticated, fmt::format("invalid bearer token: {}", why)); }
+int64_t seconds(WallTime time) {
+  return std::chrono::duration_cast<std::chrono::seconds>(time.time_since_epoch()).count();
+}
+Error refused(std::string_view why) {
+  return Error(Code::kUnauthenticated, fmt::format("invalid bearer token: {}", why));
+}
 
 }  // namespace
 
 Tokens::Tokens(Loop& loop, WatchCache& caches, TokenOptions options)
-    : loop_(loop), accounts_(caches.of(object::resources::kServiceAccounts)), pods_(caches.of(object::resources::kPods)),
-      secrets_(caches.of(object::resources::kSecrets)), nodes_(caches.of(object::resources::kNodes)), options_(std::move(options)),
+    : loop_(loop),
+      accounts_(caches.of(object::resources::kServiceAccounts)),
+      pods_(caches.of(object::resources::kPods)),
+      secrets_(caches.of(object::resources::kSecrets)),
+      nodes_(caches.of(object::resources::kNodes)),
+      options_(std::move(options)),
       keys_(options_.verifyKeysPem) {
   if (!options_.signingKeyPem.empty()) keys_.insert(keys_.begin(), options_.signingKeyPem);
 }
@@ -40,7 +48,10 @@ Result<json::object> Tokens::issue(std::string_view ns, std::string_view account
   int64_t lifetime = client::number(spec, {"expirationSeconds"}, 3600);
   if (lifetime < kMinSeconds || lifetime > kMaxSeconds) {
     return invalid("TokenRequest", "authentication.k8s.io", account,
-                   {{"FieldValueInvalid", fmt::format("Invalid value: {}: may not specify a duration {}", lifetime, lifetime < kMinSeconds ? "less than 10 minutes" : "larger than 2^32 seconds"), "spec.expirationSeconds"}});
+                   {{"FieldValueInvalid",
+                     fmt::format("Invalid value: {}: may not specify a duration {}", lifetime,
+                                 lifetime < kMinSeconds ? "less than 10 minutes" : "larger than 2^32 seconds"),
+                     "spec.expirationSeconds"}});
   }
   json::array audiences = array(spec, {"audiences"});
   if (audiences.empty()) audiences.emplace_back(options_.audiences.front());
@@ -48,19 +59,32 @@ Result<json::object> Tokens::issue(std::string_view ns, std::string_view account
   if (const auto& reference = client::object(spec, {"boundObjectRef"}); !reference.empty()) {
     auto kind = text(reference, "kind");
     auto name = text(reference, "name");
-    ObjectPtr target = kind == "Pod" ? pods_.get(ns, name) : kind == "Secret" ? secrets_.get(ns, name) : kind == "Node" ? nodes_.get("", name) : nullptr;
+    ObjectPtr target = kind == "Pod"      ? pods_.get(ns, name)
+                       : kind == "Secret" ? secrets_.get(ns, name)
+                       : kind == "Node"   ? nodes_.get("", name)
+                                          : nullptr;
     if (kind != "Pod" && kind != "Secret" && kind != "Node") {
-      return Error(Code::kBadRequest, fmt::format("cannot bind token for serviceaccount \"{}\" to type {}, Kind={}", account, text(reference, "apiVersion"), kind));
+      return Error(Code::kBadRequest, fmt::format("cannot bind token for serviceaccount \"{}\" to type {}, Kind={}",
+                                                  account, text(reference, "apiVersion"), kind));
     }
-    Resource resource = kind == "Pod" ? object::resources::kPods : kind == "Secret" ? object::resources::kSecrets : object::resources::kNodes;
+    Resource resource = kind == "Pod"      ? object::resources::kPods
+                        : kind == "Secret" ? object::resources::kSecrets
+                                           : object::resources::kNodes;
     if (!target) return notFound(resource, name);
     if (auto uid = text(reference, "uid"); !uid.empty() && uid != target->uid()) {
-      return conflict(resource, name, fmt::format("the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated", uid));
+      return conflict(resource, name,
+                      fmt::format("the UID in the bound object reference ({}) does not match the UID in record. The "
+                                  "object might have been deleted and then recreated",
+                                  uid));
     }
     if (kind == "Pod") {
       auto own = text(target->root(), {"spec", "serviceAccountName"});
       if (own != account) {
-        return Error(Code::kBadRequest, fmt::format("cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.", account));
+        return Error(
+            Code::kBadRequest,
+            fmt::format(
+                "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
+                account));
       }
       if (auto node = text(target->root(), {"spec", "nodeName"}); !node.empty()) {
         json::object onNode{{"name", node}};
@@ -72,8 +96,14 @@ Result<json::object> Tokens::issue(std::string_view ns, std::string_view account
   }
   int64_t now = seconds(loop_.wallNow());
   std::string id = fmt::format("{:016x}{:016x}", loop_.random(), loop_.random());
-  json::object claims{{"aud", audiences}, {"exp", now + lifetime}, {"iat", now}, {"nbf", now}, {"iss", options_.issuer}, {"jti", id},
-                      {"sub", fmt::format("system:serviceaccount:{}:{}", ns, account)}, {"kubernetes.io", std::move(bound)}};
+  json::object claims{{"aud", audiences},
+                      {"exp", now + lifetime},
+                      {"iat", now},
+                      {"nbf", now},
+                      {"iss", options_.issuer},
+                      {"jti", id},
+                      {"sub", fmt::format("system:serviceaccount:{}:{}", ns, account)},
+                      {"kubernetes.io", std::move(bound)}};
   ASSIGN_OR_RETURN(std::string token, signJwt(options_.signingKeyPem, claims));
   spec["audiences"] = std::move(audiences);
   spec["expirationSeconds"] = lifetime;
@@ -83,7 +113,9 @@ Result<json::object> Tokens::issue(std::string_view ns, std::string_view account
   metadata["name"] = account;
   metadata["namespace"] = ns;
   metadata["creationTimestamp"] = formatTime(loop_.wallNow());
-  request["status"] = json::object{{"token", std::move(token)}, {"expirationTimestamp", formatTime(loop_.wallNow() + std::chrono::seconds(lifetime))}};
+  request["status"] =
+      json::object{{"token", std::move(token)},
+                   {"expirationTimestamp", formatTime(loop_.wallNow() + std::chrono::seconds(lifetime))}};
   return request;
 }
 
@@ -97,7 +129,8 @@ Result<json::object> Tokens::claimsOf(const std::string& token) {
   return claims;
 }
 
-Result<Caller> Tokens::verify(const std::string& token, const std::vector<std::string>& audiences, std::vector<std::string>* granted) {
+Result<Caller> Tokens::verify(const std::string& token, const std::vector<std::string>& audiences,
+                              std::vector<std::string>* granted) {
   ASSIGN_OR_RETURN(json::object claims, claimsOf(token));
   int64_t now = seconds(loop_.wallNow());
   if (text(claims, "iss") != options_.issuer) return refused("it was issued by somebody else");
@@ -117,13 +150,15 @@ Result<Caller> Tokens::verify(const std::string& token, const std::vector<std::s
   std::string ns(text(bound, "namespace"));
   std::string name(text(bound, {"serviceaccount", "name"}));
   auto account = accounts_.get(ns, name);
-  if (!account || account->uid() != text(bound, {"serviceaccount", "uid"})) return refused("its service account has been deleted");
+  if (!account || account->uid() != text(bound, {"serviceaccount", "uid"}))
+    return refused("its service account has been deleted");
   Caller caller;
   caller.user = fmt::format("system:serviceaccount:{}:{}", ns, name);
   if (text(claims, "sub") != caller.user) return refused("its subject is wrong");
   caller.uid = account->uid();
   caller.groups = {"system:serviceaccounts", "system:serviceaccounts:" + ns, std::string(kAuthenticated)};
-  if (auto id = text(claims, "jti"); !id.empty()) caller.extra["authentication.kubernetes.io/credential-id"] = {fmt::format("JTI={}", id)};
+  if (auto id = text(claims, "jti"); !id.empty())
+    caller.extra["authentication.kubernetes.io/credential-id"] = {fmt::format("JTI={}", id)};
   if (const auto& pod = client::object(bound, {"pod"}); !pod.empty()) {
     auto live = pods_.get(ns, text(pod, "name"));
     if (!live || live->uid() != text(pod, "uid")) return refused("its pod has been deleted");
@@ -136,7 +171,8 @@ Result<Caller> Tokens::verify(const std::string& token, const std::vector<std::s
   }
   if (const auto& node = client::object(bound, {"node"}); !node.empty()) {
     caller.extra["authentication.kubernetes.io/node-name"] = {std::string(text(node, "name"))};
-    if (auto uid = text(node, "uid"); !uid.empty()) caller.extra["authentication.kubernetes.io/node-uid"] = {std::string(uid)};
+    if (auto uid = text(node, "uid"); !uid.empty())
+      caller.extra["authentication.kubernetes.io/node-uid"] = {std::string(uid)};
   }
   return caller;
 }

@@ -26,7 +26,8 @@ class Tokens {
   // POST serviceaccounts/<name>/token: the TokenRequest with its status filled in.
   Result<json::object> issue(std::string_view ns, std::string_view account, json::object request);
   // kUnauthenticated when it is not (any more) a valid token for one of `audiences` (empty: the server's own).
-  Result<Caller> verify(const std::string& token, const std::vector<std::string>& audiences = {}, std::vector<std::string>* granted = nullptr);
+  Result<Caller> verify(const std::string& token, const std::vector<std::string>& audiences = {},
+                        std::vector<std::string>* granted = nullptr);
   const TokenOptions& options() const { return options_; }
   // GET /openid/v1/jwks and /.well-known/openid-configuration.
   Result<json::object> keySet() const;

@@ -7,7 +7,8 @@ namespace dhow::apiserver {
 // Tells when the connection has ended.
 class Tunnels::Watched final : public http::Stream {
  public:
-  Watched(std::unique_ptr<http::Stream> inner, std::function<void()> ended) : inner_(std::move(inner)), ended_(std::move(ended)) {}
+  Watched(std::unique_ptr<http::Stream> inner, std::function<void()> ended)
+      : inner_(std::move(inner)), ended_(std::move(ended)) {}
   ~Watched() override { tell(); }
 
   Task<Result<size_t>> read(std::span<char> into) override {
@@ -34,7 +35,9 @@ class Tunnels::Watched final : public http::Stream {
   std::function<void()> ended_;
 };
 
-Tunnels::~Tunnels() { *self_ = nullptr; }
+Tunnels::~Tunnels() {
+  *self_ = nullptr;
+}
 
 namespace {
 Task<Result<std::unique_ptr<http::Stream>>> giveOnce(std::shared_ptr<std::unique_ptr<http::Stream>> held) {
@@ -50,7 +53,8 @@ void Tunnels::add(const std::string& node, std::unique_ptr<http::Stream> connect
       if (auto self = weak.lock(); self && *self) (*self)->ended(node, id);
     });
   };
-  auto held = std::make_shared<std::unique_ptr<http::Stream>>(std::make_unique<Watched>(std::move(connection), std::move(ended)));
+  auto held = std::make_shared<std::unique_ptr<http::Stream>>(
+      std::make_unique<Watched>(std::move(connection), std::move(ended)));
   http::Client::Options options;
   options.priorKnowledgeHttp2 = true;
   options.idleTimeout = std::chrono::hours(24 * 365);

@@ -44,7 +44,9 @@ ObjectPtr Draft::at(Revision revision) const {
   return made_;
 }
 
-std::string Draft::encode() const { return json::serialize(document_); }
+std::string Draft::encode() const {
+  return json::serialize(document_);
+}
 
 ObjectPtr atRevision(const ObjectPtr& object, Revision revision) {
   json::object document = object->root();
@@ -53,7 +55,8 @@ ObjectPtr atRevision(const ObjectPtr& object, Revision revision) {
 }
 
 std::string storePrefix(const Resource& resource) {
-  return resource.group.empty() ? fmt::format("{}{}/", kRoot, resource.plural) : fmt::format("{}{}/{}/", kRoot, resource.group, resource.plural);
+  return resource.group.empty() ? fmt::format("{}{}/", kRoot, resource.plural)
+                                : fmt::format("{}{}/{}/", kRoot, resource.group, resource.plural);
 }
 
 std::string storeKey(const Resource& resource, std::string_view ns, std::string_view name) {
@@ -186,7 +189,9 @@ void WatchCache::apply(const store::Watcher::Batch& batch) {
   moved_.notify();
 }
 
-Task<Result<>> WatchCache::catchUp() { return waitFor(store_.revision()); }
+Task<Result<>> WatchCache::catchUp() {
+  return waitFor(store_.revision());
+}
 
 Task<Result<>> WatchCache::waitFor(Revision revision) {
   while (revision_ < revision) {
@@ -243,7 +248,8 @@ Task<Result<KindWatch::Batch>> KindWatch::next(std::optional<Duration> limit) {
     Batch batch;
     if (sendingInitial_) {
       for (; initialAt_ < initial_.size() && batch.events.size() < kBatch; ++initialAt_) {
-        if (matches(initial_[initialAt_])) batch.events.push_back({client::WatchEvent::Type::kAdded, initial_[initialAt_]});
+        if (matches(initial_[initialAt_]))
+          batch.events.push_back({client::WatchEvent::Type::kAdded, initial_[initialAt_]});
       }
       batch.revision = after_;
       if (initialAt_ == initial_.size()) {

@@ -53,7 +53,9 @@ class KindCache final : public client::Cache {
   ObjectPtr get(std::string_view ns, std::string_view name) const override { return objects_.get(ns, name); }
   std::vector<ObjectPtr> list(std::string_view ns = "") const override { return objects_.list(ns); }
   void addIndex(std::string index, KeysOf keysOf) override { objects_.addIndex(std::move(index), std::move(keysOf)); }
-  std::vector<ObjectPtr> byIndex(std::string_view index, std::string_view key) const override { return objects_.byIndex(index, key); }
+  std::vector<ObjectPtr> byIndex(std::string_view index, std::string_view key) const override {
+    return objects_.byIndex(index, key);
+  }
   std::unique_ptr<Subscription> subscribe(Handler handler) override { return objects_.subscribe(std::move(handler)); }
   size_t size() const { return objects_.size(); }
   const Resource& resource() const { return resource_; }
@@ -122,15 +124,15 @@ class KindWatch {
  public:
   using Filter = std::function<bool(const object::Object&)>;
   struct Options {
-    std::string ns;              // empty: all
-    Filter filter;               // null: everything
-    bool sendInitial = false;    // what is there now, as kAdded
-    Revision after = 0;          // changes after this; without sendInitial
+    std::string ns;            // empty: all
+    Filter filter;             // null: everything
+    bool sendInitial = false;  // what is there now, as kAdded
+    Revision after = 0;        // changes after this; without sendInitial
   };
   struct Batch {
     std::vector<client::WatchEvent> events;
-    Revision revision = 0;       // everything up to here has been seen
-    bool initialEnd = false;     // the last of the initial events is in this batch
+    Revision revision = 0;    // everything up to here has been seen
+    bool initialEnd = false;  // the last of the initial events is in this batch
   };
   // kExpired when the window does not reach back that far.
   static Result<std::unique_ptr<KindWatch>> open(Loop& loop, WatchCache& caches, KindCache& cache, Options options);

@@ -25,15 +25,17 @@ std::string_view typeName(client::WatchEvent::Type type) {
 // Writes the events of one watch in the form that the client asked for.
 class EventWriter {
  public:
-  EventWriter(const KindInfo& kind, View view, object::TableOptions table, Loop& loop) : kind_(kind), view_(view), table_(std::move(table)), loop_(loop) {}
+  EventWriter(const KindInfo& kind, View view, object::TableOptions table, Loop& loop)
+      : kind_(kind), view_(view), table_(std::move(table)), loop_(loop) {}
 
-  void add(const client::WatchEvent& event, std::string& out) {
-    line(typeName(event.type), event.object, out);
-  }
+  void add(const client::WatchEvent& event, std::string& out) { line(typeName(event.type), event.object, out); }
   void bookmark(Revision revision, bool initialEnd, std::string& out) {
     json::object metadata{{"resourceVersion", std::to_string(revision)}, {"creationTimestamp", nullptr}};
     if (initialEnd) metadata["annotations"] = json::object{{"k8s.io/initial-events-end", "true"}};
-    line("BOOKMARK", object::Object::make({{"kind", kind_.kind}, {"apiVersion", kind_.apiVersion()}, {"metadata", std::move(metadata)}}), out);
+    line("BOOKMARK",
+         object::Object::make(
+             {{"kind", kind_.kind}, {"apiVersion", kind_.apiVersion()}, {"metadata", std::move(metadata)}}),
+         out);
   }
   void error(const Error& error, const Subject& subject, std::string& out) {
     out += fmt::format("{{\"type\":\"ERROR\",\"object\":{}}}\n", json::serialize(statusOf(error, subject)));
@@ -77,28 +79,38 @@ Task<Result<>> Front::serveWatch(Call& call) {
   bool bookmarks = truthy(query.get("allowWatchBookmarks"));
   wanted.sendInitialEvents = truthy(query.get("sendInitialEvents"));
   if (query.has("sendInitialEvents") && query.get("resourceVersionMatch") != "NotOlderThan") {
-    co_return invalid("ListOptions", "meta.k8s.io", "", {{"FieldValueForbidden", "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan", "resourceVersionMatch"}});
+    co_return invalid(
+        "ListOptions", "meta.k8s.io", "",
+        {{"FieldValueForbidden", "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+          "resourceVersionMatch"}});
   }
   if (!query.has("sendInitialEvents") && query.has("resourceVersionMatch")) {
-    co_return invalid("ListOptions", "meta.k8s.io", "", {{"FieldValueForbidden", "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided", "resourceVersionMatch"}});
+    co_return invalid("ListOptions", "meta.k8s.io", "",
+                      {{"FieldValueForbidden",
+                        "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                        "resourceVersionMatch"}});
   }
   // Without a wish: between half an hour and an hour, so that not all come back at once.
   Duration length = std::chrono::seconds(1800 + loop_.random() % 1800);
   if (auto seconds = query.get("timeoutSeconds"); !seconds.empty()) {
     auto number = parseInt(seconds);
-    if (!number || *number < 0) co_return Error(Code::kBadRequest, fmt::format("timeoutSeconds \"{}\" is not a number", seconds));
+    if (!number || *number < 0)
+      co_return Error(Code::kBadRequest, fmt::format("timeoutSeconds \"{}\" is not a number", seconds));
     if (*number > 0) length = std::chrono::seconds(std::min<int64_t>(*number, 86400));
   }
   object::TableOptions table;
   auto include = query.get("includeObject");
-  table.include = include == "Object" ? object::IncludeObject::kObject : include == "None" ? object::IncludeObject::kNone : object::IncludeObject::kMetadata;
+  table.include = include == "Object" ? object::IncludeObject::kObject
+                  : include == "None" ? object::IncludeObject::kNone
+                                      : object::IncludeObject::kMetadata;
   EventWriter events(*call.kind, call.accepted.view, table, loop_);
   bool announceEnd = wanted.sendInitialEvents && bookmarks;
   auto opened = co_await registry_.watch(*call.kind, std::move(wanted));
   // An expired version is told inside the stream, where clients look for it.
   if (!opened.ok() && !opened.error().is(Code::kExpired)) co_return std::move(opened).error();
   http::Headers headers;
-  headers.set("Content-Type", call.accepted.view == View::kTable ? "application/json;as=Table;v=v1;g=meta.k8s.io" : "application/json");
+  headers.set("Content-Type",
+              call.accepted.view == View::kTable ? "application/json;as=Table;v=v1;g=meta.k8s.io" : "application/json");
   headers.set("Cache-Control", "no-cache, private");
   CO_RETURN_IF_ERROR(co_await call.writer.start(200, std::move(headers)));
   ++counts_[{"watch", 200}];
@@ -120,7 +132,8 @@ Task<Result<>> Front::serveWatch(Call& call) {
   Result<> result;
   while (loop_.now() < end && !call.writer.closed()) {
     Duration limit = end - loop_.now();
-    if (bookmarks) limit = std::min(limit, std::max<Duration>(nextBookmark - loop_.now(), std::chrono::milliseconds(1)));
+    if (bookmarks)
+      limit = std::min(limit, std::max<Duration>(nextBookmark - loop_.now(), std::chrono::milliseconds(1)));
     auto batch = co_await watch->next(limit);
     out.clear();
     if (!batch.ok()) {
@@ -159,13 +172,17 @@ Task<Result<>> Front::serveTunnel(Call& call) {
   constexpr std::string_view prefix = client::streaming::kTunnelPrefix;
   constexpr std::string_view suffix = client::streaming::kTunnelSuffix;
   std::string_view path = call.info.path;
-  if (!path.ends_with(suffix) || path.size() <= prefix.size() + suffix.size()) co_return Error(Code::kNotFound, "the server could not find the requested resource");
+  if (!path.ends_with(suffix) || path.size() <= prefix.size() + suffix.size())
+    co_return Error(Code::kNotFound, "the server could not find the requested resource");
   auto node = percentDecode(path.substr(prefix.size(), path.size() - prefix.size() - suffix.size()));
   if (!node || call.caller.node() != *node) {
-    co_return Error(Code::kPermissionDenied, fmt::format("User \"{}\" cannot open the tunnel of another node", call.caller.user));
+    co_return Error(Code::kPermissionDenied,
+                    fmt::format("User \"{}\" cannot open the tunnel of another node", call.caller.user));
   }
-  if (call.request.version != "2" && !equalsIgnoreCase(call.request.headers.get("Upgrade"), client::streaming::kTunnelUpgrade)) {
-    co_return Error(Code::kBadRequest, fmt::format("a tunnel is opened with Upgrade: {}", client::streaming::kTunnelUpgrade));
+  if (call.request.version != "2" &&
+      !equalsIgnoreCase(call.request.headers.get("Upgrade"), client::streaming::kTunnelUpgrade)) {
+    co_return Error(Code::kBadRequest,
+                    fmt::format("a tunnel is opened with Upgrade: {}", client::streaming::kTunnelUpgrade));
   }
   http::Headers headers;
   headers.set("Connection", "Upgrade");

@@ -16,9 +16,13 @@ struct BlockingPool::Rep {
 };
 
 BlockingPool::BlockingPool(size_t threads) : rep_(std::make_unique<Rep>(threads)) {}
-BlockingPool::~BlockingPool() { rep_->pool.join(); }
+BlockingPool::~BlockingPool() {
+  rep_->pool.join();
+}
 
-void BlockingPool::post(std::function<void()> work) { asio::post(rep_->pool, std::move(work)); }
+void BlockingPool::post(std::function<void()> work) {
+  asio::post(rep_->pool, std::move(work));
+}
 
 Task<> BlockingPool::runErased(Loop& loop, std::function<void()> work) {
   auto start = [this, &loop, &work](auto handler) {

@@ -10,8 +10,8 @@ namespace dhow {
 [[noreturn]] void checkFailed(const char* file, int line, const char* condition, std::string_view message);
 }
 
-#define CHECK(condition, ...)                                                                        \
-  do {                                                                                               \
-    if (!(condition)) [[unlikely]]                                                                   \
-      ::dhow::checkFailed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));            \
+#define CHECK(condition, ...)                                                             \
+  do {                                                                                    \
+    if (!(condition)) [[unlikely]]                                                        \
+      ::dhow::checkFailed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (false)

@@ -43,7 +43,9 @@ std::string randomBytes(size_t count) {
   return out;
 }
 
-std::string randomHex(size_t characters) { return toHex(randomBytes((characters + 1) / 2)).substr(0, characters); }
+std::string randomHex(size_t characters) {
+  return toHex(randomBytes((characters + 1) / 2)).substr(0, characters);
+}
 
 std::string randomUuid() {
   std::string b = randomBytes(16);

@@ -61,14 +61,18 @@ Error Error::fromErrno(int errnum, std::string_view attempted) {
   return Error(codeOfErrno(errnum), std::move(message), errnum);
 }
 
-Error Error::fromErrno(std::string_view attempted) { return fromErrno(errno, attempted); }
+Error Error::fromErrno(std::string_view attempted) {
+  return fromErrno(errno, attempted);
+}
 
 Error&& Error::wrap(std::string_view attempted) && {
   message_.insert(0, ": ").insert(0, attempted);
   return std::move(*this);
 }
 
-Error Error::wrap(std::string_view attempted) const& { return Error(*this).wrap(attempted); }
+Error Error::wrap(std::string_view attempted) const& {
+  return Error(*this).wrap(attempted);
+}
 
 Error&& Error::withCauses(std::vector<ErrorCause> causes) && {
   causes_ = std::move(causes);

@@ -11,25 +11,25 @@ namespace dhow {
 enum class Code {
   kUnknown,
   kCancelled,
-  kBadRequest,        // the request cannot be understood (HTTP 400)
-  kUnauthenticated,   // 401
-  kPermissionDenied,  // 403
-  kNotFound,          // 404
-  kMethodNotAllowed,  // 405
-  kNotAcceptable,     // 406
-  kAlreadyExists,     // 409, the name is taken
-  kConflict,          // 409, the state changed or forbids it
-  kExpired,           // 410, the revision is gone
-  kTooLarge,          // 413
+  kBadRequest,            // the request cannot be understood (HTTP 400)
+  kUnauthenticated,       // 401
+  kPermissionDenied,      // 403
+  kNotFound,              // 404
+  kMethodNotAllowed,      // 405
+  kNotAcceptable,         // 406
+  kAlreadyExists,         // 409, the name is taken
+  kConflict,              // 409, the state changed or forbids it
+  kExpired,               // 410, the revision is gone
+  kTooLarge,              // 413
   kUnsupportedMediaType,  // 415
-  kInvalid,           // 422, understood, but the content breaks a rule
-  kTooManyRequests,   // 429
-  kInternal,          // 500
-  kUnimplemented,     // 501
-  kUnavailable,       // 503, try again
-  kDeadlineExceeded,  // 504
-  kFailedPrecondition,  // not now, the state must change first
-  kDataLoss,          // stored bytes are damaged
+  kInvalid,               // 422, understood, but the content breaks a rule
+  kTooManyRequests,       // 429
+  kInternal,              // 500
+  kUnimplemented,         // 501
+  kUnavailable,           // 503, try again
+  kDeadlineExceeded,      // 504
+  kFailedPrecondition,    // not now, the state must change first
+  kDataLoss,              // stored bytes are damaged
 };
 
 std::string_view codeName(Code code);

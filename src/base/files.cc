@@ -68,7 +68,8 @@ Result<> removeAt(int parent, const char* name, const std::string& path, dev_t d
   if (!dir) return Error::fromErrno("read " + path);
   std::vector<std::string> names;
   while (dirent* entry = ::readdir(dir)) {
-    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0) names.emplace_back(entry->d_name);
+    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0)
+      names.emplace_back(entry->d_name);
   }
   ::closedir(dir);
   for (const auto& child : names) RETURN_IF_ERROR(removeAt(fd.get(), child.c_str(), path + "/" + child, info.st_dev));
@@ -89,7 +90,8 @@ Result<std::string> readFile(const std::string& path, size_t limit) {
     if (n < 0) return Error::fromErrno("read " + path);
     if (n == 0) return content;
     content.append(buffer, static_cast<size_t>(n));
-    if (content.size() > limit) return Error(Code::kTooLarge, "read " + path + ": larger than " + std::to_string(limit) + " bytes");
+    if (content.size() > limit)
+      return Error(Code::kTooLarge, "read " + path + ": larger than " + std::to_string(limit) + " bytes");
   }
 }
 
@@ -123,14 +125,17 @@ Result<> makeDirs(const std::string& path, int mode) {
   return {};
 }
 
-Result<> removeTree(const std::string& path) { return removeAt(AT_FDCWD, path.c_str(), path, 0); }
+Result<> removeTree(const std::string& path) {
+  return removeAt(AT_FDCWD, path.c_str(), path, 0);
+}
 
 Result<std::vector<std::string>> listDir(const std::string& path) {
   DIR* dir = ::opendir(path.c_str());
   if (!dir) return Error::fromErrno("read folder " + path);
   std::vector<std::string> names;
   while (dirent* entry = ::readdir(dir)) {
-    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0) names.emplace_back(entry->d_name);
+    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0)
+      names.emplace_back(entry->d_name);
   }
   ::closedir(dir);
   std::sort(names.begin(), names.end());

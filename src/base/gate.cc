@@ -26,7 +26,9 @@ void wakeLater(Loop& loop, const std::shared_ptr<Waiter>& waiter, bool notified)
 }
 }  // namespace
 
-Signal::~Signal() { notify(); }
+Signal::~Signal() {
+  notify();
+}
 
 void Signal::notify() {
   auto waiters = std::exchange(waiters_, {});
@@ -64,7 +66,9 @@ Task<bool> Signal::waitFor(Duration limit) {
   co_return notified;
 }
 
-Gate::~Gate() { CHECK(inside_ == 0, "a gate is destroyed with {} tasks inside", inside_); }
+Gate::~Gate() {
+  CHECK(inside_ == 0, "a gate is destroyed with {} tasks inside", inside_);
+}
 
 void Gate::spawn(Task<> task) {
   if (closed_) return;

@@ -39,7 +39,9 @@ void configure(Level level, const std::string& file) {
   }
 }
 
-bool enabled(Level level) { return static_cast<int>(level) >= minimum.load(std::memory_order_relaxed); }
+bool enabled(Level level) {
+  return static_cast<int>(level) >= minimum.load(std::memory_order_relaxed);
+}
 
 void write(Level level, std::string_view component, std::string_view text) {
   if (!enabled(level)) return;

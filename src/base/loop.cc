@@ -1,11 +1,11 @@
 #include "base/loop.h"
 
+#include <boost/asio/async_result.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/async_result.hpp>
 
 #include <map>
 #include <random>
@@ -14,7 +14,9 @@ namespace dhow {
 
 namespace asio = boost::asio;
 
-void Loop::post(std::function<void()> run) { asio::post(executor(), std::move(run)); }
+void Loop::post(std::function<void()> run) {
+  asio::post(executor(), std::move(run));
+}
 
 Task<> Loop::sleep(Duration delay) {
   Timer timer;
@@ -69,11 +71,21 @@ void RealLoop::run() {
   rep_->context.restart();
   rep_->context.run();
 }
-void RealLoop::stop() { rep_->context.stop(); }
-asio::any_io_executor RealLoop::executor() { return rep_->context.get_executor(); }
-TimePoint RealLoop::now() const { return std::chrono::steady_clock::now(); }
-WallTime RealLoop::wallNow() const { return std::chrono::system_clock::now(); }
-uint64_t RealLoop::random() { return rep_->random(); }
+void RealLoop::stop() {
+  rep_->context.stop();
+}
+asio::any_io_executor RealLoop::executor() {
+  return rep_->context.get_executor();
+}
+TimePoint RealLoop::now() const {
+  return std::chrono::steady_clock::now();
+}
+WallTime RealLoop::wallNow() const {
+  return std::chrono::system_clock::now();
+}
+uint64_t RealLoop::random() {
+  return rep_->random();
+}
 Timer RealLoop::after(Duration delay, std::function<void()> run) {
   return Timer(std::make_unique<AsioTimer>(rep_->context, delay, std::move(run)));
 }
@@ -133,10 +145,18 @@ bool SimLoop::runUntil(const std::function<bool()>& done, Duration limit) {
   }
 }
 
-asio::any_io_executor SimLoop::executor() { return rep_->context.get_executor(); }
-TimePoint SimLoop::now() const { return TimePoint(rep_->elapsed); }
-WallTime SimLoop::wallNow() const { return rep_->epoch + rep_->elapsed; }
-uint64_t SimLoop::random() { return rep_->random(); }
+asio::any_io_executor SimLoop::executor() {
+  return rep_->context.get_executor();
+}
+TimePoint SimLoop::now() const {
+  return TimePoint(rep_->elapsed);
+}
+WallTime SimLoop::wallNow() const {
+  return rep_->epoch + rep_->elapsed;
+}
+uint64_t SimLoop::random() {
+  return rep_->random();
+}
 Timer SimLoop::after(Duration delay, std::function<void()> run) {
   std::pair key{rep_->elapsed + std::max(delay, Duration(0)), rep_->sequence++};
   rep_->timers.emplace(key, std::move(run));

@@ -25,7 +25,9 @@ namespace {
 template <auto Free>
 struct Deleter {
   template <class T>
-  void operator()(T* pointer) const { Free(pointer); }
+  void operator()(T* pointer) const {
+    Free(pointer);
+  }
 };
 using KeyPtr = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;
 using CertificatePtr = std::unique_ptr<X509, Deleter<X509_free>>;
@@ -48,7 +50,9 @@ std::string textOf(BIO* bio) {
   return std::string(data, static_cast<size_t>(size));
 }
 
-BioPtr readerOf(std::string_view text) { return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
+BioPtr readerOf(std::string_view text) {
+  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
 
 Result<KeyPtr> readKey(std::string_view pem) {
   auto bio = readerOf(pem);
@@ -98,7 +102,9 @@ Result<> addExtension(X509* certificate, X509* issuer, int nid, const std::strin
   return {};
 }
 
-time_t secondsOf(WallTime time) { return std::chrono::system_clock::to_time_t(std::chrono::time_point_cast<std::chrono::system_clock::duration>(time)); }
+time_t secondsOf(WallTime time) {
+  return std::chrono::system_clock::to_time_t(std::chrono::time_point_cast<std::chrono::system_clock::duration>(time));
+}
 
 // Everything but the issuer and the extensions.
 Result<CertificatePtr> blankCertificate(EVP_PKEY* key, WallTime notBefore, Duration validity) {
@@ -167,7 +173,8 @@ Result<Identity> createAuthority(const std::string& name, WallTime notBefore, Du
   addName(X509_get_subject_name(certificate.get()), "CN", name);
   X509_set_issuer_name(certificate.get(), X509_get_subject_name(certificate.get()));
   RETURN_IF_ERROR(addExtension(certificate.get(), certificate.get(), NID_basic_constraints, "critical,CA:TRUE"));
-  RETURN_IF_ERROR(addExtension(certificate.get(), certificate.get(), NID_key_usage, "critical,keyCertSign,cRLSign,digitalSignature"));
+  RETURN_IF_ERROR(addExtension(certificate.get(), certificate.get(), NID_key_usage,
+                               "critical,keyCertSign,cRLSign,digitalSignature"));
   RETURN_IF_ERROR(addExtension(certificate.get(), certificate.get(), NID_subject_key_identifier, "hash"));
   return finish(certificate.get(), key.get(), key.get());
 }
@@ -182,7 +189,9 @@ Result<Identity> issueCertificate(const Identity& authority, const CertificateSp
   for (const auto& organization : spec.organizations) addName(subject, "O", organization);
   addName(subject, "CN", spec.commonName);
   X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer.get()));
-  auto add = [&](int nid, const std::string& value) { return addExtension(certificate.get(), issuer.get(), nid, value); };
+  auto add = [&](int nid, const std::string& value) {
+    return addExtension(certificate.get(), issuer.get(), nid, value);
+  };
   RETURN_IF_ERROR(add(NID_basic_constraints, "critical,CA:FALSE"));
   RETURN_IF_ERROR(add(NID_key_usage, "critical,digitalSignature"));
   std::vector<std::string> usages;
@@ -214,7 +223,8 @@ Result<std::string> keyIdOf(std::string_view keyPem) {
   ASSIGN_OR_RETURN(auto der, writePublicDer(key.get()));
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned size = 0;
-  if (EVP_Digest(der.data(), der.size(), digest, &size, EVP_sha256(), nullptr) != 1) return opensslError("digest a key");
+  if (EVP_Digest(der.data(), der.size(), digest, &size, EVP_sha256(), nullptr) != 1)
+    return opensslError("digest a key");
   return toBase64Url({reinterpret_cast<char*>(digest), size});
 }
 
@@ -303,8 +313,13 @@ Result<json::object> jsonWebKeyOf(std::string_view keyPem) {
     BN_free(number);
     return toBase64Url(bytes);
   };
-  return json::object{{"kty", "EC"}, {"use", "sig"}, {"alg", "ES256"}, {"crv", "P-256"}, {"kid", kid},
-                      {"x", coordinate(OSSL_PKEY_PARAM_EC_PUB_X)}, {"y", coordinate(OSSL_PKEY_PARAM_EC_PUB_Y)}};
+  return json::object{{"kty", "EC"},
+                      {"use", "sig"},
+                      {"alg", "ES256"},
+                      {"crv", "P-256"},
+                      {"kid", kid},
+                      {"x", coordinate(OSSL_PKEY_PARAM_EC_PUB_X)},
+                      {"y", coordinate(OSSL_PKEY_PARAM_EC_PUB_Y)}};
 }
 
 }  // namespace dhow

@@ -1,5 +1,5 @@
-// X.509 certificates (EC P-256) for the authorities and identities that a cluster makes itself, and JSON Web Tokens (RFC 7519, ES256)
-// signed with such keys.
+// X.509 certificates (EC P-256) for the authorities and identities that a cluster makes itself, and JSON Web Tokens
+// (RFC 7519, ES256) signed with such keys.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -46,8 +46,8 @@ Result<std::string> publicKeyOf(std::string_view privateKeyPem);
 // `kid` of a key: the base64url SHA-256 of its public half (DER).
 Result<std::string> keyIdOf(std::string_view keyPem);
 Result<std::string> signJwt(std::string_view privateKeyPem, const boost::json::object& claims);
-// The claims of a token that one of the keys (public or private PEM) has signed. kUnauthenticated otherwise. Does not judge
-// times, issuer or audience: claims do.
+// The claims of a token that one of the keys (public or private PEM) has signed. kUnauthenticated otherwise. Does not
+// judge times, issuer or audience: claims do.
 Result<boost::json::object> verifyJwt(std::string_view token, const std::vector<std::string>& keysPem);
 // The public half as a JSON Web Key.
 Result<boost::json::object> jsonWebKeyOf(std::string_view keyPem);

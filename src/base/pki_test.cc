@@ -9,7 +9,9 @@ namespace {
 
 using std::chrono::hours;
 
-WallTime today() { return WallTime(std::chrono::system_clock::now()); }
+WallTime today() {
+  return WallTime(std::chrono::system_clock::now());
+}
 
 TEST(Pki, IssuedCertificateNamesItsHolderAndVerifiesAgainstItsAuthorityOnly) {
   auto authority = createAuthority("dhow-ca", today(), hours(24));
@@ -67,7 +69,8 @@ TEST(Jwt, HoldsForItsKeyAndForNothingElse) {
   std::string forged = *token;
   forged[forged.find('.') + 3] ^= 1;
   EXPECT_FALSE(verifyJwt(forged, {key}).ok());
-  for (std::string bad : {"", ".", "a.b.c", "..", "eyJhbGciOiJub25lIn0.e30."}) EXPECT_FALSE(verifyJwt(bad, {key}).ok()) << bad;
+  for (std::string bad : {"", ".", "a.b.c", "..", "eyJhbGciOiJub25lIn0.e30."})
+    EXPECT_FALSE(verifyJwt(bad, {key}).ok()) << bad;
 }
 
 }  // namespace

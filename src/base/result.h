@@ -26,16 +26,27 @@ class [[nodiscard]] Result {
   bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
 
-  T& value() & { CHECK(ok(), "value of an error: {}", error().message()); return *std::get_if<0>(&state_); }
-  const T& value() const& { CHECK(ok(), "value of an error: {}", error().message()); return *std::get_if<0>(&state_); }
-  T&& value() && { CHECK(ok(), "value of an error: {}", error().message()); return std::move(*std::get_if<0>(&state_)); }
+  T& value() & {
+    CHECK(ok(), "value of an error: {}", error().message());
+    return *std::get_if<0>(&state_);
+  }
+  const T& value() const& {
+    CHECK(ok(), "value of an error: {}", error().message());
+    return *std::get_if<0>(&state_);
+  }
+  T&& value() && {
+    CHECK(ok(), "value of an error: {}", error().message());
+    return std::move(*std::get_if<0>(&state_));
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
   template <class U>
-  T valueOr(U&& other) const& { return ok() ? *std::get_if<0>(&state_) : T(std::forward<U>(other)); }
+  T valueOr(U&& other) const& {
+    return ok() ? *std::get_if<0>(&state_) : T(std::forward<U>(other));
+  }
 
   const Error& error() const& { return *std::get_if<1>(&state_); }
   Error&& error() && { return std::move(*std::get_if<1>(&state_)); }
@@ -67,20 +78,20 @@ class [[nodiscard]] Result<void> {
 #define DHOW_CONCAT(a, b) DHOW_CONCAT_(a, b)
 
 // In a plain function: leaves with the error of `expr`, if it has one.
-#define RETURN_IF_ERROR(expr)                                            \
-  do {                                                                   \
-    auto&& dhow_result_ = (expr);                                        \
-    if (!dhow_result_.ok()) return std::move(dhow_result_).error();      \
+#define RETURN_IF_ERROR(expr)                                       \
+  do {                                                              \
+    auto&& dhow_result_ = (expr);                                   \
+    if (!dhow_result_.ok()) return std::move(dhow_result_).error(); \
   } while (false)
 
 // ASSIGN_OR_RETURN(auto x, expr): x takes the value of `expr`, or the function leaves with its error.
 #define ASSIGN_OR_RETURN(target, expr) DHOW_ASSIGN_(target, expr, DHOW_CONCAT(dhow_result_, __LINE__), return)
 
 // The same in a coroutine. `expr` may hold a co_await.
-#define CO_RETURN_IF_ERROR(expr)                                         \
-  do {                                                                   \
-    auto&& dhow_result_ = (expr);                                        \
-    if (!dhow_result_.ok()) co_return std::move(dhow_result_).error();   \
+#define CO_RETURN_IF_ERROR(expr)                                       \
+  do {                                                                 \
+    auto&& dhow_result_ = (expr);                                      \
+    if (!dhow_result_.ok()) co_return std::move(dhow_result_).error(); \
   } while (false)
 
 #define CO_ASSIGN_OR_RETURN(target, expr) DHOW_ASSIGN_(target, expr, DHOW_CONCAT(dhow_result_, __LINE__), co_return)

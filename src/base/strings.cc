@@ -39,7 +39,9 @@ std::string_view trim(std::string_view text) {
 }
 
 namespace {
-char lowerOf(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+char lowerOf(char c) {
+  return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+}
 }  // namespace
 
 std::string toLower(std::string_view text) {
@@ -66,8 +68,12 @@ std::optional<T> parseNumber(std::string_view text) {
 }
 }  // namespace
 
-std::optional<int64_t> parseInt(std::string_view text) { return parseNumber<int64_t>(text); }
-std::optional<uint64_t> parseUint(std::string_view text) { return parseNumber<uint64_t>(text); }
+std::optional<int64_t> parseInt(std::string_view text) {
+  return parseNumber<int64_t>(text);
+}
+std::optional<uint64_t> parseUint(std::string_view text) {
+  return parseNumber<uint64_t>(text);
+}
 
 std::string toHex(std::string_view bytes) {
   static constexpr char kDigits[] = "0123456789abcdef";

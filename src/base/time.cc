@@ -18,20 +18,29 @@ std::string formatSeconds(WallTime time) {
                      clock.minutes().count(), clock.seconds().count());
 }
 
-int64_t nanosOf(WallTime time) { return (time - floor<seconds>(time)).count(); }
+int64_t nanosOf(WallTime time) {
+  return (time - floor<seconds>(time)).count();
+}
 
 }  // namespace
 
-std::string formatTime(WallTime time) { return formatSeconds(time) + "Z"; }
-std::string formatTimeMicro(WallTime time) { return fmt::format("{}.{:06}Z", formatSeconds(time), nanosOf(time) / 1000); }
-std::string formatTimeNano(WallTime time) { return fmt::format("{}.{:09}Z", formatSeconds(time), nanosOf(time)); }
+std::string formatTime(WallTime time) {
+  return formatSeconds(time) + "Z";
+}
+std::string formatTimeMicro(WallTime time) {
+  return fmt::format("{}.{:06}Z", formatSeconds(time), nanosOf(time) / 1000);
+}
+std::string formatTimeNano(WallTime time) {
+  return fmt::format("{}.{:09}Z", formatSeconds(time), nanosOf(time));
+}
 
 std::optional<WallTime> parseTime(std::string_view text) {
   if (text.size() < 20) return std::nullopt;
   auto number = [&](size_t at, size_t length) { return parseUint(text.substr(at, length)); };
   auto y = number(0, 4), mo = number(5, 2), d = number(8, 2), h = number(11, 2), mi = number(14, 2), s = number(17, 2);
   if (!y || !mo || !d || !h || !mi || !s) return std::nullopt;
-  if (text[4] != '-' || text[7] != '-' || (text[10] != 'T' && text[10] != 't') || text[13] != ':' || text[16] != ':') return std::nullopt;
+  if (text[4] != '-' || text[7] != '-' || (text[10] != 'T' && text[10] != 't') || text[13] != ':' || text[16] != ':')
+    return std::nullopt;
   year_month_day date{year(static_cast<int>(*y)), month(static_cast<unsigned>(*mo)), day(static_cast<unsigned>(*d))};
   if (!date.ok() || *h > 23 || *mi > 59 || *s > 60) return std::nullopt;
   Duration total = sys_days(date).time_since_epoch() + hours(*h) + minutes(*mi) + seconds(*s);

@@ -20,7 +20,9 @@ struct UpOptions {
   std::string example;
 };
 
-double milliseconds(Duration span) { return std::chrono::duration<double, std::milli>(span).count(); }
+double milliseconds(Duration span) {
+  return std::chrono::duration<double, std::milli>(span).count();
+}
 
 void printStep(const std::string& step, Duration took) {
   std::printf("  %-34s %7.0f ms\n", step.c_str(), milliseconds(took));
@@ -46,7 +48,8 @@ int up(const UpOptions& options) {
   std::string own = config.request.name == "dhow" && config.request.dataDir == platform::kDefaultDataDir
                         ? ""
                         : fmt::format(" --name {} --data {}", config.request.name, config.request.dataDir);
-  std::printf("cluster \"%s\" is up after %.1f s\n\n", config.request.name.c_str(), milliseconds(loop.now() - began) / 1000);
+  std::printf("cluster \"%s\" is up after %.1f s\n\n", config.request.name.c_str(),
+              milliseconds(loop.now() - began) / 1000);
   for (const auto& url : done->urls) std::printf("  application  %s\n", url.c_str());
   std::printf("  API          %s\n", config.apiUrl().c_str());
   std::printf("  kubeconfig   %s\n", config.paths().kubeconfig().c_str());
@@ -54,8 +57,10 @@ int up(const UpOptions& options) {
   std::printf("Next:\n");
   std::printf("  export KUBECONFIG=$(%s kubeconfig%s)\n", programs->dhow.c_str(), own.c_str());
   std::printf("  kubectl get pods -o wide\n");
-  if (done->urls.empty()) std::printf("  %s status%s\n", programs->dhow.c_str(), own.c_str());
-  else std::printf("  curl %s\n", done->urls[0].c_str());
+  if (done->urls.empty())
+    std::printf("  %s status%s\n", programs->dhow.c_str(), own.c_str());
+  else
+    std::printf("  curl %s\n", done->urls[0].c_str());
   return 0;
 }
 
@@ -84,7 +89,8 @@ int status(const ClusterOption& option) {
   if (!state.ok()) return fail(state.error());
   std::printf("CLUSTER   %s\n", config->request.name.c_str());
   std::printf("API       %s  %s\n", config->apiUrl().c_str(), state->serverAnswers ? "answers" : "does not answer");
-  std::printf("ENGINE    unix://%s  %s\n\n", config->paths().dockerSocket().c_str(), state->engineAnswers ? "answers" : "does not answer");
+  std::printf("ENGINE    unix://%s  %s\n\n", config->paths().dockerSocket().c_str(),
+              state->engineAnswers ? "answers" : "does not answer");
   std::printf("%-24s %-10s %-10s %-16s %-16s\n", "MACHINE", "STATE", "PID", "ZONE", "ADDRESS");
   for (const auto& machine : state->machines) {
     std::string zone = "-", address = "-", how = machine.running ? "Running" : "Stopped";
@@ -94,7 +100,8 @@ int status(const ClusterOption& option) {
       address = node.address;
       if (machine.running) how = node.ready ? "Ready" : "NotReady";
     }
-    std::printf("%-24s %-10s %-10d %-16s %-16s\n", machine.name.c_str(), how.c_str(), machine.pid, zone.c_str(), address.c_str());
+    std::printf("%-24s %-10s %-10d %-16s %-16s\n", machine.name.c_str(), how.c_str(), machine.pid, zone.c_str(),
+                address.c_str());
   }
   return state->serverAnswers ? 0 : 1;
 }
@@ -122,7 +129,8 @@ void addUp(CLI::App& app, Action* chosen) {
   command->add_option("--masters", options->request.masters, "how many masters")->capture_default_str();
   command->add_option("--nodes", options->request.nodes, "how many nodes")->capture_default_str();
   command->add_option("--zones", options->request.zones, "over how many availability zones")->capture_default_str();
-  command->add_option("--deploy", options->example, "an example to put onto it: a folder with image.json and manifests")->check(CLI::ExistingDirectory);
+  command->add_option("--deploy", options->example, "an example to put onto it: a folder with image.json and manifests")
+      ->check(CLI::ExistingDirectory);
   command->callback([=] { *chosen = [=] { return up(*options); }; });
 }
 

@@ -28,7 +28,8 @@ Result<image::AssembleOptions> assembleOptions(const ImageOptions& options) {
       return Error(Code::kInvalid, "--add " + addition + ": give <file or folder here>:<absolute path in the image>");
     out.additions.push_back({std::string(pair->first), std::string(pair->second)});
   }
-  for (const auto& archive : options.archives) out.additions.push_back({.source = archive, .target = "/", .extract = true});
+  for (const auto& archive : options.archives)
+    out.additions.push_back({.source = archive, .target = "/", .extract = true});
   if (out.additions.empty()) return Error(Code::kInvalid, "nothing to put into the image; give --add or --archive");
   out.config.entrypoint = options.entrypoint;
   out.config.cmd = options.command;
@@ -60,7 +61,10 @@ void addImage(CLI::App& app, Action* chosen) {
   auto options = std::make_shared<ImageOptions>();
   command->add_option("--tag", options->tag, "its name, e.g. registry.dhow.internal:5000/web:1")->required();
   command->add_option("--add", options->additions, "<file or folder here>:<path in the image>; may be repeated");
-  command->add_option("--archive", options->archives, "a tar (plain, gzip, zstd) that is unpacked at the root; may be repeated")->check(CLI::ExistingFile);
+  command
+      ->add_option("--archive", options->archives,
+                   "a tar (plain, gzip, zstd) that is unpacked at the root; may be repeated")
+      ->check(CLI::ExistingFile);
   command->add_option("--entrypoint", options->entrypoint, "what runs; one word each");
   command->add_option("--cmd", options->command, "its arguments; one word each");
   command->add_option("--env", options->env, "NAME=value");

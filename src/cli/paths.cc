@@ -39,7 +39,8 @@ void addKubeconfig(CLI::App& app, Action* chosen) {
 }
 
 void addDockerSocket(CLI::App& app, Action* chosen) {
-  auto* command = app.add_subcommand("docker-socket", "print the address of the cluster's Docker socket, for DOCKER_HOST");
+  auto* command =
+      app.add_subcommand("docker-socket", "print the address of the cluster's Docker socket, for DOCKER_HOST");
   auto option = addClusterOption(command);
   command->callback([=] { *chosen = [=] { return printPath(*option, "unix://" + option->paths().dockerSocket()); }; });
 }

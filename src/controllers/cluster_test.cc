@@ -39,13 +39,22 @@ struct Base : testing::Test {
 
 struct EndpointsTest : Base {
   void pod(std::string name, std::string ip, bool ready, std::string node = "n1") {
-    api.seed(kinds::kPods, {{"metadata", {{"name", name}, {"labels", {{"app", "web"}}}}},
-                            {"spec", {{"nodeName", node}, {"containers", json::array{{{"name", "c"}, {"ports", json::array{{{"name", "http"}, {"containerPort", 8080}}}}}}}}},
-                            {"status", {{"phase", "Running"}, {"podIP", ip}, {"conditions", json::array{{{"type", "Ready"}, {"status", ready ? "True" : "False"}}}}}}});
+    api.seed(kinds::kPods,
+             {{"metadata", {{"name", name}, {"labels", {{"app", "web"}}}}},
+              {"spec",
+               {{"nodeName", node},
+                {"containers",
+                 json::array{{{"name", "c"}, {"ports", json::array{{{"name", "http"}, {"containerPort", 8080}}}}}}}}},
+              {"status",
+               {{"phase", "Running"},
+                {"podIP", ip},
+                {"conditions", json::array{{{"type", "Ready"}, {"status", ready ? "True" : "False"}}}}}}});
   }
   void service(json::object extra = {}) {
-    json::object spec{{"clusterIP", "10.96.0.7"}, {"selector", {{"app", "web"}}},
-                      {"ports", json::array{{{"name", "http"}, {"port", 80}, {"targetPort", "http"}, {"protocol", "TCP"}}}}};
+    json::object spec{
+        {"clusterIP", "10.96.0.7"},
+        {"selector", {{"app", "web"}}},
+        {"ports", json::array{{{"name", "http"}, {"port", 80}, {"targetPort", "http"}, {"protocol", "TCP"}}}}};
     for (auto& [key, value] : extra) spec[key] = value;
     api.seed(kinds::kServices, {{"metadata", {{"name", "web"}}}, {"spec", std::move(spec)}});
   }
@@ -120,10 +129,13 @@ TEST_F(EndpointsTest, StaleCacheLeavesNoDoubleSlice) {
 
 struct GarbageTest : Base {
   void start() {
-    run<GarbageCollector>(std::vector<GarbageCollector::Kind>{{kinds::kDeployments, "Deployment"}, {kinds::kReplicaSets, "ReplicaSet"}, {kinds::kPods, "Pod"}});
+    run<GarbageCollector>(std::vector<GarbageCollector::Kind>{
+        {kinds::kDeployments, "Deployment"}, {kinds::kReplicaSets, "ReplicaSet"}, {kinds::kPods, "Pod"}});
   }
   ObjectPtr child(const Resource& kind, std::string name, const ObjectPtr& owner) {
-    return api.seed(kind, {{"apiVersion", kind.apiVersion()}, {"metadata", {{"name", name}, {"ownerReferences", json::array{controllerReference(*owner)}}}}});
+    return api.seed(kind,
+                    {{"apiVersion", kind.apiVersion()},
+                     {"metadata", {{"name", name}, {"ownerReferences", json::array{controllerReference(*owner)}}}}});
   }
   ObjectPtr d = api.seed(kinds::kDeployments, R"({"metadata":{"name":"d"}})");
   ObjectPtr s = child(kinds::kReplicaSets, "s", d);
@@ -149,7 +161,8 @@ TEST_F(GarbageTest, ForegroundOwnerGoesLast) {
   auto note = [&](const ObjectPtr& before, const ObjectPtr& after) {
     if (!after) gone.emplace_back(before->name());
   };
-  auto a = api.of(kinds::kDeployments).subscribe(note), b = api.of(kinds::kReplicaSets).subscribe(note), c = api.of(kinds::kPods).subscribe(note);
+  auto a = api.of(kinds::kDeployments).subscribe(note), b = api.of(kinds::kReplicaSets).subscribe(note),
+       c = api.of(kinds::kPods).subscribe(note);
   remove("Foreground");
   EXPECT_THAT(gone, ElementsAre("p", "s", "d"));
 }
@@ -185,7 +198,9 @@ TEST_F(Base, NamespaceGetsItsAccountAndRootCertificate) {
 
 TEST_F(Base, NodesGetDistinctRangesAndFreedOnesComeBack) {
   for (int i = 0; i < 4; ++i) api.seed(kinds::kNodes, {{"metadata", {{"name", fmt::format("n{}", i)}}}});
-  auto cidr = [&](std::string name) { return std::string(text(api.find(kinds::kNodes, "", name)->root(), {"spec", "podCIDR"})); };
+  auto cidr = [&](std::string name) {
+    return std::string(text(api.find(kinds::kNodes, "", name)->root(), {"spec", "podCIDR"}));
+  };
   run<NodeIpamController>(NodeIpamController::Options{"10.244.0.0/22", 24});
   EXPECT_THAT((std::vector<std::string>{cidr("n0"), cidr("n1"), cidr("n2"), cidr("n3")}),
               UnorderedElementsAre("10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"));
@@ -197,9 +212,12 @@ TEST_F(Base, NodesGetDistinctRangesAndFreedOnesComeBack) {
 }
 
 TEST_F(Base, LoadBalancersGetDistinctAddressesAndGiveThemBack) {
-  auto service = [&](std::string name, std::string type) { api.seed(kinds::kServices, {{"metadata", {{"name", name}}}, {"spec", {{"type", type}}}}); };
+  auto service = [&](std::string name, std::string type) {
+    api.seed(kinds::kServices, {{"metadata", {{"name", name}}}, {"spec", {{"type", type}}}});
+  };
   auto address = [&](std::string name) {
-    const json::array ingress = array(api.find(kinds::kServices, "default", name)->root(), {"status", "loadBalancer", "ingress"});
+    const json::array ingress =
+        array(api.find(kinds::kServices, "default", name)->root(), {"status", "loadBalancer", "ingress"});
     return ingress.empty() ? std::string() : std::string(text(ingress[0].as_object(), "ip"));
   };
   service("a", "LoadBalancer");
@@ -217,23 +235,27 @@ TEST_F(Base, LoadBalancersGetDistinctAddressesAndGiveThemBack) {
 
 struct NodeTest : Base {
   void node(std::string name, std::string zone) {
-    api.seed(kinds::kNodes, {{"metadata", {{"name", name}, {"namespace", ""}, {"labels", {{"topology.kubernetes.io/zone", zone}}}}},
-                             {"status", {{"conditions", json::array{{{"type", "Ready"}, {"status", "True"}}}}}}});
-    api.seed(kinds::kLeases, {{"metadata", {{"name", name}, {"namespace", "kube-node-lease"}}}, {"spec", {{"renewTime", "x"}}}});
+    api.seed(kinds::kNodes,
+             {{"metadata", {{"name", name}, {"namespace", ""}, {"labels", {{"topology.kubernetes.io/zone", zone}}}}},
+              {"status", {{"conditions", json::array{{{"type", "Ready"}, {"status", "True"}}}}}}});
+    api.seed(kinds::kLeases,
+             {{"metadata", {{"name", name}, {"namespace", "kube-node-lease"}}}, {"spec", {{"renewTime", "x"}}}});
     alive.insert(name);
   }
   // Time passes while those that live renew their leases.
   void pass(Duration span) {
     for (Duration at{}; at < span; at += 10s) {
       for (const std::string& name : alive) {
-        api.change(kinds::kLeases, "kube-node-lease", name, [&](json::object& o) { objectAt(o, "spec")["renewTime"] = formatTimeMicro(loop.wallNow()); });
+        api.change(kinds::kLeases, "kube-node-lease", name,
+                   [&](json::object& o) { objectAt(o, "spec")["renewTime"] = formatTimeMicro(loop.wallNow()); });
       }
       loop.advance(10s);
     }
   }
   bool tainted(std::string name, std::string effect) {
     for (auto& t : array(api.find(kinds::kNodes, "", name)->root(), {"spec", "taints"})) {
-      if (text(t.as_object(), "key") == "node.kubernetes.io/unreachable" && text(t.as_object(), "effect") == effect) return true;
+      if (text(t.as_object(), "key") == "node.kubernetes.io/unreachable" && text(t.as_object(), "effect") == effect)
+        return true;
     }
     return false;
   }
@@ -243,7 +265,9 @@ struct NodeTest : Base {
 TEST_F(NodeTest, SilentNodeIsTaintedAndItsPodsLeaveWhenTheirTimeIsUp) {
   node("n1", "a");
   node("n2", "b");
-  api.seed(kinds::kPods, R"({"metadata":{"name":"p"},"spec":{"nodeName":"n1","tolerations":[{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":60}]},"status":{"phase":"Running"}})");
+  api.seed(
+      kinds::kPods,
+      R"({"metadata":{"name":"p"},"spec":{"nodeName":"n1","tolerations":[{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":60}]},"status":{"phase":"Running"}})");
   run<NodeLifecycleController>(NodeLifecycleController::Options{});
   pass(60s);
   EXPECT_FALSE(tainted("n1", "NoSchedule"));
@@ -312,7 +336,8 @@ TEST_F(NodeTest, PodsOfARemovedNodeGo) {
 
 TEST_F(Base, OldestFinishedPodsGoBeyondTheLimit) {
   for (int i = 0; i < 5; ++i) {
-    api.seed(kinds::kPods, {{"metadata", {{"name", fmt::format("p{}", i)}}}, {"status", {{"phase", i == 0 ? "Running" : "Succeeded"}}}});
+    api.seed(kinds::kPods, {{"metadata", {{"name", fmt::format("p{}", i)}}},
+                            {"status", {{"phase", i == 0 ? "Running" : "Succeeded"}}}});
     loop.advance(1s);
   }
   run<PodGarbageCollector>(size_t{2});

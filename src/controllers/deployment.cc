@@ -22,7 +22,8 @@ DeploymentController::DeploymentController(Context context)
       sets_(context.caches.of(kReplicaSets)),
       pods_(context.caches.of(kPods)),
       events_(context.loop, context.client, {.component = "deployment-controller"}),
-      controller_(context.loop, {.name = "deployment", .workers = 20}, [this](std::string key) { return reconcile(std::move(key)); }) {
+      controller_(context.loop, {.name = "deployment", .workers = 20},
+                  [this](std::string key) { return reconcile(std::move(key)); }) {
   indexByOwner(sets_);
   indexByOwner(pods_);
   controller_.watchOwn(deployments_);
@@ -43,7 +44,8 @@ void DeploymentController::setChanged(const ObjectPtr& before, const ObjectPtr& 
   for (const ObjectPtr& set : {before, after}) {
     if (!set) continue;
     const json::object* owner = controllerOf(*set);
-    if (owner != nullptr && text(*owner, "kind") == "Deployment") queue.add(fmt::format("{}/{}", set->ns(), text(*owner, "name")));
+    if (owner != nullptr && text(*owner, "kind") == "Deployment")
+      queue.add(fmt::format("{}/{}", set->ns(), text(*owner, "name")));
   }
   if (!after || controllerOf(*after) != nullptr || after->deleting()) return;
   for (const ObjectPtr& deployment : deployments_.list(after->ns())) {
@@ -73,13 +75,14 @@ Task<Result<>> DeploymentController::reconcile(std::string key) {
   rollout.status = client::object(deployment.root(), {"status"});
   object::LabelSelector selector = selectorOf(deployment);
   if (selector.everything()) {
-    events_.warning(deployment, "SelectingAll", "This deployment is selecting all pods. A non-empty selector is required.");
+    events_.warning(deployment, "SelectingAll",
+                    "This deployment is selecting all pods. A non-empty selector is required.");
     co_return Result<>();
   }
   std::vector<ObjectPtr> candidates = sets_.byIndex(kByOwner, deployment.uid());
   for (ObjectPtr& orphan : sets_.byIndex(kOrphans, ns)) candidates.push_back(std::move(orphan));
-  Result<std::vector<ObjectPtr>> claimed =
-      co_await claim(context_, kReplicaSets, kDeployments, rollout.deployment, std::move(selector), std::move(candidates));
+  Result<std::vector<ObjectPtr>> claimed = co_await claim(context_, kReplicaSets, kDeployments, rollout.deployment,
+                                                          std::move(selector), std::move(candidates));
   if (!claimed.ok()) co_return std::move(claimed).error();
   rollout.old = std::move(*claimed);
   sortByCreation(rollout.old);
@@ -187,7 +190,8 @@ Task<Result<>> DeploymentController::annotateCurrent(Rollout* rollout, std::stri
   }
   const int64_t minReady = number(deployment.root(), {"spec", "minReadySeconds"}, 0);
   const bool otherReady = number(rollout->current->root(), {"spec", "minReadySeconds"}, 0) != minReady;
-  if (condition(deployment.root(), "Progressing") == nullptr && has(deployment.root(), {"spec", "progressDeadlineSeconds"})) {
+  if (condition(deployment.root(), "Progressing") == nullptr &&
+      has(deployment.root(), {"spec", "progressDeadlineSeconds"})) {
     setCondition(rollout->status, "Progressing", "True", "FoundNewReplicaSet",
                  fmt::format("Found new replica set \"{}\"", rollout->current->name()), context_.loop.wallNow());
   }
@@ -195,8 +199,8 @@ Task<Result<>> DeploymentController::annotateCurrent(Rollout* rollout, std::stri
   json::object change{{"metadata", {{"annotations", std::move(annotations)}}}};
   if (otherReady) change["spec"] = {{"minReadySeconds", minReady}};
   Result<ObjectPtr> patched =
-      co_await context_.client.patch(kReplicaSets, std::string(deployment.ns()), std::string(rollout->current->name()), "",
-                                     PatchType::kMerge, guardedPatch(*rollout->current, std::move(change)));
+      co_await context_.client.patch(kReplicaSets, std::string(deployment.ns()), std::string(rollout->current->name()),
+                                     "", PatchType::kMerge, guardedPatch(*rollout->current, std::move(change)));
   if (!patched.ok()) co_return std::move(patched).error();
   rollout->current = *patched;
   co_return Result<>();
@@ -218,20 +222,21 @@ Task<Result<>> DeploymentController::createCurrent(Rollout* rollout, std::string
   annotations[kRevision] = revision;
   annotations[kDesiredReplicas] = std::to_string(replicasOf(deployment));
   annotations[kMaxReplicas] = std::to_string(replicasOf(deployment) + maxSurge(deployment));
-  json::object body{{"apiVersion", "apps/v1"},
-                    {"kind", "ReplicaSet"},
-                    {"metadata",
-                     {{"name", name},
-                      {"namespace", deployment.ns()},
-                      {"labels", client::object(tmpl, {"metadata", "labels"})},
-                      {"annotations", std::move(annotations)},
-                      {"ownerReferences", json::array{controllerReference(deployment)}}}},
-                    {"spec",
-                     {{"replicas", replicas}, {"selector", std::move(selector)}, {"template", std::move(tmpl)}}}};
+  json::object body{
+      {"apiVersion", "apps/v1"},
+      {"kind", "ReplicaSet"},
+      {"metadata",
+       {{"name", name},
+        {"namespace", deployment.ns()},
+        {"labels", client::object(tmpl, {"metadata", "labels"})},
+        {"annotations", std::move(annotations)},
+        {"ownerReferences", json::array{controllerReference(deployment)}}}},
+      {"spec", {{"replicas", replicas}, {"selector", std::move(selector)}, {"template", std::move(tmpl)}}}};
   if (const int64_t minReady = number(deployment.root(), {"spec", "minReadySeconds"}, 0); minReady > 0) {
     objectAt(body, "spec")["minReadySeconds"] = minReady;
   }
-  Result<ObjectPtr> created = co_await context_.client.create(kReplicaSets, std::string(deployment.ns()), std::move(body));
+  Result<ObjectPtr> created =
+      co_await context_.client.create(kReplicaSets, std::string(deployment.ns()), std::move(body));
   if (!created.ok() && created.error().is(Code::kAlreadyExists)) {
     Result<ObjectPtr> there = co_await context_.client.get(kReplicaSets, std::string(deployment.ns()), name);
     if (!there.ok()) co_return std::move(there).error();
@@ -244,7 +249,8 @@ Task<Result<>> DeploymentController::createCurrent(Rollout* rollout, std::string
     co_return Error(Code::kConflict, fmt::format("replica set {} belongs to another template", name));
   }
   if (!created.ok()) {
-    const std::string message = fmt::format("Failed to create new replica set \"{}\": {}", name, created.error().message());
+    const std::string message =
+        fmt::format("Failed to create new replica set \"{}\": {}", name, created.error().message());
     events_.warning(deployment, "ReplicaSetCreateError", message);
     if (has(deployment.root(), {"spec", "progressDeadlineSeconds"})) {
       setCondition(rollout->status, "Progressing", "False", "ReplicaSetCreateError", message, now);
@@ -253,7 +259,8 @@ Task<Result<>> DeploymentController::createCurrent(Rollout* rollout, std::string
   }
   rollout->current = *created;
   if (replicas > 0) {
-    events_.normal(deployment, "ScalingReplicaSet", fmt::format("Scaled up replica set {} from 0 to {}", name, replicas));
+    events_.normal(deployment, "ScalingReplicaSet",
+                   fmt::format("Scaled up replica set {} from 0 to {}", name, replicas));
   }
   if (has(deployment.root(), {"spec", "progressDeadlineSeconds"})) {
     setCondition(rollout->status, "Progressing", "True", "NewReplicaSetCreated",
@@ -279,7 +286,8 @@ Task<Result<bool>> DeploymentController::shrinkOld(Rollout* rollout) {
   const Object& deployment = *rollout->deployment;
   if (sumReplicas(rollout->old) == 0) co_return false;
   const int64_t minAvailable = replicasOf(deployment) - maxUnavailable(deployment);
-  const int64_t currentMissing = std::max<int64_t>(replicasOf(*rollout->current) - statusOf(*rollout->current, "availableReplicas"), 0);
+  const int64_t currentMissing =
+      std::max<int64_t>(replicasOf(*rollout->current) - statusOf(*rollout->current, "availableReplicas"), 0);
   int64_t room = sumReplicas(rollout->all()) - minAvailable - currentMissing;
   if (room <= 0) co_return false;
   bool scaled = false;
@@ -347,7 +355,8 @@ Task<Result<>> DeploymentController::cleanUp(Rollout* rollout) {
     if (statusOf(*set, "replicas") != 0 || replicasOf(*set) != 0 || !settled) continue;
     DeleteOptions options;
     options.uid = set->uid();
-    Result<> removed = co_await context_.client.remove(kReplicaSets, std::string(set->ns()), std::string(set->name()), options);
+    Result<> removed =
+        co_await context_.client.remove(kReplicaSets, std::string(set->ns()), std::string(set->name()), options);
     if (!removed.ok() && !removed.error().is(Code::kNotFound)) co_return removed;
   }
   co_return Result<>();

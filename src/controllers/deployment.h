@@ -1,5 +1,6 @@
-// Rolls a Deployment's pod template out over ReplicaSets (apps/v1): RollingUpdate and Recreate, pause, revisions, proportional
-// scaling, progress deadline. Annotations, condition reasons and messages are Kubernetes' own, as kubectl rollout reads them.
+// Rolls a Deployment's pod template out over ReplicaSets (apps/v1): RollingUpdate and Recreate, pause, revisions,
+// proportional scaling, progress deadline. Annotations, condition reasons and messages are Kubernetes' own, as kubectl
+// rollout reads them.
 #pragma once
 
 #include "component.h"
@@ -10,9 +11,9 @@ namespace dhow::controllers {
 // One reconciliation's view of a deployment.
 struct Rollout {
   ObjectPtr deployment;
-  json::object status;            // to be written: conditions as changed so far
-  ObjectPtr current;              // the ReplicaSet of today's template; null when there is none yet
-  std::vector<ObjectPtr> old;     // the others, oldest first
+  json::object status;         // to be written: conditions as changed so far
+  ObjectPtr current;           // the ReplicaSet of today's template; null when there is none yet
+  std::vector<ObjectPtr> old;  // the others, oldest first
   std::vector<ObjectPtr> all() const;
 };
 
@@ -67,7 +68,7 @@ inline constexpr char kDesiredReplicas[] = "deployment.kubernetes.io/desired-rep
 inline constexpr char kMaxReplicas[] = "deployment.kubernetes.io/max-replicas";
 inline constexpr char kTemplateHash[] = "pod-template-hash";
 
-int64_t replicasOf(const Object& object);            // spec.replicas, 1 where missing
+int64_t replicasOf(const Object& object);  // spec.replicas, 1 where missing
 int64_t statusOf(const Object& object, std::string_view field);
 int64_t sumReplicas(const std::vector<ObjectPtr>& sets);
 int64_t sumStatus(const std::vector<ObjectPtr>& sets, std::string_view field);

@@ -10,9 +10,13 @@ using client::field;
 using client::number;
 using client::text;
 
-int64_t replicasOf(const Object& object) { return std::max<int64_t>(number(object.root(), {"spec", "replicas"}, 1), 0); }
+int64_t replicasOf(const Object& object) {
+  return std::max<int64_t>(number(object.root(), {"spec", "replicas"}, 1), 0);
+}
 
-int64_t statusOf(const Object& object, std::string_view name) { return number(object.root(), {"status", name}, 0); }
+int64_t statusOf(const Object& object, std::string_view name) {
+  return number(object.root(), {"status", name}, 0);
+}
 
 int64_t sumReplicas(const std::vector<ObjectPtr>& sets) {
   int64_t sum = 0;
@@ -26,7 +30,9 @@ int64_t sumStatus(const std::vector<ObjectPtr>& sets, std::string_view name) {
   return sum;
 }
 
-bool isRolling(const Object& deployment) { return text(deployment.root(), {"spec", "strategy", "type"}) != "Recreate"; }
+bool isRolling(const Object& deployment) {
+  return text(deployment.root(), {"spec", "strategy", "type"}) != "Recreate";
+}
 
 namespace {
 
@@ -34,13 +40,16 @@ int64_t limitOf(const Object& deployment, std::string_view name, bool roundUp) {
   const json::value* value = field(deployment.root(), {"spec", "strategy", "rollingUpdate", name});
   const object::IntOrString limit(value);
   static const json::value kDefault("25%");
-  const auto scaled = (limit.present() ? limit : object::IntOrString(&kDefault)).scaled(replicasOf(deployment), roundUp);
+  const auto scaled =
+      (limit.present() ? limit : object::IntOrString(&kDefault)).scaled(replicasOf(deployment), roundUp);
   return scaled.ok() ? std::max<int64_t>(*scaled, 0) : 0;
 }
 
 }  // namespace
 
-int64_t maxSurge(const Object& deployment) { return isRolling(deployment) ? limitOf(deployment, "maxSurge", true) : 0; }
+int64_t maxSurge(const Object& deployment) {
+  return isRolling(deployment) ? limitOf(deployment, "maxSurge", true) : 0;
+}
 
 int64_t maxUnavailable(const Object& deployment) {
   if (!isRolling(deployment) || replicasOf(deployment) == 0) return 0;
@@ -50,7 +59,9 @@ int64_t maxUnavailable(const Object& deployment) {
   return std::min(limit, replicasOf(deployment));
 }
 
-int64_t revisionOf(const Object& object) { return parseInt(object.annotation(kRevision)).value_or(0); }
+int64_t revisionOf(const Object& object) {
+  return parseInt(object.annotation(kRevision)).value_or(0);
+}
 
 namespace {
 json::object bareTemplate(const Object& object) {
@@ -93,7 +104,9 @@ void canonical(const json::value& value, std::string& out) {
 }
 }  // namespace
 
-bool sameTemplate(const Object& deployment, const Object& set) { return bareTemplate(deployment) == bareTemplate(set); }
+bool sameTemplate(const Object& deployment, const Object& set) {
+  return bareTemplate(deployment) == bareTemplate(set);
+}
 
 std::string templateHash(const Object& deployment, int64_t collisions) {
   std::string text;

@@ -92,16 +92,18 @@ Task<Result<ObjectPtr>> DeploymentController::scaleSet(ObjectPtr deployment, Obj
   const int64_t before = replicasOf(*set);
   const std::string desired = std::to_string(replicasOf(*deployment));
   const std::string most = std::to_string(replicasOf(*deployment) + maxSurge(*deployment));
-  if (before == replicas && set->annotation(kDesiredReplicas) == desired && set->annotation(kMaxReplicas) == most) co_return set;
+  if (before == replicas && set->annotation(kDesiredReplicas) == desired && set->annotation(kMaxReplicas) == most)
+    co_return set;
   json::object change{{"metadata", {{"annotations", {{kDesiredReplicas, desired}, {kMaxReplicas, most}}}}},
                       {"spec", {{"replicas", replicas}}}};
   Result<ObjectPtr> patched =
-      co_await context_.client.patch(kReplicaSets, std::string(set->ns()), std::string(set->name()), "", PatchType::kMerge,
-                                     guardedPatch(*set, std::move(change)));
+      co_await context_.client.patch(kReplicaSets, std::string(set->ns()), std::string(set->name()), "",
+                                     PatchType::kMerge, guardedPatch(*set, std::move(change)));
   if (!patched.ok()) co_return std::move(patched).error();
   if (before != replicas) {
     events_.normal(*deployment, "ScalingReplicaSet",
-                   fmt::format("Scaled {} replica set {} from {} to {}", replicas > before ? "up" : "down", set->name(), before, replicas));
+                   fmt::format("Scaled {} replica set {} from {} to {}", replicas > before ? "up" : "down", set->name(),
+                               before, replicas));
   }
   co_return *patched;
 }

@@ -57,9 +57,11 @@ void DeploymentController::pauseCondition(Rollout* rollout) {
   if (reason == "ProgressDeadlineExceeded") return;
   const bool paused = flag(rollout->deployment->root(), {"spec", "paused"});
   if (paused && reason != "DeploymentPaused") {
-    setTimed(rollout->status, "Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", context_.loop.wallNow());
+    setTimed(rollout->status, "Progressing", "Unknown", "DeploymentPaused", "Deployment is paused",
+             context_.loop.wallNow());
   } else if (!paused && reason == "DeploymentPaused") {
-    setTimed(rollout->status, "Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", context_.loop.wallNow());
+    setTimed(rollout->status, "Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed",
+             context_.loop.wallNow());
   }
 }
 
@@ -81,7 +83,8 @@ void DeploymentController::progressStatus(Rollout* rollout) {
   const std::string what = rollout->current ? fmt::format("ReplicaSet \"{}\"", rollout->current->name())
                                             : fmt::format("Deployment \"{}\"", deployment.name());
   const bool moved = get(status, "updatedReplicas") > get(before, "updatedReplicas") ||
-                     get(status, "replicas") - get(status, "updatedReplicas") < get(before, "replicas") - get(before, "updatedReplicas") ||
+                     get(status, "replicas") - get(status, "updatedReplicas") <
+                         get(before, "replicas") - get(before, "updatedReplicas") ||
                      get(status, "readyReplicas") > get(before, "readyReplicas") ||
                      get(status, "availableReplicas") > get(before, "availableReplicas");
   if (complete(deployment, status)) {
@@ -119,22 +122,24 @@ Task<Result<>> DeploymentController::writeStatus(Rollout* rollout) {
   if (number(status, {"availableReplicas"}, 0) >= replicasOf(deployment) - maxUnavailable(deployment)) {
     setTimed(status, "Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", now);
   } else {
-    setTimed(status, "Available", "False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.", now);
+    setTimed(status, "Available", "False", "MinimumReplicasUnavailable",
+             "Deployment does not have minimum availability.", now);
   }
   const json::object* failure = rollout->current ? condition(rollout->current->root(), "ReplicaFailure") : nullptr;
   for (size_t i = 0; failure == nullptr && i < rollout->old.size(); ++i) {
     failure = condition(rollout->old[i]->root(), "ReplicaFailure");
   }
   if (failure != nullptr) {
-    setTimed(status, "ReplicaFailure", text(*failure, "status"), text(*failure, "reason"), text(*failure, "message"), now);
+    setTimed(status, "ReplicaFailure", text(*failure, "status"), text(*failure, "reason"), text(*failure, "message"),
+             now);
   } else {
     removeCondition(status, "ReplicaFailure");
   }
   if (status == client::object(deployment.root(), {"status"})) co_return Result<>();
   json::object body = copyOf(rollout->deployment);
   body["status"] = status;
-  Result<ObjectPtr> updated = co_await context_.client.update(kDeployments, std::string(deployment.ns()),
-                                                              std::string(deployment.name()), "status", std::move(body));
+  Result<ObjectPtr> updated = co_await context_.client.update(
+      kDeployments, std::string(deployment.ns()), std::string(deployment.name()), "status", std::move(body));
   if (!updated.ok() && !updated.error().is(Code::kNotFound)) co_return std::move(updated).error();
   co_return Result<>();
 }

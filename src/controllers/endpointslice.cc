@@ -25,17 +25,23 @@ constexpr char kZoneLabel[] = "topology.kubernetes.io/zone";
 constexpr char kBySlices[] = "serviceOfSlice";
 
 bool isManaged(const Object& service) {
-  return text(service.root(), {"spec", "type"}) != "ExternalName" && !client::object(service.root(), {"spec", "selector"}).empty() && !service.deleting();
+  return text(service.root(), {"spec", "type"}) != "ExternalName" &&
+         !client::object(service.root(), {"spec", "selector"}).empty() && !service.deleting();
 }
 
-bool publishesNotReady(const Object& service) { return flag(service.root(), {"spec", "publishNotReadyAddresses"}); }
+bool publishesNotReady(const Object& service) {
+  return flag(service.root(), {"spec", "publishNotReadyAddresses"});
+}
 
-bool isHeadless(const Object& service) { return text(service.root(), {"spec", "clusterIP"}) == "None"; }
+bool isHeadless(const Object& service) {
+  return text(service.root(), {"spec", "clusterIP"}) == "None";
+}
 
 // What of a pod the slices show.
 bool sameEndpoint(const Object& a, const Object& b) {
-  return text(a.root(), {"status", "podIP"}) == text(b.root(), {"status", "podIP"}) && podReady(a) == podReady(b) && a.deleting() == b.deleting() &&
-         podFinished(a) == podFinished(b) && text(a.root(), {"spec", "nodeName"}) == text(b.root(), {"spec", "nodeName"}) &&
+  return text(a.root(), {"status", "podIP"}) == text(b.root(), {"status", "podIP"}) && podReady(a) == podReady(b) &&
+         a.deleting() == b.deleting() && podFinished(a) == podFinished(b) &&
+         text(a.root(), {"spec", "nodeName"}) == text(b.root(), {"spec", "nodeName"}) &&
          client::object(a.root(), {"metadata", "labels"}) == client::object(b.root(), {"metadata", "labels"});
 }
 
@@ -92,7 +98,8 @@ json::object newSlice(const Object& service, json::array endpoints, const std::v
 }
 
 bool sameContent(const Object& slice, const json::object& wanted) {
-  return array(slice.root(), {"endpoints"}) == wanted.at("endpoints") && array(slice.root(), {"ports"}) == wanted.at("ports") &&
+  return array(slice.root(), {"endpoints"}) == wanted.at("endpoints") &&
+         array(slice.root(), {"ports"}) == wanted.at("ports") &&
          client::object(slice.root(), {"metadata", "labels"}) == wanted.at("metadata").at("labels");
 }
 
@@ -113,7 +120,8 @@ std::vector<EndpointPort> resolvePorts(const Object& service, const Object& pod)
   for (const json::value& value : array(service.root(), {"spec", "ports"})) {
     if (!value.is_object()) continue;
     const json::object& wanted = value.get_object();
-    EndpointPort port{std::string(text(wanted, "name")), std::string(text(wanted, "protocol")), std::string(text(wanted, "appProtocol")), 0};
+    EndpointPort port{std::string(text(wanted, "name")), std::string(text(wanted, "protocol")),
+                      std::string(text(wanted, "appProtocol")), 0};
     if (port.protocol.empty()) port.protocol = "TCP";
     const json::value* target = field(wanted, {"targetPort"});
     if (target == nullptr || (target->is_int64() && target->get_int64() == 0)) {
@@ -142,16 +150,22 @@ EndpointSliceController::EndpointSliceController(Context context)
       nodes_(context.caches.of(kNodes)),
       slices_(context.caches.of(kEndpointSlices)),
       endpoints_(context.caches.of(kEndpoints)),
-      controller_(context.loop, {.name = "endpointslice"}, [this](std::string key) { return reconcile(std::move(key)); }) {
+      controller_(context.loop, {.name = "endpointslice"},
+                  [this](std::string key) { return reconcile(std::move(key)); }) {
   slices_.addIndex(kBySlices, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
-    if (slice->label(kManagedByLabel) == kManager) keys.push_back(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
+    if (slice->label(kManagedByLabel) == kManager)
+      keys.push_back(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
   });
   controller_.watchOwn(services_);
-  controller_.watch(pods_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) { podChanged(before, after, queue); });
-  // A slice that somebody removed or changed is put right; so is one that was made twice, as the first was not seen in time.
+  controller_.watch(pods_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+    podChanged(before, after, queue);
+  });
+  // A slice that somebody removed or changed is put right; so is one that was made twice, as the first was not seen in
+  // time.
   controller_.watch(slices_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     const ObjectPtr& slice = after ? after : before;
-    if (slice->label(kManagedByLabel) == kManager) queue.add(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
+    if (slice->label(kManagedByLabel) == kManager)
+      queue.add(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
   });
   controller_.require(nodes_);
   controller_.require(endpoints_);
@@ -171,7 +185,8 @@ std::vector<ObjectPtr> EndpointSliceController::podsOf(const Object& service) co
   auto selector = object::LabelSelector::fromMap(client::object(service.root(), {"spec", "selector"}));
   std::vector<ObjectPtr> pods;
   for (const ObjectPtr& pod : pods_.list(service.ns())) {
-    if (!text(pod->root(), {"status", "podIP"}).empty() && !podFinished(*pod) && selector.matches(*pod)) pods.push_back(pod);
+    if (!text(pod->root(), {"status", "podIP"}).empty() && !podFinished(*pod) && selector.matches(*pod))
+      pods.push_back(pod);
   }
   std::sort(pods.begin(), pods.end(), [](const ObjectPtr& a, const ObjectPtr& b) { return a->name() < b->name(); });
   return pods;
@@ -193,7 +208,8 @@ Task<Result<>> EndpointSliceController::syncSlices(ObjectPtr service, std::vecto
   // Pods that serve the ports alike share slices.
   std::map<std::vector<EndpointPort>, json::array> groups;
   for (const ObjectPtr& pod : pods)
-    groups[resolvePorts(*service, *pod)].push_back(endpointOf(*service, *pod, nodes_.get("", text(pod->root(), {"spec", "nodeName"}))));
+    groups[resolvePorts(*service, *pod)].push_back(
+        endpointOf(*service, *pod, nodes_.get("", text(pod->root(), {"spec", "nodeName"}))));
   std::vector<json::object> wanted;
   for (auto& [ports, endpoints] : groups) {
     for (size_t at = 0; at < endpoints.size(); at += kEndpointsPerSlice) {
@@ -205,10 +221,12 @@ Task<Result<>> EndpointSliceController::syncSlices(ObjectPtr service, std::vecto
   if (wanted.empty()) wanted.push_back(newSlice(*service, {}, {}));
 
   std::vector<ObjectPtr> existing = slices_.byIndex(kBySlices, service->key());
-  std::erase_if(existing, [&](const ObjectPtr& slice) { return slice->deleting() || controllerUid(*slice) != service->uid(); });
+  std::erase_if(existing,
+                [&](const ObjectPtr& slice) { return slice->deleting() || controllerUid(*slice) != service->uid(); });
   // Whole matches first, so that what need not change does not.
   std::erase_if(wanted, [&](const json::object& slice) {
-    auto same = std::find_if(existing.begin(), existing.end(), [&](const ObjectPtr& have) { return sameContent(*have, slice); });
+    auto same = std::find_if(existing.begin(), existing.end(),
+                             [&](const ObjectPtr& have) { return sameContent(*have, slice); });
     if (same == existing.end()) return false;
     existing.erase(same);
     return true;
@@ -226,11 +244,13 @@ Task<Result<>> EndpointSliceController::syncSlices(ObjectPtr service, std::vecto
     document["endpoints"] = std::move(slice["endpoints"]);
     document["ports"] = std::move(slice["ports"]);
     metadataOf(document)["labels"] = sliceLabels(*service);
-    Result<ObjectPtr> updated = co_await context_.client.update(kEndpointSlices, ns, std::string(reused->name()), "", std::move(document));
+    Result<ObjectPtr> updated =
+        co_await context_.client.update(kEndpointSlices, ns, std::string(reused->name()), "", std::move(document));
     if (!updated.ok()) co_return std::move(updated).error();
   }
   for (const ObjectPtr& surplus : existing) {
-    Result<> removed = unlessGone(co_await context_.client.remove(kEndpointSlices, ns, std::string(surplus->name()), {}));
+    Result<> removed =
+        unlessGone(co_await context_.client.remove(kEndpointSlices, ns, std::string(surplus->name()), {}));
     if (!removed.ok()) co_return removed;
   }
   co_return Result<>();
@@ -244,7 +264,9 @@ Task<Result<>> EndpointSliceController::syncEndpoints(ObjectPtr service, std::ve
   size_t count = 0;
   for (const ObjectPtr& pod : pods) {
     if (pod->deleting() || ++count > kEndpointsAtMost) continue;
-    json::object address{{"ip", text(pod->root(), {"status", "podIP"})}, {"nodeName", text(pod->root(), {"spec", "nodeName"})}, {"targetRef", targetOf(*pod)}};
+    json::object address{{"ip", text(pod->root(), {"status", "podIP"})},
+                         {"nodeName", text(pod->root(), {"spec", "nodeName"})},
+                         {"targetRef", targetOf(*pod)}};
     if (std::string hostname = hostnameIn(*service, *pod); !hostname.empty()) address["hostname"] = hostname;
     Addresses& group = groups[resolvePorts(*service, *pod)];
     (podReady(*pod) || publishesNotReady(*service) ? group.ready : group.notReady).push_back(std::move(address));
@@ -265,13 +287,17 @@ Task<Result<>> EndpointSliceController::syncEndpoints(ObjectPtr service, std::ve
   if (!existing) {
     json::object document{{"apiVersion", "v1"},
                           {"kind", "Endpoints"},
-                          {"metadata", json::object{{"name", name}, {"namespace", ns}, {"labels", std::move(labels)},
+                          {"metadata", json::object{{"name", name},
+                                                    {"namespace", ns},
+                                                    {"labels", std::move(labels)},
                                                     {"ownerReferences", json::array{controllerReference(*service)}}}},
                           {"subsets", std::move(subsets)}};
     Result<ObjectPtr> created = co_await context_.client.create(kEndpoints, ns, std::move(document));
     co_return withoutValue(std::move(created));
   }
-  if (array(existing->root(), {"subsets"}) == subsets && client::object(existing->root(), {"metadata", "labels"}) == labels) co_return Result<>();
+  if (array(existing->root(), {"subsets"}) == subsets &&
+      client::object(existing->root(), {"metadata", "labels"}) == labels)
+    co_return Result<>();
   json::object document = copyOf(existing);
   document["subsets"] = std::move(subsets);
   metadataOf(document)["labels"] = std::move(labels);

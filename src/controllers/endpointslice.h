@@ -1,4 +1,5 @@
-// Writes the EndpointSlices (discovery.k8s.io/v1, at most 100 endpoints each) and the Endpoints (v1, at most 1000) of Services with a selector.
+// Writes the EndpointSlices (discovery.k8s.io/v1, at most 100 endpoints each) and the Endpoints (v1, at most 1000) of
+// Services with a selector.
 #pragma once
 
 #include "component.h"

@@ -1,6 +1,6 @@
-// What a controller did and has not yet seen in its cache. While anything is expected the cache is known to be stale, so that it
-// must not decide how many to create or delete. An expectation that stays unmet for five minutes is given up, as a missed
-// event must not stop a controller for good.
+// What a controller did and has not yet seen in its cache. While anything is expected the cache is known to be stale,
+// so that it must not decide how many to create or delete. An expectation that stays unmet for five minutes is given
+// up, as a missed event must not stop a controller for good.
 #pragma once
 
 #include <set>

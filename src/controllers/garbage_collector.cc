@@ -19,7 +19,9 @@ bool hasFinalizer(const Object& object, std::string_view wanted) {
   return false;
 }
 
-const json::array& referencesOf(const Object& object) { return array(object.root(), {"metadata", "ownerReferences"}); }
+const json::array& referencesOf(const Object& object) {
+  return array(object.root(), {"metadata", "ownerReferences"});
+}
 
 const json::object* referenceTo(const Object& object, std::string_view uid) {
   for (const json::value& reference : referencesOf(object)) {
@@ -43,7 +45,8 @@ Result<> unlessGone(Result<ObjectPtr> done) {
 GarbageCollector::GarbageCollector(Context context, std::vector<Kind> kinds)
     : context_(context),
       kinds_(std::move(kinds)),
-      controller_(context.loop, {.name = "gc", .workers = 20}, [this](std::string key) { return reconcile(std::move(key)); }) {
+      controller_(context.loop, {.name = "gc", .workers = 20},
+                  [this](std::string key) { return reconcile(std::move(key)); }) {
   for (size_t i = 0; i < kinds_.size(); ++i) {
     Cache& cache = context_.caches.of(kinds_[i].resource);
     caches_.push_back(&cache);
@@ -52,7 +55,9 @@ GarbageCollector::GarbageCollector(Context context, std::vector<Kind> kinds)
         if (reference.is_object()) keys.emplace_back(text(reference.get_object(), "uid"));
       }
     });
-    controller_.watch(cache, [this, i](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) { changed(i, before, after, queue); });
+    controller_.watch(cache, [this, i](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+      changed(i, before, after, queue);
+    });
   }
 }
 
@@ -69,7 +74,8 @@ void GarbageCollector::changed(size_t kind, const ObjectPtr& before, const Objec
     const Kind* owner = kindOf(value.get_object());
     if (owner == nullptr) continue;
     const auto index = static_cast<size_t>(owner - kinds_.data());
-    ObjectPtr object = caches_[index]->get(owner->resource.namespaced ? before->ns() : "", text(value.get_object(), "name"));
+    ObjectPtr object =
+        caches_[index]->get(owner->resource.namespaced ? before->ns() : "", text(value.get_object(), "name"));
     if (object && object->deleting()) queue.add(keyOf(index, *object));
   }
 }
@@ -77,14 +83,16 @@ void GarbageCollector::changed(size_t kind, const ObjectPtr& before, const Objec
 std::vector<GarbageCollector::Dependent> GarbageCollector::dependentsOf(const Object& owner) const {
   std::vector<Dependent> dependents;
   for (size_t i = 0; i < caches_.size(); ++i) {
-    for (ObjectPtr& object : caches_[i]->byIndex(kByAnyOwner, owner.uid())) dependents.push_back({i, std::move(object)});
+    for (ObjectPtr& object : caches_[i]->byIndex(kByAnyOwner, owner.uid()))
+      dependents.push_back({i, std::move(object)});
   }
   return dependents;
 }
 
 const GarbageCollector::Kind* GarbageCollector::kindOf(const json::object& reference) const {
   for (const Kind& kind : kinds_) {
-    if (kind.kind == text(reference, "kind") && kind.resource.apiVersion() == text(reference, "apiVersion")) return &kind;
+    if (kind.kind == text(reference, "kind") && kind.resource.apiVersion() == text(reference, "apiVersion"))
+      return &kind;
   }
   return nullptr;
 }
@@ -114,8 +122,10 @@ Task<Result<>> GarbageCollector::reconcile(std::string key) {
   if (!object) co_return Result<>();
   if (object->deleting()) {
     Result<> done;
-    if (hasFinalizer(*object, kOrphan)) done = co_await orphanDependents(kind, object);
-    else if (hasFinalizer(*object, kForeground)) done = co_await finishForeground(kind, object);
+    if (hasFinalizer(*object, kOrphan))
+      done = co_await orphanDependents(kind, object);
+    else if (hasFinalizer(*object, kForeground))
+      done = co_await finishForeground(kind, object);
     co_return done;
   }
   json::array solid;
@@ -133,8 +143,8 @@ Task<Result<>> GarbageCollector::reconcile(std::string key) {
   const Resource& resource = kinds_[kind].resource;
   if (!solid.empty()) {
     json::object change{{"metadata", json::object{{"ownerReferences", std::move(solid)}}}};
-    Result<ObjectPtr> written = co_await context_.client.patch(resource, std::string(ns), std::string(name), "", PatchType::kMerge,
-                                                               guardedPatch(*object, std::move(change)));
+    Result<ObjectPtr> written = co_await context_.client.patch(
+        resource, std::string(ns), std::string(name), "", PatchType::kMerge, guardedPatch(*object, std::move(change)));
     co_return unlessGone(std::move(written));
   }
   DeleteOptions options;
@@ -163,9 +173,9 @@ Task<Result<>> GarbageCollector::orphanDependents(size_t kind, ObjectPtr object)
       if (!reference.is_object() || text(reference.get_object(), "uid") != object->uid()) kept.push_back(reference);
     }
     json::object change{{"metadata", json::object{{"ownerReferences", std::move(kept)}}}};
-    Result<ObjectPtr> written =
-        co_await context_.client.patch(kinds_[dependent.kind].resource, std::string(dependent.object->ns()), std::string(dependent.object->name()), "",
-                                       PatchType::kMerge, guardedPatch(*dependent.object, std::move(change)));
+    Result<ObjectPtr> written = co_await context_.client.patch(
+        kinds_[dependent.kind].resource, std::string(dependent.object->ns()), std::string(dependent.object->name()), "",
+        PatchType::kMerge, guardedPatch(*dependent.object, std::move(change)));
     Result<> done = unlessGone(std::move(written));
     if (!done.ok()) co_return done;
   }
@@ -179,8 +189,9 @@ Task<Result<>> GarbageCollector::dropFinalizer(size_t kind, ObjectPtr object, st
     if (!value.is_string() || value.get_string() != finalizer) kept.push_back(value);
   }
   json::object change{{"metadata", json::object{{"finalizers", std::move(kept)}}}};
-  Result<ObjectPtr> written = co_await context_.client.patch(kinds_[kind].resource, std::string(object->ns()), std::string(object->name()), "",
-                                                             PatchType::kMerge, guardedPatch(*object, std::move(change)));
+  Result<ObjectPtr> written =
+      co_await context_.client.patch(kinds_[kind].resource, std::string(object->ns()), std::string(object->name()), "",
+                                     PatchType::kMerge, guardedPatch(*object, std::move(change)));
   co_return unlessGone(std::move(written));
 }
 

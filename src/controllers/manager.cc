@@ -18,13 +18,16 @@ namespace dhow::controllers {
 Result<> check(const Options& options) {
   if (!options.clusterCidr.empty()) {
     const auto range = Ipv4Range::parse(options.clusterCidr);
-    if (!range) return Error(Code::kInvalid, fmt::format("the cluster's pod range \"{}\" is no IPv4 range", options.clusterCidr));
+    if (!range)
+      return Error(Code::kInvalid, fmt::format("the cluster's pod range \"{}\" is no IPv4 range", options.clusterCidr));
     if (options.nodeMaskSize < range->length || options.nodeMaskSize > 30) {
-      return Error(Code::kInvalid, fmt::format("a node's /{} does not fit into {}", options.nodeMaskSize, options.clusterCidr));
+      return Error(Code::kInvalid,
+                   fmt::format("a node's /{} does not fit into {}", options.nodeMaskSize, options.clusterCidr));
     }
   }
   if (!options.loadBalancerPool.empty() && !Ipv4Range::parse(options.loadBalancerPool)) {
-    return Error(Code::kInvalid, fmt::format("the load balancer pool \"{}\" is no IPv4 range", options.loadBalancerPool));
+    return Error(Code::kInvalid,
+                 fmt::format("the load balancer pool \"{}\" is no IPv4 range", options.loadBalancerPool));
   }
   return {};
 }
@@ -56,7 +59,8 @@ std::vector<client::Resource> namespaceContents() {
 
 }  // namespace
 
-Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Options options) : rep_(std::make_unique<Rep>()) {
+Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Options options)
+    : rep_(std::make_unique<Rep>()) {
   Context context{loop, client, caches};
   auto add = [&](std::string_view name, auto make) {
     if (!options.disabled.contains(std::string(name))) rep_->components.push_back(make());
@@ -68,16 +72,19 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   add("podgc", [&] { return std::make_unique<PodGarbageCollector>(context, options.terminatedPodLimit); });
   add("namespace", [&] { return std::make_unique<NamespaceController>(context, namespaceContents()); });
   add("nodelifecycle", [&] {
-    return std::make_unique<NodeLifecycleController>(context, NodeLifecycleController::Options{options.nodeMonitorGrace});
+    return std::make_unique<NodeLifecycleController>(context,
+                                                     NodeLifecycleController::Options{options.nodeMonitorGrace});
   });
   add("serviceaccount", [&] { return std::make_unique<ServiceAccountController>(context, options.rootCaPem); });
   if (!options.clusterCidr.empty()) {
     add("nodeipam", [&] {
-      return std::make_unique<NodeIpamController>(context, NodeIpamController::Options{options.clusterCidr, options.nodeMaskSize});
+      return std::make_unique<NodeIpamController>(
+          context, NodeIpamController::Options{options.clusterCidr, options.nodeMaskSize});
     });
   }
   if (!options.loadBalancerPool.empty()) {
-    add("loadbalancer", [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
+    add("loadbalancer",
+        [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
   }
 }
 
@@ -94,7 +101,8 @@ Task<> Manager::stop() {
 }
 
 bool Manager::idle() const {
-  return std::all_of(rep_->components.begin(), rep_->components.end(), [](const auto& component) { return component->idle(); });
+  return std::all_of(rep_->components.begin(), rep_->components.end(),
+                     [](const auto& component) { return component->idle(); });
 }
 
 }  // namespace dhow::controllers

@@ -1,6 +1,6 @@
-// Starts the controllers of the control plane: deployment, replicaset, endpointslice, endpoints, garbage collection, namespaces, node lifecycle,
-// pod garbage collection, service accounts, root certificate, node addresses, load balancers. On the loop's thread; one manager leads at a time
-// (client/leader.h).
+// Starts the controllers of the control plane: deployment, replicaset, endpointslice, endpoints, garbage collection,
+// namespaces, node lifecycle, pod garbage collection, service accounts, root certificate, node addresses, load
+// balancers. On the loop's thread; one manager leads at a time (client/leader.h).
 #pragma once
 
 #include <memory>
@@ -18,12 +18,13 @@ namespace dhow::controllers {
 struct Options {
   std::string clusterCidr = "10.244.0.0/16";  // pod addresses; empty: nodes get no range
   int nodeMaskSize = 24;
-  std::string rootCaPem;                      // for kube-root-ca.crt in every namespace
-  std::string loadBalancerPool;               // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
+  std::string rootCaPem;         // for kube-root-ca.crt in every namespace
+  std::string loadBalancerPool;  // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
   Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
-  size_t terminatedPodLimit = 12500;          // finished pods that are kept
-  std::set<std::string> disabled;             // names of controllers that do not start: deployment, replicaset, endpointslice,
-                                              // garbagecollector, podgc, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer
+  size_t terminatedPodLimit = 12500;                     // finished pods that are kept
+  std::set<std::string>
+      disabled;  // names of controllers that do not start: deployment, replicaset, endpointslice,
+                 // garbagecollector, podgc, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer
 };
 
 // kInvalid names the option that cannot be read. Comes before a Manager is made of what a user wrote.

@@ -26,11 +26,12 @@ NamespaceController::NamespaceController(Context context, std::vector<Resource> 
       controller_(context.loop, {.name = "namespace"}, [this](std::string key) { return reconcile(std::move(key)); }) {
   controller_.watchOwn(namespaces_);
   for (const Resource& resource : contents_) {
-    controller_.watch(context.caches.of(resource), [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
-      if (after) return;
-      ObjectPtr ns = namespaces_.get("", before->ns());
-      if (ns && ns->deleting()) queue.add(std::string(before->ns()));
-    });
+    controller_.watch(context.caches.of(resource),
+                      [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+                        if (after) return;
+                        ObjectPtr ns = namespaces_.get("", before->ns());
+                        if (ns && ns->deleting()) queue.add(std::string(before->ns()));
+                      });
   }
 }
 
@@ -59,8 +60,10 @@ Task<Result<NamespaceController::Remaining>> NamespaceController::empty(std::str
         DeleteOptions options;
         options.uid = object->uid();
         options.propagationPolicy = "Background";
-        Result<> removed = co_await context_.client.remove(resource, ns, std::string(object->name()), std::move(options));
-        if (!removed.ok() && !removed.error().is(Code::kNotFound) && !removed.error().is(Code::kConflict)) co_return std::move(removed).error();
+        Result<> removed =
+            co_await context_.client.remove(resource, ns, std::string(object->name()), std::move(options));
+        if (!removed.ok() && !removed.error().is(Code::kNotFound) && !removed.error().is(Code::kConflict))
+          co_return std::move(removed).error();
       }
       Result<ObjectPtr> left = co_await context_.client.get(resource, ns, std::string(object->name()));
       if (!left.ok()) continue;
@@ -77,18 +80,25 @@ Task<Result<>> NamespaceController::report(ObjectPtr ns, Remaining remaining) {
   json::object status = client::object(ns->root(), {"status"});
   const WallTime now = context_.loop.wallNow();
   std::vector<std::string> kinds, finalizers;
-  for (const auto& [kind, count] : remaining.byKind) kinds.push_back(fmt::format("{} has {} resource instances", kind, count));
-  for (const auto& [finalizer, count] : remaining.byFinalizer) finalizers.push_back(fmt::format("{} in {} resource instances", finalizer, count));
-  bool changed = setCondition(status, "NamespaceContentRemaining", "True", "SomeResourcesRemain", "Some resources are remaining: " + join(kinds, ", "), now);
+  for (const auto& [kind, count] : remaining.byKind)
+    kinds.push_back(fmt::format("{} has {} resource instances", kind, count));
+  for (const auto& [finalizer, count] : remaining.byFinalizer)
+    finalizers.push_back(fmt::format("{} in {} resource instances", finalizer, count));
+  bool changed = setCondition(status, "NamespaceContentRemaining", "True", "SomeResourcesRemain",
+                              "Some resources are remaining: " + join(kinds, ", "), now);
   if (finalizers.empty()) {
-    changed = setCondition(status, "NamespaceFinalizersRemaining", "False", "ContentHasNoFinalizers", "All content-preserving finalizers finished", now) || changed;
+    changed = setCondition(status, "NamespaceFinalizersRemaining", "False", "ContentHasNoFinalizers",
+                           "All content-preserving finalizers finished", now) ||
+              changed;
   } else {
     changed = setCondition(status, "NamespaceFinalizersRemaining", "True", "SomeFinalizersRemain",
-                           "Some content in the namespace has finalizers remaining: " + join(finalizers, ", "), now) || changed;
+                           "Some content in the namespace has finalizers remaining: " + join(finalizers, ", "), now) ||
+              changed;
   }
   if (!changed) co_return Result<>();
   json::object change{{"status", json::object{{"conditions", status["conditions"]}}}};
-  Result<ObjectPtr> written = co_await context_.client.patch(kNamespaces, "", std::string(ns->name()), "status", PatchType::kMerge, std::move(change));
+  Result<ObjectPtr> written = co_await context_.client.patch(kNamespaces, "", std::string(ns->name()), "status",
+                                                             PatchType::kMerge, std::move(change));
   if (!written.ok() && !written.error().is(Code::kNotFound)) co_return std::move(written).error();
   co_return Result<>();
 }
@@ -100,7 +110,8 @@ Task<Result<>> NamespaceController::release(ObjectPtr ns) {
     if (finalizer != kFinalizer) kept.push_back(finalizer);
   }
   objectAt(document, "spec")["finalizers"] = std::move(kept);
-  Result<ObjectPtr> written = co_await context_.client.update(kNamespaces, "", std::string(ns->name()), "finalize", std::move(document));
+  Result<ObjectPtr> written =
+      co_await context_.client.update(kNamespaces, "", std::string(ns->name()), "finalize", std::move(document));
   if (!written.ok() && !written.error().is(Code::kNotFound)) co_return std::move(written).error();
   co_return Result<>();
 }

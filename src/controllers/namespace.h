@@ -17,7 +17,7 @@ class NamespaceController final : public Component {
 
  private:
   struct Remaining {
-    std::map<std::string, size_t> byKind;        // "pods." -> how many
+    std::map<std::string, size_t> byKind;  // "pods." -> how many
     std::map<std::string, size_t> byFinalizer;
   };
   Task<Result<Remaining>> empty(std::string ns);

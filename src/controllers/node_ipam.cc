@@ -13,7 +13,8 @@ NodeIpamController::NodeIpamController(Context context, Options options)
     : context_(context),
       nodeBits_(options.nodeBits),
       nodes_(context.caches.of(kNodes)),
-      controller_(context.loop, {.name = "nodeipam", .workers = 1}, [this](std::string key) { return reconcile(std::move(key)); }) {
+      controller_(context.loop, {.name = "nodeipam", .workers = 1},
+                  [this](std::string key) { return reconcile(std::move(key)); }) {
   auto range = Ipv4Range::parse(options.clusterRange);
   CHECK(range && range->length <= nodeBits_, "{} is no range for nodes of /{}", options.clusterRange, nodeBits_);
   base_ = range->first;
@@ -40,7 +41,8 @@ Task<Result<>> NodeIpamController::reconcile(std::string key) {
   const std::string range = Ipv4Range{base_ + (index << (32 - nodeBits_)), nodeBits_}.str();
   promised_[key] = index;
   json::object change{{"spec", json::object{{"podCIDR", range}, {"podCIDRs", json::array{range}}}}};
-  Result<ObjectPtr> written = co_await context_.client.patch(kNodes, "", key, "", PatchType::kMerge, guardedPatch(*node, std::move(change)));
+  Result<ObjectPtr> written =
+      co_await context_.client.patch(kNodes, "", key, "", PatchType::kMerge, guardedPatch(*node, std::move(change)));
   if (!written.ok()) {
     promised_.erase(key);
     co_return std::move(written).error();

@@ -29,7 +29,8 @@ constexpr PressureTaint kPressures[] = {{"MemoryPressure", "node.kubernetes.io/m
 
 bool isOurs(std::string_view key) {
   if (key == kNotReady || key == kUnreachable || key == kUnschedulable) return true;
-  return std::any_of(std::begin(kPressures), std::end(kPressures), [&](const auto& pressure) { return pressure.key == key; });
+  return std::any_of(std::begin(kPressures), std::end(kPressures),
+                     [&](const auto& pressure) { return pressure.key == key; });
 }
 
 std::string_view readiness(const Object& node) {
@@ -59,7 +60,9 @@ std::string zoneOf(const Object& node) {
   return fmt::format("{}/{}", node.label("topology.kubernetes.io/region"), node.label("topology.kubernetes.io/zone"));
 }
 
-const json::array& taintsOf(const Object& node) { return array(node.root(), {"spec", "taints"}); }
+const json::array& taintsOf(const Object& node) {
+  return array(node.root(), {"spec", "taints"});
+}
 
 Result<> unlessGone(Result<ObjectPtr> done) {
   if (!done.ok() && !done.error().is(Code::kNotFound)) return std::move(done).error();
@@ -69,7 +72,8 @@ Result<> unlessGone(Result<ObjectPtr> done) {
 }  // namespace
 
 bool tolerates(const json::object& toleration, const json::object& taint) {
-  const std::string_view effect = text(toleration, "effect"), key = text(toleration, "key"), op = text(toleration, "operator");
+  const std::string_view effect = text(toleration, "effect"), key = text(toleration, "key"),
+                         op = text(toleration, "operator");
   if (!effect.empty() && effect != text(taint, "effect")) return false;
   if (!key.empty() && key != text(taint, "key")) return false;
   if (op == "Exists") return true;
@@ -83,9 +87,13 @@ NodeLifecycleController::NodeLifecycleController(Context context, Options option
       leases_(context.caches.of(kLeases)),
       pods_(context.caches.of(kPods)),
       events_(context.loop, context.client, {.component = "node-controller"}),
-      nodesController_(context.loop, {.name = "node-lifecycle"}, [this](std::string key) { return reconcileNode(std::move(key)); }),
-      podsController_(context.loop, {.name = "taint-eviction"}, [this](std::string key) { return reconcilePod(std::move(key)); }) {
-  pods_.addIndex(kByNode, [](const ObjectPtr& pod, std::vector<std::string>& keys) { keys.emplace_back(text(pod->root(), {"spec", "nodeName"})); });
+      nodesController_(context.loop, {.name = "node-lifecycle"},
+                       [this](std::string key) { return reconcileNode(std::move(key)); }),
+      podsController_(context.loop, {.name = "taint-eviction"},
+                      [this](std::string key) { return reconcilePod(std::move(key)); }) {
+  pods_.addIndex(kByNode, [](const ObjectPtr& pod, std::vector<std::string>& keys) {
+    keys.emplace_back(text(pod->root(), {"spec", "nodeName"}));
+  });
   nodesController_.watch(nodes_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     const ObjectPtr& node = after ? after : before;
     if (!after) heartbeats_.erase(std::string(node->name()));
@@ -99,7 +107,8 @@ NodeLifecycleController::NodeLifecycleController(Context context, Options option
     if (lease->ns() == kLeaseNamespace) queue.add(std::string(lease->name()));
   });
   podsController_.watch(pods_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
-    const bool bound = after && !text(after->root(), {"spec", "nodeName"}).empty() && (!before || text(before->root(), {"spec", "nodeName"}).empty());
+    const bool bound = after && !text(after->root(), {"spec", "nodeName"}).empty() &&
+                       (!before || text(before->root(), {"spec", "nodeName"}).empty());
     if (bound) queue.add(after->key());
   });
   podsController_.require(nodes_);
@@ -123,9 +132,11 @@ Duration NodeLifecycleController::silence(const Object& node) {
   const json::object* ready = condition(node.root(), "Ready");
   const bool isReady = ready != nullptr && text(*ready, "status") == "True";
   std::string readySince = isReady ? std::string(text(*ready, "lastTransitionTime")) : "";
-  auto [it, isNew] = heartbeats_.try_emplace(std::string(node.name()), Heartbeat{renewed, readySince, context_.loop.now()});
+  auto [it, isNew] =
+      heartbeats_.try_emplace(std::string(node.name()), Heartbeat{renewed, readySince, context_.loop.now()});
   Heartbeat& last = it->second;
-  if (!isNew && (last.renewTime != renewed || (isReady && last.readySince != readySince))) last.seen = context_.loop.now();
+  if (!isNew && (last.renewTime != renewed || (isReady && last.readySince != readySince)))
+    last.seen = context_.loop.now();
   last.renewTime = std::move(renewed);
   if (isReady) last.readySince = std::move(readySince);
   return context_.loop.now() - it->second.seen;
@@ -183,8 +194,8 @@ Task<Result<>> NodeLifecycleController::markUnknown(ObjectPtr node) {
   for (std::string_view type : {"Ready", "MemoryPressure", "DiskPressure", "PIDPressure"})
     setCondition(status, type, "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.", now);
   json::object change{{"status", json::object{{"conditions", status["conditions"]}}}};
-  Result<ObjectPtr> written =
-      co_await context_.client.patch(kNodes, "", std::string(node->name()), "status", PatchType::kMerge, guardedPatch(*node, std::move(change)));
+  Result<ObjectPtr> written = co_await context_.client.patch(kNodes, "", std::string(node->name()), "status",
+                                                             PatchType::kMerge, guardedPatch(*node, std::move(change)));
   if (written.ok()) {
     log::warn("node-lifecycle", "node {} is silent", node->name());
     events_.normal(*node, "NodeNotReady", fmt::format("Node {} status is now: NodeNotReady", node->name()));
@@ -198,8 +209,9 @@ Task<Result<>> NodeLifecycleController::markPodsNotReady(std::string node) {
     json::object status = client::object(pod->root(), {"status"});
     setCondition(status, "Ready", "False", "NodeNotReady", "", context_.loop.wallNow());
     json::object change{{"status", json::object{{"conditions", status["conditions"]}}}};
-    Result<ObjectPtr> written = co_await context_.client.patch(kPods, std::string(pod->ns()), std::string(pod->name()), "status", PatchType::kMerge,
-                                                               guardedPatch(*pod, std::move(change)));
+    Result<ObjectPtr> written =
+        co_await context_.client.patch(kPods, std::string(pod->ns()), std::string(pod->name()), "status",
+                                       PatchType::kMerge, guardedPatch(*pod, std::move(change)));
     Result<> done = unlessGone(std::move(written));
     if (!done.ok()) co_return done;
     events_.warning(*pod, "NodeNotReady", "Node is not ready");
@@ -227,7 +239,8 @@ Task<Result<>> NodeLifecycleController::syncTaints(ObjectPtr node) {
   for (const json::value& value : taintsOf(*node)) {
     if (!value.is_object()) continue;
     const json::object& taint = value.get_object();
-    auto same = std::find(wanted.begin(), wanted.end(), std::pair(std::string(text(taint, "key")), std::string(text(taint, "effect"))));
+    auto same = std::find(wanted.begin(), wanted.end(),
+                          std::pair(std::string(text(taint, "key")), std::string(text(taint, "effect"))));
     if (same != wanted.end()) {
       wanted.erase(same);
     } else if (isOurs(text(taint, "key"))) {
@@ -244,11 +257,13 @@ Task<Result<>> NodeLifecycleController::syncTaints(ObjectPtr node) {
   }
   if (!changed) co_return Result<>();
   json::object spec;
-  if (taints.empty()) spec["taints"] = nullptr;
-  else spec["taints"] = std::move(taints);
+  if (taints.empty())
+    spec["taints"] = nullptr;
+  else
+    spec["taints"] = std::move(taints);
   json::object change{{"spec", std::move(spec)}};
-  Result<ObjectPtr> written =
-      co_await context_.client.patch(kNodes, "", std::string(node->name()), "", PatchType::kMerge, guardedPatch(*node, std::move(change)));
+  Result<ObjectPtr> written = co_await context_.client.patch(kNodes, "", std::string(node->name()), "",
+                                                             PatchType::kMerge, guardedPatch(*node, std::move(change)));
   co_return unlessGone(std::move(written));
 }
 
@@ -277,11 +292,15 @@ Task<Result<>> NodeLifecycleController::reconcilePod(std::string key) {
       if (!toleration.is_object() || !tolerates(toleration.get_object(), taint)) continue;
       tolerated = true;
       auto limit = number(toleration.get_object(), {"tolerationSeconds"});
-      if (!limit) forever = true;
-      else seconds = std::min(seconds.value_or(*limit), *limit);
+      if (!limit)
+        forever = true;
+      else
+        seconds = std::min(seconds.value_or(*limit), *limit);
     }
-    if (!tolerated) seconds = 0;
-    else if (forever && !seconds) continue;
+    if (!tolerated)
+      seconds = 0;
+    else if (forever && !seconds)
+      continue;
     const WallTime from = client::time(taint, {"timeAdded"}).value_or(context_.loop.wallNow());
     const WallTime due = from + std::chrono::seconds(std::max<int64_t>(seconds.value_or(0), 0));
     deadline = std::min(deadline.value_or(due), due);
@@ -300,7 +319,8 @@ Task<Result<>> NodeLifecycleController::evict(ObjectPtr pod, std::string node) {
   events_.normal(*pod, "TaintManagerEviction", fmt::format("Marking for deletion Pod {}", pod->key()));
   DeleteOptions options;
   options.uid = pod->uid();
-  Result<> removed = co_await context_.client.remove(kPods, std::string(pod->ns()), std::string(pod->name()), std::move(options));
+  Result<> removed =
+      co_await context_.client.remove(kPods, std::string(pod->ns()), std::string(pod->name()), std::move(options));
   if (!removed.ok() && !removed.error().is(Code::kNotFound)) co_return removed;
   log::info("taint-eviction", "pod {} leaves node {}", pod->key(), node);
   co_return Result<>();

@@ -1,7 +1,8 @@
-// Watches over nodes: a node whose lease is not renewed becomes Unknown, conditions become taints, and pods leave nodes whose NoExecute
-// taints they do not tolerate. As in Kubernetes the eviction from silent nodes is slowed down zone by zone: one node in ten seconds
-// as a rule; where more than two nodes and at least 55 % of a zone are silent, one in a hundred seconds, or none at all when the zone has
-// 50 nodes or fewer. When no zone has a node that is ready, it is the master that is cut off: then nothing is evicted.
+// Watches over nodes: a node whose lease is not renewed becomes Unknown, conditions become taints, and pods leave nodes
+// whose NoExecute taints they do not tolerate. As in Kubernetes the eviction from silent nodes is slowed down zone by
+// zone: one node in ten seconds as a rule; where more than two nodes and at least 55 % of a zone are silent, one in a
+// hundred seconds, or none at all when the zone has 50 nodes or fewer. When no zone has a node that is ready, it is the
+// master that is cut off: then nothing is evicted.
 //
 // Durations: Kubernetes' --node-monitor-grace-period; tolerations in seconds since a taint's timeAdded.
 #pragma once
@@ -17,10 +18,10 @@ class NodeLifecycleController final : public Component {
  public:
   struct Options {
     Duration grace = std::chrono::seconds(40);
-    Duration evictionPause = std::chrono::seconds(10);          // between two nodes of a zone
-    Duration slowEvictionPause = std::chrono::seconds(100);     // in a large zone most of which is silent
+    Duration evictionPause = std::chrono::seconds(10);       // between two nodes of a zone
+    Duration slowEvictionPause = std::chrono::seconds(100);  // in a large zone most of which is silent
     double unhealthyZoneShare = 0.55;
-    size_t largeZone = 50;                                      // more nodes than that
+    size_t largeZone = 50;  // more nodes than that
   };
   NodeLifecycleController(Context context, Options options);
 

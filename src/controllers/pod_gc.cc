@@ -14,7 +14,8 @@ PodGarbageCollector::PodGarbageCollector(Context context, size_t limit)
     : context_(context),
       limit_(limit),
       pods_(context.caches.of(kPods)),
-      controller_(context.loop, {.name = "podgc", .workers = 1}, [this](std::string key) { return reconcile(std::move(key)); }) {
+      controller_(context.loop, {.name = "podgc", .workers = 1},
+                  [this](std::string key) { return reconcile(std::move(key)); }) {
   controller_.watch(pods_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     if (after && podFinished(*after) && (!before || !podFinished(*before))) queue.addAfter("all", kPause);
   });
@@ -36,8 +37,10 @@ Task<Result<>> PodGarbageCollector::reconcile(std::string) {
     DeleteOptions options;
     options.uid = pod->uid();
     options.gracePeriodSeconds = 0;
-    Result<> removed = co_await context_.client.remove(kPods, std::string(pod->ns()), std::string(pod->name()), std::move(options));
-    if (!removed.ok() && !removed.error().is(Code::kNotFound) && !removed.error().is(Code::kConflict)) co_return removed;
+    Result<> removed =
+        co_await context_.client.remove(kPods, std::string(pod->ns()), std::string(pod->name()), std::move(options));
+    if (!removed.ok() && !removed.error().is(Code::kNotFound) && !removed.error().is(Code::kConflict))
+      co_return removed;
   }
   co_return Result<>();
 }

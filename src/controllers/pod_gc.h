@@ -1,4 +1,5 @@
-// Removes the oldest finished pods when there are more of them than a limit. Pods of removed nodes are node_lifecycle.h's.
+// Removes the oldest finished pods when there are more of them than a limit. Pods of removed nodes are
+// node_lifecycle.h's.
 #pragma once
 
 #include "component.h"

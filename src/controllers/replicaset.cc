@@ -23,18 +23,21 @@ json::object podFrom(const Object& set) {
   metadata["generateName"] = std::string(set.name()) + "-";
   metadata["namespace"] = set.ns();
   metadata["ownerReferences"] = json::array{controllerReference(set)};
-  return {{"apiVersion", "v1"}, {"kind", "Pod"}, {"metadata", std::move(metadata)}, {"spec", client::object(tmpl, {"spec"})}};
+  return {{"apiVersion", "v1"},
+          {"kind", "Pod"},
+          {"metadata", std::move(metadata)},
+          {"spec", client::object(tmpl, {"spec"})}};
 }
 
 struct Rank {
-  int assigned;       // 0: no node
-  int phase;          // 0: pending, 1: unknown, 2: running
+  int assigned;  // 0: no node
+  int phase;     // 0: pending, 1: unknown, 2: running
   int ready;
   int64_t cost;
-  int64_t crowd;      // negative number of related pods on the node
-  int64_t readyAge;   // grows with the time that it has been ready, in powers of ten
-  int64_t restarts;   // negative
-  int64_t created;    // negative
+  int64_t crowd;     // negative number of related pods on the node
+  int64_t readyAge;  // grows with the time that it has been ready, in powers of ten
+  int64_t restarts;  // negative
+  int64_t created;   // negative
   std::string name;
   auto operator<=>(const Rank&) const = default;
 };
@@ -62,7 +65,8 @@ std::vector<ObjectPtr> deletionOrder(std::vector<ObjectPtr> active, const std::v
       rank.readyAge = since ? -since->time_since_epoch().count() : 0;
     }
     for (const json::value& status : array(root, {"status", "containerStatuses"})) {
-      if (status.is_object()) rank.restarts = std::min(rank.restarts, -number(status.get_object(), {"restartCount"}, 0));
+      if (status.is_object())
+        rank.restarts = std::min(rank.restarts, -number(status.get_object(), {"restartCount"}, 0));
     }
     const auto created = client::time(root, {"metadata", "creationTimestamp"});
     rank.created = created ? -created->time_since_epoch().count() : 0;
@@ -81,7 +85,8 @@ ReplicaSetController::ReplicaSetController(Context context)
       pods_(context.caches.of(kPods)),
       events_(context.loop, context.client, {.component = "replicaset-controller"}),
       expectations_(context.loop),
-      controller_(context.loop, {.name = "replicaset", .workers = 20}, [this](std::string key) { return reconcile(std::move(key)); }) {
+      controller_(context.loop, {.name = "replicaset", .workers = 20},
+                  [this](std::string key) { return reconcile(std::move(key)); }) {
   indexByOwner(pods_);
   indexByOwner(sets_);
   controller_.watchOwn(sets_);
@@ -228,7 +233,8 @@ Task<Result<>> ReplicaSetController::deletePod(ObjectPtr set, ObjectPtr pod) {
   co_return removed;
 }
 
-Task<Result<>> ReplicaSetController::writeStatus(ObjectPtr set, std::vector<ObjectPtr> pods, std::string failure, bool growing) {
+Task<Result<>> ReplicaSetController::writeStatus(ObjectPtr set, std::vector<ObjectPtr> pods, std::string failure,
+                                                 bool growing) {
   const int64_t minReady = number(set->root(), {"spec", "minReadySeconds"}, 0);
   const object::LabelSelector labeled =
       object::LabelSelector::fromMap(client::object(set->root(), {"spec", "template", "metadata", "labels"}));
@@ -266,8 +272,8 @@ Task<Result<>> ReplicaSetController::writeStatus(ObjectPtr set, std::vector<Obje
   if (status == client::object(set->root(), {"status"})) co_return Result<>();
   json::object body = copyOf(set);
   body["status"] = std::move(status);
-  Result<ObjectPtr> updated =
-      co_await context_.client.update(kReplicaSets, std::string(set->ns()), std::string(set->name()), "status", std::move(body));
+  Result<ObjectPtr> updated = co_await context_.client.update(kReplicaSets, std::string(set->ns()),
+                                                              std::string(set->name()), "status", std::move(body));
   if (!updated.ok() && !updated.error().is(Code::kNotFound)) co_return std::move(updated).error();
   co_return Result<>();
 }

@@ -33,8 +33,8 @@ class ReplicaSetController final : public Component {
   client::Controller controller_;
 };
 
-// `active` in the order in which they are to be deleted: unassigned first, then pending, not ready, of lower deletion cost, on nodes
-// with more pods of the same owner, ready for a shorter time, restarted more often, newer.
+// `active` in the order in which they are to be deleted: unassigned first, then pending, not ready, of lower deletion
+// cost, on nodes with more pods of the same owner, ready for a shorter time, restarted more often, newer.
 std::vector<ObjectPtr> deletionOrder(std::vector<ObjectPtr> active, const std::vector<ObjectPtr>& related);
 
 }  // namespace dhow::controllers

@@ -27,7 +27,8 @@ ServiceAccountController::ServiceAccountController(Context context, std::string 
       namespaces_(context.caches.of(kNamespaces)),
       accounts_(context.caches.of(kServiceAccounts)),
       configMaps_(context.caches.of(kConfigMaps)),
-      controller_(context.loop, {.name = "serviceaccount"}, [this](std::string key) { return reconcile(std::move(key)); }) {
+      controller_(context.loop, {.name = "serviceaccount"},
+                  [this](std::string key) { return reconcile(std::move(key)); }) {
   controller_.watchOwn(namespaces_);
   auto ofName = [](const char* name) {
     return [name](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
@@ -50,7 +51,9 @@ Task<Result<>> ServiceAccountController::reconcile(std::string key) {
 
 Task<Result<>> ServiceAccountController::ensureAccount(const std::string& ns) {
   if (accounts_.get(ns, kAccount)) co_return Result<>();
-  json::object account{{"apiVersion", "v1"}, {"kind", "ServiceAccount"}, {"metadata", json::object{{"name", kAccount}, {"namespace", ns}}}};
+  json::object account{{"apiVersion", "v1"},
+                       {"kind", "ServiceAccount"},
+                       {"metadata", json::object{{"name", kAccount}, {"namespace", ns}}}};
   Result<ObjectPtr> created = co_await context_.client.create(kServiceAccounts, ns, std::move(account));
   co_return unlessThere(std::move(created));
 }
@@ -58,20 +61,23 @@ Task<Result<>> ServiceAccountController::ensureAccount(const std::string& ns) {
 Task<Result<>> ServiceAccountController::ensureRootCa(const std::string& ns) {
   ObjectPtr existing = configMaps_.get(ns, kRootCa);
   if (!existing) {
-    json::object map{{"apiVersion", "v1"},
-                     {"kind", "ConfigMap"},
-                     {"metadata", json::object{{"name", kRootCa},
-                                               {"namespace", ns},
-                                               {"annotations", json::object{{"kubernetes.io/description",
-                                                                             "The certificate authority that signs the API server's certificate."}}}}},
-                     {"data", json::object{{kRootCaKey, rootCa_}}}};
+    json::object map{
+        {"apiVersion", "v1"},
+        {"kind", "ConfigMap"},
+        {"metadata",
+         json::object{
+             {"name", kRootCa},
+             {"namespace", ns},
+             {"annotations", json::object{{"kubernetes.io/description",
+                                           "The certificate authority that signs the API server's certificate."}}}}},
+        {"data", json::object{{kRootCaKey, rootCa_}}}};
     Result<ObjectPtr> created = co_await context_.client.create(kConfigMaps, ns, std::move(map));
     co_return unlessThere(std::move(created));
   }
   if (text(existing->root(), {"data", kRootCaKey}) == rootCa_) co_return Result<>();
   json::object change{{"data", json::object{{kRootCaKey, rootCa_}}}};
-  Result<ObjectPtr> written =
-      co_await context_.client.patch(kConfigMaps, ns, kRootCa, "", PatchType::kMerge, guardedPatch(*existing, std::move(change)));
+  Result<ObjectPtr> written = co_await context_.client.patch(kConfigMaps, ns, kRootCa, "", PatchType::kMerge,
+                                                             guardedPatch(*existing, std::move(change)));
   if (!written.ok()) co_return std::move(written).error();
   co_return Result<>();
 }

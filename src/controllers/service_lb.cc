@@ -13,7 +13,8 @@ namespace {
 
 // Of a class of its own, another controller takes care.
 bool wantsAddress(const Object& service) {
-  return text(service.root(), {"spec", "type"}) == "LoadBalancer" && text(service.root(), {"spec", "loadBalancerClass"}).empty() && !service.deleting();
+  return text(service.root(), {"spec", "type"}) == "LoadBalancer" &&
+         text(service.root(), {"spec", "loadBalancerClass"}).empty() && !service.deleting();
 }
 
 std::string_view addressOf(const Object& service) {
@@ -27,7 +28,8 @@ ServiceLoadBalancerController::ServiceLoadBalancerController(Context context, st
     : context_(context),
       services_(context.caches.of(kServices)),
       events_(context.loop, context.client, {.component = "service-controller"}),
-      controller_(context.loop, {.name = "service-lb", .workers = 1}, [this](std::string key) { return reconcile(std::move(key)); }) {
+      controller_(context.loop, {.name = "service-lb", .workers = 1},
+                  [this](std::string key) { return reconcile(std::move(key)); }) {
   auto range = Ipv4Range::parse(pool);
   CHECK(range, "{} is no range", pool);
   pool_ = *range;
@@ -67,9 +69,12 @@ Task<Result<>> ServiceLoadBalancerController::reconcile(std::string key) {
     co_return Result<>();
   }
   auto held = given_.find(key);
-  uint32_t address = held != given_.end() ? held->second : choose(parseIpv4(text(service->root(), {"spec", "loadBalancerIP"})).value_or(0));
+  uint32_t address = held != given_.end()
+                         ? held->second
+                         : choose(parseIpv4(text(service->root(), {"spec", "loadBalancerIP"})).value_or(0));
   if (address == 0) {
-    events_.warning(*service, "SyncLoadBalancerFailed", fmt::format("Error syncing load balancer: no address is left in {}", pool_.str()));
+    events_.warning(*service, "SyncLoadBalancerFailed",
+                    fmt::format("Error syncing load balancer: no address is left in {}", pool_.str()));
     co_return Error(Code::kUnavailable, "no load balancer address is left in " + pool_.str());
   }
   given_[key] = address;
@@ -86,8 +91,9 @@ Task<Result<>> ServiceLoadBalancerController::writeAddress(ObjectPtr service, st
     balancer["ingress"] = json::array{json::object{{"ip", address}, {"ipMode", "VIP"}}};
   }
   json::object change{{"status", json::object{{"loadBalancer", std::move(balancer)}}}};
-  Result<ObjectPtr> written = co_await context_.client.patch(kServices, std::string(service->ns()), std::string(service->name()), "status",
-                                                             PatchType::kMerge, guardedPatch(*service, std::move(change)));
+  Result<ObjectPtr> written =
+      co_await context_.client.patch(kServices, std::string(service->ns()), std::string(service->name()), "status",
+                                     PatchType::kMerge, guardedPatch(*service, std::move(change)));
   if (!written.ok()) co_return std::move(written).error();
   co_return Result<>();
 }

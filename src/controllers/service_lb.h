@@ -1,4 +1,5 @@
-// Gives Services of type LoadBalancer an address out of a pool, and takes it back. What carries the traffic there reads status.loadBalancer.
+// Gives Services of type LoadBalancer an address out of a pool, and takes it back. What carries the traffic there reads
+// status.loadBalancer.
 #pragma once
 
 #include <map>

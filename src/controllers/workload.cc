@@ -25,9 +25,13 @@ bool podFinished(const Object& pod) {
   return phase == "Succeeded" || phase == "Failed";
 }
 
-bool podActive(const Object& pod) { return !pod.deleting() && !podFinished(pod); }
+bool podActive(const Object& pod) {
+  return !pod.deleting() && !podFinished(pod);
+}
 
-bool podReady(const Object& pod) { return client::conditionTrue(pod.root(), "Ready"); }
+bool podReady(const Object& pod) {
+  return client::conditionTrue(pod.root(), "Ready");
+}
 
 bool podAvailable(const Object& pod, int64_t minReadySeconds, WallTime now) {
   const json::object* ready = condition(pod.root(), "Ready");
@@ -60,18 +64,16 @@ bool setCondition(json::object& status, std::string_view type, std::string_view 
   for (json::value& entry : conditions) {
     if (!entry.is_object() || text(entry.get_object(), "type") != type) continue;
     json::object& found = entry.get_object();
-    if (text(found, "status") == value && text(found, "reason") == reason && text(found, "message") == message) return false;
+    if (text(found, "status") == value && text(found, "reason") == reason && text(found, "message") == message)
+      return false;
     if (text(found, "status") != value) found["lastTransitionTime"] = time;
     found["status"] = value;
     found["reason"] = reason;
     found["message"] = message;
     return true;
   }
-  conditions.push_back(json::object{{"type", type},
-                                    {"status", value},
-                                    {"lastTransitionTime", time},
-                                    {"reason", reason},
-                                    {"message", message}});
+  conditions.push_back(json::object{
+      {"type", type}, {"status", value}, {"lastTransitionTime", time}, {"reason", reason}, {"message", message}});
   return true;
 }
 

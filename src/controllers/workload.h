@@ -13,18 +13,18 @@
 
 namespace dhow::controllers {
 
-using client::ObjectPtr;
 using client::Object;
+using client::ObjectPtr;
 namespace json = boost::json;
 
 // Names of the cache indexes.
-inline constexpr char kByOwner[] = "controllerUid";    // uid of the managing controller
-inline constexpr char kOrphans[] = "orphansOf";        // namespace, of objects without a managing controller
+inline constexpr char kByOwner[] = "controllerUid";  // uid of the managing controller
+inline constexpr char kOrphans[] = "orphansOf";      // namespace, of objects without a managing controller
 
 void indexByOwner(client::Cache& cache);
 
-bool podFinished(const Object& pod);   // Succeeded or Failed
-bool podActive(const Object& pod);     // neither finished nor being deleted
+bool podFinished(const Object& pod);  // Succeeded or Failed
+bool podActive(const Object& pod);    // neither finished nor being deleted
 bool podReady(const Object& pod);
 // Ready for at least `minReadySeconds`.
 bool podAvailable(const Object& pod, int64_t minReadySeconds, WallTime now);
@@ -32,7 +32,8 @@ bool podAvailable(const Object& pod, int64_t minReadySeconds, WallTime now);
 object::LabelSelector selectorOf(const Object& owner);
 std::string nameSuffix(uint64_t random, size_t length = 5);
 
-// Sets a condition of status.conditions. lastTransitionTime stays when the status does. Gives whether status, reason or message changed.
+// Sets a condition of status.conditions. lastTransitionTime stays when the status does. Gives whether status, reason or
+// message changed.
 bool setCondition(json::object& status, std::string_view type, std::string_view value, std::string_view reason,
                   std::string_view message, WallTime now);
 bool removeCondition(json::object& status, std::string_view type);

@@ -17,7 +17,8 @@ using object::resources::kReplicaSets;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-constexpr std::string_view kSet = R"({"apiVersion":"apps/v1","metadata":{"name":"web","uid":"rs-1"},"spec":{"replicas":3,
+constexpr std::string_view kSet =
+    R"({"apiVersion":"apps/v1","metadata":{"name":"web","uid":"rs-1"},"spec":{"replicas":3,
   "selector":{"matchLabels":{"app":"web"}},
   "template":{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}})";
 
@@ -86,7 +87,9 @@ TEST_F(ReplicaSetTest, StopsTryingAfterAFailedBatch) {
 TEST_F(ReplicaSetTest, AdoptsOrphansAndReleasesStrays) {
   api.seed(kReplicaSets, kSet);
   api.seed(kPods, R"({"metadata":{"name":"orphan","labels":{"app":"web"}},"status":{"phase":"Running"}})");
-  api.seed(kPods, R"({"metadata":{"name":"stray","labels":{"app":"other"},"ownerReferences":[{"uid":"rs-1","kind":"ReplicaSet","name":"web","controller":true}]}})");
+  api.seed(
+      kPods,
+      R"({"metadata":{"name":"stray","labels":{"app":"other"},"ownerReferences":[{"uid":"rs-1","kind":"ReplicaSet","name":"web","controller":true}]}})");
   ASSERT_TRUE(sync().ok());
   EXPECT_EQ(controllerUid(*api.find(kPods, "default", "orphan")), "rs-1");
   EXPECT_EQ(controllerUid(*api.find(kPods, "default", "stray")), "");
@@ -114,7 +117,9 @@ TEST_F(ReplicaSetTest, AvailabilityWaitsForMinReadySeconds) {
   loop.advance(1s);
   for (auto& pod : api.all(kPods)) makeReady(api, loop, pod);
   loop.advance(5s);
-  auto available = [&] { return number(api.find(kReplicaSets, "default", "web")->root(), {"status", "availableReplicas"}, 0); };
+  auto available = [&] {
+    return number(api.find(kReplicaSets, "default", "web")->root(), {"status", "availableReplicas"}, 0);
+  };
   EXPECT_EQ(available(), 0);
   loop.advance(20s);
   EXPECT_EQ(available(), 3);
@@ -149,8 +154,9 @@ struct DeploymentTest : testing::Test {
     json::object spec{{"replicas", replicas},
                       {"selector", {{"matchLabels", {{"app", "web"}}}}},
                       {"progressDeadlineSeconds", 600},
-                      {"template", {{"metadata", {{"labels", {{"app", "web"}}}}},
-                                    {"spec", {{"containers", json::array{{{"name", "c"}, {"image", image}}}}}}}}};
+                      {"template",
+                       {{"metadata", {{"labels", {{"app", "web"}}}}},
+                        {"spec", {{"containers", json::array{{{"name", "c"}, {"image", image}}}}}}}}};
     for (auto& [key, value] : extra) spec[key] = value;
     if (api.find(kDeployments, "default", "web")) {
       api.change(kDeployments, "default", "web", [&](json::object& o) { o["spec"] = spec; });
@@ -225,7 +231,8 @@ TEST_F(DeploymentTest, RollingUpdateKeepsItsBounds) {
 }
 
 TEST_F(DeploymentTest, NoUnavailableMeansCreateBeforeDelete) {
-  json::object strategy{{"strategy", {{"type", "RollingUpdate"}, {"rollingUpdate", {{"maxSurge", 1}, {"maxUnavailable", 0}}}}}};
+  json::object strategy{
+      {"strategy", {{"type", "RollingUpdate"}, {"rollingUpdate", {{"maxSurge", 1}, {"maxUnavailable", 0}}}}}};
   deploy("i1", 4, strategy);
   settle();
   least = 1000, most = 0;
@@ -316,7 +323,8 @@ TEST_F(DeploymentTest, ForeignSetOfTheSameNameCountsAsCollision) {
   std::string name(api.all(kReplicaSets)[0]->name());
   api.drop(kDeployments, "default", "web");
   api.change(kReplicaSets, "default", name, [](json::object& o) {
-    metadataOf(o)["ownerReferences"] = json::array{{{"uid", "other"}, {"controller", true}, {"kind", "Deployment"}, {"name", "o"}}};
+    metadataOf(o)["ownerReferences"] =
+        json::array{{{"uid", "other"}, {"controller", true}, {"kind", "Deployment"}, {"name", "o"}}};
   });
   deploy("i1", 1);
   settle();

@@ -21,7 +21,8 @@ std::string_view statusName(Status status) {
 namespace {
 
 Status statusOf(std::string_view name) {
-  for (auto status : {Status::kCreated, Status::kRunning, Status::kPaused, Status::kRestarting, Status::kRemoving, Status::kExited}) {
+  for (auto status :
+       {Status::kCreated, Status::kRunning, Status::kPaused, Status::kRestarting, Status::kRemoving, Status::kExited}) {
     if (statusName(status) == name) return status;
   }
   return Status::kDead;
@@ -30,31 +31,47 @@ Status statusOf(std::string_view name) {
 json::object record(const MountPoint& mount) {
   json::object options;
   for (const auto& [key, value] : mount.options) options[key] = value;
-  return {{"type", mount.type}, {"name", mount.name}, {"source", mount.source}, {"destination", mount.destination},
-          {"mode", mount.mode}, {"writable", mount.writable}, {"propagation", mount.propagation}, {"options", options}};
+  return {{"type", mount.type},
+          {"name", mount.name},
+          {"source", mount.source},
+          {"destination", mount.destination},
+          {"mode", mount.mode},
+          {"writable", mount.writable},
+          {"propagation", mount.propagation},
+          {"options", options}};
 }
 
 MountPoint mountOf(const json::object& record) {
-  MountPoint mount{text(record, "type"), text(record, "name"), text(record, "source"), text(record, "destination"),
-                   text(record, "mode"), boolean(record, "writable"), text(record, "propagation"), {}};
+  MountPoint mount{
+      text(record, "type"), text(record, "name"),        text(record, "source"),      text(record, "destination"),
+      text(record, "mode"), boolean(record, "writable"), text(record, "propagation"), {}};
   for (const auto& [key, value] : child(record, "options")) {
     if (value.is_string()) mount.options.emplace_back(key, value.get_string());
   }
   return mount;
 }
 
-WallTime timeOf(const json::object& object, std::string_view name) { return parseTime(text(object, name)).value_or(WallTime{}); }
+WallTime timeOf(const json::object& object, std::string_view name) {
+  return parseTime(text(object, name)).value_or(WallTime{});
+}
 
 json::object record(const State& state) {
-  return {{"status", statusName(state.status)}, {"exitCode", state.exitCode}, {"oomKilled", state.oomKilled},
-          {"error", state.error}, {"startedAt", formatTimeNano(state.startedAt)}, {"finishedAt", formatTimeNano(state.finishedAt)}};
+  return {{"status", statusName(state.status)},
+          {"exitCode", state.exitCode},
+          {"oomKilled", state.oomKilled},
+          {"error", state.error},
+          {"startedAt", formatTimeNano(state.startedAt)},
+          {"finishedAt", formatTimeNano(state.finishedAt)}};
 }
 
 // What a running container holds on the network, so that a restarted engine can take it over.
 json::object record(const Attachment& attachment) {
-  return {{"hostInterface", attachment.hostInterface}, {"interface", attachment.interface},
-          {"address", attachment.address.str()}, {"gateway", attachment.gateway.str()},
-          {"mac", attachment.mac}, {"mtu", attachment.mtu}};
+  return {{"hostInterface", attachment.hostInterface},
+          {"interface", attachment.interface},
+          {"address", attachment.address.str()},
+          {"gateway", attachment.gateway.str()},
+          {"mac", attachment.mac},
+          {"mtu", attachment.mtu}};
 }
 
 std::optional<Attachment> attachmentOf(const json::object& record, const std::string& id) {
@@ -73,16 +90,22 @@ std::optional<Attachment> attachmentOf(const json::object& record, const std::st
 
 }  // namespace
 
-bool Container::tty() const { return boolean(config, "Tty"); }
-bool Container::autoRemove() const { return boolean(hostConfig, "AutoRemove"); }
+bool Container::tty() const {
+  return boolean(config, "Tty");
+}
+bool Container::autoRemove() const {
+  return boolean(hostConfig, "AutoRemove");
+}
 
 json::object toRecord(const Container& container) {
   json::array mounts;
   for (const auto& mount : container.mounts) mounts.push_back(record(mount));
   json::array ports;
   for (const auto& port : container.ports) {
-    ports.push_back(json::object{{"hostAddress", port.hostAddress.str()}, {"hostPort", port.hostPort},
-                                 {"containerAddress", port.containerAddress.str()}, {"containerPort", port.containerPort},
+    ports.push_back(json::object{{"hostAddress", port.hostAddress.str()},
+                                 {"hostPort", port.hostPort},
+                                 {"containerAddress", port.containerAddress.str()},
+                                 {"containerPort", port.containerPort},
                                  {"protocol", protocolName(port.protocol)}});
   }
   json::object out{{"id", container.id},
@@ -130,7 +153,8 @@ Result<ContainerPtr> fromRecord(Loop& loop, const json::object& in) {
     const auto& port = item.get_object();
     PublishedPort published;
     if (auto address = IpAddress::parse(text(port, "hostAddress")); address.ok()) published.hostAddress = *address;
-    if (auto address = IpAddress::parse(text(port, "containerAddress")); address.ok()) published.containerAddress = *address;
+    if (auto address = IpAddress::parse(text(port, "containerAddress")); address.ok())
+      published.containerAddress = *address;
     published.hostPort = static_cast<uint16_t>(integer(port, "hostPort"));
     published.containerPort = static_cast<uint16_t>(integer(port, "containerPort"));
     if (auto protocol = parseProtocol(text(port, "protocol")); protocol.ok()) published.protocol = *protocol;

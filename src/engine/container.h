@@ -1,4 +1,5 @@
-// One container as its users know it: what it was created with, and how it fares. Kept in <root>/containers/<id>/container.json.
+// One container as its users know it: what it was created with, and how it fares. Kept in
+// <root>/containers/<id>/container.json.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -32,11 +33,11 @@ struct State {
 };
 
 struct MountPoint {
-  std::string type;         // "bind", "volume", "tmpfs"
-  std::string name;         // of a volume
+  std::string type;  // "bind", "volume", "tmpfs"
+  std::string name;  // of a volume
   std::string source;
   std::string destination;
-  std::string mode;         // as given: "ro,z"
+  std::string mode;  // as given: "ro,z"
   bool writable = true;
   std::string propagation;
   std::vector<std::pair<std::string, std::string>> options;  // of a tmpfs
@@ -77,13 +78,13 @@ struct Container {
   std::string name;  // without the slash
   WallTime created{};
   std::string imageId;
-  std::string imageName;           // as the user gave it
-  boost::json::object config;      // Docker's Config, the image's own merged in
+  std::string imageName;       // as the user gave it
+  boost::json::object config;  // Docker's Config, the image's own merged in
   boost::json::object hostConfig;
   std::vector<MountPoint> mounts;
   State state;
   int restartCount = 0;
-  bool stoppedByUser = false;      // a restart policy must not undo that
+  bool stoppedByUser = false;  // a restart policy must not undo that
 
   // While it runs.
   std::optional<Attachment> network;
@@ -98,8 +99,8 @@ struct Container {
   std::vector<std::shared_ptr<Waiting>> waiting;
 
   Turn turn;
-  Signal changed;          // of any state
-  uint64_t exits = 0;      // how many times it has ended
+  Signal changed;      // of any state
+  uint64_t exits = 0;  // how many times it has ended
   uint64_t failedStarts = 0;
   bool removed = false;
   Timer restart;

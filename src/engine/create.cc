@@ -10,21 +10,28 @@ namespace dhow::engine {
 
 namespace {
 
-Error bad(std::string message) { return Error(Code::kBadRequest, std::move(message)); }
+Error bad(std::string message) {
+  return Error(Code::kBadRequest, std::move(message));
+}
 
 json::array environment(const image::RunConfig& image, const std::vector<std::string>& asked) {
   std::vector<std::string> merged;
   auto nameOf = [](const std::string& entry) { return entry.substr(0, entry.find('=')); };
   auto put = [&](const std::string& entry) {
-    auto same = std::find_if(merged.begin(), merged.end(), [&](const auto& have) { return nameOf(have) == nameOf(entry); });
-    if (same == merged.end()) merged.push_back(entry);
-    else *same = entry;
+    auto same =
+        std::find_if(merged.begin(), merged.end(), [&](const auto& have) { return nameOf(have) == nameOf(entry); });
+    if (same == merged.end())
+      merged.push_back(entry);
+    else
+      *same = entry;
   };
   for (const auto& entry : image.env) put(entry);
   for (const auto& entry : asked) {
     // "NAME" without a value takes the variable away.
-    if (entry.find('=') == std::string::npos) std::erase_if(merged, [&](const auto& have) { return nameOf(have) == entry; });
-    else put(entry);
+    if (entry.find('=') == std::string::npos)
+      std::erase_if(merged, [&](const auto& have) { return nameOf(have) == entry; });
+    else
+      put(entry);
   }
   return toJson(merged);
 }
@@ -52,7 +59,8 @@ void mergeConfig(Container& container, const image::RunConfig& image) {
   if (text(config, "User").empty()) config["User"] = image.user;
   if (text(config, "WorkingDir").empty()) config["WorkingDir"] = image.workingDir;
   if (text(config, "StopSignal").empty() && !image.stopSignal.empty()) config["StopSignal"] = image.stopSignal;
-  if (text(config, "Hostname").empty() && text(container.hostConfig, "UTSMode") != "host") config["Hostname"] = container.id.substr(0, 12);
+  if (text(config, "Hostname").empty() && text(container.hostConfig, "UTSMode") != "host")
+    config["Hostname"] = container.id.substr(0, 12);
   json::object labels;
   for (const auto& [key, value] : image.labels) labels[key] = value;
   for (const auto& [key, value] : child(config, "Labels")) labels[key] = value;
@@ -70,7 +78,8 @@ Result<> checkLimits(const json::object& host, std::vector<std::string>& warning
   int64_t memory = integer(host, "Memory");
   if (memory != 0 && memory < (6 << 20)) return bad("Minimum memory limit allowed is 6MB");
   int64_t swap = integer(host, "MemorySwap");
-  if (memory == 0 && swap > 0) return bad("You should always set the Memory limit when using Memoryswap limit, see usage");
+  if (memory == 0 && swap > 0)
+    return bad("You should always set the Memory limit when using Memoryswap limit, see usage");
   if (memory > 0 && swap > 0 && swap < memory)
     return bad("Minimum memoryswap limit should be larger than memory limit, see usage");
   int64_t nano = integer(host, "NanoCpus");
@@ -79,14 +88,18 @@ Result<> checkLimits(const json::object& host, std::vector<std::string>& warning
     return bad("Conflicting options: Nano CPUs and CPU Period cannot both be set");
   if (integer(host, "ShmSize") < 0) return bad("SHM size can not be less than 0");
   auto driver = text(child(host, "LogConfig"), "Type");
-  if (driver != "json-file" && driver != "local") return bad("logger: no log driver named '" + driver + "' is registered");
+  if (driver != "json-file" && driver != "local")
+    return bad("logger: no log driver named '" + driver + "' is registered");
   auto policy = text(child(host, "RestartPolicy"), "Name");
   if (!policy.empty() && policy != "no" && policy != "always" && policy != "on-failure" && policy != "unless-stopped")
-    return bad("invalid restart policy: unknown policy '" + policy + "'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'");
+    return bad("invalid restart policy: unknown policy '" + policy +
+               "'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'");
   if (boolean(host, "AutoRemove") && !policy.empty() && policy != "no")
     return bad("can't create 'AutoRemove' container with restart policy");
   if (boolean(host, "OomKillDisable") && memory == 0)
-    warnings.push_back("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.");
+    warnings.push_back(
+        "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running "
+        "out of resources.");
   return {};
 }
 
@@ -103,7 +116,8 @@ void fillDefaults(json::object& host) {
 
 Result<std::string> cleanTarget(const std::string& target) {
   if (target.empty() || target[0] != '/')
-    return bad("invalid mount config for type \"bind\": invalid mount path: '" + target + "' mount path must be absolute");
+    return bad("invalid mount config for type \"bind\": invalid mount path: '" + target +
+               "' mount path must be absolute");
   std::string out;
   for (const auto& part : split(target, '/')) {
     if (part.empty() || part == ".") continue;
@@ -126,14 +140,16 @@ class MountCollector {
     }
     for (const auto& [target, options] : child(container_.hostConfig, "Tmpfs"))
       RETURN_IF_ERROR(addTmpfs(std::string(target), options.is_string() ? std::string(options.get_string()) : ""));
-    for (const auto& [target, unused] : child(container_.config, "Volumes")) RETURN_IF_ERROR(addAnonymous(std::string(target)));
+    for (const auto& [target, unused] : child(container_.config, "Volumes"))
+      RETURN_IF_ERROR(addAnonymous(std::string(target)));
     for (const auto& target : image.volumes) RETURN_IF_ERROR(addAnonymous(target));
     return {};
   }
 
  private:
   bool taken(const std::string& target) const {
-    return std::any_of(container_.mounts.begin(), container_.mounts.end(), [&](const auto& m) { return m.destination == target; });
+    return std::any_of(container_.mounts.begin(), container_.mounts.end(),
+                       [&](const auto& m) { return m.destination == target; });
   }
 
   Result<> add(MountPoint mount) {
@@ -164,11 +180,15 @@ class MountCollector {
     mount.mode = parts.size() == 3 ? parts[2] : "";
     bool copy = true;
     for (const auto& option : split(mount.mode, ',')) {
-      if (option == "ro") mount.writable = false;
-      else if (option == "nocopy") copy = false;
-      else if (option == "rshared" || option == "shared" || option == "rslave" || option == "slave" || option == "rprivate" || option == "private")
+      if (option == "ro")
+        mount.writable = false;
+      else if (option == "nocopy")
+        copy = false;
+      else if (option == "rshared" || option == "shared" || option == "rslave" || option == "slave" ||
+               option == "rprivate" || option == "private")
         mount.propagation = option;
-      else if (!option.empty() && option != "rw" && option != "z" && option != "Z" && option != "cached" && option != "delegated" && option != "consistent")
+      else if (!option.empty() && option != "rw" && option != "z" && option != "Z" && option != "cached" &&
+               option != "delegated" && option != "consistent")
         return bad("invalid mode: " + mount.mode);
     }
     if (mount.source.empty()) return bad("invalid volume specification: '" + bind + "': empty section between colons");
@@ -201,7 +221,8 @@ class MountCollector {
     }
     if (type != "bind") return bad("mount type unknown: \"" + type + "\"");
     if (mount.source.empty() || mount.source[0] != '/')
-      return bad("invalid mount config for type \"bind\": invalid mount path: '" + mount.source + "' mount path must be absolute");
+      return bad("invalid mount config for type \"bind\": invalid mount path: '" + mount.source +
+                 "' mount path must be absolute");
     if (!pathExists(mount.source)) {
       if (!boolean(child(asked, "BindOptions"), "CreateMountpoint"))
         return bad("invalid mount config for type \"bind\": bind source path does not exist: " + mount.source);
@@ -243,8 +264,8 @@ class MountCollector {
 
 }  // namespace
 
-Result<> configure(Container& container, const json::object& body, const image::Image& image, const image::Snapshot& snapshot,
-                   Volumes& volumes, std::vector<std::string>& warnings) {
+Result<> configure(Container& container, const json::object& body, const image::Image& image,
+                   const image::Snapshot& snapshot, Volumes& volumes, std::vector<std::string>& warnings) {
   container.hostConfig = child(body, "HostConfig");
   container.config = body;
   container.config.erase("HostConfig");
@@ -310,17 +331,21 @@ Result<std::vector<PublishedPort>> wantedPorts(const Container& container) {
 
 bool validContainerName(std::string_view name) {
   if (name.size() < 2 || !std::isalnum(static_cast<unsigned char>(name[0]))) return false;
-  return std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.' || c == '-'; });
+  return std::all_of(name.begin(), name.end(),
+                     [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.' || c == '-'; });
 }
 
 std::string randomName(uint64_t random) {
-  static constexpr std::array kHow = {"able", "bold", "brave", "bright", "brisk", "calm", "clever", "daring", "eager", "fair", "fleet", "gentle",
-                                      "happy", "hardy", "jolly", "keen", "kind", "lively", "lucky", "merry", "mighty", "nimble", "noble",
-                                      "patient", "proud", "quick", "quiet", "ready", "serene", "sharp", "steady", "swift", "trusty", "warm",
-                                      "wise", "zesty"};
-  static constexpr std::array kWho = {"amundsen", "baret", "battuta", "bering", "bligh", "cabot", "columbus", "cook", "dacosta", "dias", "drake",
-                                      "erikson", "flinders", "gama", "hanno", "heyerdahl", "hudson", "ibnmajid", "kupe", "magellan", "nansen",
-                                      "polo", "pytheas", "ross", "shackleton", "sindbad", "slocum", "tasman", "vespucci", "zhenghe"};
+  static constexpr std::array kHow = {"able",   "bold",   "brave", "bright", "brisk",  "calm",   "clever", "daring",
+                                      "eager",  "fair",   "fleet", "gentle", "happy",  "hardy",  "jolly",  "keen",
+                                      "kind",   "lively", "lucky", "merry",  "mighty", "nimble", "noble",  "patient",
+                                      "proud",  "quick",  "quiet", "ready",  "serene", "sharp",  "steady", "swift",
+                                      "trusty", "warm",   "wise",  "zesty"};
+  static constexpr std::array kWho = {"amundsen",   "baret",    "battuta", "bering",    "bligh",    "cabot",
+                                      "columbus",   "cook",     "dacosta", "dias",      "drake",    "erikson",
+                                      "flinders",   "gama",     "hanno",   "heyerdahl", "hudson",   "ibnmajid",
+                                      "kupe",       "magellan", "nansen",  "polo",      "pytheas",  "ross",
+                                      "shackleton", "sindbad",  "slocum",  "tasman",    "vespucci", "zhenghe"};
   return fmt::format("{}_{}", kHow[random % kHow.size()], kWho[(random / kHow.size()) % kWho.size()]);
 }
 

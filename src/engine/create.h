@@ -1,4 +1,5 @@
-// From what a client asks for at create to a container: defaults, the image's own configuration, mounts, checks in Docker's words.
+// From what a client asks for at create to a container: defaults, the image's own configuration, mounts, checks in
+// Docker's words.
 #pragma once
 
 #include "container.h"
@@ -8,8 +9,8 @@
 namespace dhow::engine {
 
 // Fills config, hostConfig and mounts of `container`; makes the volumes that it names. kBadRequest with Docker's text.
-Result<> configure(Container& container, const boost::json::object& body, const image::Image& image, const image::Snapshot& snapshot,
-                   Volumes& volumes, std::vector<std::string>& warnings);
+Result<> configure(Container& container, const boost::json::object& body, const image::Image& image,
+                   const image::Snapshot& snapshot, Volumes& volumes, std::vector<std::string>& warnings);
 
 // Docker's random names: an adjective and a seafarer.
 std::string randomName(uint64_t random);

@@ -35,7 +35,8 @@ Result<std::vector<ContainerPtr>> readRecords(Loop& loop, const std::string& fol
     auto content = readFile(folder + "/" + id + "/container.json", 4 << 20);
     boost::system::error_code error;
     auto value = content.ok() ? json::parse(*content, error) : json::value();
-    auto container = value.is_object() ? fromRecord(loop, value.get_object()) : Result<ContainerPtr>(Error(Code::kDataLoss, "no record"));
+    auto container = value.is_object() ? fromRecord(loop, value.get_object())
+                                       : Result<ContainerPtr>(Error(Code::kDataLoss, "no record"));
     if (container.ok()) {
       containers.push_back(std::move(*container));
     } else {
@@ -47,7 +48,8 @@ Result<std::vector<ContainerPtr>> readRecords(Loop& loop, const std::string& fol
   return containers;
 }
 
-// The group that held the containers', empty by now, in every hierarchy of version 1 and in version 2. Others' rests keep it.
+// The group that held the containers', empty by now, in every hierarchy of version 1 and in version 2. Others' rests
+// keep it.
 void removeCgroup(const std::string& path) {
   const std::string root = "/sys/fs/cgroup";
   ::rmdir((root + path).c_str());
@@ -88,7 +90,9 @@ Task<Result<>> Engine::open() {
   network.stateDir = options_.runDir;
   CO_RETURN_IF_ERROR(makeDirs(options_.runDir, 0700));
   CO_ASSIGN_OR_RETURN(bridge_, BridgeNetwork::start(std::move(network), *nat_));
-  CO_ASSIGN_OR_RETURN(runtime_, runtime::Runtime::create(loop_, pool_, {options_.runDir + "/sandboxes", options_.shimPath, options_.cgroupParent}));
+  CO_ASSIGN_OR_RETURN(
+      runtime_, runtime::Runtime::create(loop_, pool_,
+                                         {options_.runDir + "/sandboxes", options_.shimPath, options_.cgroupParent}));
   co_return Result<>();
 }
 
@@ -118,7 +122,8 @@ Task<Result<>> Engine::takeOver() {
         sandboxes.erase(it);
         continue;
       }
-      ended.emplace_back(container, status && status->exit ? *status->exit : runtime::ExitInfo{255, 0, false, loop_.wallNow()});
+      ended.emplace_back(container,
+                         status && status->exit ? *status->exit : runtime::ExitInfo{255, 0, false, loop_.wallNow()});
       sandboxes.erase(it);
     } else if (container->state.running() || container->state.status == Status::kRestarting) {
       // The machine restarted, or the shim was killed.
@@ -192,11 +197,14 @@ Result<ContainerPtr> Engine::find(std::string_view ref) const {
 std::vector<ContainerPtr> Engine::containers() const {
   std::vector<ContainerPtr> all;
   for (const auto& [id, container] : byId_) all.push_back(container);
-  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return std::tie(b->created, b->id) < std::tie(a->created, a->id); });
+  std::sort(all.begin(), all.end(),
+            [](const auto& a, const auto& b) { return std::tie(b->created, b->id) < std::tie(a->created, a->id); });
   return all;
 }
 
-std::string Engine::logPath(const Container& container) const { return folder(container) + "/log/log"; }
+std::string Engine::logPath(const Container& container) const {
+  return folder(container) + "/log/log";
+}
 
 std::vector<image::ImageUser> Engine::usersOf(const std::string& imageId) const {
   std::vector<image::ImageUser> users;
@@ -209,15 +217,23 @@ std::vector<image::ImageUser> Engine::usersOf(const std::string& imageId) const 
 Task<Result<Engine::Created>> Engine::create(std::string name, json::object body, image::Platform platform) {
   if (name.starts_with("/")) name.erase(0, 1);
   if (!name.empty() && !validContainerName(name))
-    co_return Error(Code::kBadRequest, fmt::format("Invalid container name ({}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name));
+    co_return Error(Code::kBadRequest,
+                    fmt::format("Invalid container name ({}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name));
   auto imageName = text(body, "Image");
   CO_ASSIGN_OR_RETURN(auto image, images_->get(imageName));
   if (!platform.empty() && !image::platformDistance(platform, image->config.platform))
-    co_return Error(Code::kNotFound, fmt::format("image with reference {} was found but its platform ({}) does not match the specified platform ({})",
-                                                 imageName, image->config.platform.str(), platform.str()));
+    co_return Error(
+        Code::kNotFound,
+        fmt::format(
+            "image with reference {} was found but its platform ({}) does not match the specified platform ({})",
+            imageName, image->config.platform.str(), platform.str()));
   if (auto it = idOfName_.find(name); !name.empty() && it != idOfName_.end())
-    co_return Error(Code::kConflict, fmt::format("Conflict. The container name \"/{}\" is already in use by container \"{}\". You have to remove (or "
-                                                 "rename) that container to be able to reuse that name.", name, it->second));
+    co_return Error(
+        Code::kConflict,
+        fmt::format(
+            "Conflict. The container name \"/{}\" is already in use by container \"{}\". You have to remove (or "
+            "rename) that container to be able to reuse that name.",
+            name, it->second));
   auto container = std::make_shared<Container>(loop_);
   container->id = randomHex(64);
   while (name.empty() || (idOfName_.contains(name) && container->name.empty() && name.find('_') != std::string::npos)) {
@@ -234,7 +250,8 @@ Task<Result<Engine::Created>> Engine::create(std::string name, json::object body
   idOfName_[name] = container->id;  // taken from here on
 
   Created created{container->id, {}};
-  auto attempt = [](Engine* self, ContainerPtr container, image::ImagePtr image, json::object body, std::vector<std::string>* warnings) -> Task<Result<>> {
+  auto attempt = [](Engine* self, ContainerPtr container, image::ImagePtr image, json::object body,
+                    std::vector<std::string>* warnings) -> Task<Result<>> {
     auto snapshot = co_await self->images_->prepare(image->id, container->id);
     CO_RETURN_IF_ERROR(snapshot);
     auto configured = co_await self->pool_.run(self->loop_, [&]() -> Result<> {

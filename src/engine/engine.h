@@ -1,9 +1,9 @@
-// Containers as people use them: created from an image, started, attached to, waited for, removed. Docker's API (docker/) is one way in.
-// State lives on the loop. What is acknowledged is on disk; containers outlive this process (their shims mind them), and a new
-// Engine on the same root takes them over.
+// Containers as people use them: created from an image, started, attached to, waited for, removed. Docker's API
+// (docker/) is one way in. State lives on the loop. What is acknowledged is on disk; containers outlive this process
+// (their shims mind them), and a new Engine on the same root takes them over.
 //
-// Errors carry Docker's texts. kNotFound: no such container or image; kConflict: a name or state in the way; kBadRequest: a request that
-// makes no sense.
+// Errors carry Docker's texts. kNotFound: no such container or image; kConflict: a name or state in the way;
+// kBadRequest: a request that makes no sense.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -20,11 +20,11 @@
 #include "base/loop.h"
 #include "base/result.h"
 #include "engine/container.h"
+#include "engine/volumes.h"
 #include "image/store.h"
 #include "network/bridge_network.h"
 #include "network/nat_table.h"
 #include "runtime/runtime.h"
-#include "engine/volumes.h"
 
 namespace dhow::engine {
 
@@ -45,7 +45,7 @@ class ExecSession {
  public:
   std::string id;
   std::string containerId;
-  boost::json::object config;  // as it was asked for
+  boost::json::object config;           // as it was asked for
   std::unique_ptr<runtime::Exec> exec;  // once started
   bool started = false;
   std::optional<runtime::ExitInfo> exit;

@@ -16,7 +16,8 @@ Task<Result<>> Engine::kill(std::string ref, std::string name) {
   int signal = name.empty() ? SIGKILL : signalOf(name);
   if (signal == 0) co_return Error(Code::kBadRequest, "Invalid signal: " + name);
   if (!container->state.running() || !container->sandbox)
-    co_return Error(Code::kConflict, fmt::format("Cannot kill container: {}: container {} is not running", ref, container->id));
+    co_return Error(Code::kConflict,
+                    fmt::format("Cannot kill container: {}: container {} is not running", ref, container->id));
   if (signal == SIGKILL || signal == signalOf(text(container->config, "StopSignal"))) container->stoppedByUser = true;
   auto sandbox = container->sandbox;
   auto sent = co_await sandbox->signal(container->id, signal);
@@ -37,7 +38,8 @@ Task<Result<>> Engine::stopContainer(std::string ref, std::string name, std::opt
     container->state.status = Status::kExited;
     container->changed.notify();
   }
-  if (!container->state.running() || !container->sandbox) co_return Error(Code::kFailedPrecondition, "container is not running");
+  if (!container->state.running() || !container->sandbox)
+    co_return Error(Code::kFailedPrecondition, "container is not running");
   uint64_t before = container->exits;
   auto sandbox = container->sandbox;
   if (container->state.status == Status::kPaused) {
@@ -50,8 +52,10 @@ Task<Result<>> Engine::stopContainer(std::string ref, std::string name, std::opt
   while (container->exits == before && !container->removed) {
     auto left = deadline - loop_.now();
     bool changed = *seconds < 0 || left > Duration{};
-    if (*seconds < 0) co_await container->changed.wait();
-    else if (changed) changed = co_await container->changed.waitFor(left);
+    if (*seconds < 0)
+      co_await container->changed.wait();
+    else if (changed)
+      changed = co_await container->changed.waitFor(left);
     if (changed) continue;
     auto killed = co_await sandbox->signal(container->id, SIGKILL, true);
     if (!killed.ok() && !hasEnded(killed.error())) co_return killed;
@@ -67,9 +71,11 @@ Task<Result<>> Engine::pause(std::string ref, bool frozen) {
   if (!container->state.running() || !container->sandbox)
     co_return Error(Code::kConflict, fmt::format("Container {} is not running", container->id));
   bool isFrozen = container->state.status == Status::kPaused;
-  if (frozen && isFrozen) co_return Error(Code::kConflict, fmt::format("Container {} is already paused", container->id));
+  if (frozen && isFrozen)
+    co_return Error(Code::kConflict, fmt::format("Container {} is already paused", container->id));
   if (!frozen && !isFrozen) co_return Error(Code::kConflict, fmt::format("Container {} is not paused", container->id));
-  auto done = frozen ? co_await container->sandbox->pause(container->id) : co_await container->sandbox->resume(container->id);
+  auto done =
+      frozen ? co_await container->sandbox->pause(container->id) : co_await container->sandbox->resume(container->id);
   CO_RETURN_IF_ERROR(done);
   container->state.status = frozen ? Status::kPaused : Status::kRunning;
   (void)save(*container, false);
@@ -82,12 +88,18 @@ Task<Result<>> Engine::rename(std::string ref, std::string name) {
   CO_ASSIGN_OR_RETURN(auto container, find(ref));
   if (name.starts_with("/")) name.erase(0, 1);
   if (!validContainerName(name))
-    co_return Error(Code::kBadRequest, fmt::format("Invalid container name ({}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name));
+    co_return Error(Code::kBadRequest,
+                    fmt::format("Invalid container name ({}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name));
   if (name == container->name)
-    co_return Error(Code::kBadRequest, "Error when allocating new name: renaming a container with the same name as its current name");
+    co_return Error(Code::kBadRequest,
+                    "Error when allocating new name: renaming a container with the same name as its current name");
   if (auto it = idOfName_.find(name); it != idOfName_.end())
-    co_return Error(Code::kConflict, fmt::format("Error when allocating new name: Conflict. The container name \"/{}\" is already in use by container "
-                                                 "\"{}\". You have to remove (or rename) that container to be able to reuse that name.", name, it->second));
+    co_return Error(
+        Code::kConflict,
+        fmt::format(
+            "Error when allocating new name: Conflict. The container name \"/{}\" is already in use by container "
+            "\"{}\". You have to remove (or rename) that container to be able to reuse that name.",
+            name, it->second));
   auto old = std::exchange(container->name, name);
   auto saved = save(*container, true);
   if (!saved.ok()) {
@@ -105,8 +117,11 @@ Task<Result<>> Engine::remove(std::string ref, bool force, bool withVolumes) {
   if (container->state.running()) {
     if (!force) {
       const char* how = container->state.status == Status::kPaused ? "paused" : "running";
-      co_return Error(Code::kConflict, fmt::format("cannot remove container \"/{}\": container is {}: stop the container before removing or force remove",
-                                                   container->name, how));
+      co_return Error(
+          Code::kConflict,
+          fmt::format(
+              "cannot remove container \"/{}\": container is {}: stop the container before removing or force remove",
+              container->name, how));
     }
     container->stoppedByUser = true;
     container->restart.cancel();
@@ -114,7 +129,8 @@ Task<Result<>> Engine::remove(std::string ref, bool force, bool withVolumes) {
     auto sandbox = container->sandbox;
     if (sandbox) {
       auto killed = co_await sandbox->signal(container->id, SIGKILL, true);
-      while (container->exits == before && !container->removed && container->state.running() && killed.ok()) co_await container->changed.wait();
+      while (container->exits == before && !container->removed && container->state.running() && killed.ok())
+        co_await container->changed.wait();
     }
   }
   auto turn = co_await container->turn.take();

@@ -32,11 +32,14 @@ Task<Result<runtime::Streams>> Engine::attach(ContainerPtr container, runtime::S
 Task<Result<ExecPtr>> Engine::createExec(std::string ref, json::object config) {
   CO_ASSIGN_OR_RETURN(auto container, find(ref));
   if (container->state.status == Status::kPaused)
-    co_return Error(Code::kConflict, fmt::format("container {} is paused, unpause the container before exec", container->id));
-  if (!container->state.running()) co_return Error(Code::kConflict, fmt::format("container {} is not running", container->id));
+    co_return Error(Code::kConflict,
+                    fmt::format("container {} is paused, unpause the container before exec", container->id));
+  if (!container->state.running())
+    co_return Error(Code::kConflict, fmt::format("container {} is not running", container->id));
   if (texts(config, "Cmd").empty()) co_return Error(Code::kBadRequest, "No exec command specified");
   // Records of ended processes are for their clients' last question; a bound keeps them from growing without end.
-  if (execs_.size() >= kExecsKept) std::erase_if(execs_, [](const auto& entry) { return entry.second->exit.has_value(); });
+  if (execs_.size() >= kExecsKept)
+    std::erase_if(execs_, [](const auto& entry) { return entry.second->exit.has_value(); });
   auto session = std::make_shared<ExecSession>();
   session->id = randomHex(64);
   session->containerId = container->id;

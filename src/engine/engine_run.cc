@@ -24,8 +24,10 @@ Task<Result<>> Engine::startContainer(std::string ref) {
   CO_ASSIGN_OR_RETURN(auto container, find(ref));
   auto turn = co_await container->turn.take();
   if (container->removed) co_return noSuchContainer(ref);
-  if (container->state.status == Status::kPaused) co_return Error(Code::kConflict, "cannot start a paused container, try unpause instead");
-  if (container->state.running()) co_return Error(Code::kFailedPrecondition, "container " + container->id + " is already running");
+  if (container->state.status == Status::kPaused)
+    co_return Error(Code::kConflict, "cannot start a paused container, try unpause instead");
+  if (container->state.running())
+    co_return Error(Code::kFailedPrecondition, "container " + container->id + " is already running");
   container->restart.cancel();
   container->restartDelay = {};
   container->stoppedByUser = false;
@@ -61,7 +63,8 @@ Task<Result<>> Engine::launch(ContainerPtr container) {
   co_return done;
 }
 
-// Puts the sandbox on the network that the container asked for. `netns` keeps a namespace alive until the sandbox holds it.
+// Puts the sandbox on the network that the container asked for. `netns` keeps a namespace alive until the sandbox holds
+// it.
 Result<> Engine::joinNetwork(Container& container, runtime::SandboxSpec& sandbox, Netns& netns) {
   auto mode = text(container.hostConfig, "NetworkMode");
   if (mode == "bridge") {
@@ -87,8 +90,11 @@ Result<> Engine::publishPorts(Container& container) {
   for (auto& port : wanted) port.containerAddress = container.network->address.address;
   auto published = nat_->publish(container.id, wanted);
   if (!published.ok())
-    return Error(published.error().code(), fmt::format("failed to set up container networking: driver failed programming external connectivity on "
-                                                       "endpoint {} ({}): {}", container.name, container.id, published.error().message()));
+    return Error(
+        published.error().code(),
+        fmt::format("failed to set up container networking: driver failed programming external connectivity on "
+                    "endpoint {} ({}): {}",
+                    container.name, container.id, published.error().message()));
   container.ports = std::move(*published);
   return {};
 }
@@ -98,7 +104,8 @@ Task<Result<>> Engine::tryLaunch(ContainerPtr container) {
   auto sandbox = sandboxSpec(*container);
   Netns netns;
   CO_RETURN_IF_ERROR(joinNetwork(*container, sandbox, netns));
-  auto spec = co_await pool_.run(loop_, [&] { return containerSpec(*container, snapshot, {folder(*container), logPath(*container)}); });
+  auto spec = co_await pool_.run(
+      loop_, [&] { return containerSpec(*container, snapshot, {folder(*container), logPath(*container)}); });
   CO_RETURN_IF_ERROR(spec);
   CO_RETURN_IF_ERROR(publishPorts(*container));
   auto made = co_await runtime_->createSandbox(std::move(sandbox));
@@ -122,7 +129,8 @@ Task<Result<>> Engine::tryLaunch(ContainerPtr container) {
   co_return Result<>();
 }
 
-// Takes away what a run needed: ports, network, sandbox. What fails is logged; the next start of the engine tries again.
+// Takes away what a run needed: ports, network, sandbox. What fails is logged; the next start of the engine tries
+// again.
 Task<> Engine::release(ContainerPtr container) {
   auto unpublished = nat_->unpublish(container->id);
   if (!unpublished.ok()) log::warn("engine", "ports of {}: {}", container->name, unpublished.error().message());
@@ -169,8 +177,9 @@ Task<> Engine::afterExit(ContainerPtr container, runtime::ExitInfo exit) {
                 (name == "on-failure" && exit.code != 0 && (most == 0 || container->restartCount < most)));
   if (again) {
     bool healthy = state.finishedAt - state.startedAt >= kHealthyAfter;
-    container->restartDelay = healthy || container->restartDelay == Duration{} ? kFirstRestartDelay
-                                                                              : std::min(container->restartDelay * 2, kLongestRestartDelay);
+    container->restartDelay = healthy || container->restartDelay == Duration{}
+                                  ? kFirstRestartDelay
+                                  : std::min(container->restartDelay * 2, kLongestRestartDelay);
     state.status = Status::kRestarting;
     container->restart = loop_.after(container->restartDelay, [this, weak = std::weak_ptr(container)] {
       if (auto container = weak.lock()) gate_.spawn(launchAgain(container));

@@ -51,7 +51,8 @@ class EngineTest : public testing::Test {
     pool.reset();
     auto hierarchies = listDir("/sys/fs/cgroup");
     ASSERT_TRUE(hierarchies.ok());
-    for (const auto& name : *hierarchies) EXPECT_FALSE(pathExists("/sys/fs/cgroup/" + name + cgroup())) << "a group is left in " << name;
+    for (const auto& name : *hierarchies)
+      EXPECT_FALSE(pathExists("/sys/fs/cgroup/" + name + cgroup())) << "a group is left in " << name;
     if (!dir.empty()) EXPECT_TRUE(removeTree(dir).ok());
   }
 
@@ -81,7 +82,8 @@ class EngineTest : public testing::Test {
     return runOn(loop, engine->create(name, std::move(what), {}));
   }
   static Task<> untilStopped(ContainerPtr container) {
-    while (!container->removed && (container->state.running() || container->state.status == Status::kRestarting)) co_await container->changed.wait();
+    while (!container->removed && (container->state.running() || container->state.status == Status::kRestarting))
+      co_await container->changed.wait();
   }
   // Creates, starts and waits. The container stays.
   ContainerPtr ran(json::object what, const std::string& name = "") {
@@ -154,7 +156,8 @@ TEST_F(EngineTest, MissingCommandIsExitCode127AndHoldsNothing) {
   ASSERT_TRUE(created.ok());
   auto started = runOn(loop, engine->startContainer(created->id));
   ASSERT_FALSE(started.ok());
-  EXPECT_NE(started.error().message().find("no such file or directory"), std::string::npos) << started.error().message();
+  EXPECT_NE(started.error().message().find("no such file or directory"), std::string::npos)
+      << started.error().message();
   auto container = *engine->find(created->id);
   EXPECT_EQ(container->state.exitCode, 127);
   EXPECT_FALSE(container->state.running());
@@ -189,7 +192,8 @@ TEST_F(EngineTest, NamesAreTakenOnce) {
   auto again = create(body("true"), "one");
   ASSERT_FALSE(again.ok());
   EXPECT_EQ(again.error().code(), Code::kConflict);
-  EXPECT_TRUE(again.error().message().starts_with("Conflict. The container name \"/one\" is already in use by container \""));
+  EXPECT_TRUE(
+      again.error().message().starts_with("Conflict. The container name \"/one\" is already in use by container \""));
   EXPECT_EQ(engine->containers().size(), 1u);
 }
 
@@ -247,7 +251,8 @@ TEST_F(EngineTest, AnExitWhileTheEngineIsDownIsKnownAfterwards) {
 }
 
 TEST_F(EngineTest, OnFailureRestartsSoManyTimes) {
-  auto container = ran(body("echo again; exit 3", {{"RestartPolicy", {{"Name", "on-failure"}, {"MaximumRetryCount", 2}}}}));
+  auto container =
+      ran(body("echo again; exit 3", {{"RestartPolicy", {{"Name", "on-failure"}, {"MaximumRetryCount", 2}}}}));
   ASSERT_TRUE(container);
   EXPECT_EQ(container->restartCount, 2);
   EXPECT_EQ(container->state.exitCode, 3);
@@ -264,7 +269,8 @@ TEST_F(EngineTest, StopEndsARestartPolicy) {
 }
 
 TEST_F(EngineTest, NamedVolumesLastAndAreFilledFromTheImage) {
-  auto container = ran(body("cat /etc/passwd | { read line; echo $line; }; echo kept > /etc/own", {{"Binds", json::array{"etc:/etc"}}}));
+  auto container = ran(
+      body("cat /etc/passwd | { read line; echo $line; }; echo kept > /etc/own", {{"Binds", json::array{"etc:/etc"}}}));
   ASSERT_TRUE(container);
   EXPECT_EQ(log(container), "root:x:0:0::/root:/bin/sh\n");
   auto second = ran(body("cat /v/own", {{"Binds", json::array{"etc:/v:ro"}}}));
@@ -291,7 +297,8 @@ TEST_F(EngineTest, APortIsPublishedOnce) {
 TEST_F(EngineTest, ExecRunsBesideTheFirstProcess) {
   ASSERT_TRUE(create(body("exec sleep 100"), "box").ok());
   ASSERT_TRUE(runOn(loop, engine->startContainer("box")).ok());
-  auto exec = runOn(loop, engine->createExec("box", {{"Cmd", json::array{"sh", "-c", "id -u; exit 9"}}, {"User", "web"}}));
+  auto exec =
+      runOn(loop, engine->createExec("box", {{"Cmd", json::array{"sh", "-c", "id -u; exit 9"}}, {"User", "web"}}));
   ASSERT_TRUE(exec.ok()) << exec.error().message();
   auto started = runOn(loop, engine->startExec(*exec, {false, false, false}, 0, 0));
   ASSERT_TRUE(started.ok()) << started.error().message();

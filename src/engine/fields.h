@@ -12,7 +12,9 @@ namespace dhow::engine {
 
 namespace json = boost::json;
 
-inline const json::value* field(const json::object& object, std::string_view name) { return object.if_contains(name); }
+inline const json::value* field(const json::object& object, std::string_view name) {
+  return object.if_contains(name);
+}
 
 inline std::string text(const json::object& object, std::string_view name) {
   auto* value = field(object, name);

@@ -46,7 +46,8 @@ runtime::Seccomp seccompOf(const json::object& host) {
 
 bool noNewPrivileges(const json::object& host) {
   for (const auto& option : texts(host, "SecurityOpt")) {
-    if (option == "no-new-privileges" || option == "no-new-privileges:true" || option == "no-new-privileges=true") return true;
+    if (option == "no-new-privileges" || option == "no-new-privileges:true" || option == "no-new-privileges=true")
+      return true;
   }
   return false;
 }
@@ -59,10 +60,13 @@ std::optional<int64_t> positive(const json::object& object, std::string_view nam
 runtime::Resources resourcesOf(const json::object& host) {
   runtime::Resources out;
   out.memory = positive(host, "Memory");
-  if (auto swap = integer(host, "MemorySwap")) out.memorySwap = swap;
-  else if (out.memory) out.memorySwap = *out.memory * 2;
+  if (auto swap = integer(host, "MemorySwap"))
+    out.memorySwap = swap;
+  else if (out.memory)
+    out.memorySwap = *out.memory * 2;
   out.memoryReservation = positive(host, "MemoryReservation");
-  if (auto* value = field(host, "MemorySwappiness"); value && value->is_int64() && value->get_int64() >= 0) out.memorySwappiness = value->get_int64();
+  if (auto* value = field(host, "MemorySwappiness"); value && value->is_int64() && value->get_int64() >= 0)
+    out.memorySwappiness = value->get_int64();
   out.oomKillDisable = boolean(host, "OomKillDisable");
   if (auto shares = positive(host, "CpuShares")) out.cpuShares = static_cast<uint64_t>(*shares);
   if (auto period = positive(host, "CpuPeriod")) out.cpuPeriod = static_cast<uint64_t>(*period);
@@ -87,10 +91,14 @@ runtime::Mount mountOf(const MountPoint& point) {
   if (point.type == "tmpfs") {
     mount.nosuid = mount.nodev = mount.noexec = true;
     for (const auto& [key, value] : point.options) {
-      if (key == "exec") mount.noexec = false;
-      else if (key == "suid") mount.nosuid = false;
-      else if (key == "dev") mount.nodev = false;
-      else if (key != "noexec" && key != "nosuid" && key != "nodev") mount.options.emplace_back(key, value);
+      if (key == "exec")
+        mount.noexec = false;
+      else if (key == "suid")
+        mount.nosuid = false;
+      else if (key == "dev")
+        mount.nodev = false;
+      else if (key != "noexec" && key != "nosuid" && key != "nodev")
+        mount.options.emplace_back(key, value);
     }
   }
   if (point.propagation.find("shared") != std::string::npos) mount.propagation = runtime::Mount::Propagation::kShared;
@@ -109,7 +117,8 @@ std::string hostsOf(const Container& container) {
     if (address == "host-gateway" && container.network) address = container.network->gateway.str();
     out += address + "\t" + extra.substr(0, at) + "\n";
   }
-  if (container.network) out += container.network->address.address.str() + "\t" + text(container.config, "Hostname") + "\n";
+  if (container.network)
+    out += container.network->address.address.str() + "\t" + text(container.config, "Hostname") + "\n";
   return out;
 }
 
@@ -144,13 +153,16 @@ Result<> writeEtc(const Container& container, const std::string& folder, std::ve
   return own("resolv.conf", "/etc/resolv.conf", resolvConfOf(container));
 }
 
-Result<> setUser(runtime::ProcessSpec& process, const runtime::RootFs& root, const std::string& user, const std::vector<std::string>& groups) {
+Result<> setUser(runtime::ProcessSpec& process, const runtime::RootFs& root, const std::string& user,
+                 const std::vector<std::string>& groups) {
   ASSIGN_OR_RETURN(auto resolved, runtime::resolveUser(root, user, groups));
   process.user = resolved.user;
-  // The main group counts among the others too, or a file that it may not read could be read by dropping it (CVE-2022-36109).
+  // The main group counts among the others too, or a file that it may not read could be read by dropping it
+  // (CVE-2022-36109).
   auto& gids = process.user.additionalGids;
   if (std::find(gids.begin(), gids.end(), process.user.gid) == gids.end()) gids.insert(gids.begin(), process.user.gid);
-  bool hasHome = std::any_of(process.env.begin(), process.env.end(), [](const auto& e) { return e.starts_with("HOME="); });
+  bool hasHome =
+      std::any_of(process.env.begin(), process.env.end(), [](const auto& e) { return e.starts_with("HOME="); });
   if (!hasHome) process.env.push_back("HOME=" + resolved.home);
   return {};
 }
@@ -176,7 +188,8 @@ void addDefaultEnv(std::vector<std::string>& env, const Container& container, bo
 
 }  // namespace
 
-Result<runtime::ContainerSpec> containerSpec(const Container& container, const image::Snapshot& snapshot, const LaunchPaths& paths) {
+Result<runtime::ContainerSpec> containerSpec(const Container& container, const image::Snapshot& snapshot,
+                                             const LaunchPaths& paths) {
   const auto& config = container.config;
   const auto& host = container.hostConfig;
   runtime::ContainerSpec spec;
@@ -196,7 +209,8 @@ Result<runtime::ContainerSpec> containerSpec(const Container& container, const i
   for (const auto& item : list(host, "Ulimits")) {
     if (!item.is_object()) continue;
     const auto& limit = item.get_object();
-    process.rlimits.push_back({text(limit, "Name"), static_cast<uint64_t>(integer(limit, "Soft")), static_cast<uint64_t>(integer(limit, "Hard"))});
+    process.rlimits.push_back({text(limit, "Name"), static_cast<uint64_t>(integer(limit, "Soft")),
+                               static_cast<uint64_t>(integer(limit, "Hard"))});
   }
   if (auto* size = field(host, "ConsoleSize"); size && size->is_array() && size->get_array().size() == 2) {
     const auto& pair = size->get_array();
@@ -210,7 +224,8 @@ Result<runtime::ContainerSpec> containerSpec(const Container& container, const i
   for (const auto& item : list(host, "Devices")) {
     if (!item.is_object()) continue;
     const auto& device = item.get_object();
-    spec.devices.push_back({text(device, "PathOnHost"), text(device, "PathInContainer"), text(device, "CgroupPermissions")});
+    spec.devices.push_back(
+        {text(device, "PathOnHost"), text(device, "PathInContainer"), text(device, "CgroupPermissions")});
   }
   if (auto size = integer(host, "ShmSize"); size > 0) spec.shmSize = static_cast<uint64_t>(size);
   spec.resources = resourcesOf(host);
@@ -238,7 +253,8 @@ runtime::SandboxSpec sandboxSpec(const Container& container) {
   return spec;
 }
 
-Result<runtime::ProcessSpec> execSpec(const Container& container, const image::Snapshot& snapshot, const json::object& exec) {
+Result<runtime::ProcessSpec> execSpec(const Container& container, const image::Snapshot& snapshot,
+                                      const json::object& exec) {
   runtime::ProcessSpec process;
   process.args = texts(exec, "Cmd");
   if (process.args.empty()) return Error(Code::kBadRequest, "No exec command specified");

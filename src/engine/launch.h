@@ -8,15 +8,17 @@
 namespace dhow::engine {
 
 struct LaunchPaths {
-  std::string folder;   // hosts, hostname, resolv.conf
+  std::string folder;  // hosts, hostname, resolv.conf
   std::string log;
 };
 
 // Blocks: reads the image's users, writes the container's own files under /etc.
-Result<runtime::ContainerSpec> containerSpec(const Container& container, const image::Snapshot& snapshot, const LaunchPaths& paths);
+Result<runtime::ContainerSpec> containerSpec(const Container& container, const image::Snapshot& snapshot,
+                                             const LaunchPaths& paths);
 runtime::SandboxSpec sandboxSpec(const Container& container);
 // A process that `docker exec` asks for, in a container.
-Result<runtime::ProcessSpec> execSpec(const Container& container, const image::Snapshot& snapshot, const boost::json::object& exec);
+Result<runtime::ProcessSpec> execSpec(const Container& container, const image::Snapshot& snapshot,
+                                      const boost::json::object& exec);
 
 // "SIGTERM", "TERM", "15". 0 when it is none.
 int signalOf(std::string_view name);

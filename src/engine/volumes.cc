@@ -23,7 +23,8 @@ constexpr const char* kRecord = "/volume.json";
 
 bool validName(const std::string& name) {
   if (name.size() < 2 || name.size() > 255 || !std::isalnum(static_cast<unsigned char>(name[0]))) return false;
-  return std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.' || c == '-'; });
+  return std::all_of(name.begin(), name.end(),
+                     [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.' || c == '-'; });
 }
 
 // Runs on a thread of its own, which has its own mount namespace: nothing has to be unmounted afterwards.
@@ -33,17 +34,21 @@ Result<> copyFromOverlay(const image::Snapshot& snapshot, const std::string& pat
   ASSIGN_OR_RETURN(auto view, makeTempDir("/tmp", "dhow-copy-up-"));
   auto copy = [&]() -> Result<> {
     if (snapshot.lowers.size() == 1) {
-      if (::mount(snapshot.lowers[0].c_str(), view.c_str(), nullptr, MS_BIND, nullptr) != 0) return Error::fromErrno("mount an image");
+      if (::mount(snapshot.lowers[0].c_str(), view.c_str(), nullptr, MS_BIND, nullptr) != 0)
+        return Error::fromErrno("mount an image");
     } else {
       std::string options = "lowerdir=" + join(snapshot.lowers, ":");
-      if (::mount("overlay", view.c_str(), "overlay", MS_RDONLY, options.c_str()) != 0) return Error::fromErrno("mount an image");
+      if (::mount("overlay", view.c_str(), "overlay", MS_RDONLY, options.c_str()) != 0)
+        return Error::fromErrno("mount an image");
     }
     auto source = view + path;
     Result<> done;
     if (pathExists(source)) {
       auto copied = runCommand({"cp", "-a", "--reflink=auto", source + "/.", target});
-      if (!copied.ok()) done = std::move(copied).error();
-      else if (copied->status.code != 0) done = Error(Code::kInternal, "fill a volume: " + std::string(trim(copied->errors)));
+      if (!copied.ok())
+        done = std::move(copied).error();
+      else if (copied->status.code != 0)
+        done = Error(Code::kInternal, "fill a volume: " + std::string(trim(copied->errors)));
     }
     ::umount2(view.c_str(), MNT_DETACH);
     return done;
@@ -65,8 +70,12 @@ Result<std::unique_ptr<Volumes>> Volumes::open(std::string root) {
     auto value = content.ok() ? json::parse(*content, error) : json::value();
     if (!value.is_object()) continue;
     const auto& record = value.get_object();
-    volumes->volumes_[name] = {name, root + "/" + name + "/_data", parseTime(text(record, "created")).value_or(WallTime{}),
-                               boolean(record, "anonymous"), child(record, "labels"), child(record, "options")};
+    volumes->volumes_[name] = {name,
+                               root + "/" + name + "/_data",
+                               parseTime(text(record, "created")).value_or(WallTime{}),
+                               boolean(record, "anonymous"),
+                               child(record, "labels"),
+                               child(record, "options")};
   }
   return volumes;
 }
@@ -77,16 +86,21 @@ Result<Volume> Volumes::create(std::string name, json::object labels, json::obje
   volume.name = name.empty() ? randomHex(64) : std::move(name);
   if (auto it = volumes_.find(volume.name); it != volumes_.end()) return it->second;
   if (!validName(volume.name))
-    return Error(Code::kBadRequest, fmt::format("create {}: \"{}\" includes invalid characters for a local volume name, only "
-                                                "\"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, "
-                                                "use absolute path", volume.name, volume.name));
+    return Error(Code::kBadRequest,
+                 fmt::format("create {}: \"{}\" includes invalid characters for a local volume name, only "
+                             "\"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, "
+                             "use absolute path",
+                             volume.name, volume.name));
   auto folder = root_ + "/" + volume.name;
   volume.mountpoint = folder + "/_data";
   volume.created = now;
   volume.labels = std::move(labels);
   volume.options = std::move(options);
   RETURN_IF_ERROR(makeDirs(volume.mountpoint, 0755));
-  json::object record{{"created", formatTimeNano(now)}, {"anonymous", volume.anonymous}, {"labels", volume.labels}, {"options", volume.options}};
+  json::object record{{"created", formatTimeNano(now)},
+                      {"anonymous", volume.anonymous},
+                      {"labels", volume.labels},
+                      {"options", volume.options}};
   RETURN_IF_ERROR(writeFileDurably(folder + kRecord, json::serialize(record)));
   volumes_[volume.name] = volume;
   return volume;

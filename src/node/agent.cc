@@ -85,12 +85,23 @@ NodeFacts factsOf(const NodeOptions& options, const MachineFacts& machine, const
 
 struct Agent::Rep {
   Rep(Parts p, NodeOptions o)
-      : parts(std::move(p)), options(std::move(o)), paths{options.dataDir, options.runDir},
-        resolvConf(readFile(options.resolvConf, 64 << 10).valueOr("")), machine(readMachine(options.dataDir)),
-        caches(parts.loop, parts.client), images(parts.images), network(parts.loop, parts.pool, networkSettings(options, paths)),
-        tokens(parts.loop, parts.client), objects(parts.loop, parts.client), connector(parts.loop), offload(parts.loop, parts.pool),
-        events(parts.loop, parts.client, {.component = "kubelet", .host = options.name, .hold = std::chrono::milliseconds(100)}), dns(dnsOptions(options)),
-        dnsServer(parts.loop, dns, dnsServerOptions(options, resolvConf)), nodeStatus(parts.loop, parts.client, options, machine, images),
+      : parts(std::move(p)),
+        options(std::move(o)),
+        paths{options.dataDir, options.runDir},
+        resolvConf(readFile(options.resolvConf, 64 << 10).valueOr("")),
+        machine(readMachine(options.dataDir)),
+        caches(parts.loop, parts.client),
+        images(parts.images),
+        network(parts.loop, parts.pool, networkSettings(options, paths)),
+        tokens(parts.loop, parts.client),
+        objects(parts.loop, parts.client),
+        connector(parts.loop),
+        offload(parts.loop, parts.pool),
+        events(parts.loop, parts.client,
+               {.component = "kubelet", .host = options.name, .hold = std::chrono::milliseconds(100)}),
+        dns(dnsOptions(options)),
+        dnsServer(parts.loop, dns, dnsServerOptions(options, resolvConf)),
+        nodeStatus(parts.loop, parts.client, options, machine, images),
         gate(parts.loop) {
     caches.select(resources::kPods, {"", "", "spec.nodeName=" + options.name});
   }
@@ -179,9 +190,9 @@ struct Agent::Rep {
     ASSIGN_OR_RETURN(proxy.serviceRange, IpPrefix::parse(options.serviceRange));
     ASSIGN_OR_RETURN(auto opened, ServiceProxy::open(std::move(proxy)));
     sink = std::make_unique<NetSink>(std::move(opened), dns);
-    services = std::make_unique<ServiceFeed>(parts.loop, caches.of(resources::kServices), caches.of(resources::kEndpointSlices), *sink,
-                                             offload, ServiceView{options.name, options.zone, options.dnsAddress},
-                                             options.dataDir + "/services.jsonl");
+    services = std::make_unique<ServiceFeed>(
+        parts.loop, caches.of(resources::kServices), caches.of(resources::kEndpointSlices), *sink, offload,
+        ServiceView{options.name, options.zone, options.dnsAddress}, options.dataDir + "/services.jsonl");
     return {};
   }
 };
@@ -194,9 +205,9 @@ Task<Result<>> Agent::start() {
   CO_RETURN_IF_ERROR(makeDirs(r.paths.network(), 0700));
   CO_RETURN_IF_ERROR(r.startServices());
   CO_RETURN_IF_ERROR(r.startDns());
-  r.context = std::make_unique<WorkerContext>(WorkerContext{
-      r.parts.loop, r.parts.runtime, r.images, r.network, r.tokens, r.objects, *r.services, r.connector, r.offload, r.parts.client,
-      r.events, factsOf(r.options, r.machine, r.resolvConf), r.paths});
+  r.context = std::make_unique<WorkerContext>(
+      WorkerContext{r.parts.loop, r.parts.runtime, r.images, r.network, r.tokens, r.objects, *r.services, r.connector,
+                    r.offload, r.parts.client, r.events, factsOf(r.options, r.machine, r.resolvConf), r.paths});
   r.context->addressed = [&r](const std::string& address, const std::string& ns, bool has) {
     auto parsed = IpAddress::parse(address);
     if (!parsed.ok()) return;
@@ -218,11 +229,13 @@ Task<Result<>> Agent::start() {
   http::Server::Options server;
   server.name = "agent";
   AgentServer* handler = r.agentServer.get();
-  r.server = std::make_unique<http::Server>(r.parts.loop, std::move(server), [handler](http::Request& request, http::ResponseWriter& writer) {
-    return handler->handle(request, writer);
-  });
-  r.tunnels = std::make_unique<Tunnels>(r.parts.loop, Tunnels::Options{r.options.name, r.options.servers, r.parts.tunnelTls}, *r.server);
-  r.nodes = r.caches.of(resources::kNodes).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) { r.sawNode(after); });
+  r.server = std::make_unique<http::Server>(
+      r.parts.loop, std::move(server),
+      [handler](http::Request& request, http::ResponseWriter& writer) { return handler->handle(request, writer); });
+  r.tunnels = std::make_unique<Tunnels>(
+      r.parts.loop, Tunnels::Options{r.options.name, r.options.servers, r.parts.tunnelTls}, *r.server);
+  r.nodes =
+      r.caches.of(resources::kNodes).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) { r.sawNode(after); });
   r.nodeStatus.onRange = [&r](const std::string& given) { r.takeRange(given, true); };
   r.caches.start();
   r.nodeStatus.start();

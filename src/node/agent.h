@@ -26,7 +26,8 @@ class Agent {
   };
   Agent(Parts parts, NodeOptions options);
   ~Agent();
-  // Takes up what runs already, then serves. Does not wait for a master. An error is of this machine: no permission, no network tables.
+  // Takes up what runs already, then serves. Does not wait for a master. An error is of this machine: no permission, no
+  // network tables.
   Task<Result<>> start();
   // Containers go on.
   Task<> stop();

@@ -1,8 +1,8 @@
 #include "agent_server.h"
 
-#include <csignal>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <csignal>
 
 #include "base/log.h"
 #include "base/strings.h"
@@ -18,7 +18,9 @@ namespace {
 constexpr size_t kFlushAt = 32 << 10;
 constexpr size_t kMostProcesses = 1000;
 
-bool truthy(std::string_view value) { return value == "true" || value == "1"; }
+bool truthy(std::string_view value) {
+  return value == "true" || value == "1";
+}
 
 int httpStatusOf(const Error& error) {
   switch (error.code()) {
@@ -50,7 +52,7 @@ runtime::StreamOptions streamsOf(const http::Query& query, bool tty) {
 Result<UniqueFd> connectInside(const std::string& netPath, uint16_t port) {
   ASSIGN_OR_RETURN(Netns netns, Netns::open(netPath));
   ASSIGN_OR_RETURN(UniqueFd four, socketInNetns(netns.fd(), AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  struct sockaddr_in to {};
+  struct sockaddr_in to{};
   to.sin_family = AF_INET;
   to.sin_port = htons(port);
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -58,7 +60,7 @@ Result<UniqueFd> connectInside(const std::string& netPath, uint16_t port) {
   const int failed = errno;
   auto six = socketInNetns(netns.fd(), AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (six.ok()) {
-    struct sockaddr_in6 to6 {};
+    struct sockaddr_in6 to6{};
     to6.sin6_family = AF_INET6;
     to6.sin6_port = htons(port);
     to6.sin6_addr = in6addr_loopback;
@@ -125,21 +127,24 @@ Task<Result<>> AgentServer::logs(http::Request& request, http::ResponseWriter& w
   const int64_t attempt = target.record->attempts - (previous ? 2 : 1);
   if (attempt < 0) {
     if (previous) {
-      co_return Error(Code::kBadRequest, fmt::format("previous terminated container \"{}\" in pod \"{}\" not found", path[3], path[2]));
+      co_return Error(Code::kBadRequest,
+                      fmt::format("previous terminated container \"{}\" in pod \"{}\" not found", path[3], path[2]));
     }
     std::string reason = target.record->reason.empty() ? "ContainerCreating" : target.record->reason;
     for (const ContainerRecord& record : target.worker->containers()) {
-      if (record.kind == ContainerRecord::Kind::kInit && !record.ended && target.record->kind == ContainerRecord::Kind::kApp &&
-          target.record->reason.empty()) {
+      if (record.kind == ContainerRecord::Kind::kInit && !record.ended &&
+          target.record->kind == ContainerRecord::Kind::kApp && target.record->reason.empty()) {
         reason = "PodInitializing";
       }
     }
-    co_return Error(Code::kBadRequest, fmt::format("container \"{}\" in pod \"{}\" is waiting to start: {}", path[3], path[2], reason));
+    co_return Error(Code::kBadRequest,
+                    fmt::format("container \"{}\" in pod \"{}\" is waiting to start: {}", path[3], path[2], reason));
   }
   runtime::LogQuery query;
   query.path = target.worker->paths().log(path[3], attempt);
   if (auto tail = parseUint(request.query.get("tailLines"))) query.tail = *tail;
-  if (auto since = parseInt(request.query.get("sinceSeconds"))) query.since = loop_.wallNow() - std::chrono::seconds(*since);
+  if (auto since = parseInt(request.query.get("sinceSeconds")))
+    query.since = loop_.wallNow() - std::chrono::seconds(*since);
   if (auto since = parseTime(request.query.get("sinceTime"))) query.since = *since;
   const bool runs = !previous && target.record->state == ContainerRecord::State::kRunning;
   query.follow = truthy(request.query.get("follow")) && runs;
@@ -223,7 +228,8 @@ Task<Result<>> AgentServer::exec(http::Request& request, http::ResponseWriter& w
   auto process = co_await target.worker->processFor(path[3], std::move(command));
   if (!process.ok()) co_return std::move(process).error();
   process->terminal = tty;
-  if (tty && std::none_of(process->env.begin(), process->env.end(), [](const std::string& e) { return e.starts_with("TERM="); })) {
+  if (tty && std::none_of(process->env.begin(), process->env.end(),
+                          [](const std::string& e) { return e.starts_with("TERM="); })) {
     process->env.push_back("TERM=xterm");
   }
   auto started = co_await sandbox->exec(id, std::move(*process), streams);
@@ -233,7 +239,8 @@ Task<Result<>> AgentServer::exec(http::Request& request, http::ResponseWriter& w
     if (!missing) co_return std::move(started).error();
     auto connection = co_await writer.hijack(101, upgradeHeaders());
     if (!connection.ok()) co_return std::move(connection).error();
-    const std::string frame = client::streaming::encodeFrame(client::streaming::Channel::kError, exitStatus(started.error()));
+    const std::string frame =
+        client::streaming::encodeFrame(client::streaming::Channel::kError, exitStatus(started.error()));
     auto told = co_await (*connection)->write(frame);
     (void)told;
     co_await (*connection)->shutdownWrite();
@@ -254,7 +261,8 @@ Task<Result<>> AgentServer::exec(http::Request& request, http::ResponseWriter& w
   co_return Result<>();
 }
 
-Task<Result<>> AgentServer::attach(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path) {
+Task<Result<>> AgentServer::attach(http::Request& request, http::ResponseWriter& writer,
+                                   std::vector<std::string> path) {
   CO_ASSIGN_OR_RETURN(Target target, targetOf(path, true));
   const json::object& spec = object(target.worker->pod()->root(), {"spec"});
   const json::object* container = named(array(spec, {"containers"}), path[3]);
@@ -268,14 +276,17 @@ Task<Result<>> AgentServer::attach(http::Request& request, http::ResponseWriter&
   if (!connection.ok()) co_return std::move(connection).error();
   SessionHooks hooks;
   Gate gate(loop_);
-  hooks.resize = [sandbox, id, &gate](uint16_t rows, uint16_t columns) { gate.spawn(resizeContainer(sandbox, id, rows, columns)); };
+  hooks.resize = [sandbox, id, &gate](uint16_t rows, uint16_t columns) {
+    gate.spawn(resizeContainer(sandbox, id, rows, columns));
+  };
   hooks.stdinEnded = [sandbox, id, once] { return endStdin(sandbox, id, once); };
   co_await runSession(loop_, std::move(*connection), std::move(*attached), std::move(hooks));
   co_await gate.close();
   co_return Result<>();
 }
 
-Task<Result<>> AgentServer::portForward(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path) {
+Task<Result<>> AgentServer::portForward(http::Request& request, http::ResponseWriter& writer,
+                                        std::vector<std::string> path) {
   CO_ASSIGN_OR_RETURN(Target target, targetOf(path, false));
   auto port = parseUint(request.query.get("port"));
   if (!port || *port == 0 || *port > 65535) co_return Error(Code::kBadRequest, "port must be a number from 1 to 65535");
@@ -304,15 +315,18 @@ Task<Result<>> AgentServer::summary(http::ResponseWriter& writer) {
     for (const runtime::ContainerStatus& container : sandbox->containers()) {
       auto stats = co_await sandbox->stats(container.id);
       if (!stats.ok()) continue;
-      containers.push_back(json::object{
-          {"name", noteOf(container.annotations, kNoteContainer)},
-          {"startTime", timeValue(container.startedAt)},
-          {"cpu", json::object{{"time", now}, {"usageCoreNanoSeconds", stats->cpuUsageNanos}}},
-          {"memory", json::object{{"time", now}, {"usageBytes", stats->memoryUsage}, {"workingSetBytes", stats->memoryWorkingSet},
-                                  {"rssBytes", stats->memoryRss}}}});
+      containers.push_back(
+          json::object{{"name", noteOf(container.annotations, kNoteContainer)},
+                       {"startTime", timeValue(container.startedAt)},
+                       {"cpu", json::object{{"time", now}, {"usageCoreNanoSeconds", stats->cpuUsageNanos}}},
+                       {"memory", json::object{{"time", now},
+                                               {"usageBytes", stats->memoryUsage},
+                                               {"workingSetBytes", stats->memoryWorkingSet},
+                                               {"rssBytes", stats->memoryRss}}}});
     }
-    pods.push_back(json::object{{"podRef", json::object{{"name", pod->name()}, {"namespace", pod->ns()}, {"uid", pod->uid()}}},
-                                {"containers", std::move(containers)}});
+    pods.push_back(
+        json::object{{"podRef", json::object{{"name", pod->name()}, {"namespace", pod->ns()}, {"uid", pod->uid()}}},
+                     {"containers", std::move(containers)}});
   }
   http::Response response;
   response.headers.set("Content-Type", "application/json");

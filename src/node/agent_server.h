@@ -1,5 +1,5 @@
-// What the masters ask of a node, over the connection that the agent dialed (client/streaming.h): logs, exec, attach, port-forward,
-// health, statistics.
+// What the masters ask of a node, over the connection that the agent dialed (client/streaming.h): logs, exec, attach,
+// port-forward, health, statistics.
 #pragma once
 
 #include <memory>

@@ -10,7 +10,9 @@ namespace {
 
 constexpr size_t kBodyLimit = 10 << 10;
 
-std::string hostInUrl(const std::string& host) { return host.find(':') == std::string::npos ? host : "[" + host + "]"; }
+std::string hostInUrl(const std::string& host) {
+  return host.find(':') == std::string::npos ? host : "[" + host + "]";
+}
 
 struct Attempt {
   Attempt(Loop& loop, http::Client::Options options) : client(loop, std::move(options)), changed(loop) {}
@@ -69,7 +71,8 @@ struct NetConnector::Rep {
   Gate gate;
   std::shared_ptr<http::TlsClient> tls;  // trusts anyone: a pod's certificate is its own matter
 
-  Task<Result<Connector::Answer>> fetch(http::Client::Options options, std::string url, http::Request request, Duration timeout) {
+  Task<Result<Connector::Answer>> fetch(http::Client::Options options, std::string url, http::Request request,
+                                        Duration timeout) {
     options.connectTimeout = timeout;
     auto attempt = std::make_shared<Attempt>(loop, std::move(options));
     const TimePoint deadline = loop.now() + timeout;
@@ -81,7 +84,8 @@ struct NetConnector::Rep {
     }
     if (!attempt->answer) {
       attempt->client.close();
-      co_return Error(Code::kDeadlineExceeded, "context deadline exceeded (Client.Timeout exceeded while awaiting headers)");
+      co_return Error(Code::kDeadlineExceeded,
+                      "context deadline exceeded (Client.Timeout exceeded while awaiting headers)");
     }
     Result<Connector::Answer> answer = std::move(*attempt->answer);
     attempt->client.close();
@@ -92,7 +96,9 @@ struct NetConnector::Rep {
 NetConnector::NetConnector(Loop& loop) : rep_(std::make_unique<Rep>(loop)) {}
 NetConnector::~NetConnector() = default;
 
-Task<> NetConnector::stop() { co_await rep_->gate.close(); }
+Task<> NetConnector::stop() {
+  co_await rep_->gate.close();
+}
 
 Task<Result<Connector::Answer>> NetConnector::httpGet(HttpGet get, Duration timeout) {
   http::Client::Options options;

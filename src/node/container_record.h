@@ -26,22 +26,22 @@ struct ContainerRecord {
   std::string name;
   Kind kind = Kind::kApp;
   State state = State::kWaiting;
-  std::string reason, message;   // kWaiting: why; empty: ContainerCreating or PodInitializing
-  std::string id;                // in the runtime
-  std::string image, imageId;    // as named, and as pulled
-  int64_t attempts = 0;          // started so far; the present one has the number attempts - 1
-  WallTime startedAt{};          // kRunning
+  std::string reason, message;      // kWaiting: why; empty: ContainerCreating or PodInitializing
+  std::string id;                   // in the runtime
+  std::string image, imageId;       // as named, and as pulled
+  int64_t attempts = 0;             // started so far; the present one has the number attempts - 1
+  WallTime startedAt{};             // kRunning
   std::optional<Terminated> ended;  // kExited
   std::optional<Terminated> last;   // of the attempt before
   bool ready = false;
-  bool started = false;          // kRunning, and past its post-start hook and startup probe
-  bool hookDone = false;         // the post-start hook has ended
-  bool replaced = false;         // its definition changed: started anew whatever the restart policy says
-  bool stopping = false;         // a stop is under way
+  bool started = false;   // kRunning, and past its post-start hook and startup probe
+  bool hookDone = false;  // the post-start hook has ended
+  bool replaced = false;  // its definition changed: started anew whatever the restart policy says
+  bool stopping = false;  // a stop is under way
   Backoff restarts, pulls;
-  TimePoint failedAt{};          // when the present waiting or exited state began
-  bool pullFailed = false;       // kWaiting because of the image
-  bool configFailed = false;     // kWaiting because of something that may appear later
+  TimePoint failedAt{};       // when the present waiting or exited state began
+  bool pullFailed = false;    // kWaiting because of the image
+  bool configFailed = false;  // kWaiting because of something that may appear later
 
   int64_t restartCount() const { return attempts > 0 ? attempts - 1 : 0; }
   bool live() const { return state == State::kRunning || state == State::kStarting; }

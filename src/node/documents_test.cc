@@ -14,8 +14,12 @@
 namespace dhow::node {
 namespace {
 
-json::object parse(std::string_view text) { return json::parse(text).get_object(); }
-ObjectPtr make(std::string_view text) { return *Object::parse(text); }
+json::object parse(std::string_view text) {
+  return json::parse(text).get_object();
+}
+ObjectPtr make(std::string_view text) {
+  return *Object::parse(text);
+}
 
 FieldContext contextOf(const json::object& pod) {
   FieldContext context;
@@ -26,7 +30,8 @@ FieldContext contextOf(const json::object& pod) {
   context.find = [](std::string_view kind, std::string_view name) -> ObjectPtr {
     if (name != "here") return nullptr;
     if (kind == "secrets") return make(R"({"kind":"Secret","metadata":{"name":"here"},"data":{"pw":"c2VjcmV0"}})");
-    return make(R"({"kind":"ConfigMap","metadata":{"name":"here"},"data":{"a":"1","b":"2"},"binaryData":{"c":"AAE="}})");
+    return make(
+        R"({"kind":"ConfigMap","metadata":{"name":"here"},"data":{"a":"1","b":"2"},"binaryData":{"c":"AAE="}})");
   };
   return context;
 }
@@ -38,7 +43,8 @@ std::string valueOf(const EnvList& list, std::string_view name) {
   return "<none>";
 }
 
-const json::object kPod = parse(R"({"metadata":{"name":"web-0","namespace":"shop","uid":"u","labels":{"app":"web"},"annotations":{"k":"a \"b\""}},
+const json::object kPod = parse(
+    R"({"metadata":{"name":"web-0","namespace":"shop","uid":"u","labels":{"app":"web"},"annotations":{"k":"a \"b\""}},
   "spec":{"nodeName":"n1","serviceAccountName":"sa","subdomain":"web","hostAliases":[{"ip":"1.2.3.4","hostnames":["a","b"]}]}})");
 
 TEST(Environment, ReadsReferencesAndExpands) {
@@ -64,17 +70,22 @@ TEST(Environment, ReadsReferencesAndExpands) {
 
 TEST(Environment, SaysWhatIsMissing) {
   FieldContext context = contextOf(kPod);
-  auto absent = containerEnv(context, parse(R"({"env":[{"name":"A","valueFrom":{"secretKeyRef":{"name":"gone","key":"k"}}}]})"));
+  auto absent =
+      containerEnv(context, parse(R"({"env":[{"name":"A","valueFrom":{"secretKeyRef":{"name":"gone","key":"k"}}}]})"));
   EXPECT_EQ(absent.error().message(), "secret \"gone\" not found");
-  auto key = containerEnv(context, parse(R"({"env":[{"name":"A","valueFrom":{"configMapKeyRef":{"name":"here","key":"k"}}}]})"));
+  auto key = containerEnv(context,
+                          parse(R"({"env":[{"name":"A","valueFrom":{"configMapKeyRef":{"name":"here","key":"k"}}}]})"));
   EXPECT_EQ(key.error().message(), "couldn't find key k in ConfigMap shop/here");
 }
 
 TEST(Environment, TellsOfServices) {
   std::vector<ObjectPtr> services = {
-      make(R"({"kind":"Service","metadata":{"name":"my-db","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9","ports":[{"name":"sql","port":5432,"protocol":"TCP"}]}})"),
-      make(R"({"kind":"Service","metadata":{"name":"headless","namespace":"shop"},"spec":{"clusterIP":"None","ports":[{"port":1}]}})"),
-      make(R"({"kind":"Service","metadata":{"name":"kubernetes","namespace":"default"},"spec":{"clusterIP":"10.96.0.1","ports":[{"name":"https","port":443}]}})")};
+      make(
+          R"({"kind":"Service","metadata":{"name":"my-db","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9","ports":[{"name":"sql","port":5432,"protocol":"TCP"}]}})"),
+      make(
+          R"({"kind":"Service","metadata":{"name":"headless","namespace":"shop"},"spec":{"clusterIP":"None","ports":[{"port":1}]}})"),
+      make(
+          R"({"kind":"Service","metadata":{"name":"kubernetes","namespace":"default"},"spec":{"clusterIP":"10.96.0.1","ports":[{"name":"https","port":443}]}})")};
   EnvList env = serviceEnv(services, "shop", true);
   EXPECT_EQ(valueOf(env, "MY_DB_SERVICE_HOST"), "10.96.0.9");
   EXPECT_EQ(valueOf(env, "MY_DB_SERVICE_PORT_SQL"), "5432");
@@ -90,13 +101,15 @@ TEST(Volumes, ProjectSourcesAndRefusePathsThatLeadOutside) {
   auto files = volumeContent(context, parse(R"({"name":"v","projected":{"defaultMode":256,"sources":[
       {"configMap":{"name":"here","items":[{"key":"a","path":"cfg/a"}]}},{"secret":{"name":"here"}},
       {"downwardAPI":{"items":[{"path":"labels","fieldRef":{"fieldPath":"metadata.labels"}}]}},
-      {"serviceAccountToken":{"path":"token","expirationSeconds":3607}}]}})"), {{{"", 3607}, "jwt"}});
+      {"serviceAccountToken":{"path":"token","expirationSeconds":3607}}]}})"),
+                             {{{"", 3607}, "jwt"}});
   ASSERT_TRUE(files.ok()) << files.error().message();
   EXPECT_EQ((*files)["cfg/a"], (VolumeFile{"1", 0400}));
   EXPECT_EQ((*files)["pw"].content, "secret");
   EXPECT_EQ((*files)["labels"].content, "app=\"web\"");
   EXPECT_EQ((*files)["token"].content, "jwt");
-  auto bad = volumeContent(context, parse(R"({"configMap":{"name":"here","items":[{"key":"a","path":"x/../../y"}]}})"), {});
+  auto bad =
+      volumeContent(context, parse(R"({"configMap":{"name":"here","items":[{"key":"a","path":"x/../../y"}]}})"), {});
   EXPECT_EQ(bad.error().code(), Code::kInvalid);
   auto missing = volumeContent(context, parse(R"({"configMap":{"name":"here","items":[{"key":"z","path":"z"}]}})"), {});
   EXPECT_EQ(missing.error().message(), "references non-existent configmap key: z");
@@ -141,17 +154,21 @@ TEST(PodFiles, HostsAndResolver) {
   const std::string hosts = hostsFile(kPod, node, "10.244.1.7");
   EXPECT_NE(hosts.find("10.244.1.7\tweb-0.web.shop.svc.cluster.local\tweb-0\n"), std::string::npos);
   EXPECT_NE(hosts.find("1.2.3.4\ta\tb\n"), std::string::npos);
-  EXPECT_EQ(resolvFile(kPod, node), "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.96.0.10\noptions ndots:5\n");
+  EXPECT_EQ(resolvFile(kPod, node),
+            "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.96.0.10\noptions "
+            "ndots:5\n");
   json::object own = kPod;
   own["spec"].get_object()["dnsPolicy"] = "Default";
   EXPECT_EQ(resolvFile(own, node), "search example.org\nnameserver 192.0.2.1\noptions timeout:1\n");
   own["spec"].get_object()["dnsPolicy"] = "None";
-  own["spec"].get_object()["dnsConfig"] = parse(R"({"nameservers":["9.9.9.9"],"options":[{"name":"ndots","value":"2"}]})");
+  own["spec"].get_object()["dnsConfig"] =
+      parse(R"({"nameservers":["9.9.9.9"],"options":[{"name":"ndots","value":"2"}]})");
   EXPECT_EQ(resolvFile(own, node), "nameserver 9.9.9.9\noptions ndots:2\n");
 }
 
 TEST(Resources, BecomeSharesQuotasAndClasses) {
-  auto container = parse(R"({"resources":{"requests":{"cpu":"250m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"64Mi"}}})");
+  auto container =
+      parse(R"({"resources":{"requests":{"cpu":"250m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"64Mi"}}})");
   runtime::Resources resources = containerResources(container);
   EXPECT_EQ(resources.cpuShares, 256u);
   EXPECT_EQ(resources.cpuQuota, 50000);
@@ -164,16 +181,20 @@ TEST(Resources, BecomeSharesQuotasAndClasses) {
 }
 
 const ServiceView kView{"n1", "z1", "10.96.0.10"};
-const char* kService = R"({"kind":"Service","metadata":{"name":"web","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9","clusterIPs":["10.96.0.9"],
+const char* kService =
+    R"({"kind":"Service","metadata":{"name":"web","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9","clusterIPs":["10.96.0.9"],
   "sessionAffinity":"ClientIP","ports":[{"name":"http","port":80,"targetPort":8080,"nodePort":30080}]},"status":{"loadBalancer":{"ingress":[{"ip":"10.89.7.1"}]}}})";
 
 TEST(Services, TakeReadyEndpointsOrThoseThatStillServe) {
   auto slice = [](std::string_view one, std::string_view two) {
-    return make(fmt::format(R"({{"kind":"EndpointSlice","metadata":{{"name":"web-1","namespace":"shop"}},"ports":[{{"name":"http","port":8080,"protocol":"TCP"}}],
-      "endpoints":[{{"addresses":["10.244.1.2"],"nodeName":"n1","conditions":{}}},{{"addresses":["10.244.2.2"],"nodeName":"n2","conditions":{}}}]}})", one, two));
+    return make(fmt::format(
+        R"({{"kind":"EndpointSlice","metadata":{{"name":"web-1","namespace":"shop"}},"ports":[{{"name":"http","port":8080,"protocol":"TCP"}}],
+      "endpoints":[{{"addresses":["10.244.1.2"],"nodeName":"n1","conditions":{}}},{{"addresses":["10.244.2.2"],"nodeName":"n2","conditions":{}}}]}})",
+        one, two));
   };
   ObjectPtr service = make(kService);
-  auto ports = servicePorts(*service, {slice(R"({"ready":true})", R"({"ready":false,"serving":true,"terminating":true})")}, kView);
+  auto ports = servicePorts(
+      *service, {slice(R"({"ready":true})", R"({"ready":false,"serving":true,"terminating":true})")}, kView);
   ASSERT_EQ(ports.size(), 1u);
   EXPECT_EQ(ports[0].key, "shop/web:80/tcp");
   EXPECT_EQ(ports[0].nodePort, 30080);
@@ -182,13 +203,15 @@ TEST(Services, TakeReadyEndpointsOrThoseThatStillServe) {
   ASSERT_EQ(ports[0].endpoints.size(), 1u);
   EXPECT_TRUE(ports[0].endpoints[0].local);
   EXPECT_EQ(ports[0].endpoints[0].port, 8080);
-  ports = servicePorts(*service, {slice(R"({"ready":false})", R"({"ready":false,"serving":true,"terminating":true})")}, kView);
+  ports = servicePorts(*service, {slice(R"({"ready":false})", R"({"ready":false,"serving":true,"terminating":true})")},
+                       kView);
   ASSERT_EQ(ports[0].endpoints.size(), 1u);
   EXPECT_EQ(ports[0].endpoints[0].address.str(), "10.244.2.2");
 }
 
 TEST(Services, PreferTheirZone) {
-  ObjectPtr slice = make(R"({"kind":"EndpointSlice","metadata":{"name":"web-1","namespace":"shop"},"ports":[{"name":"http","port":8080}],
+  ObjectPtr slice = make(
+      R"({"kind":"EndpointSlice","metadata":{"name":"web-1","namespace":"shop"},"ports":[{"name":"http","port":8080}],
     "endpoints":[{"addresses":["10.244.1.2"],"hints":{"forZones":[{"name":"z1"}]}},{"addresses":["10.244.2.2"],"hints":{"forZones":[{"name":"z2"}]}}]})");
   auto ports = servicePorts(*make(kService), {slice}, kView);
   ASSERT_EQ(ports[0].endpoints.size(), 1u);
@@ -198,9 +221,12 @@ TEST(Services, PreferTheirZone) {
 
 TEST(Services, RoutesToOtherNodes) {
   std::vector<ObjectPtr> nodes = {
-      make(R"({"kind":"Node","metadata":{"name":"n1"},"spec":{"podCIDR":"10.244.0.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.1.1"}]}})"),
-      make(R"({"kind":"Node","metadata":{"name":"n2"},"spec":{"podCIDR":"10.244.1.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.1.2"}]}})"),
-      make(R"({"kind":"Node","metadata":{"name":"n3"},"spec":{"podCIDR":"10.244.2.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.2.2"}]}})"),
+      make(
+          R"({"kind":"Node","metadata":{"name":"n1"},"spec":{"podCIDR":"10.244.0.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.1.1"}]}})"),
+      make(
+          R"({"kind":"Node","metadata":{"name":"n2"},"spec":{"podCIDR":"10.244.1.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.1.2"}]}})"),
+      make(
+          R"({"kind":"Node","metadata":{"name":"n3"},"spec":{"podCIDR":"10.244.2.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.2.2"}]}})"),
       make(R"({"kind":"Node","metadata":{"name":"n4"},"spec":{},"status":{}})")};
   auto routes = nodeRoutes(nodes, "n1", "10.0.1.0/24");
   ASSERT_EQ(routes.size(), 2u);
@@ -212,8 +238,9 @@ TEST(ExitStatus, IsWhatKubectlReads) {
   runtime::ExitInfo exit;
   EXPECT_EQ(exitStatus(exit), R"({"metadata":{},"status":"Success"})");
   exit.code = 3;
-  EXPECT_EQ(exitStatus(exit),
-            R"({"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code: exit status 3","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}})");
+  EXPECT_EQ(
+      exitStatus(exit),
+      R"({"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code: exit status 3","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}})");
 }
 
 TEST(Ports, AreNumbersOrNames) {

@@ -42,9 +42,8 @@ std::string formatMap(const json::object& values) {
 
 bool isEnvName(std::string_view name) {
   if (name.empty() || (name[0] >= '0' && name[0] <= '9')) return false;
-  return std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.';
-  });
+  return std::all_of(name.begin(), name.end(),
+                     [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.'; });
 }
 
 void put(EnvList& list, std::string name, std::string value) {
@@ -79,8 +78,8 @@ Result<> addFrom(const FieldContext& context, const json::object& source, EnvLis
 }
 
 // Nothing when the reference is optional and leads nowhere.
-Result<std::optional<std::string>> keyValue(const FieldContext& context, const json::object& ref, std::string_view plural,
-                                            std::string_view kind, std::string_view kindName) {
+Result<std::optional<std::string>> keyValue(const FieldContext& context, const json::object& ref,
+                                            std::string_view plural, std::string_view kind, std::string_view kindName) {
   std::string_view name = text(ref, "name");
   std::string_view key = text(ref, "key");
   const bool optional = flag(ref, {"optional"});
@@ -178,7 +177,8 @@ Result<std::string> resourceValue(const FieldContext& context, const json::objec
     return Error(Code::kInvalid, fmt::format("unsupported container resource: {}", resource));
   }
   std::string quantity(text(container, {"resources", parts->first, parts->second}));
-  if (quantity.empty() && parts->first == "requests") quantity = text(container, {"resources", "limits", parts->second});
+  if (quantity.empty() && parts->first == "requests")
+    quantity = text(container, {"resources", "limits", parts->second});
   if (quantity.empty() && parts->first == "limits") {
     auto found = context.allocatable.find(std::string(parts->second));
     if (found != context.allocatable.end()) quantity = found->second;

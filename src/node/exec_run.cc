@@ -40,8 +40,8 @@ Task<> awaitExit(std::shared_ptr<State> state) {
 
 }  // namespace
 
-Task<Result<ExecOutcome>> runExec(Loop& loop, Gate& gate, std::shared_ptr<runtime::Sandbox> sandbox, std::string containerId,
-                                  runtime::ProcessSpec process, Duration limit) {
+Task<Result<ExecOutcome>> runExec(Loop& loop, Gate& gate, std::shared_ptr<runtime::Sandbox> sandbox,
+                                  std::string containerId, runtime::ProcessSpec process, Duration limit) {
   const TimePoint deadline = loop.now() + limit;
   runtime::StreamOptions streams;
   streams.out = streams.err = true;

@@ -16,7 +16,7 @@ struct ExecOutcome {
 };
 
 // Killed when the limit passes. The gate holds what still reads its output.
-Task<Result<ExecOutcome>> runExec(Loop& loop, Gate& gate, std::shared_ptr<runtime::Sandbox> sandbox, std::string containerId,
-                                  runtime::ProcessSpec process, Duration limit);
+Task<Result<ExecOutcome>> runExec(Loop& loop, Gate& gate, std::shared_ptr<runtime::Sandbox> sandbox,
+                                  std::string containerId, runtime::ProcessSpec process, Duration limit);
 
 }  // namespace dhow::node

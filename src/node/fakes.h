@@ -116,7 +116,9 @@ class FakeRuntime final : public runtime::Runtime {
   Task<Result<>> stopMachine(std::string, Duration) override { co_return Result<>(); }
   Task<Result<>> killMachine(std::string) override { co_return Result<>(); }
   Task<Result<>> removeMachine(std::string) override { co_return Result<>(); }
-  Task<Result<std::vector<runtime::MachineStatus>>> machines() override { co_return std::vector<runtime::MachineStatus>(); }
+  Task<Result<std::vector<runtime::MachineStatus>>> machines() override {
+    co_return std::vector<runtime::MachineStatus>();
+  }
   Result<> removeCgroupParent() override { return {}; }
   int cgroupVersion() const override { return 1; }
   Task<> stop() override { co_return; }
@@ -172,8 +174,8 @@ class FakeRuntime final : public runtime::Runtime {
   Loop& loop_;
   std::map<std::string, std::shared_ptr<FakeSandbox>> sandboxes_;
   std::function<void(const runtime::Event&)> listener_;
-  std::vector<std::string> starts;              // names, in order
-  std::set<std::string> deaf;                   // containers that do not end at SIGTERM
+  std::vector<std::string> starts;  // names, in order
+  std::set<std::string> deaf;       // containers that do not end at SIGTERM
   std::map<std::string, std::string> startErrors;
   std::vector<std::vector<std::string>> execs;
   int execCode = 0;
@@ -181,7 +183,8 @@ class FakeRuntime final : public runtime::Runtime {
   std::string sandboxError;
 };
 
-inline Task<Result<runtime::Started>> FakeSandbox::start(runtime::ContainerSpec spec, std::vector<runtime::StreamOptions>) {
+inline Task<Result<runtime::Started>> FakeSandbox::start(runtime::ContainerSpec spec,
+                                                         std::vector<runtime::StreamOptions>) {
   const std::string name = noteOf(spec.annotations, kNoteContainer);
   auto failure = runtime_.startErrors.find(name);
   if (failure != runtime_.startErrors.end()) co_return Error(Code::kNotFound, failure->second);
@@ -292,10 +295,12 @@ class FakeNetwork final : public PodNetwork {
 class FakeTokens final : public Tokens {
  public:
   explicit FakeTokens(Loop& loop) : loop_(loop) {}
-  Task<Result<Token>> request(std::string ns, std::string account, TokenRequest request, std::string, std::string) override {
+  Task<Result<Token>> request(std::string ns, std::string account, TokenRequest request, std::string,
+                              std::string) override {
     if (!error.empty()) co_return Error(Code::kUnavailable, error);
     ++requests;
-    co_return Token{fmt::format("{}/{}/{}", ns, account, requests), loop_.wallNow() + std::chrono::seconds(request.expirationSeconds)};
+    co_return Token{fmt::format("{}/{}/{}", ns, account, requests),
+                    loop_.wallNow() + std::chrono::seconds(request.expirationSeconds)};
   }
   Loop& loop_;
   int requests = 0;

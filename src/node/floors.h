@@ -1,5 +1,5 @@
-// What the agent needs of the floors below, as narrow interfaces: tests put fakes behind them, the role file the real ones.
-// (runtime::Runtime and client::Client are interfaces already.) All on the loop's thread.
+// What the agent needs of the floors below, as narrow interfaces: tests put fakes behind them, the role file the real
+// ones. (runtime::Runtime and client::Client are interfaces already.) All on the loop's thread.
 #pragma once
 
 #include <functional>
@@ -19,7 +19,8 @@ class Images {
  public:
   virtual ~Images() = default;
   virtual bool present(const std::string& reference) const = 0;
-  virtual Task<Result<image::ImagePtr>> ensure(std::string reference, image::PullPolicy policy, image::Keyring secrets) = 0;
+  virtual Task<Result<image::ImagePtr>> ensure(std::string reference, image::PullPolicy policy,
+                                               image::Keyring secrets) = 0;
   virtual Task<Result<image::Snapshot>> prepare(std::string imageId, std::string containerId) = 0;
   virtual Task<Result<>> removeSnapshot(std::string containerId) = 0;
   virtual std::vector<std::string> snapshots() const = 0;
@@ -45,7 +46,8 @@ class PodNetwork {
   virtual Task<Result<Given>> acquire(std::string podUid) = 0;
   virtual Result<> adopt(const std::string& podUid, const std::string& address, const std::string& hostInterface) = 0;
   virtual void release(const std::string& podUid) = 0;
-  virtual Result<> publish(const std::string& podUid, const std::string& address, const std::vector<HostPort>& ports) = 0;
+  virtual Result<> publish(const std::string& podUid, const std::string& address,
+                           const std::vector<HostPort>& ports) = 0;
 };
 
 // Service account tokens.

@@ -17,14 +17,18 @@ Result<Connector::HttpGet> httpRequest(const HandlerTarget& target, const json::
   if (!request.path.starts_with('/')) request.path.insert(0, "/");
   for (const json::value& entry : array(action, {"httpHeaders"})) {
     if (!entry.is_object()) continue;
-    request.headers.emplace_back(std::string(text(entry.get_object(), "name")), std::string(text(entry.get_object(), "value")));
+    request.headers.emplace_back(std::string(text(entry.get_object(), "name")),
+                                 std::string(text(entry.get_object(), "value")));
   }
   return request;
 }
 
-ProbeOutcome failure(std::string message) { return {false, std::move(message)}; }
+ProbeOutcome failure(std::string message) {
+  return {false, std::move(message)};
+}
 
-Task<ProbeOutcome> lookHttp(Connector& connector, const HandlerTarget& target, const json::object& action, Duration limit) {
+Task<ProbeOutcome> lookHttp(Connector& connector, const HandlerTarget& target, const json::object& action,
+                            Duration limit) {
   auto request = httpRequest(target, action);
   if (!request.ok()) co_return failure(request.error().message());
   const std::string url = fmt::format("{}://{}:{}{}", request->scheme, request->host, request->port, request->path);
@@ -38,7 +42,8 @@ Task<ProbeOutcome> lookExec(const HandlerTarget& target, const json::object& act
   auto outcome = co_await target.exec(strings(array(action, {"command"})), limit);
   if (!outcome.ok()) co_return failure(outcome.error().message());
   if (outcome->timedOut) {
-    co_return failure(fmt::format("command timed out after {}s", std::chrono::duration_cast<std::chrono::seconds>(limit).count()));
+    co_return failure(
+        fmt::format("command timed out after {}s", std::chrono::duration_cast<std::chrono::seconds>(limit).count()));
   }
   if (outcome->exit.code == 0) co_return ProbeOutcome{true, {}};
   std::string message(trim(outcome->output));
@@ -99,7 +104,8 @@ Task<Result<>> runHook(Loop& loop, Connector& connector, HandlerTarget target, j
     if (!outcome.ok()) co_return std::move(outcome).error();
     if (outcome->timedOut) co_return Error(Code::kDeadlineExceeded, "command timed out");
     if (outcome->exit.code == 0) co_return Result<>();
-    co_return Error(Code::kUnknown, fmt::format("command exited with {}: {}", outcome->exit.code, trim(outcome->output)));
+    co_return Error(Code::kUnknown,
+                    fmt::format("command exited with {}: {}", outcome->exit.code, trim(outcome->output)));
   }
   if (const json::object& action = object(hook, {"httpGet"}); !action.empty()) {
     auto request = httpRequest(target, action);

@@ -19,9 +19,9 @@ using client::flag;
 using client::number;
 using client::object;
 using client::ObjectPtr;
-using dhow::object::Object;
 using client::strings;
 using client::text;
+using dhow::object::Object;
 using dhow::object::Resource;
 
 // Map entries whose values are text.
@@ -50,6 +50,8 @@ inline std::optional<int64_t> quantityMilli(std::string_view text) {
   return quantity.ok() ? std::optional(quantity->milliValue()) : std::nullopt;
 }
 
-inline json::string timeValue(WallTime time) { return json::string(formatTime(time)); }
+inline json::string timeValue(WallTime time) {
+  return json::string(formatTime(time));
+}
 
 }  // namespace dhow::node

@@ -36,7 +36,7 @@ uint64_t memInfo(std::string_view name) {
 }
 
 double diskFree(const std::string& path) {
-  struct statvfs info {};
+  struct statvfs info{};
   if (::statvfs(path.c_str(), &info) != 0 || info.f_blocks == 0) return 1;
   return static_cast<double>(info.f_bavail) / static_cast<double>(info.f_blocks);
 }
@@ -53,13 +53,13 @@ MachineFacts readMachine(const std::string& dataDir) {
   MachineFacts out;
   out.cpus = std::max<long>(1, ::sysconf(_SC_NPROCESSORS_ONLN));
   out.memory = memInfo("MemTotal");
-  struct statvfs info {};
+  struct statvfs info{};
   if (::statvfs(dataDir.c_str(), &info) == 0) out.storage = static_cast<uint64_t>(info.f_blocks) * info.f_frsize;
   out.machineId = firstLine("/etc/machine-id");
   out.bootId = firstLine("/proc/sys/kernel/random/boot_id");
   out.systemUuid = firstLine("/sys/class/dmi/id/product_uuid");
   if (out.systemUuid.empty()) out.systemUuid = out.machineId;
-  struct utsname names {};
+  struct utsname names{};
   if (::uname(&names) == 0) {
     out.kernel = names.release;
     out.hostname = names.nodename;
@@ -86,7 +86,8 @@ std::map<std::string, std::string> capacityOf(const MachineFacts& machine, const
   return out;
 }
 
-std::map<std::string, std::string> allocatableOf(const std::map<std::string, std::string>& capacity, const NodeOptions& options) {
+std::map<std::string, std::string> allocatableOf(const std::map<std::string, std::string>& capacity,
+                                                 const NodeOptions& options) {
   std::map<std::string, std::string> out = capacity;
   for (const auto& [name, value] : options.reserved) {
     auto found = out.find(name);
@@ -100,9 +101,16 @@ std::map<std::string, std::string> allocatableOf(const std::map<std::string, std
   return out;
 }
 
-NodeStatus::NodeStatus(Loop& loop, client::Client& client, const NodeOptions& options, MachineFacts machine, Images& images)
-    : loop_(loop), client_(client), options_(options), machine_(std::move(machine)), images_(images), changed_(loop),
-      leaseWake_(loop), gate_(loop) {}
+NodeStatus::NodeStatus(Loop& loop, client::Client& client, const NodeOptions& options, MachineFacts machine,
+                       Images& images)
+    : loop_(loop),
+      client_(client),
+      options_(options),
+      machine_(std::move(machine)),
+      images_(images),
+      changed_(loop),
+      leaseWake_(loop),
+      gate_(loop) {}
 
 void NodeStatus::start() {
   gate_.spawn(keepNode(this));
@@ -139,14 +147,18 @@ json::object NodeStatus::metadata() const {
   return {{"name", options_.name}, {"labels", std::move(labels)}};
 }
 
-json::object NodeStatus::conditionOf(std::string_view type, bool holds, std::string_view reason, std::string_view message) const {
+json::object NodeStatus::conditionOf(std::string_view type, bool holds, std::string_view reason,
+                                     std::string_view message) const {
   const std::string_view status = holds ? "True" : "False";
   std::optional<WallTime> since;
   for (const json::value& value : array(reported_, {"conditions"})) {
     if (!value.is_object() || text(value.get_object(), "type") != type) continue;
     if (text(value.get_object(), "status") == status) since = client::time(value.get_object(), {"lastTransitionTime"});
   }
-  return {{"type", type}, {"status", status}, {"reason", reason}, {"message", message},
+  return {{"type", type},
+          {"status", status},
+          {"reason", reason},
+          {"message", message},
           {"lastTransitionTime", timeValue(since.value_or(loop_.wallNow()))}};
 }
 
@@ -155,13 +167,18 @@ json::array NodeStatus::conditions() const {
   const bool memoryLow = available > 0 && available < kMemoryLow;
   const bool diskLow = diskFree(options_.dataDir) < kDiskLow / 2;
   json::array out;
-  out.push_back(memoryLow ? conditionOf("MemoryPressure", true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
-                          : conditionOf("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"));
-  out.push_back(diskLow ? conditionOf("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
-                        : conditionOf("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"));
+  out.push_back(memoryLow ? conditionOf("MemoryPressure", true, "KubeletHasInsufficientMemory",
+                                        "kubelet has insufficient memory available")
+                          : conditionOf("MemoryPressure", false, "KubeletHasSufficientMemory",
+                                        "kubelet has sufficient memory available"));
+  out.push_back(diskLow
+                    ? conditionOf("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
+                    : conditionOf("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"));
   out.push_back(conditionOf("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"));
-  out.push_back(networkReady_ ? conditionOf("Ready", true, "KubeletReady", "kubelet is posting ready status")
-                              : conditionOf("Ready", false, "KubeletNotReady", "container runtime network not ready: no pod range was given to this node yet"));
+  out.push_back(networkReady_
+                    ? conditionOf("Ready", true, "KubeletReady", "kubelet is posting ready status")
+                    : conditionOf("Ready", false, "KubeletNotReady",
+                                  "container runtime network not ready: no pod range was given to this node yet"));
   return out;
 }
 
@@ -180,11 +197,16 @@ json::object NodeStatus::status() const {
           {"conditions", conditions()},
           {"addresses", json::array{json::object{{"type", "InternalIP"}, {"address", options_.address}},
                                     json::object{{"type", "Hostname"}, {"address", options_.name}}}},
-          {"nodeInfo", json::object{{"machineID", machine_.machineId}, {"systemUUID", machine_.systemUuid},
-                                    {"bootID", machine_.bootId}, {"kernelVersion", machine_.kernel},
-                                    {"osImage", machine_.osImage}, {"containerRuntimeVersion", "dhow://0.1.0"},
-                                    {"kubeletVersion", kVersion}, {"kubeProxyVersion", ""},
-                                    {"operatingSystem", "linux"}, {"architecture", machine_.architecture}}},
+          {"nodeInfo", json::object{{"machineID", machine_.machineId},
+                                    {"systemUUID", machine_.systemUuid},
+                                    {"bootID", machine_.bootId},
+                                    {"kernelVersion", machine_.kernel},
+                                    {"osImage", machine_.osImage},
+                                    {"containerRuntimeVersion", "dhow://0.1.0"},
+                                    {"kubeletVersion", kVersion},
+                                    {"kubeProxyVersion", ""},
+                                    {"operatingSystem", "linux"},
+                                    {"architecture", machine_.architecture}}},
           {"images", std::move(images)}};
 }
 
@@ -204,7 +226,8 @@ Task<Result<>> NodeStatus::writeNode() {
       node = std::move(*made);
     } else if (made.error().is(Code::kAlreadyExists)) {
       json::object labels{{"metadata", json::object{{"labels", metadata()["labels"]}}}};
-      auto patched = co_await client_.patch(kNodes, "", options_.name, "", client::PatchType::kMerge, std::move(labels));
+      auto patched =
+          co_await client_.patch(kNodes, "", options_.name, "", client::PatchType::kMerge, std::move(labels));
       if (!patched.ok()) co_return std::move(patched).error();
       node = std::move(*patched);
     } else {
@@ -239,7 +262,9 @@ Task<> NodeStatus::keepNode(NodeStatus* self) {
       // Woken by changes; the facts are looked at again now and then.
       const json::array before = array(self->reported_, {"conditions"});
       // What changed while the last state was being written is due at once.
-      auto isDue = [&] { return std::exchange(self->statusDue_, false) || !self->registered_ || self->conditions() != before; };
+      auto isDue = [&] {
+        return std::exchange(self->statusDue_, false) || !self->registered_ || self->conditions() != before;
+      };
       bool due = isDue();
       while (!due && !self->stopping_) {
         const bool woken = co_await self->changed_.waitFor(kStatusEvery);
@@ -255,14 +280,17 @@ Task<> NodeStatus::keepNode(NodeStatus* self) {
 
 Task<Result<>> NodeStatus::writeLease() {
   const std::string ns = "kube-node-lease";
-  json::object spec{{"holderIdentity", options_.name}, {"leaseDurationSeconds", kLeaseSeconds},
+  json::object spec{{"holderIdentity", options_.name},
+                    {"leaseDurationSeconds", kLeaseSeconds},
                     {"renewTime", formatTimeMicro(loop_.wallNow())}};
   if (!lease_) {
     json::object metadata{{"name", options_.name}, {"namespace", ns}};
     if (!uid_.empty()) {
-      metadata["ownerReferences"] = json::array{json::object{{"apiVersion", "v1"}, {"kind", "Node"}, {"name", options_.name}, {"uid", uid_}}};
+      metadata["ownerReferences"] =
+          json::array{json::object{{"apiVersion", "v1"}, {"kind", "Node"}, {"name", options_.name}, {"uid", uid_}}};
     }
-    json::object body{{"apiVersion", "coordination.k8s.io/v1"}, {"kind", "Lease"}, {"metadata", std::move(metadata)}, {"spec", spec}};
+    json::object body{
+        {"apiVersion", "coordination.k8s.io/v1"}, {"kind", "Lease"}, {"metadata", std::move(metadata)}, {"spec", spec}};
     auto made = co_await client_.create(kLeases, ns, std::move(body));
     if (made.ok()) {
       lease_ = std::move(*made);
@@ -273,7 +301,8 @@ Task<Result<>> NodeStatus::writeLease() {
     if (!found.ok()) co_return std::move(found).error();
     lease_ = std::move(*found);
   }
-  auto written = co_await client_.patch(kLeases, ns, options_.name, "", client::PatchType::kMerge, json::object{{"spec", std::move(spec)}});
+  auto written = co_await client_.patch(kLeases, ns, options_.name, "", client::PatchType::kMerge,
+                                        json::object{{"spec", std::move(spec)}});
   if (!written.ok()) {
     if (written.error().is(Code::kNotFound)) lease_.reset();
     co_return std::move(written).error();

@@ -1,5 +1,5 @@
-// The Node object and its lease: registers the node, tells its state on change (and every five minutes), renews the lease every ten
-// seconds. While no master answers it tries on, with growing delays.
+// The Node object and its lease: registers the node, tells its state on change (and every five minutes), renews the
+// lease every ten seconds. While no master answers it tries on, with growing delays.
 #pragma once
 
 #include <functional>
@@ -15,14 +15,15 @@ namespace dhow::node {
 
 struct MachineFacts {
   int64_t cpus = 1;
-  uint64_t memory = 0;    // bytes
-  uint64_t storage = 0;   // bytes of the file system that holds dataDir
+  uint64_t memory = 0;   // bytes
+  uint64_t storage = 0;  // bytes of the file system that holds dataDir
   std::string machineId, bootId, systemUuid, kernel, osImage, architecture, hostname;
 };
 MachineFacts readMachine(const std::string& dataDir);
 // {"cpu": "2", "memory": "4026532Ki", ...}
 std::map<std::string, std::string> capacityOf(const MachineFacts& machine, const NodeOptions& options);
-std::map<std::string, std::string> allocatableOf(const std::map<std::string, std::string>& capacity, const NodeOptions& options);
+std::map<std::string, std::string> allocatableOf(const std::map<std::string, std::string>& capacity,
+                                                 const NodeOptions& options);
 
 class NodeStatus {
  public:

@@ -66,12 +66,24 @@ Result<> readServers(const json::value& value, std::vector<std::string>& into) {
 }
 
 Result<> readField(NodeOptions& o, std::string_view name, const json::value& value) {
-  const std::pair<std::string_view, std::string*> texts[] = {
-      {"name", &o.name}, {"zone", &o.zone}, {"region", &o.region}, {"caFile", &o.caFile}, {"certFile", &o.certFile},
-      {"keyFile", &o.keyFile}, {"dataDir", &o.dataDir}, {"runDir", &o.runDir}, {"cgroupParent", &o.cgroupParent},
-      {"shimPath", &o.shimPath}, {"address", &o.address}, {"segment", &o.segment}, {"podRange", &o.podRange},
-      {"serviceRange", &o.serviceRange}, {"dnsAddress", &o.dnsAddress}, {"domain", &o.domain},
-      {"resolvConf", &o.resolvConf}, {"registriesFile", &o.registriesFile}};
+  const std::pair<std::string_view, std::string*> texts[] = {{"name", &o.name},
+                                                             {"zone", &o.zone},
+                                                             {"region", &o.region},
+                                                             {"caFile", &o.caFile},
+                                                             {"certFile", &o.certFile},
+                                                             {"keyFile", &o.keyFile},
+                                                             {"dataDir", &o.dataDir},
+                                                             {"runDir", &o.runDir},
+                                                             {"cgroupParent", &o.cgroupParent},
+                                                             {"shimPath", &o.shimPath},
+                                                             {"address", &o.address},
+                                                             {"segment", &o.segment},
+                                                             {"podRange", &o.podRange},
+                                                             {"serviceRange", &o.serviceRange},
+                                                             {"dnsAddress", &o.dnsAddress},
+                                                             {"domain", &o.domain},
+                                                             {"resolvConf", &o.resolvConf},
+                                                             {"registriesFile", &o.registriesFile}};
   for (const auto& [known, into] : texts) {
     if (name == known) return readText(value, name, *into);
   }
@@ -101,7 +113,7 @@ Result<NodeOptions> parseNodeOptions(std::string_view bytes) {
   NodeOptions options;
   for (const auto& [name, value] : root.get_object()) RETURN_IF_ERROR(readField(options, name, value));
   const std::pair<std::string_view, const std::string*> needed[] = {
-      {"name", &options.name}, {"caFile", &options.caFile}, {"certFile", &options.certFile},
+      {"name", &options.name},       {"caFile", &options.caFile},   {"certFile", &options.certFile},
       {"keyFile", &options.keyFile}, {"dataDir", &options.dataDir}, {"runDir", &options.runDir},
       {"address", &options.address}};
   for (const auto& [name, value] : needed) {
@@ -120,13 +132,28 @@ Result<NodeOptions> loadNodeOptions(const std::string& path) {
 }
 
 json::object toJson(const NodeOptions& o) {
-  json::object out{{"name", o.name}, {"zone", o.zone}, {"region", o.region}, {"caFile", o.caFile},
-                   {"certFile", o.certFile}, {"keyFile", o.keyFile}, {"dataDir", o.dataDir}, {"runDir", o.runDir},
-                   {"cgroupParent", o.cgroupParent}, {"shimPath", o.shimPath}, {"address", o.address},
-                   {"segment", o.segment}, {"podRange", o.podRange}, {"serviceRange", o.serviceRange},
-                   {"dnsAddress", o.dnsAddress}, {"domain", o.domain}, {"resolvConf", o.resolvConf},
-                   {"registriesFile", o.registriesFile}, {"registries", o.registries}, {"maxPods", o.maxPods},
-                   {"poolSize", o.poolSize}, {"logMaxSize", static_cast<int64_t>(o.logMaxSize)},
+  json::object out{{"name", o.name},
+                   {"zone", o.zone},
+                   {"region", o.region},
+                   {"caFile", o.caFile},
+                   {"certFile", o.certFile},
+                   {"keyFile", o.keyFile},
+                   {"dataDir", o.dataDir},
+                   {"runDir", o.runDir},
+                   {"cgroupParent", o.cgroupParent},
+                   {"shimPath", o.shimPath},
+                   {"address", o.address},
+                   {"segment", o.segment},
+                   {"podRange", o.podRange},
+                   {"serviceRange", o.serviceRange},
+                   {"dnsAddress", o.dnsAddress},
+                   {"domain", o.domain},
+                   {"resolvConf", o.resolvConf},
+                   {"registriesFile", o.registriesFile},
+                   {"registries", o.registries},
+                   {"maxPods", o.maxPods},
+                   {"poolSize", o.poolSize},
+                   {"logMaxSize", static_cast<int64_t>(o.logMaxSize)},
                    {"logMaxFiles", static_cast<int64_t>(o.logMaxFiles)}};
   json::array servers(o.servers.begin(), o.servers.end());
   out["servers"] = std::move(servers);

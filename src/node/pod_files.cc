@@ -24,7 +24,9 @@ std::string podHostname(const json::object& pod) {
   return name;
 }
 
-bool hostNetworkOf(const json::object& pod) { return flag(pod, {"spec", "hostNetwork"}); }
+bool hostNetworkOf(const json::object& pod) {
+  return flag(pod, {"spec", "hostNetwork"});
+}
 
 std::vector<uint32_t> supplementalGroups(const json::object& spec) {
   std::vector<uint32_t> out;
@@ -43,8 +45,12 @@ std::optional<uint32_t> fsGroupOf(const json::object& spec) {
 
 namespace {
 
-uint64_t sharesOf(int64_t milli) { return std::max<uint64_t>(2, static_cast<uint64_t>(milli) * 1024 / 1000); }
-int64_t quotaOf(int64_t milli) { return std::max<int64_t>(1000, milli * 100); }
+uint64_t sharesOf(int64_t milli) {
+  return std::max<uint64_t>(2, static_cast<uint64_t>(milli) * 1024 / 1000);
+}
+int64_t quotaOf(int64_t milli) {
+  return std::max<int64_t>(1000, milli * 100);
+}
 
 }  // namespace
 
@@ -122,7 +128,8 @@ runtime::SandboxSpec sandboxSpec(const json::object& pod, const NodeFacts& node,
   out.hostname = host ? node.hostname : podHostname(pod);
   std::string_view subdomain = text(spec, "subdomain");
   if (flag(spec, {"setHostnameAsFQDN"}) && !subdomain.empty()) {
-    out.hostname = fmt::format("{}.{}.{}.svc.{}", out.hostname, subdomain, text(pod, {"metadata", "namespace"}), node.domain);
+    out.hostname =
+        fmt::format("{}.{}.{}.svc.{}", out.hostname, subdomain, text(pod, {"metadata", "namespace"}), node.domain);
   }
   if (host) {
     out.net = runtime::Namespace::host();
@@ -137,7 +144,8 @@ runtime::SandboxSpec sandboxSpec(const json::object& pod, const NodeFacts& node,
   out.resources = podResources(spec);
   for (const json::value& entry : array(spec, {"securityContext", "sysctls"})) {
     if (!entry.is_object()) continue;
-    out.sysctls.emplace_back(std::string(text(entry.get_object(), "name")), std::string(text(entry.get_object(), "value")));
+    out.sysctls.emplace_back(std::string(text(entry.get_object(), "name")),
+                             std::string(text(entry.get_object(), "value")));
   }
   out.annotations = {{std::string(kNoteNamespace), std::string(text(pod, {"metadata", "namespace"}))},
                      {std::string(kNoteName), std::string(text(pod, {"metadata", "name"}))},
@@ -151,10 +159,11 @@ std::string hostsFile(const json::object& pod, const NodeFacts& node, const std:
     out = "# The node's own hosts file.\n" + node.hosts;
     if (!out.ends_with('\n')) out += '\n';
   } else {
-    out = "# Written by the node for this pod.\n"
-          "127.0.0.1\tlocalhost\n"
-          "::1\tlocalhost ip6-localhost ip6-loopback\n"
-          "fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n";
+    out =
+        "# Written by the node for this pod.\n"
+        "127.0.0.1\tlocalhost\n"
+        "::1\tlocalhost ip6-localhost ip6-loopback\n"
+        "fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n";
     const std::string hostname = podHostname(pod);
     std::string_view subdomain = text(pod, {"spec", "subdomain"});
     if (subdomain.empty()) {
@@ -198,7 +207,8 @@ std::string resolvFile(const json::object& pod, const NodeFacts& node) {
     std::string_view ns = text(pod, {"metadata", "namespace"});
     std::vector<std::string> cluster = {fmt::format("{}.svc.{}", ns, node.domain), "svc." + node.domain, node.domain};
     for (const std::string& domain : search) {
-      if (std::find(cluster.begin(), cluster.end(), domain) == cluster.end() && !domain.empty()) cluster.push_back(domain);
+      if (std::find(cluster.begin(), cluster.end(), domain) == cluster.end() && !domain.empty())
+        cluster.push_back(domain);
     }
     search = std::move(cluster);
     options = {{"ndots", "5"}};

@@ -136,7 +136,10 @@ void PodManager::seen(const ObjectPtr& before, const ObjectPtr& after) {
   // A folder of the same pod is there when it was here before under an agent that lost its record.
   if (pathExists(worker->paths().status())) worker->restoreFromDisk();
   if (active >= maxPods_ && !after->deleting()) {
-    worker->fail("OutOfpods", fmt::format("Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {}", active, maxPods_));
+    worker->fail(
+        "OutOfpods",
+        fmt::format("Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {}",
+                    active, maxPods_));
     return;
   }
   worker->start();
@@ -146,9 +149,10 @@ Task<> PodManager::forgetPod(PodManager* self, ObjectPtr pod) {
   client::DeleteOptions options;
   options.gracePeriodSeconds = 0;
   options.uid = pod->uid();
-  auto gone = co_await self->context_.client.remove(dhow::object::resources::kPods, std::string(pod->ns()), std::string(pod->name()),
-                                                    std::move(options));
-  if (!gone.ok() && !gone.error().is(Code::kNotFound)) log::warn("node", "pod {}: {}", pod->key(), gone.error().message());
+  auto gone = co_await self->context_.client.remove(dhow::object::resources::kPods, std::string(pod->ns()),
+                                                    std::string(pod->name()), std::move(options));
+  if (!gone.ok() && !gone.error().is(Code::kNotFound))
+    log::warn("node", "pod {}: {}", pod->key(), gone.error().message());
 }
 
 void PodManager::over(const std::string& uid) {
@@ -205,7 +209,7 @@ void PodManager::dropOldLogs() {
   std::multimap<int64_t, std::string> dead;  // by time of the last change
   for (const std::string& folder : *folders) {
     const std::string path = context_.paths.pods() + "/" + folder;
-    struct stat info {};
+    struct stat info{};
     if (live.contains(path) || pathExists(PodPaths(path).pod())) continue;
     if (::stat(path.c_str(), &info) == 0) dead.emplace(info.st_mtim.tv_sec, path);
   }

@@ -1,5 +1,5 @@
-// All pods of this node: a worker each, from the API's list and from disk; routes the runtime's events to them; keeps the logs of
-// pods that are gone for a while.
+// All pods of this node: a worker each, from the API's list and from disk; routes the runtime's events to them; keeps
+// the logs of pods that are gone for a while.
 #pragma once
 
 #include <map>

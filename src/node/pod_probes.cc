@@ -12,21 +12,27 @@ HandlerTarget PodWorker::targetOf(size_t i) {
   HandlerTarget target;
   target.container = specOf(i);
   target.podIp = hostNetworkOf(pod_->root()) ? context_.node.address : address_;
-  target.exec = [this, i](std::vector<std::string> command, Duration limit) { return execIn(this, i, std::move(command), limit); };
+  target.exec = [this, i](std::vector<std::string> command, Duration limit) {
+    return execIn(this, i, std::move(command), limit);
+  };
   return target;
 }
 
-Task<Result<ExecOutcome>> PodWorker::execIn(PodWorker* self, size_t i, std::vector<std::string> command, Duration limit) {
+Task<Result<ExecOutcome>> PodWorker::execIn(PodWorker* self, size_t i, std::vector<std::string> command,
+                                            Duration limit) {
   const std::string container = self->rec(i).name;
   auto process = co_await self->processFor(container, std::move(command));
   if (!process.ok()) co_return std::move(process).error();
   if (!self->sandbox_) co_return Error(Code::kUnavailable, "the pod's sandbox is gone");
-  auto outcome = co_await runExec(self->loop_, self->gate_, self->sandbox_, self->rec(i).id, std::move(*process), limit);
+  auto outcome =
+      co_await runExec(self->loop_, self->gate_, self->sandbox_, self->rec(i).id, std::move(*process), limit);
   co_return outcome;
 }
 
 std::unique_ptr<Probe> PodWorker::makeProbe(size_t i, Probe::Kind kind, TimePoint startedAt) {
-  const char* name = kind == Probe::Kind::kStartup ? "startupProbe" : kind == Probe::Kind::kLiveness ? "livenessProbe" : "readinessProbe";
+  const char* name = kind == Probe::Kind::kStartup    ? "startupProbe"
+                     : kind == Probe::Kind::kLiveness ? "livenessProbe"
+                                                      : "readinessProbe";
   const json::value* value = field(specOf(i), {name});
   if (value == nullptr || !value->is_object()) return nullptr;
   Probe::Hooks hooks;
@@ -35,7 +41,8 @@ std::unique_ptr<Probe> PodWorker::makeProbe(size_t i, Probe::Kind kind, TimePoin
     eventFor(i, "Warning", "Unhealthy", fmt::format("{} probe failed: {}", probeName(kind), message));
   };
   auto see = [this, i, probe = value->get_object()]() { return look(context_.connector, targetOf(i), probe); };
-  return std::make_unique<Probe>(loop_, gate_, kind, Probe::settingsOf(value->get_object()), startedAt, see, std::move(hooks));
+  return std::make_unique<Probe>(loop_, gate_, kind, Probe::settingsOf(value->get_object()), startedAt, see,
+                                 std::move(hooks));
 }
 
 void PodWorker::startProbes(size_t i) {
@@ -83,9 +90,11 @@ void PodWorker::probeVerdict(size_t i, Probe::Kind kind, bool ok, const std::str
   }
   Duration grace = graceOf();
   const char* name = kind == Probe::Kind::kStartup ? "startupProbe" : "livenessProbe";
-  if (auto own = number(specOf(i), {name, "terminationGracePeriodSeconds"})) grace = std::chrono::seconds(std::max<int64_t>(1, *own));
-  gate_.spawn(stopContainer(this, i, grace, fmt::format("Container {} failed {} probe, will be restarted", record.name,
-                                                        kind == Probe::Kind::kStartup ? "startup" : "liveness")));
+  if (auto own = number(specOf(i), {name, "terminationGracePeriodSeconds"}))
+    grace = std::chrono::seconds(std::max<int64_t>(1, *own));
+  gate_.spawn(stopContainer(this, i, grace,
+                            fmt::format("Container {} failed {} probe, will be restarted", record.name,
+                                        kind == Probe::Kind::kStartup ? "startup" : "liveness")));
 }
 
 }  // namespace dhow::node

@@ -1,4 +1,5 @@
-// What a pod needs before its containers: volumes and the sandbox. Both are set up at the same time, each tried again until it succeeds.
+// What a pod needs before its containers: volumes and the sandbox. Both are set up at the same time, each tried again
+// until it succeeds.
 #include <boost/json/parse.hpp>
 
 #include "base/digest.h"
@@ -15,7 +16,9 @@ Duration retryDelay(int failures) {
   return std::min<Duration>(std::chrono::milliseconds(500) * (1 << std::min(failures, 8)), std::chrono::minutes(2));
 }
 
-std::string keyOf(const ObjectRef& ref) { return ref.kind + "/" + ref.name; }
+std::string keyOf(const ObjectRef& ref) {
+  return ref.kind + "/" + ref.name;
+}
 
 std::vector<HostPort> hostPortsOf(const json::object& spec) {
   std::vector<HostPort> out;
@@ -51,7 +54,9 @@ void PodWorker::beginSetUp() {
   // Two minutes without a volume are worth an event, as users look for it there.
   volumeComplaint_ = loop_.after(std::chrono::minutes(2), [this] {
     if (volumesReady_ || leaving() || volumeProblem_.empty()) return;
-    context_.events.warning(*pod_, "FailedMount", "Unable to attach or mount volumes: " + volumeProblem_ + ": timed out waiting for the condition");
+    context_.events.warning(
+        *pod_, "FailedMount",
+        "Unable to attach or mount volumes: " + volumeProblem_ + ": timed out waiting for the condition");
   });
 }
 
@@ -115,7 +120,8 @@ Task<Result<>> PodWorker::fetchTokens() {
       }
       tokens_[request] = std::move(*token);
     }
-    const Duration left = std::max<Duration>(std::chrono::seconds(10), tokens_[request].expires - loop_.wallNow() - life / 5);
+    const Duration left =
+        std::max<Duration>(std::chrono::seconds(10), tokens_[request].expires - loop_.wallNow() - life / 5);
     if (!next || left < *next) next = left;
   }
   if (next) tokenRefresh_ = loop_.after(*next, [this] { refreshVolumes(); });
@@ -172,7 +178,8 @@ Task<> PodWorker::setUpVolumes(PodWorker* self) {
     auto tokens = co_await self->fetchTokens();
     if (self->leaving()) break;
     bool known = true;
-    for (const ObjectRef& ref : referencedObjects(self->pod_->root())) known = known && self->context_.objects.known(ref);
+    for (const ObjectRef& ref : referencedObjects(self->pod_->root()))
+      known = known && self->context_.objects.known(ref);
     // objectsChanged() comes when the rest is known, and asks again if it came meanwhile.
     if (!known) {
       if (self->volumesAgain_) continue;
@@ -210,7 +217,8 @@ Task<> PodWorker::setUpSandbox(PodWorker* self) {
     self->releaseAddress();
   }
   if (!made.ok() && !self->leaving()) {
-    self->context_.events.warning(*self->pod_, "FailedCreatePodSandBox", "Failed to create pod sandbox: " + made.error().message());
+    self->context_.events.warning(*self->pod_, "FailedCreatePodSandBox",
+                                  "Failed to create pod sandbox: " + made.error().message());
     self->sandboxRetry_ = self->loop_.after(retryDelay(self->sandboxFailures_++), [self] {
       if (self->leaving() || self->sandboxRunning_) return;
       self->sandboxRunning_ = true;

@@ -24,7 +24,8 @@ image::PullPolicy policyOf(const json::object& container) {
   if (policy == "Never") return image::PullPolicy::kNever;
   if (policy == "IfNotPresent") return image::PullPolicy::kIfNotPresent;
   auto reference = image::Reference::parse(text(container, "image"));
-  const bool latest = reference.ok() && reference->digest.empty() && (reference->tag.empty() || reference->tag == "latest");
+  const bool latest =
+      reference.ok() && reference->digest.empty() && (reference->tag.empty() || reference->tag == "latest");
   return latest ? image::PullPolicy::kAlways : image::PullPolicy::kIfNotPresent;
 }
 
@@ -52,7 +53,8 @@ Task<image::ImagePtr> PodWorker::fetchImage(size_t i) {
   const image::PullPolicy policy = policyOf(container);
   const bool present = context_.images.present(reference);
   if (policy == image::PullPolicy::kNever && !present) {
-    const std::string message = fmt::format("Container image \"{}\" is not present with pull policy of Never", reference);
+    const std::string message =
+        fmt::format("Container image \"{}\" is not present with pull policy of Never", reference);
     eventFor(i, "Warning", "ErrImageNeverPull", message);
     failWaiting(i, "ErrImageNeverPull", message);
     rec(i).pullFailed = true;
@@ -66,7 +68,8 @@ Task<image::ImagePtr> PodWorker::fetchImage(size_t i) {
     if (!secret) continue;
     for (std::string_view key : {".dockerconfigjson", ".dockercfg"}) {
       auto config = entryOf(*secret, key);
-      if (config && !secrets.addDockerConfig(*config).ok()) log::warn("node", "pod {}: secret {} cannot be read", describe(), secret->name());
+      if (config && !secrets.addDockerConfig(*config).ok())
+        log::warn("node", "pod {}: secret {} cannot be read", describe(), secret->name());
     }
   }
   const bool pull = policy == image::PullPolicy::kAlways || !present;
@@ -77,11 +80,13 @@ Task<image::ImagePtr> PodWorker::fetchImage(size_t i) {
   if (!image.ok()) {
     const bool bad = image.error().is(Code::kBadRequest) && !image::Reference::parse(reference).ok();
     if (bad) {
-      const std::string message = fmt::format("Failed to apply default image tag \"{}\": couldn't parse image name: {}", reference, image.error().message());
+      const std::string message = fmt::format("Failed to apply default image tag \"{}\": couldn't parse image name: {}",
+                                              reference, image.error().message());
       eventFor(i, "Warning", "InspectFailed", message);
       failWaiting(i, "InvalidImageName", message);
     } else {
-      eventFor(i, "Warning", "Failed", fmt::format("Failed to pull image \"{}\": {}", reference, image.error().message()));
+      eventFor(i, "Warning", "Failed",
+               fmt::format("Failed to pull image \"{}\": {}", reference, image.error().message()));
       eventFor(i, "Warning", "Failed", "Error: ErrImagePull");
       failWaiting(i, "ErrImagePull", image.error().message());
     }
@@ -93,8 +98,9 @@ Task<image::ImagePtr> PodWorker::fetchImage(size_t i) {
   rec(i).pulls.reset();
   if (pull) {
     const std::string took = durationText(loop_.now() - began);
-    eventFor(i, "Normal", "Pulled", fmt::format("Successfully pulled image \"{}\" in {} ({} including waiting). Image size: {} bytes.",
-                                                reference, took, took, (*image)->contentSize));
+    eventFor(i, "Normal", "Pulled",
+             fmt::format("Successfully pulled image \"{}\" in {} ({} including waiting). Image size: {} bytes.",
+                         reference, took, took, (*image)->contentSize));
   } else {
     eventFor(i, "Normal", "Pulled", fmt::format("Container image \"{}\" already present on machine", reference));
   }
@@ -183,7 +189,8 @@ Task<> PodWorker::launch(size_t i, image::ImagePtr image, std::string id, Result
     --busy_;
     const Error& error = build.error();
     eventFor(i, "Warning", "Failed", "Error: " + error.message());
-    failWaiting(i, error.is(Code::kFailedPrecondition) ? "CreateContainerConfigError" : "CreateContainerError", error.message());
+    failWaiting(i, error.is(Code::kFailedPrecondition) ? "CreateContainerConfigError" : "CreateContainerError",
+                error.message());
     rec(i).configFailed = error.is(Code::kFailedPrecondition);
     rec(i).pullFailed = !rec(i).configFailed;
     rec(i).pulls.next(loop_.now());
@@ -233,7 +240,8 @@ void PodWorker::running(size_t i, const runtime::Started& started) {
   record.reason.clear();
   record.message.clear();
   eventFor(i, "Normal", "Started", "Started container " + record.name);
-  for (const std::string& warning : started.warnings) log::warn("node", "pod {} container {}: {}", describe(), record.name, warning);
+  for (const std::string& warning : started.warnings)
+    log::warn("node", "pod {} container {}: {}", describe(), record.name, warning);
   for (const auto& [id, exit] : std::exchange(earlyExits_, {})) {
     if (id == record.id) {
       ended(i, exit);
@@ -279,8 +287,10 @@ std::string PodWorker::terminationMessage(size_t i, bool failed) const {
     message.resize(std::fread(message.data(), 1, kMessageLimit, file));
     std::fclose(file);
   }
-  if (!message.empty() || !failed || text(specOf(i), "terminationMessagePolicy") != "FallbackToLogsOnError") return message;
-  auto reader = runtime::LogReader::open(loop_, {paths_.log(record.name, record.attempts - 1), false, kMessageLines, {}, {}});
+  if (!message.empty() || !failed || text(specOf(i), "terminationMessagePolicy") != "FallbackToLogsOnError")
+    return message;
+  auto reader =
+      runtime::LogReader::open(loop_, {paths_.log(record.name, record.attempts - 1), false, kMessageLines, {}, {}});
   if (!reader.ok()) return message;
   while (true) {
     auto entry = (*reader)->tryNext();
@@ -358,7 +368,8 @@ void PodWorker::dropOldLogs(size_t i) {
 Task<Result<runtime::ProcessSpec>> PodWorker::processFor(std::string container, std::vector<std::string> command) {
   auto i = indexOf(container);
   if (!i) co_return Error(Code::kNotFound, fmt::format("container {} is not valid for pod {}", container, name_));
-  if (rec(*i).state != State::kRunning) co_return Error(Code::kConflict, fmt::format("container {} is not running", container));
+  if (rec(*i).state != State::kRunning)
+    co_return Error(Code::kConflict, fmt::format("container {} is not running", container));
   if (processes_[*i]) {
     runtime::ProcessSpec process = *processes_[*i];
     process.args = std::move(command);

@@ -42,14 +42,12 @@ json::object waiting(std::string_view reason, std::string_view message) {
 
 json::object stateOf(const PodFacts& facts, const ContainerRecord& record) {
   switch (record.state) {
-    case State::kRunning:
-      return {{"running", json::object{{"startedAt", timeValue(record.startedAt)}}}};
+    case State::kRunning: return {{"running", json::object{{"startedAt", timeValue(record.startedAt)}}}};
     case State::kExited:
       if (record.ended && record.reason.empty()) return {{"terminated", toJson(*record.ended)}};
       break;
     case State::kWaiting:
-    case State::kStarting:
-      break;
+    case State::kStarting: break;
   }
   if (!record.reason.empty()) return waiting(record.reason, record.message);
   const bool hasInit = facts.containers->front().kind != Kind::kApp;
@@ -58,9 +56,12 @@ json::object stateOf(const PodFacts& facts, const ContainerRecord& record) {
 }
 
 json::object containerStatus(const PodFacts& facts, const ContainerRecord& record) {
-  json::object out{{"name", record.name}, {"image", record.image}, {"imageID", record.imageId},
+  json::object out{{"name", record.name},
+                   {"image", record.image},
+                   {"imageID", record.imageId},
                    {"restartCount", record.restartCount()}};
-  const bool over = record.kind == Kind::kInit && record.state == State::kExited && record.ended && record.ended->code == 0;
+  const bool over =
+      record.kind == Kind::kInit && record.state == State::kExited && record.ended && record.ended->code == 0;
   out["ready"] = over || (record.state == State::kRunning && record.ready);
   out["started"] = record.state == State::kRunning && record.started;
   out["state"] = stateOf(facts, record);
@@ -103,8 +104,8 @@ Verdict readyVerdict(const PodFacts& facts, const Verdict& containers) {
     if (found == nullptr) {
       missing.push_back(fmt::format("corresponding condition of pod readiness gate \"{}\" does not exist.", type));
     } else if (text(*found, "status") != "True") {
-      missing.push_back(fmt::format("the status of pod readiness gate \"{}\" is not \"True\", but {}", type,
-                                    text(*found, "status")));
+      missing.push_back(
+          fmt::format("the status of pod readiness gate \"{}\" is not \"True\", but {}", type, text(*found, "status")));
     }
   }
   if (missing.empty()) return {};
@@ -121,7 +122,8 @@ json::object conditionOf(const PodFacts& facts, std::string_view type, const Ver
   if (facts.before != nullptr) {
     for (const json::value& value : array(*facts.before, {"conditions"})) {
       if (!value.is_object() || text(value.get_object(), "type") != type) continue;
-      if (text(value.get_object(), "status") == status) since = client::time(value.get_object(), {"lastTransitionTime"});
+      if (text(value.get_object(), "status") == status)
+        since = client::time(value.get_object(), {"lastTransitionTime"});
     }
   }
   out["lastTransitionTime"] = timeValue(since.value_or(facts.now));

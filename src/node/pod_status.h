@@ -10,16 +10,16 @@
 namespace dhow::node {
 
 struct PodFacts {
-  const json::object* pod = nullptr;       // the whole document
+  const json::object* pod = nullptr;  // the whole document
   const std::vector<ContainerRecord>* containers = nullptr;
-  const json::object* before = nullptr;    // the status computed last, for transition times; may be null
+  const json::object* before = nullptr;  // the status computed last, for transition times; may be null
   bool sandboxReady = false;
   bool initialized = false;
-  bool finished = false, failed = false;   // the plan's verdict
-  bool stopped = false;                    // ended from outside, and nothing runs any more
+  bool finished = false, failed = false;  // the plan's verdict
+  bool stopped = false;                   // ended from outside, and nothing runs any more
   std::string podIp, hostIp;
   WallTime startTime{}, now{};
-  std::string reason, message;             // DeadlineExceeded, Evicted, ...
+  std::string reason, message;  // DeadlineExceeded, Evicted, ...
 };
 
 json::object podStatus(const PodFacts& facts);

@@ -36,7 +36,9 @@ Task<> PodWorker::stopContainer(PodWorker* self, size_t i, Duration grace, std::
   self->stopProbes(i);
   self->eventFor(i, "Normal", "Killing", std::move(why));
   TimePoint deadline = self->loop_.now() + grace;
-  auto runs = [self, i, &id] { return self->rec(i).state == State::kRunning && self->rec(i).id == id && !self->quitting_; };
+  auto runs = [self, i, &id] {
+    return self->rec(i).state == State::kRunning && self->rec(i).id == id && !self->quitting_;
+  };
 
   if (grace > Duration::zero() && client::has(self->specOf(i), {"lifecycle", "preStop"})) {
     auto done = std::make_shared<bool>(false);
@@ -51,7 +53,8 @@ Task<> PodWorker::stopContainer(PodWorker* self, size_t i, Duration grace, std::
   if (runs()) {
     const std::string& name = self->stopSignals_[i];
     auto sent = co_await sandbox->signal(id, name.empty() ? SIGTERM : signalNumber(name));
-    if (!sent.ok() && !sent.error().is(Code::kNotFound)) log::warn("node", "pod {}: {}", self->describe(), sent.error().message());
+    if (!sent.ok() && !sent.error().is(Code::kNotFound))
+      log::warn("node", "pod {}: {}", self->describe(), sent.error().message());
   }
   while (runs()) {
     const Duration left = std::min(deadline, self->stopDeadline_) - self->loop_.now();
@@ -100,8 +103,8 @@ Task<> PodWorker::stopPod(PodWorker* self) {
   const std::string root = self->paths_.root;
   while (self->writingPod_ || self->sending_) co_await self->changed_.wait();
   // The logs stay for a while; the node's store of old logs takes them.
-  for (const std::string& file : {self->paths_.pod(), self->paths_.status(), self->paths_.objects(), self->paths_.hosts(),
-                                  self->paths_.resolvConf(), root + "/hostname"}) {
+  for (const std::string& file : {self->paths_.pod(), self->paths_.status(), self->paths_.objects(),
+                                  self->paths_.hosts(), self->paths_.resolvConf(), root + "/hostname"}) {
     (void)removeTree(file);
   }
   self->over();
@@ -121,7 +124,8 @@ Task<> PodWorker::tearDown() {
   if (tornDown_ || quitting_) co_return;
   tearing_ = true;
   for (size_t i = 0; i < records_.size(); ++i) stopProbes(i);
-  for (Timer* timer : {&sandboxRetry_, &volumeRetry_, &tokenRefresh_, &volumeComplaint_, &deadlineTimer_, &stepTimer_}) timer->cancel();
+  for (Timer* timer : {&sandboxRetry_, &volumeRetry_, &tokenRefresh_, &volumeComplaint_, &deadlineTimer_, &stepTimer_})
+    timer->cancel();
   while (busy_ > 0 && !quitting_) co_await changed_.wait();
   if (quitting_) co_return;
   context_.objects.use(uid_, {}, {});

@@ -9,7 +9,8 @@ namespace dhow::node {
 
 namespace {
 
-// Whether two copies of a pod differ in what their user or the API's users wrote; a status of our own that comes back is no news.
+// Whether two copies of a pod differ in what their user or the API's users wrote; a status of our own that comes back
+// is no news.
 bool sameDefinition(const json::object& a, const json::object& b) {
   if (object(a, {"spec"}) != object(b, {"spec"})) return false;
   json::object left = object(a, {"metadata"}), right = object(b, {"metadata"});
@@ -30,7 +31,8 @@ std::vector<ContainerRecord> recordsOf(const json::object& spec) {
       record.name = text(container, "name");
       record.image = text(container, "image");
       if (list == "initContainers") {
-        record.kind = text(container, "restartPolicy") == "Always" ? ContainerRecord::Kind::kSidecar : ContainerRecord::Kind::kInit;
+        record.kind = text(container, "restartPolicy") == "Always" ? ContainerRecord::Kind::kSidecar
+                                                                   : ContainerRecord::Kind::kInit;
       }
       out.push_back(std::move(record));
     }
@@ -63,8 +65,9 @@ PodWorker::~PodWorker() = default;
 
 const json::object& PodWorker::specOf(size_t i) const {
   const json::object& spec = podSpec();
-  const json::object* found = named(array(spec, {records_[i].kind == ContainerRecord::Kind::kApp ? "containers" : "initContainers"}),
-                                    records_[i].name);
+  const json::object* found =
+      named(array(spec, {records_[i].kind == ContainerRecord::Kind::kApp ? "containers" : "initContainers"}),
+            records_[i].name);
   static const json::object kNone;
   return found != nullptr ? *found : kNone;
 }
@@ -76,7 +79,9 @@ std::optional<size_t> PodWorker::indexOf(std::string_view name) const {
   return std::nullopt;
 }
 
-std::string PodWorker::describe() const { return fmt::format("{}_{}({})", name_, ns_, uid_); }
+std::string PodWorker::describe() const {
+  return fmt::format("{}_{}({})", name_, ns_, uid_);
+}
 
 Duration PodWorker::graceOf() const {
   auto given = number(pod_->root(), {"metadata", "deletionGracePeriodSeconds"});
@@ -218,7 +223,8 @@ Task<> PodWorker::stop() {
   quitting_ = true;
   context_.objects.use(uid_, {}, {});
   for (size_t i = 0; i < records_.size(); ++i) stopProbes(i);
-  for (Timer* timer : {&sandboxRetry_, &volumeRetry_, &tokenRefresh_, &volumeComplaint_, &stepTimer_, &deadlineTimer_}) timer->cancel();
+  for (Timer* timer : {&sandboxRetry_, &volumeRetry_, &tokenRefresh_, &volumeComplaint_, &stepTimer_, &deadlineTimer_})
+    timer->cancel();
   changed_.notify();
   co_await gate_.close();
 }
@@ -229,7 +235,8 @@ void PodWorker::update(ObjectPtr pod) {
   ObjectPtr before = std::exchange(pod_, std::move(pod));
   // The master took this node for lost and says so of its pods: it is told anew how they are.
   const json::object* ready = client::condition(pod_->root(), "Ready");
-  if (ready != nullptr && text(*ready, "status") == "False" && text(*ready, "reason") == "NodeNotReady") status_.clear();
+  if (ready != nullptr && text(*ready, "status") == "False" && text(*ready, "reason") == "NodeNotReady")
+    status_.clear();
   // A readiness gate's condition may have changed.
   if (!statusOnly) {
     checkDefinitions();
@@ -256,7 +263,8 @@ void PodWorker::checkDefinitions() {
     if (rec(i).kind == ContainerRecord::Kind::kInit) continue;
     if (rec(i).state == ContainerRecord::State::kRunning) {
       rec(i).replaced = true;
-      gate_.spawn(stopContainer(this, i, graceOf(), fmt::format("Container {} definition changed, will be restarted", rec(i).name)));
+      gate_.spawn(stopContainer(this, i, graceOf(),
+                                fmt::format("Container {} definition changed, will be restarted", rec(i).name)));
     }
   }
 }
@@ -307,11 +315,14 @@ void PodWorker::markWaiting(const PodPlan& plan) {
       if (record.reason == "CrashLoopBackOff") continue;
       const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(record.restarts.current()).count();
       record.reason = "CrashLoopBackOff";
-      record.message = fmt::format("back-off {} restarting failed container={} pod={}",
-                                   seconds < 60 ? fmt::format("{}s", seconds) : fmt::format("{}m{}s", seconds / 60, seconds % 60),
-                                   record.name, describe());
-      eventFor(i, "Warning", "BackOff", fmt::format("Back-off restarting failed container {} in pod {}", record.name, describe()));
-    } else if (record.pullFailed && record.reason == "ErrImagePull" && now - record.failedAt >= std::chrono::seconds(1)) {
+      record.message =
+          fmt::format("back-off {} restarting failed container={} pod={}",
+                      seconds < 60 ? fmt::format("{}s", seconds) : fmt::format("{}m{}s", seconds / 60, seconds % 60),
+                      record.name, describe());
+      eventFor(i, "Warning", "BackOff",
+               fmt::format("Back-off restarting failed container {} in pod {}", record.name, describe()));
+    } else if (record.pullFailed && record.reason == "ErrImagePull" &&
+               now - record.failedAt >= std::chrono::seconds(1)) {
       record.reason = "ImagePullBackOff";
       record.message = fmt::format("Back-off pulling image \"{}\": ErrImagePull: {}", record.image, record.message);
       eventFor(i, "Normal", "BackOff", fmt::format("Back-off pulling image \"{}\"", record.image));
@@ -399,7 +410,8 @@ void PodWorker::publish() {
 }
 
 bool PodWorker::comingUp() const {
-  if (stopWanted_ || quitting_ || finished_ || volumeFailures_ > 0 || sandboxFailures_ > 0 || loop_.now() >= settledAt_) return false;
+  if (stopWanted_ || quitting_ || finished_ || volumeFailures_ > 0 || sandboxFailures_ > 0 || loop_.now() >= settledAt_)
+    return false;
   bool ready = true;
   for (const ContainerRecord& record : records_) {
     if (record.state == ContainerRecord::State::kExited || !record.reason.empty() || record.attempts > 1) return false;

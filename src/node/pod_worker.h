@@ -1,8 +1,8 @@
 // One pod on this node, from the moment that it is bound here until it is gone from the API.
 //
-// step() is the heart: called after every event, it looks at what is and sets off what comes next; the work itself runs as tasks in the
-// worker's gate and ends with step(). Updates coalesce (only the newest document counts); a stop, once wanted, is never taken back, and
-// its deadline only comes nearer. All on the loop's thread.
+// step() is the heart: called after every event, it looks at what is and sets off what comes next; the work itself runs
+// as tasks in the worker's gate and ends with step(). Updates coalesce (only the newest document counts); a stop, once
+// wanted, is never taken back, and its deadline only comes nearer. All on the loop's thread.
 #pragma once
 
 #include <memory>
@@ -181,7 +181,7 @@ class PodWorker {
   std::map<TokenRequest, Tokens::Token> tokens_;
 
   bool initialized_ = false;
-  bool finished_ = false, failed_ = false;   // the pod has ended by itself, or by fail()
+  bool finished_ = false, failed_ = false;  // the pod has ended by itself, or by fail()
   bool stopWanted_ = false, stopping_ = false, removedFromApi_ = false;
   bool tearing_ = false, tornDown_ = false, stopped_ = false, over_ = false, quitting_ = false;
   TimePoint stopDeadline_ = TimePoint::max();
@@ -192,7 +192,7 @@ class PodWorker {
   TimePoint settledAt_{};
 
   WallTime startTime_{};
-  json::object status_;      // as last computed
+  json::object status_;  // as last computed
   bool statusDirty_ = false, sending_ = false, statusOff_ = false;
   bool podDirty_ = false, writingPod_ = false;
 

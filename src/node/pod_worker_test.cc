@@ -22,7 +22,8 @@ class PodWorkerTest : public ::testing::Test {
         events_(loop_, client_, {.component = "kubelet", .host = "n1"}),
         runtime_(loop_),
         tokens_(loop_),
-        context_{loop_, runtime_, images_, network_, tokens_, objects_, services_, connector_, offload_, client_, events_, {}, {}, {}} {
+        context_{loop_,      runtime_, images_, network_, tokens_, objects_, services_,
+                 connector_, offload_, client_, events_,  {},      {},       {}} {
     context_.node.name = "n1";
     context_.node.address = "10.0.0.5";
     context_.node.cgroupParent = "/pods";
@@ -50,7 +51,9 @@ class PodWorkerTest : public ::testing::Test {
   }
 
   ObjectPtr seed(std::string_view spec) {
-    json::object pod = json::parse(R"({"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default","uid":"u1"}})").get_object();
+    json::object pod =
+        json::parse(R"({"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default","uid":"u1"}})")
+            .get_object();
     pod["spec"] = json::parse(spec);
     pod["spec"].get_object()["nodeName"] = "n1";
     return client_.seed(kPods, std::move(pod));
@@ -93,10 +96,14 @@ class PodWorkerTest : public ::testing::Test {
     }
     return {};
   }
-  std::string waiting(std::string_view name) { return std::string(text(container(name), {"state", "waiting", "reason"})); }
+  std::string waiting(std::string_view name) {
+    return std::string(text(container(name), {"state", "waiting", "reason"}));
+  }
   bool happened(std::string_view reason, std::string_view message = {}) {
     for (const ObjectPtr& event : client_.all(dhow::object::resources::kEvents)) {
-      if (text(event->root(), "reason") == reason && text(event->root(), "message").find(message) != std::string_view::npos) return true;
+      if (text(event->root(), "reason") == reason &&
+          text(event->root(), "message").find(message) != std::string_view::npos)
+        return true;
     }
     return false;
   }
@@ -133,7 +140,8 @@ TEST_F(PodWorkerTest, BecomesReadyWithoutAnyTimePassing) {
   start(kWeb);
   EXPECT_EQ(loop_.now(), before);
   EXPECT_EQ(phase(), "Running");
-  for (const char* type : {"PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"}) EXPECT_EQ(condition(type), "True") << type;
+  for (const char* type : {"PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"})
+    EXPECT_EQ(condition(type), "True") << type;
   EXPECT_EQ(text(status(), "podIP"), "10.244.1.2");
   EXPECT_EQ(text(status(), "hostIP"), "10.0.0.5");
   EXPECT_EQ(text(status(), "qosClass"), "BestEffort");
@@ -157,7 +165,8 @@ TEST_F(PodWorkerTest, RestartsAtOnceThenBacksOff) {
   runtime_.exit("web", 1);
   loop_.runReady();
   EXPECT_EQ(waiting("web"), "CrashLoopBackOff");
-  EXPECT_EQ(text(container("web"), {"state", "waiting", "message"}), "back-off 10s restarting failed container=web pod=web_default(u1)");
+  EXPECT_EQ(text(container("web"), {"state", "waiting", "message"}),
+            "back-off 10s restarting failed container=web pod=web_default(u1)");
   EXPECT_EQ(text(container("web"), {"lastState", "terminated", "reason"}), "Error");
   EXPECT_TRUE(happened("BackOff", "Back-off restarting failed container web in pod web_default(u1)"));
   EXPECT_EQ(condition("Ready"), "False");
@@ -236,7 +245,8 @@ TEST_F(PodWorkerTest, RunsInitContainersInOrderAndSidecarsBeside) {
 }
 
 TEST_F(PodWorkerTest, FailsWhenAnInitContainerMayNotBeRepeated) {
-  start(R"({"restartPolicy":"Never","initContainers":[{"name":"one","image":"web:1"}],"containers":[{"name":"web","image":"web:1"}]})");
+  start(
+      R"({"restartPolicy":"Never","initContainers":[{"name":"one","image":"web:1"}],"containers":[{"name":"web","image":"web:1"}]})");
   runtime_.exit("one", 2);
   loop_.runReady();
   EXPECT_EQ(phase(), "Failed");
@@ -318,7 +328,8 @@ TEST_F(PodWorkerTest, ReadinessFollowsItsProbe) {
 }
 
 TEST_F(PodWorkerTest, LivenessRestartsTheContainer) {
-  start(R"({"containers":[{"name":"web","image":"web:1","livenessProbe":{"exec":{"command":["check"]},"periodSeconds":5,"failureThreshold":2}}]})");
+  start(
+      R"({"containers":[{"name":"web","image":"web:1","livenessProbe":{"exec":{"command":["check"]},"periodSeconds":5,"failureThreshold":2}}]})");
   runtime_.execCode = 1;
   loop_.advance(11s);
   EXPECT_TRUE(happened("Killing", "Container web failed liveness probe, will be restarted"));
@@ -357,10 +368,12 @@ TEST_F(PodWorkerTest, TellsWhenAProgramCannotBeRun) {
 }
 
 TEST_F(PodWorkerTest, WaitsForAConfigMapThatItsEnvironmentNeeds) {
-  start(R"({"containers":[{"name":"web","image":"web:1","env":[{"name":"A","valueFrom":{"configMapKeyRef":{"name":"cm","key":"a"}}}]}]})");
+  start(
+      R"({"containers":[{"name":"web","image":"web:1","env":[{"name":"A","valueFrom":{"configMapKeyRef":{"name":"cm","key":"a"}}}]}]})");
   EXPECT_EQ(waiting("web"), "CreateContainerConfigError");
   EXPECT_EQ(text(container("web"), {"state", "waiting", "message"}), "configmap \"cm\" not found");
-  objects_.put({"configmaps", "default", "cm"}, *Object::parse(R"({"kind":"ConfigMap","metadata":{"name":"cm"},"data":{"a":"x"}})"));
+  objects_.put({"configmaps", "default", "cm"},
+               *Object::parse(R"({"kind":"ConfigMap","metadata":{"name":"cm"},"data":{"a":"x"}})"));
   loop_.runReady();
   EXPECT_EQ(phase(), "Running");
   const auto& env = runtime_.running("web")->spec.process.env;
@@ -372,12 +385,14 @@ TEST_F(PodWorkerTest, MakesVolumesAndFollowsTheirSources) {
             "containers":[{"name":"web","image":"web:1","volumeMounts":[{"name":"cfg","mountPath":"/etc/cfg"},{"name":"tmp","mountPath":"/tmp/x"}]}]})");
   EXPECT_TRUE(happened("FailedMount", "MountVolume.SetUp failed for volume \"cfg\" : configmap \"cm\" not found"));
   EXPECT_EQ(waiting("web"), "ContainerCreating");
-  objects_.put({"configmaps", "default", "cm"}, *Object::parse(R"({"kind":"ConfigMap","metadata":{"name":"cm"},"data":{"a":"1"}})"));
+  objects_.put({"configmaps", "default", "cm"},
+               *Object::parse(R"({"kind":"ConfigMap","metadata":{"name":"cm"},"data":{"a":"1"}})"));
   loop_.runReady();
   EXPECT_EQ(phase(), "Running");
   const std::string file = worker_->paths().volume("configMap", "cfg") + "/a";
   EXPECT_EQ(*readFile(file), "1");
-  objects_.put({"configmaps", "default", "cm"}, *Object::parse(R"({"kind":"ConfigMap","metadata":{"name":"cm"},"data":{"a":"2","b":"3"}})"));
+  objects_.put({"configmaps", "default", "cm"},
+               *Object::parse(R"({"kind":"ConfigMap","metadata":{"name":"cm"},"data":{"a":"2","b":"3"}})"));
   loop_.runReady();
   EXPECT_EQ(*readFile(file), "2");
   const std::string folder = worker_->paths().volume("configMap", "cfg");
@@ -388,7 +403,8 @@ TEST_F(PodWorkerTest, MakesVolumesAndFollowsTheirSources) {
 }
 
 TEST_F(PodWorkerTest, RefreshesServiceAccountTokens) {
-  start(R"({"serviceAccountName":"sa","volumes":[{"name":"t","projected":{"sources":[{"serviceAccountToken":{"path":"token","expirationSeconds":600}}]}}],
+  start(
+      R"({"serviceAccountName":"sa","volumes":[{"name":"t","projected":{"sources":[{"serviceAccountToken":{"path":"token","expirationSeconds":600}}]}}],
             "containers":[{"name":"web","image":"web:1"}]})");
   const std::string file = worker_->paths().volume("projected", "t") + "/token";
   EXPECT_EQ(*readFile(file), "default/sa/1");
@@ -450,7 +466,9 @@ TEST_F(PodWorkerTest, ComesBackFromDiskAfterAReboot) {
 TEST_F(PodWorkerTest, DeletesWhenTheMasterComesBack) {
   start(kWeb);
   client_.inject = [](const auto& action) {
-    return (action.verb == "delete" && !action.options.uid.empty()) || action.verb == "patch" ? std::optional<Error>(Error(Code::kUnavailable, "no master")) : std::nullopt;
+    return (action.verb == "delete" && !action.options.uid.empty()) || action.verb == "patch"
+               ? std::optional<Error>(Error(Code::kUnavailable, "no master"))
+               : std::nullopt;
   };
   remove(1);
   loop_.advance(30s);

@@ -114,7 +114,9 @@ Probe::Probe(Loop& loop, Gate& gate, Kind kind, Settings settings, TimePoint sta
   rep_->succeeded = kind == Kind::kLiveness;
 }
 
-Probe::~Probe() { stop(); }
+Probe::~Probe() {
+  stop();
+}
 
 void Probe::start() {
   const Duration passed = rep_->loop.now() - rep_->startedAt;
@@ -131,7 +133,9 @@ void Probe::stop() {
   rep_->timer.cancel();
 }
 
-bool Probe::holds() const { return rep_->ok; }
+bool Probe::holds() const {
+  return rep_->ok;
+}
 
 void Probe::assume(bool ok) {
   rep_->ok = ok;

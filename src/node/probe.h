@@ -1,7 +1,8 @@
 // Probes: when to look, and what the answers add up to. Timers on the loop; one look at a time per probe.
 //
-// Until a probe has succeeded for the first time it is tried again soon after a failure (5 ms, doubling up to its period), so that a
-// program which takes a moment to listen is not kept waiting for a whole period; these extra looks count for nothing when they fail.
+// Until a probe has succeeded for the first time it is tried again soon after a failure (5 ms, doubling up to its
+// period), so that a program which takes a moment to listen is not kept waiting for a whole period; these extra looks
+// count for nothing when they fail.
 #pragma once
 
 #include <functional>

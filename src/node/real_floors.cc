@@ -7,9 +7,12 @@
 
 namespace dhow::node {
 
-bool StoreImages::present(const std::string& reference) const { return store_.get(reference).ok(); }
+bool StoreImages::present(const std::string& reference) const {
+  return store_.get(reference).ok();
+}
 
-Task<Result<image::ImagePtr>> StoreImages::ensure(std::string reference, image::PullPolicy policy, image::Keyring secrets) {
+Task<Result<image::ImagePtr>> StoreImages::ensure(std::string reference, image::PullPolicy policy,
+                                                  image::Keyring secrets) {
   auto image = co_await store_.ensure(std::move(reference), policy, std::move(secrets));
   co_return image;
 }
@@ -32,7 +35,8 @@ BridgePodNetwork::~BridgePodNetwork() = default;
 Result<> BridgePodNetwork::open(const std::string& range) {
   if (network_) {
     if (range == range_) return {};
-    return Error(Code::kConflict, fmt::format("the pods' range is {} and cannot become {} while the agent runs", range_, range));
+    return Error(Code::kConflict,
+                 fmt::format("the pods' range is {} and cannot become {} while the agent runs", range_, range));
   }
   ASSIGN_OR_RETURN(IpPrefix subnet, IpPrefix::parse(range));
   if (!nat_) {
@@ -83,7 +87,8 @@ Task<Result<PodNetwork::Given>> BridgePodNetwork::acquire(std::string podUid) {
   co_return given;
 }
 
-Result<> BridgePodNetwork::adopt(const std::string& podUid, const std::string& address, const std::string& hostInterface) {
+Result<> BridgePodNetwork::adopt(const std::string& podUid, const std::string& address,
+                                 const std::string& hostInterface) {
   live_.insert(podUid);
   if (!network_) {
     waiting_.push_back({podUid, address, hostInterface});
@@ -103,7 +108,8 @@ void BridgePodNetwork::release(const std::string& podUid) {
   if (network_) network_->detach(podUid);
 }
 
-Result<> BridgePodNetwork::publish(const std::string& podUid, const std::string& address, const std::vector<HostPort>& ports) {
+Result<> BridgePodNetwork::publish(const std::string& podUid, const std::string& address,
+                                   const std::vector<HostPort>& ports) {
   if (!nat_) return Error(Code::kUnavailable, "the node has no pod network yet");
   std::vector<PublishedPort> wanted;
   for (const HostPort& port : ports) {
@@ -138,10 +144,11 @@ void BridgePodNetwork::stop() {
   if (network_) network_->stop();
 }
 
-Task<Result<Tokens::Token>> ApiTokens::request(std::string ns, std::string account, TokenRequest wanted, std::string podName,
-                                               std::string podUid) {
-  json::object spec{{"expirationSeconds", wanted.expirationSeconds},
-                    {"boundObjectRef", json::object{{"kind", "Pod"}, {"apiVersion", "v1"}, {"name", podName}, {"uid", podUid}}}};
+Task<Result<Tokens::Token>> ApiTokens::request(std::string ns, std::string account, TokenRequest wanted,
+                                               std::string podName, std::string podUid) {
+  json::object spec{
+      {"expirationSeconds", wanted.expirationSeconds},
+      {"boundObjectRef", json::object{{"kind", "Pod"}, {"apiVersion", "v1"}, {"name", podName}, {"uid", podUid}}}};
   if (!wanted.audience.empty()) spec["audiences"] = json::array{json::string(wanted.audience)};
   json::object body{{"apiVersion", "authentication.k8s.io/v1"}, {"kind", "TokenRequest"}, {"spec", std::move(spec)}};
   auto made = co_await client_.create(dhow::object::resources::kServiceAccounts, ns, std::move(body), account, "token");
@@ -181,7 +188,8 @@ void WatchedObjects::use(const std::string& user, std::vector<ObjectRef> refs, s
     if (found == entries_.end()) continue;
     found->second->users.erase(user);
     if (!found->second->users.empty()) continue;
-    const auto idle = std::count_if(entries_.begin(), entries_.end(), [](const auto& entry) { return entry.second->users.empty(); });
+    const auto idle =
+        std::count_if(entries_.begin(), entries_.end(), [](const auto& entry) { return entry.second->users.empty(); });
     if (idle > kLingering) {
       drop(ref);
     } else {
@@ -204,10 +212,12 @@ void WatchedObjects::open(const ObjectRef& ref) {
   client::Reflector::Options options;
   options.select.ns = ref.ns;
   options.select.fieldSelector = "metadata.name=" + ref.name;
-  const Resource& resource = ref.kind == "secrets" ? dhow::object::resources::kSecrets : dhow::object::resources::kConfigMaps;
+  const Resource& resource =
+      ref.kind == "secrets" ? dhow::object::resources::kSecrets : dhow::object::resources::kConfigMaps;
   entry->reflector = std::make_unique<client::Reflector>(loop_, client_, resource, std::move(options));
   entries_[ref] = entry;
-  entry->subscription = entry->reflector->cache().subscribe([this, ref](const ObjectPtr&, const ObjectPtr&) { tell(ref); });
+  entry->subscription =
+      entry->reflector->cache().subscribe([this, ref](const ObjectPtr&, const ObjectPtr&) { tell(ref); });
   entry->reflector->start();
   gate_.spawn(announce(this, ref, entry->reflector.get()));
 }
@@ -236,7 +246,9 @@ void WatchedObjects::tell(const ObjectRef& ref) {
   }
 }
 
-void WatchedObjects::seed(const ObjectRef& ref, ObjectPtr object) { seeds_[ref] = std::move(object); }
+void WatchedObjects::seed(const ObjectRef& ref, ObjectPtr object) {
+  seeds_[ref] = std::move(object);
+}
 
 bool WatchedObjects::known(const ObjectRef& ref) const {
   if (seeds_.contains(ref)) return true;

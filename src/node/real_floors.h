@@ -20,7 +20,8 @@ class StoreImages final : public Images {
  public:
   explicit StoreImages(image::ImageStore& store) : store_(store) {}
   bool present(const std::string& reference) const override;
-  Task<Result<image::ImagePtr>> ensure(std::string reference, image::PullPolicy policy, image::Keyring secrets) override;
+  Task<Result<image::ImagePtr>> ensure(std::string reference, image::PullPolicy policy,
+                                       image::Keyring secrets) override;
   Task<Result<image::Snapshot>> prepare(std::string imageId, std::string containerId) override;
   Task<Result<>> removeSnapshot(std::string containerId) override;
   std::vector<std::string> snapshots() const override { return store_.snapshots(); }

@@ -64,17 +64,27 @@ class RealPodTest : public ::testing::Test {
     EXPECT_TRUE(removeTree(dir_).ok());
   }
 
-  runtime::Options runtimeOptions() {
-    return {dir_ + "/run", std::string(DHOW_BINARY_DIR) + "/dhow-shim", cgroup_};
-  }
+  runtime::Options runtimeOptions() { return {dir_ + "/run", std::string(DHOW_BINARY_DIR) + "/dhow-shim", cgroup_}; }
   void open() {
     auto runtime = runtime::Runtime::create(loop_, pool_, runtimeOptions());
     ASSERT_TRUE(runtime.ok()) << runtime.error().message();
     runtime_ = std::move(*runtime);
-    events_ = std::make_unique<client::EventRecorder>(loop_, client_, client::EventRecorder::Options{.component = "kubelet", .host = "n1"});
+    events_ = std::make_unique<client::EventRecorder>(
+        loop_, client_, client::EventRecorder::Options{.component = "kubelet", .host = "n1"});
     connector_ = std::make_unique<NetConnector>(loop_);
-    context_ = std::make_unique<WorkerContext>(WorkerContext{loop_, *runtime_, *images_, network_, tokens_, objects_, services_, *connector_,
-                                                             offload_, client_, *events_, {}, {}});
+    context_ = std::make_unique<WorkerContext>(WorkerContext{loop_,
+                                                             *runtime_,
+                                                             *images_,
+                                                             network_,
+                                                             tokens_,
+                                                             objects_,
+                                                             services_,
+                                                             *connector_,
+                                                             offload_,
+                                                             client_,
+                                                             *events_,
+                                                             {},
+                                                             {}});
     context_->node.address = "127.0.0.1";
     context_->node.cgroupParent = cgroup_;
     context_->paths = {dir_ + "/data", dir_ + "/run"};
@@ -95,8 +105,10 @@ class RealPodTest : public ::testing::Test {
   }
 
   void create(std::string_view container) {
-    json::object pod = json::parse(R"({"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default","uid":"u1"},
-        "spec":{"nodeName":"n1","hostNetwork":true,"terminationGracePeriodSeconds":1}})").get_object();
+    json::object pod =
+        json::parse(R"({"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"default","uid":"u1"},
+        "spec":{"nodeName":"n1","hostNetwork":true,"terminationGracePeriodSeconds":1}})")
+            .get_object();
     pod["spec"].get_object()["containers"] = json::array{json::parse(container)};
     client_.seed(kPods, std::move(pod));
   }
@@ -112,7 +124,8 @@ class RealPodTest : public ::testing::Test {
     return pod && client::conditionTrue(pod->root(), "Ready");
   }
   std::string logText(int64_t attempt) {
-    auto reader = runtime::LogReader::open(loop_, {dir_ + "/data/pods/default_web_u1/web/" + std::to_string(attempt) + ".log", false, {}, {}, {}});
+    auto reader = runtime::LogReader::open(
+        loop_, {dir_ + "/data/pods/default_web_u1/web/" + std::to_string(attempt) + ".log", false, {}, {}, {}});
     std::string out;
     while (reader.ok()) {
       auto entry = (*reader)->tryNext();
@@ -146,14 +159,16 @@ TEST_F(RealPodTest, RunsRestartsAndEndsAPod) {
              "command":["/bin/sh","-c","echo hello $WHO; trap 'exit 0' TERM; while read line < /dev/null; do :; done; sleep 1000 & wait"],
              "readinessProbe":{"exec":{"command":["/bin/sh","-c","exit 0"]}}})");
   ASSERT_TRUE(until([&] { return ready(); })) << json::serialize(container());
-  RecordProperty("ready_us", static_cast<int>(std::chrono::duration_cast<std::chrono::microseconds>(loop_.now() - began).count()));
+  RecordProperty("ready_us",
+                 static_cast<int>(std::chrono::duration_cast<std::chrono::microseconds>(loop_.now() - began).count()));
   std::printf("bound to Ready: %.1f ms\n", std::chrono::duration<double, std::milli>(loop_.now() - began).count());
   ASSERT_TRUE(until([&] { return logText(0) == "hello world\n"; }));
   PodWorker* worker = pods_->find("default", "web");
   ASSERT_NE(worker, nullptr);
   // A killed container comes back.
   ASSERT_TRUE(runOn(loop_, worker->sandbox()->signal(worker->containers()[0].id, 9)).ok());
-  ASSERT_TRUE(until([&] { return ready() && number(container(), {"restartCount"}) == 1; })) << json::serialize(container());
+  ASSERT_TRUE(until([&] { return ready() && number(container(), {"restartCount"}) == 1; }))
+      << json::serialize(container());
   EXPECT_EQ(number(container(), {"lastState", "terminated", "exitCode"}), 137);
   client::DeleteOptions options;
   options.gracePeriodSeconds = 5;
@@ -166,7 +181,8 @@ TEST_F(RealPodTest, RunsRestartsAndEndsAPod) {
 }
 
 TEST_F(RealPodTest, KeepsContainersAndLogsThroughARestartOfTheAgent) {
-  create(R"({"name":"web","image":"box:1","command":["/bin/sh","-c","i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000"]})");
+  create(
+      R"({"name":"web","image":"box:1","command":["/bin/sh","-c","i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000"]})");
   ASSERT_TRUE(until([&] { return ready(); })) << json::serialize(container());
   const std::string id(text(container(), "containerID"));
   close();

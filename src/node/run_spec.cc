@@ -1,7 +1,7 @@
 #include "run_spec.h"
 
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 #include "base/files.h"
 #include "base/strings.h"
@@ -16,7 +16,8 @@ constexpr std::string_view kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/s
 
 std::string describe(const ContainerInputs& in) {
   return fmt::format("(pod: \"{}_{}({})\", container: {})", text(*in.pod, {"metadata", "name"}),
-                     text(*in.pod, {"metadata", "namespace"}), text(*in.pod, {"metadata", "uid"}), text(*in.container, "name"));
+                     text(*in.pod, {"metadata", "namespace"}), text(*in.pod, {"metadata", "uid"}),
+                     text(*in.container, "name"));
 }
 
 // What the container says, else what the pod says.
@@ -27,7 +28,9 @@ const json::value* security(const ContainerInputs& in, std::string_view name) {
   return pods != nullptr && !pods->is_null() ? pods : nullptr;
 }
 
-bool isTrue(const json::value* value) { return value != nullptr && value->is_bool() && value->get_bool(); }
+bool isTrue(const json::value* value) {
+  return value != nullptr && value->is_bool() && value->get_bool();
+}
 
 void setEnv(std::vector<std::string>& env, std::string_view name, std::string_view value, bool replace) {
   const std::string start = std::string(name) + "=";
@@ -114,7 +117,8 @@ Result<> setRights(const ContainerInputs& in, runtime::ContainerSpec& spec) {
   if (type == "Localhost") {
     std::string name(text(seccomp, "localhostProfile"));
     if (name.empty() || name.front() == '/' || name.find("..") != std::string::npos) {
-      return Error(Code::kFailedPrecondition, fmt::format("seccomp profile \"{}\" is not a path below the node's profiles", name));
+      return Error(Code::kFailedPrecondition,
+                   fmt::format("seccomp profile \"{}\" is not a path below the node's profiles", name));
     }
     auto content = readFile(in.node->seccompDir + "/" + name, 4 << 20);
     if (!content.ok()) return Error(Code::kFailedPrecondition, fmt::format("cannot load seccomp profile \"{}\"", name));
@@ -132,13 +136,15 @@ runtime::Mount bindMount(std::string source, std::string target, bool readonly) 
   return mount;
 }
 
-Result<runtime::Mount> volumeMount(const ContainerInputs& in, const json::object& mount, const std::vector<std::string>& env,
-                                   std::vector<UniqueFd>& opened) {
+Result<runtime::Mount> volumeMount(const ContainerInputs& in, const json::object& mount,
+                                   const std::vector<std::string>& env, std::vector<UniqueFd>& opened) {
   std::string_view name = text(mount, "name");
   const json::object* volume = named(array(*in.pod, {"spec", "volumes"}), name);
   if (volume == nullptr) return Error(Code::kFailedPrecondition, fmt::format("volume \"{}\" is not defined", name));
   auto path = volumePath(*volume, *in.paths);
-  if (!path) return Error(Code::kFailedPrecondition, fmt::format("volume \"{}\" is of a kind that this node does not have", name));
+  if (!path)
+    return Error(Code::kFailedPrecondition,
+                 fmt::format("volume \"{}\" is of a kind that this node does not have", name));
   std::string subPath(text(mount, "subPath"));
   if (std::string_view expression = text(mount, "subPathExpr"); !expression.empty()) {
     std::string found;
@@ -180,12 +186,15 @@ Result<> setMounts(const ContainerInputs& in, ContainerBuild& build) {
     volumes.push_back(std::move(mount));
   }
   auto taken = [&](std::string_view target) {
-    return std::any_of(volumes.begin(), volumes.end(), [&](const runtime::Mount& mount) { return mount.target == target; });
+    return std::any_of(volumes.begin(), volumes.end(),
+                       [&](const runtime::Mount& mount) { return mount.target == target; });
   };
   const bool readonly = spec.root.readonly;
   if (!taken("/etc/hosts")) spec.mounts.push_back(bindMount(in.paths->hosts(), "/etc/hosts", readonly));
-  if (!taken("/etc/resolv.conf")) spec.mounts.push_back(bindMount(in.paths->resolvConf(), "/etc/resolv.conf", readonly));
-  if (!taken("/etc/hostname")) spec.mounts.push_back(bindMount(in.paths->root + "/hostname", "/etc/hostname", readonly));
+  if (!taken("/etc/resolv.conf"))
+    spec.mounts.push_back(bindMount(in.paths->resolvConf(), "/etc/resolv.conf", readonly));
+  if (!taken("/etc/hostname"))
+    spec.mounts.push_back(bindMount(in.paths->root + "/hostname", "/etc/hostname", readonly));
   for (runtime::Mount& mount : volumes) spec.mounts.push_back(std::move(mount));
   std::string message(text(*in.container, "terminationMessagePath"));
   if (message.empty()) message = "/dev/termination-log";
@@ -216,11 +225,12 @@ int signalNumber(std::string_view name) {
   if (auto digits = parseInt(name); digits && *digits > 0 && *digits < 65) return static_cast<int>(*digits);
   if (name.starts_with("SIG")) name.remove_prefix(3);
   static constexpr std::pair<std::string_view, int> kNames[] = {
-      {"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ILL", SIGILL},   {"TRAP", SIGTRAP}, {"ABRT", SIGABRT},
-      {"BUS", SIGBUS},   {"FPE", SIGFPE},   {"KILL", SIGKILL}, {"USR1", SIGUSR1}, {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
-      {"PIPE", SIGPIPE}, {"ALRM", SIGALRM}, {"TERM", SIGTERM}, {"CHLD", SIGCHLD}, {"CONT", SIGCONT}, {"STOP", SIGSTOP},
-      {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN}, {"TTOU", SIGTTOU}, {"URG", SIGURG},   {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
-      {"WINCH", SIGWINCH}, {"IO", SIGIO},   {"PWR", SIGPWR},   {"SYS", SIGSYS}};
+      {"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ILL", SIGILL},   {"TRAP", SIGTRAP},
+      {"ABRT", SIGABRT}, {"BUS", SIGBUS},   {"FPE", SIGFPE},   {"KILL", SIGKILL}, {"USR1", SIGUSR1},
+      {"SEGV", SIGSEGV}, {"USR2", SIGUSR2}, {"PIPE", SIGPIPE}, {"ALRM", SIGALRM}, {"TERM", SIGTERM},
+      {"CHLD", SIGCHLD}, {"CONT", SIGCONT}, {"STOP", SIGSTOP}, {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},
+      {"TTOU", SIGTTOU}, {"URG", SIGURG},   {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ}, {"WINCH", SIGWINCH},
+      {"IO", SIGIO},     {"PWR", SIGPWR},   {"SYS", SIGSYS}};
   for (const auto& [known, value] : kNames) {
     if (known == name) return value;
   }
@@ -266,7 +276,8 @@ Result<ContainerBuild> buildContainer(const ContainerInputs& in) {
   if (flag(podSpec, {"shareProcessNamespace"})) spec.pid = runtime::Namespace::sandbox();
   spec.annotations = {{std::string(kNoteContainer), name}, {std::string(kNoteAttempt), std::to_string(in.attempt)}};
   build.stopSignal = in.image->config.run.stopSignal;
-  if (std::string_view given = text(*in.container, {"lifecycle", "stopSignal"}); !given.empty()) build.stopSignal = given;
+  if (std::string_view given = text(*in.container, {"lifecycle", "stopSignal"}); !given.empty())
+    build.stopSignal = given;
   return build;
 }
 

@@ -1,4 +1,5 @@
-// From a pod's documents to the runtime's specifications. Pure but for looking up users in the image and opening subPaths.
+// From a pod's documents to the runtime's specifications. Pure but for looking up users in the image and opening
+// subPaths.
 #pragma once
 
 #include <string>
@@ -17,11 +18,11 @@ struct NodeFacts {
   std::string name, address;
   std::string cgroupParent;
   std::string dnsAddress, domain;
-  std::string resolvConf;   // text of the node's own
-  std::string hosts;        // text of the node's own /etc/hosts
-  std::string hostname;     // of the machine, for pods on its network
-  std::string seccompDir;   // of localhost profiles
-  uint64_t memory = 0;      // bytes of capacity
+  std::string resolvConf;  // text of the node's own
+  std::string hosts;       // text of the node's own /etc/hosts
+  std::string hostname;    // of the machine, for pods on its network
+  std::string seccompDir;  // of localhost profiles
+  uint64_t memory = 0;     // bytes of capacity
   uint64_t logMaxSize = 10 << 20;
   uint32_t logMaxFiles = 5;
   std::map<std::string, std::string> allocatable;

@@ -1,5 +1,5 @@
-// From a Service and its EndpointSlices to what the network floor balances. Nodes and the region's load balancer both read services
-// through this.
+// From a Service and its EndpointSlices to what the network floor balances. Nodes and the region's load balancer both
+// read services through this.
 #pragma once
 
 #include <string>
@@ -15,6 +15,7 @@ struct ServiceView {
   std::string dnsAddress;  // answered by this node itself, never forwarded
 };
 // The service's ports with the endpoints that may get connections from this node now.
-std::vector<ServicePort> servicePorts(const object::Object& service, const std::vector<object::ObjectPtr>& slices, const ServiceView& view);
+std::vector<ServicePort> servicePorts(const object::Object& service, const std::vector<object::ObjectPtr>& slices,
+                                      const ServiceView& view);
 
 }  // namespace dhow::node

@@ -53,7 +53,7 @@ std::vector<Candidate> candidates(const std::vector<ObjectPtr>& slices, std::str
 }
 
 // Those that the hints give to this node, when all have hints and some are for it.
-void preferNear(std::vector<Candidate>& all, std::vector<std::string> Candidate::*hints, const std::string& here) {
+void preferNear(std::vector<Candidate>& all, std::vector<std::string> Candidate::* hints, const std::string& here) {
   if (here.empty()) return;
   std::vector<Candidate> near;
   for (const Candidate& candidate : all) {
@@ -65,8 +65,8 @@ void preferNear(std::vector<Candidate>& all, std::vector<std::string> Candidate:
   if (!near.empty()) all = std::move(near);
 }
 
-std::vector<ServiceEndpoint> endpointsFor(const std::vector<ObjectPtr>& slices, std::string_view portName, Protocol protocol,
-                                          bool publishNotReady, const ServiceView& view) {
+std::vector<ServiceEndpoint> endpointsFor(const std::vector<ObjectPtr>& slices, std::string_view portName,
+                                          Protocol protocol, bool publishNotReady, const ServiceView& view) {
   std::vector<Candidate> all = candidates(slices, portName, protocol, publishNotReady, view);
   const bool anyReady = std::any_of(all.begin(), all.end(), [](const Candidate& c) { return c.ready; });
   // When no endpoint is ready, those that end but still answer are better than none.
@@ -94,7 +94,8 @@ std::vector<IpAddress> clusterIps(const Object& service) {
 
 }  // namespace
 
-std::vector<ServicePort> servicePorts(const Object& service, const std::vector<ObjectPtr>& slices, const ServiceView& view) {
+std::vector<ServicePort> servicePorts(const Object& service, const std::vector<ObjectPtr>& slices,
+                                      const ServiceView& view) {
   std::vector<ServicePort> out;
   const json::object& spec = object(service.root(), {"spec"});
   std::vector<IpAddress> addresses = clusterIps(service);
@@ -114,7 +115,8 @@ std::vector<ServicePort> servicePorts(const Object& service, const std::vector<O
     for (const json::value& ingress : array(service.root(), {"status", "loadBalancer", "ingress"})) {
       if (!ingress.is_object()) continue;
       // ipMode Proxy: the balancer itself is the way in.
-      if (text(ingress.get_object(), "ipMode") != "Proxy") addAddress(port.loadBalancerIps, text(ingress.get_object(), "ip"));
+      if (text(ingress.get_object(), "ipMode") != "Proxy")
+        addAddress(port.loadBalancerIps, text(ingress.get_object(), "ip"));
     }
     for (const std::string& address : strings(array(spec, {"externalIPs"}))) addAddress(port.externalIps, address);
     for (const std::string& range : strings(array(spec, {"loadBalancerSourceRanges"}))) {
@@ -122,11 +124,13 @@ std::vector<ServicePort> servicePorts(const Object& service, const std::vector<O
       if (parsed.ok()) port.loadBalancerSourceRanges.push_back(*parsed);
     }
     if (text(spec, "sessionAffinity") == "ClientIP") {
-      port.affinitySeconds = static_cast<int>(number(spec, {"sessionAffinityConfig", "clientIP", "timeoutSeconds"}, 10800));
+      port.affinitySeconds =
+          static_cast<int>(number(spec, {"sessionAffinityConfig", "clientIP", "timeoutSeconds"}, 10800));
     }
     port.internalLocal = text(spec, "internalTrafficPolicy") == "Local";
     port.externalLocal = text(spec, "externalTrafficPolicy") == "Local";
-    port.endpoints = endpointsFor(slices, text(from, "name"), *protocol, flag(spec, {"publishNotReadyAddresses"}), view);
+    port.endpoints =
+        endpointsFor(slices, text(from, "name"), *protocol, flag(spec, {"publishNotReadyAddresses"}), view);
     out.push_back(std::move(port));
   }
   return out;
@@ -173,7 +177,8 @@ ClusterDns::Service dnsService(const Object& service, const std::vector<ObjectPt
   return out;
 }
 
-std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self, const std::string& segment) {
+std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self,
+                                  const std::string& segment) {
   std::vector<NodeRoute> out;
   auto here = IpPrefix::parse(segment);
   for (const ObjectPtr& node : nodes) {

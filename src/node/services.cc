@@ -21,11 +21,18 @@ std::string serviceOf(const Object& slice) {
 
 }  // namespace
 
-ServiceFeed::ServiceFeed(Loop& loop, client::Cache& services, client::Cache& slices, ServiceSink& sink, Offload& offload,
-                         ServiceView view, std::string file)
-    : loop_(loop), services_(services), slices_(slices), sink_(sink), offload_(offload), view_(std::move(view)),
-      file_(std::move(file)), gate_(loop) {
-  slices_.addIndex(kIndex, [](const ObjectPtr& slice, std::vector<std::string>& keys) { keys.push_back(serviceOf(*slice)); });
+ServiceFeed::ServiceFeed(Loop& loop, client::Cache& services, client::Cache& slices, ServiceSink& sink,
+                         Offload& offload, ServiceView view, std::string file)
+    : loop_(loop),
+      services_(services),
+      slices_(slices),
+      sink_(sink),
+      offload_(offload),
+      view_(std::move(view)),
+      file_(std::move(file)),
+      gate_(loop) {
+  slices_.addIndex(kIndex,
+                   [](const ObjectPtr& slice, std::vector<std::string>& keys) { keys.push_back(serviceOf(*slice)); });
 }
 
 std::vector<ObjectPtr> ServiceFeed::slicesOf(const std::string& key) const {
@@ -55,9 +62,8 @@ std::vector<ObjectPtr> ServiceFeed::services(std::string_view ns) const {
 void ServiceFeed::start() {
   auto loaded = load();
   if (!loaded.ok()) log::warn("node", "services from disk: {}", loaded.error().message());
-  subscriptions_.push_back(services_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
-    changed((after ? after : before)->key());
-  }));
+  subscriptions_.push_back(services_.subscribe(
+      [this](const ObjectPtr& before, const ObjectPtr& after) { changed((after ? after : before)->key()); }));
   subscriptions_.push_back(slices_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
     if (before) changed(serviceOf(*before));
     if (after) changed(serviceOf(*after));

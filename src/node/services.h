@@ -1,4 +1,5 @@
-// Services as this node sees them: what the proxy and DNS are told when Services and EndpointSlices change, piece by piece.
+// Services as this node sees them: what the proxy and DNS are told when Services and EndpointSlices change, piece by
+// piece.
 #pragma once
 
 #include <functional>
@@ -11,23 +12,24 @@
 #include "base/gate.h"
 #include "client/cache.h"
 #include "floors.h"
+#include "json.h"
 #include "network/bridge_network.h"
 #include "network/dns.h"
 #include "network/service_proxy.h"
 #include "node/service_ports.h"
-#include "json.h"
 
 namespace dhow::node {
 
 ClusterDns::Service dnsService(const Object& service, const std::vector<ObjectPtr>& slices);
 // The ways to the pods of the other nodes. `segment`: nodes inside it are reached directly; empty: all.
-std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self, const std::string& segment);
+std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self,
+                                  const std::string& segment);
 
 // Where it goes; a fake in tests.
 class ServiceSink {
  public:
   virtual ~ServiceSink() = default;
-  virtual Result<> applyAll(std::vector<ServicePort> ports) = 0;  // may block
+  virtual Result<> applyAll(std::vector<ServicePort> ports) = 0;                                    // may block
   virtual Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) = 0;  // may block
   virtual void setDns(const ClusterDns::Service& service) = 0;
   virtual void removeDns(const std::string& ns, const std::string& name) = 0;
@@ -36,8 +38,8 @@ class ServiceSink {
 class ServiceFeed final : public ServiceSource {
  public:
   // `file`: where services are kept for a start without a master; empty: nowhere.
-  ServiceFeed(Loop& loop, client::Cache& services, client::Cache& slices, ServiceSink& sink, Offload& offload, ServiceView view,
-              std::string file);
+  ServiceFeed(Loop& loop, client::Cache& services, client::Cache& slices, ServiceSink& sink, Offload& offload,
+              ServiceView view, std::string file);
   void start();
   Task<> stop();
   std::vector<ObjectPtr> services(std::string_view ns) const override;

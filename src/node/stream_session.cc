@@ -135,7 +135,8 @@ Task<> runSession(Loop& loop, std::unique_ptr<http::Stream> connection, runtime:
   const bool waits = static_cast<bool>(session->hooks.wait);
   if (waits) gate.spawn(awaitExit(session));
   gate.spawn(pumpIn(session));
-  while (!session->clientGone && !(waits ? session->exit.has_value() : session->outputs == 0)) co_await session->changed.wait();
+  while (!session->clientGone && !(waits ? session->exit.has_value() : session->outputs == 0))
+    co_await session->changed.wait();
   // What was written last is still on its way; a child that keeps the pipe is not waited for longer than this.
   const TimePoint patience = loop.now() + kLinger;
   while (!session->clientGone && session->outputs > 0 && loop.now() < patience) {

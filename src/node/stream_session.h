@@ -13,9 +13,9 @@ namespace dhow::node {
 
 struct SessionHooks {
   std::function<void(uint16_t rows, uint16_t columns)> resize;
-  std::function<Task<>()> stdinEnded;              // after the client has closed its input
+  std::function<Task<>()> stdinEnded;                     // after the client has closed its input
   std::function<Task<Result<runtime::ExitInfo>>()> wait;  // how it ended; empty: when its output ends
-  std::function<Task<>()> clientGone;              // the connection broke first
+  std::function<Task<>()> clientGone;                     // the connection broke first
 };
 
 // Runs until the process has ended and its output is through, or the client has gone; then tells the Status and closes.

@@ -21,7 +21,12 @@ http::Client::Options clientOptions(const Tunnels::Options& options) {
 }  // namespace
 
 Tunnels::Tunnels(Loop& loop, Options options, http::Server& server)
-    : loop_(loop), options_(std::move(options)), server_(server), client_(loop, clientOptions(options_)), stopped_(loop), gate_(loop) {}
+    : loop_(loop),
+      options_(std::move(options)),
+      server_(server),
+      client_(loop, clientOptions(options_)),
+      stopped_(loop),
+      gate_(loop) {}
 
 void Tunnels::start() {
   for (const std::string& server : options_.servers) gate_.spawn(keep(this, server));
@@ -36,7 +41,8 @@ Task<> Tunnels::stop() {
 
 Task<> Tunnels::keep(Tunnels* self, std::string server) {
   namespace streaming = client::streaming;
-  const std::string url = fmt::format("{}{}{}{}", server, streaming::kTunnelPrefix, percentEncode(self->options_.node), streaming::kTunnelSuffix);
+  const std::string url = fmt::format("{}{}{}{}", server, streaming::kTunnelPrefix, percentEncode(self->options_.node),
+                                      streaming::kTunnelSuffix);
   Duration delay = kFirstDelay;
   while (!self->stopping_) {
     http::Request request;

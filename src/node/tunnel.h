@@ -1,4 +1,5 @@
-// Keeps a connection to every master, dialed from here, on which the masters are the clients (client/streaming.h). A node listens to nobody.
+// Keeps a connection to every master, dialed from here, on which the masters are the clients (client/streaming.h). A
+// node listens to nobody.
 #pragma once
 
 #include <memory>

@@ -41,7 +41,8 @@ Result<> addObject(const FieldContext& context, std::string_view plural, std::st
     auto content = entryOf(*found, text(item, "key"));
     if (!content) {
       if (optional) continue;
-      return Error(Code::kFailedPrecondition, fmt::format("references non-existent {} key: {}", kind, text(item, "key")));
+      return Error(Code::kFailedPrecondition,
+                   fmt::format("references non-existent {} key: {}", kind, text(item, "key")));
     }
     std::string path(text(item, "path"));
     if (!isInside(path)) return Error(Code::kInvalid, fmt::format("path \"{}\" leads outside the volume", path));

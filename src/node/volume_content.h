@@ -1,5 +1,5 @@
-// What goes into volumes that are made of API objects: configMap, secret, downwardAPI and projected. A pure function of what
-// the caller has gathered.
+// What goes into volumes that are made of API objects: configMap, secret, downwardAPI and projected. A pure function of
+// what the caller has gathered.
 #pragma once
 
 #include <map>

@@ -35,7 +35,7 @@ bool holds(const std::string& folder, const VolumeFiles& files) {
   for (const auto& [path, file] : files) {
     auto content = readFile(folder + "/" + path);
     if (!content.ok() || *content != file.content) return false;
-    struct stat info {};
+    struct stat info{};
     if (::stat((folder + "/" + path).c_str(), &info) != 0) return false;
     if ((info.st_mode & 0700) != (static_cast<mode_t>(file.mode) & 0700)) return false;
     tops.insert(path.substr(0, path.find('/')));
@@ -76,7 +76,8 @@ Result<> fill(const std::string& folder, const VolumeFiles& files, std::optional
 
 }  // namespace
 
-Result<> writeVolume(const std::string& folder, const VolumeFiles& files, std::optional<uint32_t> group, bool* changed) {
+Result<> writeVolume(const std::string& folder, const VolumeFiles& files, std::optional<uint32_t> group,
+                     bool* changed) {
   if (changed != nullptr) *changed = false;
   RETURN_IF_ERROR(makeDirs(folder));
   const std::string data = folder + "/" + std::string(kData);
@@ -119,8 +120,9 @@ Result<> makeEmptyDir(const std::string& folder, std::optional<uint32_t> group) 
 
 Result<> mountMemoryDir(const std::string& folder, uint64_t size, std::optional<uint32_t> group) {
   RETURN_IF_ERROR(makeDirs(folder));
-  struct stat here {}, above {};
-  if (::stat(folder.c_str(), &here) == 0 && ::stat(parentOf(folder).c_str(), &above) == 0 && here.st_dev != above.st_dev) {
+  struct stat here{}, above{};
+  if (::stat(folder.c_str(), &here) == 0 && ::stat(parentOf(folder).c_str(), &above) == 0 &&
+      here.st_dev != above.st_dev) {
     return {};
   }
   std::string options = "mode=0777";
@@ -149,7 +151,7 @@ Result<> unmountBelow(const std::string& folder) {
 
 Result<> checkHostPath(const std::string& path, std::string_view type) {
   if (type.empty()) return {};
-  struct stat info {};
+  struct stat info{};
   bool there = ::stat(path.c_str(), &info) == 0;
   if (!there && type == "DirectoryOrCreate") {
     RETURN_IF_ERROR(makeDirs(path));
@@ -163,9 +165,12 @@ Result<> checkHostPath(const std::string& path, std::string_view type) {
     std::string_view type, what;
     mode_t format;
   };
-  static constexpr Kind kKinds[] = {{"Directory", "a directory", S_IFDIR},  {"DirectoryOrCreate", "a directory", S_IFDIR},
-                                    {"File", "a file", S_IFREG},            {"FileOrCreate", "a file", S_IFREG},
-                                    {"Socket", "a socket file", S_IFSOCK},  {"CharDevice", "a character device", S_IFCHR},
+  static constexpr Kind kKinds[] = {{"Directory", "a directory", S_IFDIR},
+                                    {"DirectoryOrCreate", "a directory", S_IFDIR},
+                                    {"File", "a file", S_IFREG},
+                                    {"FileOrCreate", "a file", S_IFREG},
+                                    {"Socket", "a socket file", S_IFSOCK},
+                                    {"CharDevice", "a character device", S_IFCHR},
                                     {"BlockDevice", "a block device", S_IFBLK}};
   for (const Kind& kind : kKinds) {
     if (kind.type != type) continue;
@@ -178,7 +183,7 @@ Result<> checkHostPath(const std::string& path, std::string_view type) {
 Result<UniqueFd> openSubPath(const std::string& volume, const std::string& subPath) {
   UniqueFd root(::open(volume.c_str(), O_PATH | O_CLOEXEC));
   if (!root) return Error::fromErrno("open " + volume);
-  struct open_how how {};
+  struct open_how how{};
   how.flags = O_PATH | O_CLOEXEC;
   how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
   auto openIn = [&](int folder, const std::string& path) {

@@ -39,8 +39,9 @@ struct Stopwatch {
 };
 
 bool isStill(const UniqueFd& fd, const std::string& path) {
-  struct stat held {}, now {};
-  return ::fstat(fd.get(), &held) == 0 && ::stat(path.c_str(), &now) == 0 && held.st_ino == now.st_ino && held.st_dev == now.st_dev;
+  struct stat held{}, now{};
+  return ::fstat(fd.get(), &held) == 0 && ::stat(path.c_str(), &now) == 0 && held.st_ino == now.st_ino &&
+         held.st_dev == now.st_dev;
 }
 
 // Held while a command changes a cluster.
@@ -49,7 +50,8 @@ Result<UniqueFd> lockCluster(const ClusterPaths& paths) {
     RETURN_IF_ERROR(makeDirs(paths.run, 0711));
     auto owner = readFile(paths.run + "/data", 4096);
     if (owner.ok() && trim(*owner) != paths.data)
-      return Error(Code::kConflict, fmt::format("a cluster of this name has its data in {}; give another --name", trim(*owner)));
+      return Error(Code::kConflict,
+                   fmt::format("a cluster of this name has its data in {}; give another --name", trim(*owner)));
     RETURN_IF_ERROR(writeFile(paths.run + "/data", paths.data + "\n"));
     ASSIGN_OR_RETURN(auto lock, lockFile(paths.lock(), true));
     // A `down` that held it has removed the file meanwhile.
@@ -77,8 +79,10 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
     ASSIGN_OR_RETURN(auto config, loadConfig(paths));
     const auto& has = config.request;
     if (has.masters != request.masters || has.nodes != request.nodes || has.zones != request.zones)
-      return Error(Code::kInvalid, fmt::format("cluster \"{}\" has {} masters and {} nodes in {} zones; `dhow down` it first to change that",
-                                               has.name, has.masters, has.nodes, has.zones));
+      return Error(
+          Code::kInvalid,
+          fmt::format("cluster \"{}\" has {} masters and {} nodes in {} zones; `dhow down` it first to change that",
+                      has.name, has.masters, has.nodes, has.zones));
     return config;
   }
   // Two clusters that start at once must not choose the same ranges.
@@ -101,7 +105,9 @@ Result<> prepareCluster(const ClusterConfig& config, WallTime now) {
 
 }  // namespace
 
-std::string masterName(const ClusterConfig& config) { return config.request.name + "-master-1"; }
+std::string masterName(const ClusterConfig& config) {
+  return config.request.name + "-master-1";
+}
 
 Result<Cluster::Programs> Cluster::Programs::ofThisProcess() {
   char path[4096];
@@ -121,7 +127,8 @@ struct Cluster::Rep {
   std::string programFolder() const { return programs.dhow.substr(0, programs.dhow.rfind('/')); }
   // With the machines that run already.
   Task<Result<std::unique_ptr<runtime::Runtime>>> runtimeOf(const ClusterConfig& config) {
-    CO_ASSIGN_OR_RETURN(auto runtime, runtime::Runtime::create(loop, pool, {config.paths().machines(), programs.shim, cgroupOf(config)}));
+    CO_ASSIGN_OR_RETURN(auto runtime, runtime::Runtime::create(
+                                          loop, pool, {config.paths().machines(), programs.shim, cgroupOf(config)}));
     auto found = co_await runtime->findSandboxes();
     CO_RETURN_IF_ERROR(found);
     co_return runtime;
@@ -169,7 +176,8 @@ Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, runtime::R
   auto started = co_await runtime.startMachine(masterName(config));
   CO_RETURN_IF_ERROR(started);
   auto waited = co_await ready.wait(loop, kStartLimit);
-  if (!waited.ok()) co_return std::move(waited).error().wrap("start the master (its log: " + config.paths().server() + "/log)");
+  if (!waited.ok())
+    co_return std::move(waited).error().wrap("start the master (its log: " + config.paths().server() + "/log)");
   co_return Result<>();
 }
 
@@ -187,7 +195,8 @@ Task<Result<>> Cluster::Rep::startEngine(const ClusterConfig& config) {
   CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready("engine")));
   bool answers = co_await engineAnswers(config);
   if (answers) co_return Result<>();
-  // Tells `down` that there may be one, however early this ends. One that is just starting keeps the lock, and reports to this socket.
+  // Tells `down` that there may be one, however early this ends. One that is just starting keeps the lock, and reports
+  // to this socket.
   CO_RETURN_IF_ERROR(writeFile(config.paths().engineLock(), ""));
   SpawnOptions options;
   options.args = {programs.dhow, "engine", "--cluster", config.paths().root};
@@ -198,7 +207,8 @@ Task<Result<>> Cluster::Rep::startEngine(const ClusterConfig& config) {
   auto process = Process::spawn(options);
   CO_RETURN_IF_ERROR(process);
   auto waited = co_await ready.wait(loop, kStartLimit);
-  if (!waited.ok()) co_return std::move(waited).error().wrap("start the engine (its log: " + config.paths().engine() + "/log)");
+  if (!waited.ok())
+    co_return std::move(waited).error().wrap("start the engine (its log: " + config.paths().engine() + "/log)");
   co_return Result<>();
 }
 
@@ -274,8 +284,9 @@ Task<Result<>> watchNodes(Loop& loop, HttpClient& api, const ClusterConfig& conf
     auto event = co_await (*watcher)->next();
     if (!event.ok() && late) {
       std::vector<std::string> names(waiting.begin(), waiting.end());
-      co_return Error(Code::kDeadlineExceeded, fmt::format("not Ready after {} s: {} (logs: {}/<node>/log)", kStartLimit / 1s,
-                                                           join(names, ", "), config.paths().nodes()));
+      co_return Error(Code::kDeadlineExceeded,
+                      fmt::format("not Ready after {} s: {} (logs: {}/<node>/log)", kStartLimit / 1s, join(names, ", "),
+                                  config.paths().nodes()));
     }
     CO_RETURN_IF_ERROR(event);
     if (event->object && isReady(event->object)) waiting.erase(std::string(event->object->name()));
@@ -351,7 +362,8 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
 
 namespace {
 
-// The engine removes its containers, networks and mounts when it is asked to; it ends by itself then. False when none runs.
+// The engine removes its containers, networks and mounts when it is asked to; it ends by itself then. False when none
+// runs.
 Task<Result<bool>> shutDownEngine(Loop& loop, const ClusterPaths& paths) {
   auto text = readFile(paths.enginePid(), 64);
   if (!text.ok()) co_return false;
@@ -440,7 +452,8 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
   if (nodes.ok()) {
     for (const auto& plan : config.nodePlans()) {
       NodeState node{plan.name, plan.zone, plan.address, false};
-      for (const auto& object : nodes->items) node.ready = node.ready || (object->name() == plan.name && isReady(object));
+      for (const auto& object : nodes->items)
+        node.ready = node.ready || (object->name() == plan.name && isReady(object));
       state.nodes.push_back(std::move(node));
     }
   }

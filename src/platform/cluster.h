@@ -52,8 +52,9 @@ class Cluster {
     ClusterConfig config;
     std::vector<std::string> urls;  // of the example's load-balanced services
   };
-  // Starts what does not run and leaves the rest alone; a cluster that exists keeps its configuration, and a request that
-  // differs from it is kInvalid. Ends when every node is Ready and the example (platform/deploy.h; empty: none) answers.
+  // Starts what does not run and leaves the rest alone; a cluster that exists keeps its configuration, and a request
+  // that differs from it is kInvalid. Ends when every node is Ready and the example (platform/deploy.h; empty: none)
+  // answers.
   Task<Result<Up>> up(ClusterRequest request, std::string example, Progress progress);
   // Stops and removes everything but, with keepData, what is under its data folder.
   Task<Result<>> down(ClusterPaths paths, bool keepData, Progress progress);

@@ -12,7 +12,9 @@ namespace json = boost::json;
 
 namespace {
 
-std::string segment(int index, int zone, int host) { return fmt::format("10.89.{}.{}", index * 8 + zone, host); }
+std::string segment(int index, int zone, int host) {
+  return fmt::format("10.89.{}.{}", index * 8 + zone, host);
+}
 
 std::string addressIn(const std::string& range, int offset) {
   auto octets = split(range.substr(0, range.find('/')), '.');
@@ -21,32 +23,62 @@ std::string addressIn(const std::string& range, int offset) {
 
 bool isDnsLabel(const std::string& name) {
   if (name.empty() || name.size() > 40 || name.front() == '-' || name.back() == '-') return false;
-  return std::all_of(name.begin(), name.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
+  return std::all_of(name.begin(), name.end(),
+                     [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
 }
 
 }  // namespace
 
-std::string ClusterConfig::zoneName(int zone) const { return fmt::format("{}-{}", region, zone); }
-std::string ClusterConfig::zoneSubnet(int zone) const { return segment(index, zone, 0) + "/24"; }
-std::string ClusterConfig::zoneGateway(int zone) const { return segment(index, zone, 1); }
-std::string ClusterConfig::uplinkSubnet() const { return segment(index, 0, 0) + "/25"; }
-std::string ClusterConfig::hostAddress() const { return segment(index, 0, 1); }
-std::string ClusterConfig::routerAddress() const { return segment(index, 0, 2); }
-std::string ClusterConfig::loadBalancerRange() const { return segment(index, 0, 128) + "/25"; }
-std::string ClusterConfig::allSegments() const { return segment(index, 0, 0) + "/21"; }
-std::string ClusterConfig::kubernetesServiceAddress() const { return addressIn(serviceRange, 1); }
-std::string ClusterConfig::dnsAddress() const { return addressIn(serviceRange, 10); }
-std::string ClusterConfig::apiUrl() const { return fmt::format("https://127.0.0.1:{}", apiPort); }
-std::string ClusterConfig::registryHost() const { return "registry.dhow.internal:5000"; }
+std::string ClusterConfig::zoneName(int zone) const {
+  return fmt::format("{}-{}", region, zone);
+}
+std::string ClusterConfig::zoneSubnet(int zone) const {
+  return segment(index, zone, 0) + "/24";
+}
+std::string ClusterConfig::zoneGateway(int zone) const {
+  return segment(index, zone, 1);
+}
+std::string ClusterConfig::uplinkSubnet() const {
+  return segment(index, 0, 0) + "/25";
+}
+std::string ClusterConfig::hostAddress() const {
+  return segment(index, 0, 1);
+}
+std::string ClusterConfig::routerAddress() const {
+  return segment(index, 0, 2);
+}
+std::string ClusterConfig::loadBalancerRange() const {
+  return segment(index, 0, 128) + "/25";
+}
+std::string ClusterConfig::allSegments() const {
+  return segment(index, 0, 0) + "/21";
+}
+std::string ClusterConfig::kubernetesServiceAddress() const {
+  return addressIn(serviceRange, 1);
+}
+std::string ClusterConfig::dnsAddress() const {
+  return addressIn(serviceRange, 10);
+}
+std::string ClusterConfig::apiUrl() const {
+  return fmt::format("https://127.0.0.1:{}", apiPort);
+}
+std::string ClusterConfig::registryHost() const {
+  return "registry.dhow.internal:5000";
+}
 
-std::string ClusterConfig::engineBridge() const { return fmt::format("dhow{}-engine", index); }
-std::string ClusterConfig::engineSubnet() const { return fmt::format("10.88.{}.0/24", index); }
+std::string ClusterConfig::engineBridge() const {
+  return fmt::format("dhow{}-engine", index);
+}
+std::string ClusterConfig::engineSubnet() const {
+  return fmt::format("10.88.{}.0/24", index);
+}
 
 std::vector<NodePlan> ClusterConfig::nodePlans() const {
   std::vector<NodePlan> plans;
   for (int i = 0; i < request.nodes; ++i) {
     int zone = i % request.zones + 1;
-    plans.push_back({fmt::format("{}-node-{}", request.name, i + 1), zoneName(zone), zone, segment(index, zone, 10 + i)});
+    plans.push_back(
+        {fmt::format("{}-node-{}", request.name, i + 1), zoneName(zone), zone, segment(index, zone, 10 + i)});
   }
   return plans;
 }
@@ -54,7 +86,8 @@ std::vector<NodePlan> ClusterConfig::nodePlans() const {
 Result<> validateRequest(const ClusterRequest& request) {
   auto invalid = [](std::string text) { return Error(Code::kInvalid, std::move(text)); };
   if (!isDnsLabel(request.name))
-    return invalid(fmt::format("--name {}: a cluster's name is 1 to 40 lower-case letters, digits or '-'", request.name));
+    return invalid(
+        fmt::format("--name {}: a cluster's name is 1 to 40 lower-case letters, digits or '-'", request.name));
   if (request.masters != 1)
     return invalid(fmt::format("--masters {}: the embedded store serves one master", request.masters));
   if (request.nodes < 1 || request.nodes > kMaxNodes)
@@ -131,8 +164,8 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
 }
 
 Error noSuchCluster(const ClusterPaths& paths) {
-  return Error(Code::kNotFound, fmt::format("there is no cluster \"{}\" in {}; `dhow up` starts one", paths.root.substr(paths.root.rfind('/') + 1),
-                                            paths.data));
+  return Error(Code::kNotFound, fmt::format("there is no cluster \"{}\" in {}; `dhow up` starts one",
+                                            paths.root.substr(paths.root.rfind('/') + 1), paths.data));
 }
 
 Result<std::vector<ClusterPaths>> knownClusters() {

@@ -1,4 +1,5 @@
-// What a cluster on this machine is: what its owner asked for, and the ranges and ports chosen so that two clusters never collide.
+// What a cluster on this machine is: what its owner asked for, and the ranges and ports chosen so that two clusters
+// never collide.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +20,14 @@ struct ClusterRequest {
 };
 
 struct NodePlan {
-  std::string name;     // "dhow-node-1"
-  std::string zone;     // "local-east-1"
+  std::string name;  // "dhow-node-1"
+  std::string zone;  // "local-east-1"
   int zoneIndex = 1;
   std::string address;  // on its zone's segment
 };
 
-// One /21 of 10.89.0.0/16 a cluster, by its index: the first /24 links the host and the region's router, its upper half is the load
-// balancer's pool; each further /24 is one zone's segment.
+// One /21 of 10.89.0.0/16 a cluster, by its index: the first /24 links the host and the region's router, its upper half
+// is the load balancer's pool; each further /24 is one zone's segment.
 struct ClusterConfig {
   ClusterRequest request;
   int index = 0;
@@ -45,12 +46,12 @@ struct ClusterConfig {
   std::string hostAddress() const;    // the host's end of the uplink; masters listen there
   std::string routerAddress() const;  // the router's end
   std::string loadBalancerRange() const;
-  std::string allSegments() const;    // the /21
+  std::string allSegments() const;  // the /21
   std::string kubernetesServiceAddress() const;
   std::string dnsAddress() const;
-  std::string apiUrl() const;           // from this machine
-  std::string registryHost() const;     // the name that image references carry, with its port
-  std::string engineBridge() const;     // of this machine's Docker containers
+  std::string apiUrl() const;        // from this machine
+  std::string registryHost() const;  // the name that image references carry, with its port
+  std::string engineBridge() const;  // of this machine's Docker containers
   std::string engineSubnet() const;
   std::vector<NodePlan> nodePlans() const;
 };

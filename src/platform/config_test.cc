@@ -24,7 +24,8 @@ TEST(Config, ClustersOfDifferentIndexShareNoRangeOrPort) {
   std::set<std::string> seen;
   for (int i = 0; i < kMaxClusters; ++i) {
     auto config = configFor({}, i);
-    for (const auto& range : {config.podRange, config.serviceRange, config.allSegments(), std::to_string(config.apiPort)})
+    for (const auto& range :
+         {config.podRange, config.serviceRange, config.allSegments(), std::to_string(config.apiPort)})
       EXPECT_TRUE(seen.insert(range).second) << range;
   }
 }

@@ -43,8 +43,10 @@ Result<std::vector<Manifest>> readManifests(const std::string& folder) {
       if (!value.ok()) return std::move(value).error().wrap(file);
       if (!value->is_object()) continue;
       Manifest manifest{nullptr, "", "", std::move(value->as_object())};
-      manifest.kind = object::Kinds::builtin().findKind(client::text(manifest.document, "apiVersion"), client::text(manifest.document, "kind"));
-      if (!manifest.kind) return Error(Code::kInvalid, fmt::format("{}: unknown kind {}", file, client::text(manifest.document, "kind")));
+      manifest.kind = object::Kinds::builtin().findKind(client::text(manifest.document, "apiVersion"),
+                                                        client::text(manifest.document, "kind"));
+      if (!manifest.kind)
+        return Error(Code::kInvalid, fmt::format("{}: unknown kind {}", file, client::text(manifest.document, "kind")));
       manifest.name = client::text(manifest.document, {"metadata", "name"});
       manifest.ns = client::text(manifest.document, {"metadata", "namespace"});
       if (manifest.kind->resource().namespaced && manifest.ns.empty()) manifest.ns = "default";
@@ -64,8 +66,10 @@ Result<std::unique_ptr<HttpClient>> clientOf(Loop& loop, const ClusterConfig& co
 bool complete(const object::Object& deployment) {
   const auto& root = deployment.root();
   auto wanted = client::number(root, {"spec", "replicas"}, 1);
-  return client::number(root, {"status", "observedGeneration"}, 0) >= client::number(root, {"metadata", "generation"}, 0) &&
-         client::number(root, {"status", "availableReplicas"}, 0) >= wanted && client::number(root, {"status", "updatedReplicas"}, 0) >= wanted;
+  return client::number(root, {"status", "observedGeneration"}, 0) >=
+             client::number(root, {"metadata", "generation"}, 0) &&
+         client::number(root, {"status", "availableReplicas"}, 0) >= wanted &&
+         client::number(root, {"status", "updatedReplicas"}, 0) >= wanted;
 }
 
 std::string urlOf(const object::Object& service) {
@@ -80,7 +84,8 @@ std::string urlOf(const object::Object& service) {
 // What still has to happen to the object; an empty text when nothing has.
 std::string missing(const object::Object& object) {
   if (object.kind() == "Deployment" && !complete(object))
-    return fmt::format("deployment {}: {} of {} available", object.name(), client::number(object.root(), {"status", "availableReplicas"}, 0),
+    return fmt::format("deployment {}: {} of {} available", object.name(),
+                       client::number(object.root(), {"status", "availableReplicas"}, 0),
                        client::number(object.root(), {"spec", "replicas"}, 1));
   bool balanced = object.kind() == "Service" && client::text(object.root(), {"spec", "type"}) == "LoadBalancer";
   if (balanced && urlOf(object).empty()) return fmt::format("service {}: no address yet", object.name());
@@ -116,7 +121,8 @@ Task<Result<ObjectPtr>> waitFor(Loop& loop, HttpClient& api, const Manifest& man
 
 }  // namespace
 
-Task<Result<image::Pushed>> publishImage(Loop& loop, BlockingPool& pool, const ClusterConfig& config, image::AssembleOptions options) {
+Task<Result<image::Pushed>> publishImage(Loop& loop, BlockingPool& pool, const ClusterConfig& config,
+                                         image::AssembleOptions options) {
   CO_ASSIGN_OR_RETURN(auto root, makeTempDir(config.paths().root, "image-"));
   image::ImageStore::Options store;
   store.root = root;
@@ -164,7 +170,8 @@ Result<std::optional<image::AssembleOptions>> exampleImage(const std::string& fo
 Result<> checkExample(const std::string& folder, const std::string& programs) {
   ASSIGN_OR_RETURN(auto image, exampleImage(folder, programs));
   ASSIGN_OR_RETURN(auto manifests, readManifests(folder));
-  if (!image && manifests.empty()) return Error(Code::kInvalid, fmt::format("--deploy {}: there is neither image.json nor a *.yaml manifest", folder));
+  if (!image && manifests.empty())
+    return Error(Code::kInvalid, fmt::format("--deploy {}: there is neither image.json nor a *.yaml manifest", folder));
   return {};
 }
 
@@ -173,7 +180,8 @@ Task<Result<>> applyManifests(Loop& loop, const ClusterConfig& config, std::stri
   CO_ASSIGN_OR_RETURN(auto api, clientOf(loop, config));
   Result<> done;
   for (auto& manifest : manifests) {
-    auto applied = co_await api->patch(manifest.kind->resource(), manifest.ns, manifest.name, "", client::PatchType::kApply, manifest.document);
+    auto applied = co_await api->patch(manifest.kind->resource(), manifest.ns, manifest.name, "",
+                                       client::PatchType::kApply, manifest.document);
     if (!applied.ok()) done = std::move(applied).error().wrap("apply " + manifest.name);
     if (!done.ok()) break;
   }
@@ -181,7 +189,8 @@ Task<Result<>> applyManifests(Loop& loop, const ClusterConfig& config, std::stri
   co_return done;
 }
 
-Task<Result<std::vector<std::string>>> waitDeployed(Loop& loop, const ClusterConfig& config, std::string folder, Duration limit) {
+Task<Result<std::vector<std::string>>> waitDeployed(Loop& loop, const ClusterConfig& config, std::string folder,
+                                                    Duration limit) {
   CO_ASSIGN_OR_RETURN(auto manifests, readManifests(folder));
   CO_ASSIGN_OR_RETURN(auto api, clientOf(loop, config));
   auto deadline = loop.now() + limit;

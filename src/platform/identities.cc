@@ -73,8 +73,12 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
   server.server = true;
   server.notBefore = now;
   server.validity = kYear;
-  server.dnsNames = {"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-                     "kubernetes.default.svc." + config.domain, "registry.dhow.internal"};
+  server.dnsNames = {"localhost",
+                     "kubernetes",
+                     "kubernetes.default",
+                     "kubernetes.default.svc",
+                     "kubernetes.default.svc." + config.domain,
+                     "registry.dhow.internal"};
   server.ipAddresses = {"127.0.0.1", config.hostAddress(), config.kubernetesServiceAddress()};
   RETURN_IF_ERROR(ensureIdentity(paths.pki(kServer), *authority, server));
 
@@ -109,7 +113,9 @@ Result<Identity> ensureNodeIdentity(const ClusterConfig& config, const std::stri
   return ensureIdentity(paths.node(node) + "/node", authority, spec);
 }
 
-Result<Identity> loadIdentity(const ClusterPaths& paths, const std::string& name) { return readIdentity(paths.pki(name)); }
+Result<Identity> loadIdentity(const ClusterPaths& paths, const std::string& name) {
+  return readIdentity(paths.pki(name));
+}
 
 Result<std::string> loadAuthorityCertificate(const ClusterPaths& paths) {
   return readFile(paths.pki(std::string(kAuthority) + ".crt"), 1 << 20);

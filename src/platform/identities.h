@@ -10,9 +10,9 @@
 namespace dhow::platform {
 
 // Files under pki/.
-inline constexpr const char* kAuthority = "ca";            // .crt, .key
-inline constexpr const char* kServer = "server";           // the masters' serving certificate
-inline constexpr const char* kAdmin = "admin";             // CN kubernetes-admin, O system:masters
+inline constexpr const char* kAuthority = "ca";   // .crt, .key
+inline constexpr const char* kServer = "server";  // the masters' serving certificate
+inline constexpr const char* kAdmin = "admin";    // CN kubernetes-admin, O system:masters
 inline constexpr const char* kServiceAccountKey = "sa.key";
 inline constexpr const char* kRegistryPassword = "registry-password";
 inline constexpr const char* kRegistryUser = "dhow";

@@ -23,7 +23,8 @@ constexpr std::string_view kServiceKey = "service:";
 
 std::string internalAddress(const object::Object& node) {
   for (const auto& address : array(node.root(), {"status", "addresses"})) {
-    if (address.is_object() && text(address.get_object(), "type") == "InternalIP") return std::string(text(address.get_object(), "address"));
+    if (address.is_object() && text(address.get_object(), "type") == "InternalIP")
+      return std::string(text(address.get_object(), "address"));
   }
   return "";
 }
@@ -35,7 +36,8 @@ struct LoadBalancer::Rep {
       : services(caches.of(kServices)),
         slices(caches.of(kEndpointSlices)),
         nodes(caches.of(kNodes)),
-        controller(loop, {.name = "load-balancer", .workers = 1}, [this](std::string key) { return reconcile(std::move(key)); }) {
+        controller(loop, {.name = "load-balancer", .workers = 1},
+                   [this](std::string key) { return reconcile(std::move(key)); }) {
     slices.addIndex(kByService, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
       keys.push_back(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
     });
@@ -91,7 +93,8 @@ struct LoadBalancer::Rep {
     }
     std::vector<std::string> removed;
     for (const auto& old : installed[key]) {
-      if (std::none_of(wanted.begin(), wanted.end(), [&](const auto& port) { return port.key == old; })) removed.push_back(old);
+      if (std::none_of(wanted.begin(), wanted.end(), [&](const auto& port) { return port.key == old; }))
+        removed.push_back(old);
     }
     if (wanted.empty() && removed.empty()) {
       installed.erase(key);
@@ -135,6 +138,8 @@ Result<std::unique_ptr<LoadBalancer>> LoadBalancer::start(Loop& loop, Caches& ca
   return std::unique_ptr<LoadBalancer>(new LoadBalancer(std::move(rep)));
 }
 
-Task<> LoadBalancer::stop() { return rep_->controller.stop(); }
+Task<> LoadBalancer::stop() {
+  return rep_->controller.stop();
+}
 
 }  // namespace dhow::platform

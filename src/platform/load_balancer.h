@@ -1,5 +1,6 @@
-// The load balancer in front of a local cluster: in the region's router, the addresses of Services of type LoadBalancer lead to their pods,
-// and the pods' ranges lead to their nodes. What it has set stays in the kernel when this process ends.
+// The load balancer in front of a local cluster: in the region's router, the addresses of Services of type LoadBalancer
+// lead to their pods, and the pods' ranges lead to their nodes. What it has set stays in the kernel when this process
+// ends.
 #pragma once
 
 #include <memory>

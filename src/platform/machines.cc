@@ -25,7 +25,8 @@ runtime::Mount writable(const std::string& path) {
   return mount;
 }
 
-// Where nameservers stand that can be asked from another network namespace: systemd-resolved's stub answers on this machine's loopback only.
+// Where nameservers stand that can be asked from another network namespace: systemd-resolved's stub answers on this
+// machine's loopback only.
 constexpr const char* kStubResolver = "/run/systemd/resolve/stub-resolv.conf";
 constexpr const char* kRealResolver = "/run/systemd/resolve/resolv.conf";
 
@@ -58,11 +59,15 @@ runtime::MachineSpec machine(const ClusterConfig& config, const std::string& nam
   return spec;
 }
 
-std::string registryUrl(const ClusterConfig& config) { return fmt::format("https://{}:{}", config.hostAddress(), config.registryPort); }
+std::string registryUrl(const ClusterConfig& config) {
+  return fmt::format("https://{}:{}", config.hostAddress(), config.registryPort);
+}
 
 }  // namespace
 
-std::string cgroupOf(const ClusterConfig& config) { return "/dhow/" + config.request.name; }
+std::string cgroupOf(const ClusterConfig& config) {
+  return "/dhow/" + config.request.name;
+}
 
 runtime::MachineSpec masterMachine(const ClusterConfig& config, const Cluster::Programs& programs) {
   auto paths = config.paths();
@@ -110,10 +115,10 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node) {
   options.dnsAddress = config.dnsAddress();
   options.domain = config.domain;
   options.registriesFile = "/etc/dhow/registries.yaml";
-  options.registries = {{config.registryHost(), json::object{{"endpoint", registryUrl(config)},
-                                                              {"ca", authority},
-                                                              {"username", kRegistryUser},
-                                                              {"password", password}}}};
+  options.registries = {
+      {config.registryHost(),
+       json::object{
+           {"endpoint", registryUrl(config)}, {"ca", authority}, {"username", kRegistryUser}, {"password", password}}}};
   return writeFileDurably(paths.nodeConfig(node.name), json::serialize(node::toJson(options)) + "\n", 0600);
 }
 

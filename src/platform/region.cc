@@ -10,10 +10,18 @@ namespace dhow::platform {
 
 namespace {
 
-std::string uplinkName(const ClusterConfig& config) { return fmt::format("dhow{}", config.index); }
-std::string zoneBridge(int zone) { return fmt::format("zone{}", zone); }
-std::string natTable(const ClusterConfig& config) { return fmt::format("dhow-uplink-{}", config.index); }
-std::string forwardFile(const ClusterConfig& config) { return config.paths().run + "/ip_forward"; }
+std::string uplinkName(const ClusterConfig& config) {
+  return fmt::format("dhow{}", config.index);
+}
+std::string zoneBridge(int zone) {
+  return fmt::format("zone{}", zone);
+}
+std::string natTable(const ClusterConfig& config) {
+  return fmt::format("dhow-uplink-{}", config.index);
+}
+std::string forwardFile(const ClusterConfig& config) {
+  return config.paths().run + "/ip_forward";
+}
 
 Result<IpPrefix> prefix(const std::string& address, int length) {
   ASSIGN_OR_RETURN(auto ip, IpAddress::parse(address));
@@ -48,8 +56,8 @@ Result<> setUpRouter(const ClusterConfig& config) {
   return links.setRoute(outside);
 }
 
-// The machine's end: an address, the way to the segments and the load balancer's addresses, and masquerading for what the nodes send to
-// the outside.
+// The machine's end: an address, the way to the segments and the load balancer's addresses, and masquerading for what
+// the nodes send to the outside.
 Result<> setUpHost(const ClusterConfig& config, NetLinks& links) {
   ASSIGN_OR_RETURN(auto uplink, links.find(uplinkName(config)));
   ASSIGN_OR_RETURN(auto address, prefix(config.hostAddress(), 25));
@@ -78,7 +86,9 @@ Result<> setUpHost(const ClusterConfig& config, NetLinks& links) {
 
 }  // namespace
 
-bool regionExists(const ClusterConfig& config) { return Netns::open(config.paths().regionNamespace()).ok(); }
+bool regionExists(const ClusterConfig& config) {
+  return Netns::open(config.paths().regionNamespace()).ok();
+}
 
 Result<> createRegion(const ClusterConfig& config) {
   auto paths = config.paths();
@@ -94,7 +104,8 @@ Result<> createRegion(const ClusterConfig& config) {
   uplink.peerName = "uplink";
   uplink.peerNetnsFd = router->fd();
   auto made = links.createVeth(uplink);
-  if (!made.ok() && !made.error().is(Code::kAlreadyExists)) return std::move(made).error().wrap("create the region's uplink");
+  if (!made.ok() && !made.error().is(Code::kAlreadyExists))
+    return std::move(made).error().wrap("create the region's uplink");
   RETURN_IF_ERROR(runInNetns(router->fd(), [&config] { return setUpRouter(config); }));
   return setUpHost(config, links);
 }
@@ -158,11 +169,14 @@ Result<int> freeClusterIndex() {
     bool taken = std::any_of(all.begin(), all.end(), [&](const Link& link) { return link.name == uplinkName(config); });
     for (const auto& range : {config.allSegments(), config.podRange, config.serviceRange}) {
       ASSIGN_OR_RETURN(auto wanted, IpPrefix::parse(range));
-      for (const auto& route : routes) taken = taken || (route.destination.length > 0 && route.destination.overlaps(wanted));
+      for (const auto& route : routes)
+        taken = taken || (route.destination.length > 0 && route.destination.overlaps(wanted));
     }
     if (!taken) return index;
   }
-  return Error(Code::kUnavailable, fmt::format("this machine has {} clusters already, the most that its address ranges hold", kMaxClusters));
+  return Error(
+      Code::kUnavailable,
+      fmt::format("this machine has {} clusters already, the most that its address ranges hold", kMaxClusters));
 }
 
 }  // namespace dhow::platform

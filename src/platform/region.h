@@ -1,5 +1,6 @@
-// The region of a local cluster: a network namespace that is its router, with one bridge a zone (its segment) and an uplink to this machine; and
-// one namespace for each node on its zone's segment. Everything is named after the cluster's index, so that clusters never meet.
+// The region of a local cluster: a network namespace that is its router, with one bridge a zone (its segment) and an
+// uplink to this machine; and one namespace for each node on its zone's segment. Everything is named after the
+// cluster's index, so that clusters never meet.
 //
 //   this machine --- uplink --- router -+- zone 1 --- node 1, node 4, ...
 //                                       +- zone 2 --- node 2, ...

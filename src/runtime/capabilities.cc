@@ -11,17 +11,51 @@ namespace dhow::runtime {
 namespace {
 
 // In the order of their numbers (linux/capability.h).
-constexpr std::string_view kNames[] = {
-    "chown",          "dac_override",     "dac_read_search", "fowner",       "fsetid",        "kill",
-    "setgid",         "setuid",           "setpcap",         "linux_immutable", "net_bind_service", "net_broadcast",
-    "net_admin",      "net_raw",          "ipc_lock",        "ipc_owner",    "sys_module",    "sys_rawio",
-    "sys_chroot",     "sys_ptrace",       "sys_pacct",       "sys_admin",    "sys_boot",      "sys_nice",
-    "sys_resource",   "sys_time",         "sys_tty_config",  "mknod",        "lease",         "audit_write",
-    "audit_control",  "setfcap",          "mac_override",    "mac_admin",    "syslog",        "wake_alarm",
-    "block_suspend",  "audit_read",       "perfmon",         "bpf",          "checkpoint_restore"};
+constexpr std::string_view kNames[] = {"chown",
+                                       "dac_override",
+                                       "dac_read_search",
+                                       "fowner",
+                                       "fsetid",
+                                       "kill",
+                                       "setgid",
+                                       "setuid",
+                                       "setpcap",
+                                       "linux_immutable",
+                                       "net_bind_service",
+                                       "net_broadcast",
+                                       "net_admin",
+                                       "net_raw",
+                                       "ipc_lock",
+                                       "ipc_owner",
+                                       "sys_module",
+                                       "sys_rawio",
+                                       "sys_chroot",
+                                       "sys_ptrace",
+                                       "sys_pacct",
+                                       "sys_admin",
+                                       "sys_boot",
+                                       "sys_nice",
+                                       "sys_resource",
+                                       "sys_time",
+                                       "sys_tty_config",
+                                       "mknod",
+                                       "lease",
+                                       "audit_write",
+                                       "audit_control",
+                                       "setfcap",
+                                       "mac_override",
+                                       "mac_admin",
+                                       "syslog",
+                                       "wake_alarm",
+                                       "block_suspend",
+                                       "audit_read",
+                                       "perfmon",
+                                       "bpf",
+                                       "checkpoint_restore"};
 constexpr uint64_t kAll = (1ull << std::size(kNames)) - 1;
-constexpr std::string_view kDefaults[] = {"chown",   "dac_override", "fsetid",  "fowner",           "mknod",      "net_raw", "setgid",
-                                          "setuid",  "setfcap",      "setpcap", "net_bind_service", "sys_chroot", "kill",    "audit_write"};
+constexpr std::string_view kDefaults[] = {
+    "chown",  "dac_override", "fsetid",  "fowner",           "mknod",      "net_raw", "setgid",
+    "setuid", "setfcap",      "setpcap", "net_bind_service", "sys_chroot", "kill",    "audit_write"};
 
 Result<uint64_t> bitsOf(const std::vector<std::string>& names) {
   uint64_t out = 0;
@@ -33,7 +67,9 @@ Result<uint64_t> bitsOf(const std::vector<std::string>& names) {
 }
 
 bool hasAll(const std::vector<std::string>& names) {
-  return std::any_of(names.begin(), names.end(), [](const std::string& name) { return equalsIgnoreCase(name, "ALL") || equalsIgnoreCase(name, "CAP_ALL"); });
+  return std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return equalsIgnoreCase(name, "ALL") || equalsIgnoreCase(name, "CAP_ALL");
+  });
 }
 
 }  // namespace

@@ -32,8 +32,9 @@ std::string unescapeMount(std::string_view text) {
 }
 
 const std::vector<std::string>& knownV1() {
-  static const std::vector<std::string> names = {"cpu",     "cpuacct", "cpuset",   "memory",     "devices", "freezer", "blkio",
-                                                 "pids",    "net_cls", "net_prio", "perf_event", "hugetlb", "rdma",    "misc"};
+  static const std::vector<std::string> names = {"cpu",        "cpuacct", "cpuset", "memory",  "devices",
+                                                 "freezer",    "blkio",   "pids",   "net_cls", "net_prio",
+                                                 "perf_event", "hugetlb", "rdma",   "misc"};
   return names;
 }
 
@@ -139,12 +140,15 @@ Result<> Cgroups::makeGroup(const Hierarchy& hierarchy, const std::string& path)
   for (const auto& part : split(path, '/')) {
     if (part.empty()) continue;
     std::string parent = current;
-    auto ours = [](const std::string& name) { return name == "memory" || name == "cpu" || name == "cpuset" || name == "pids" || name == "io"; };
+    auto ours = [](const std::string& name) {
+      return name == "memory" || name == "cpu" || name == "cpuset" || name == "pids" || name == "io";
+    };
     if (hierarchy.v2 && std::any_of(hierarchy.controllers.begin(), hierarchy.controllers.end(), ours)) {
       auto enabled = readFile(parent + "/cgroup.subtree_control");
       for (const auto& name : hierarchy.controllers) {
         if (!ours(name)) continue;
-        bool has = enabled.ok() && (" " + std::string(trim(*enabled)) + " ").find(" " + name + " ") != std::string::npos;
+        bool has =
+            enabled.ok() && (" " + std::string(trim(*enabled)) + " ").find(" " + name + " ") != std::string::npos;
         if (!has) (void)writeControlFile(parent + "/cgroup.subtree_control", "+" + name).ok();
       }
     }
@@ -252,7 +256,8 @@ Result<> Cgroups::kill(const std::string& path) const {
 
 Result<> Cgroups::freeze(const std::string& path, bool frozen) const {
   const Hierarchy* unified = v2();
-  if (unified && pathExists(dir(unified, path))) return writeControlFile(dir(unified, path) + "/cgroup.freeze", frozen ? "1" : "0");
+  if (unified && pathExists(dir(unified, path)))
+    return writeControlFile(dir(unified, path) + "/cgroup.freeze", frozen ? "1" : "0");
   const Hierarchy* freezer = of("freezer");
   if (!freezer) return Error(Code::kUnimplemented, "no freezer on this machine");
   return writeControlFile(dir(freezer, path) + "/freezer.state", frozen ? "FROZEN" : "THAWED");
@@ -269,7 +274,8 @@ Result<> Cgroups::remove(const std::string& path) const {
     addDirsBelow(top, folders);
     for (const auto& folder : folders) {
       if (::rmdir(folder.c_str()) == 0 || errno == ENOENT) continue;
-      if (result.ok()) result = Error(errno == EBUSY ? Code::kConflict : Code::kInternal, "cgroup " + folder + " is busy", errno);
+      if (result.ok())
+        result = Error(errno == EBUSY ? Code::kConflict : Code::kInternal, "cgroup " + folder + " is busy", errno);
     }
   }
   return result;

@@ -69,7 +69,8 @@ class Cgroups {
   const Hierarchy* of(std::string_view controller) const;
   const Hierarchy* v2() const;
   std::string dir(const Hierarchy* hierarchy, const std::string& path) const;
-  std::vector<const Hierarchy*> needed(const Resources& resources, const std::vector<std::string>& also, bool devices) const;
+  std::vector<const Hierarchy*> needed(const Resources& resources, const std::vector<std::string>& also,
+                                       bool devices) const;
   Result<> makeGroup(const Hierarchy& hierarchy, const std::string& path) const;
   void limitV1(const std::string& path, const Resources& resources, std::vector<std::string>& warnings) const;
   void limitV2(const std::string& path, const Resources& resources, std::vector<std::string>& warnings) const;

@@ -1,6 +1,6 @@
 // Limits: what a Resources says, as the files of each cgroup version want it.
-#include <linux/bpf.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -27,9 +27,9 @@ uint64_t weightOfShares(uint64_t shares) {
 }
 
 std::vector<DeviceRule> defaultDeviceRules() {
-  return {{false, 'a', -1, -1, "rwm"}, {true, 'c', -1, -1, "m"},   {true, 'b', -1, -1, "m"},   {true, 'c', 1, 3, "rwm"},
-          {true, 'c', 1, 5, "rwm"},    {true, 'c', 1, 7, "rwm"},   {true, 'c', 1, 8, "rwm"},   {true, 'c', 1, 9, "rwm"},
-          {true, 'c', 5, 0, "rwm"},    {true, 'c', 5, 1, "rwm"},   {true, 'c', 5, 2, "rwm"},   {true, 'c', 136, -1, "rwm"}};
+  return {{false, 'a', -1, -1, "rwm"}, {true, 'c', -1, -1, "m"}, {true, 'b', -1, -1, "m"}, {true, 'c', 1, 3, "rwm"},
+          {true, 'c', 1, 5, "rwm"},    {true, 'c', 1, 7, "rwm"}, {true, 'c', 1, 8, "rwm"}, {true, 'c', 1, 9, "rwm"},
+          {true, 'c', 5, 0, "rwm"},    {true, 'c', 5, 1, "rwm"}, {true, 'c', 5, 2, "rwm"}, {true, 'c', 136, -1, "rwm"}};
 }
 
 void Cgroups::limitV1(const std::string& path, const Resources& r, std::vector<std::string>& warnings) const {
@@ -49,9 +49,11 @@ void Cgroups::limitV1(const std::string& path, const Resources& r, std::vector<s
     const char* swapFile = "memory.memsw.limit_in_bytes";
     const Hierarchy* memory = of("memory");
     bool swap = r.memorySwap && memory && !memory->v2 && pathExists(dir(memory, path) + "/" + swapFile);
-    if (r.memorySwap && !swap && memory && !memory->v2) warnings.push_back("swap is not limited: the kernel does not count it");
+    if (r.memorySwap && !swap && memory && !memory->v2)
+      warnings.push_back("swap is not limited: the kernel does not count it");
     // The sum may never be below the memory limit on the way: growing sets the sum first, shrinking the memory.
-    auto current = memory && swap ? readFile(dir(memory, path) + "/" + swapFile) : Result<std::string>(std::string("0"));
+    auto current =
+        memory && swap ? readFile(dir(memory, path) + "/" + swapFile) : Result<std::string>(std::string("0"));
     auto sum = current.ok() ? parseUint(trim(*current)) : std::nullopt;
     bool growing = swap && (*r.memorySwap < 0 || (sum && static_cast<uint64_t>(*r.memorySwap) > *sum));
     if (growing) set("memory", swapFile, std::to_string(*r.memorySwap));
@@ -142,7 +144,8 @@ Result<> attachDeviceFilter(const std::string& groupDir, const std::vector<Devic
   emit(BPF_LDX | BPF_MEM | BPF_W, 5, 1, 8, 0);
   for (auto rule = rules.rbegin(); rule != rules.rend(); ++rule) {
     int32_t access = 0;
-    for (char c : rule->access) access |= c == 'r' ? BPF_DEVCG_ACC_READ : c == 'w' ? BPF_DEVCG_ACC_WRITE : BPF_DEVCG_ACC_MKNOD;
+    for (char c : rule->access)
+      access |= c == 'r' ? BPF_DEVCG_ACC_READ : c == 'w' ? BPF_DEVCG_ACC_WRITE : BPF_DEVCG_ACC_MKNOD;
     constexpr int32_t kAll = BPF_DEVCG_ACC_READ | BPF_DEVCG_ACC_WRITE | BPF_DEVCG_ACC_MKNOD;
     std::vector<size_t> misses;
     auto test = [&](uint8_t reg, int32_t value) {
@@ -184,7 +187,8 @@ Result<> attachDeviceFilter(const std::string& groupDir, const std::vector<Devic
   attach.attach_bpf_fd = static_cast<uint32_t>(program.get());
   attach.attach_type = BPF_CGROUP_DEVICE;
   attach.attach_flags = BPF_F_ALLOW_MULTI;
-  if (::syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach) != 0) return Error::fromErrno("attach a device filter");
+  if (::syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach) != 0)
+    return Error::fromErrno("attach a device filter");
   return {};
 }
 

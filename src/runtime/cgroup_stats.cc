@@ -24,7 +24,9 @@ std::map<std::string, uint64_t> table(const std::string& file) {
   return out;
 }
 
-uint64_t limitOf(uint64_t value) { return value >= (1ull << 62) ? 0 : value; }
+uint64_t limitOf(uint64_t value) {
+  return value >= (1ull << 62) ? 0 : value;
+}
 
 }  // namespace
 

@@ -2,9 +2,9 @@
 
 #include "base/gate.h"
 #include "base/process.h"
+#include "capabilities.h"
 #include "runtime/user.h"
 #include "seccomp.h"
-#include "capabilities.h"
 #include "test_world.h"
 
 namespace dhow::runtime {
@@ -17,8 +17,9 @@ struct FakeTree {
   FakeTree() {
     (void)makeDirs(dir + "/dhow/a").ok();
     for (const char* folder : {"", "/dhow"}) (void)writeFile(dir + folder + "/cgroup.subtree_control", "").ok();
-    for (const char* file : {"memory.max", "memory.swap.max", "memory.low", "cpu.weight", "cpu.max", "cpuset.cpus", "cpuset.mems",
-                             "pids.max", "io.weight", "cgroup.freeze", "cgroup.kill", "cgroup.procs", "memory.events"})
+    for (const char* file :
+         {"memory.max", "memory.swap.max", "memory.low", "cpu.weight", "cpu.max", "cpuset.cpus", "cpuset.mems",
+          "pids.max", "io.weight", "cgroup.freeze", "cgroup.kill", "cgroup.procs", "memory.events"})
       (void)writeFile(dir + "/dhow/a/" + file, "").ok();
   }
   ~FakeTree() { (void)removeTree(dir).ok(); }
@@ -80,7 +81,8 @@ TEST(CgroupV2, ReadsUsage) {
 
 TEST(Cgroup, RefusesPathsThatAreNotBelowTheRoot) {
   FakeTree tree;
-  for (const char* path : {"", "/", "a", "/a/../b"}) EXPECT_FALSE(tree.cgroups.create(path, {}, {}, false).ok()) << path;
+  for (const char* path : {"", "/", "a", "/a/../b"})
+    EXPECT_FALSE(tree.cgroups.create(path, {}, {}, false).ok()) << path;
   EXPECT_FALSE(tree.cgroups.remove("/").ok());
 }
 
@@ -120,7 +122,9 @@ TEST(Cgroup, LimitsAreInTheKernelsFilesAndCanChange) {
   auto started = runOn(world.loop, box->start(spec));
   ASSERT_TRUE(started.ok()) << started.error().message();
   std::string group = world.cgroupParent + "/pod/" + spec.id;
-  auto file = [&](const std::string& name) { return std::string(trim(readFile("/sys/fs/cgroup/" + name).valueOr("?"))); };
+  auto file = [&](const std::string& name) {
+    return std::string(trim(readFile("/sys/fs/cgroup/" + name).valueOr("?")));
+  };
   EXPECT_EQ(file("memory" + world.cgroupParent + "/pod/memory.limit_in_bytes"), "134217728");
   EXPECT_EQ(file("memory" + group + "/memory.limit_in_bytes"), "67108864");
   EXPECT_EQ(file("cpu" + group + "/cpu.cfs_quota_us"), "20000");
@@ -160,7 +164,8 @@ TEST(Cgroup, DeviceFilterLoadsOnVersion2) {
   ASSERT_EQ(::mkdir(group.c_str(), 0755), 0);
   auto attached = attachDeviceFilter(group, defaultDeviceRules());
   // A child inside may open null and not the memory device.
-  auto out = runCommand({"sh", "-c", "echo 0 > " + group + "/cgroup.procs; : < /dev/null && echo null; : < /dev/kmsg && echo kmsg"});
+  auto out = runCommand(
+      {"sh", "-c", "echo 0 > " + group + "/cgroup.procs; : < /dev/null && echo null; : < /dev/kmsg && echo kmsg"});
   ::rmdir(group.c_str());
   if (!attached.ok() && attached.error().is(Code::kPermissionDenied)) GTEST_SKIP() << "may not load BPF programs";
   ASSERT_TRUE(attached.ok()) << attached.error().message();
@@ -189,7 +194,8 @@ TEST(Seccomp, CompilesTheDefaultAndRefusesNonsense) {
       R"({"defaultAction":"SCMP_ACT_ERRNO","syscalls":[
         {"names":["a"],"action":"SCMP_ACT_ALLOW","includes":{"caps":["CAP_SYS_ADMIN"]}},
         {"names":["b"],"action":"SCMP_ACT_ALLOW","excludes":{"caps":["CAP_SYS_ADMIN"]}},
-        {"names":["c"],"action":"SCMP_ACT_ALLOW","includes":{"arches":["s390x"]}}]})", 0);
+        {"names":["c"],"action":"SCMP_ACT_ALLOW","includes":{"arches":["s390x"]}}]})",
+      0);
   ASSERT_TRUE(profile.ok());
   ASSERT_EQ(profile->rules.size(), 1u);
   EXPECT_EQ(profile->rules[0].names[0], "b");

@@ -41,7 +41,8 @@ TEST(Container, MissingCommandIsNotFoundAndLeavesNothing) {
   auto started = runOn(world.loop, box->start(spec));
   ASSERT_FALSE(started.ok());
   EXPECT_EQ(started.error().code(), Code::kNotFound);
-  EXPECT_EQ(started.error().message(), "start container: exec: \"no-such-program\": executable file not found in $PATH");
+  EXPECT_EQ(started.error().message(),
+            "start container: exec: \"no-such-program\": executable file not found in $PATH");
   EXPECT_TRUE(box->containers().empty());
   spec.process.args = {"/etc/passwd"};
   started = runOn(world.loop, box->start(spec));
@@ -88,8 +89,9 @@ TEST(Container, SeccompRefusesNamespacesUnlessUnconfined) {
   spec.process.seccomp.mode = Seccomp::Mode::kUnconfined;
   EXPECT_EQ(world.run(spec).out, "made\n");
   spec = world.shell("mkdir /x || echo refused");
-  spec.process.seccomp = {Seccomp::Mode::kProfile,
-                          R"({"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]})"};
+  spec.process.seccomp = {
+      Seccomp::Mode::kProfile,
+      R"({"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]})"};
   EXPECT_EQ(world.run(spec).out, "refused\n");
   spec.process.seccomp.profile = "{}";
   EXPECT_EQ(world.run(spec).code, Code::kInvalid);
@@ -108,8 +110,11 @@ TEST(Container, DevicesAreThereAndNoOthers) {
   NEEDS_ROOT();
   World world;
   std::string seen = world.output(
-      "ls /dev; head -c 4 /dev/zero | od -An -tx1; mknod /tmp/disk b 254 0 && cat /tmp/disk; mount | grep -c ' /dev/shm '; readlink /dev/fd");
-  EXPECT_NE(seen.find("fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"), std::string::npos) << seen;
+      "ls /dev; head -c 4 /dev/zero | od -An -tx1; mknod /tmp/disk b 254 0 && cat /tmp/disk; mount | grep -c ' "
+      "/dev/shm '; readlink /dev/fd");
+  EXPECT_NE(seen.find("fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"),
+            std::string::npos)
+      << seen;
   EXPECT_NE(seen.find("can't open '/tmp/disk': Operation not permitted"), std::string::npos) << seen;
   EXPECT_NE(seen.find("1\n/proc/self/fd"), std::string::npos) << seen;
 }
@@ -117,7 +122,9 @@ TEST(Container, DevicesAreThereAndNoOthers) {
 TEST(Container, ReadOnlyRootTmpfsAndBinds) {
   NEEDS_ROOT();
   World world;
-  auto spec = world.shell("touch /file || echo ro; touch /scratch/a && echo rw; stat -c %a /scratch; cat /data/in; echo new > /data/out; touch /fixed/x || echo fixed; cat /one");
+  auto spec = world.shell(
+      "touch /file || echo ro; touch /scratch/a && echo rw; stat -c %a /scratch; cat /data/in; echo new > /data/out; "
+      "touch /fixed/x || echo fixed; cat /one");
   (void)makeDirs(world.dir + "/data").ok();
   (void)writeFile(world.dir + "/data/in", "given\n").ok();
   spec.root.readonly = true;
@@ -153,7 +160,9 @@ TEST(Container, OwnNamespacesAndHostname) {
   NEEDS_ROOT();
   World world;
   auto box = world.sandbox({.id = "named", .hostname = "pod-1", .sysctls = {{"net.ipv4.ip_forward", "1"}}});
-  auto ran = world.run(world.shell("hostname; echo $$; ip link | grep -c UP; cat /proc/sys/net/ipv4/ip_forward; ps | wc -l; cat /proc/self/cgroup | grep memory"), box);
+  auto ran = world.run(world.shell("hostname; echo $$; ip link | grep -c UP; cat /proc/sys/net/ipv4/ip_forward; ps | "
+                                   "wc -l; cat /proc/self/cgroup | grep memory"),
+                       box);
   EXPECT_EQ(ran.out.substr(0, 14), "pod-1\n1\n1\n1\n4\n") << ran.out << ran.err;
   EXPECT_NE(ran.out.find(":memory:/\n"), std::string::npos) << ran.out;
 }

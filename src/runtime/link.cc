@@ -37,7 +37,8 @@ Result<> sendMessage(int socket, const wire::Message& message, const std::vector
     for (size_t i = 0; i < fds.size(); ++i) numbers[i] = fds[i].get();
   }
   ssize_t n = ::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
-  if (n < 0) return Error(Code::kUnavailable, std::string("the shim does not take messages: ") + std::strerror(errno), errno);
+  if (n < 0)
+    return Error(Code::kUnavailable, std::string("the shim does not take messages: ") + std::strerror(errno), errno);
   return {};
 }
 
@@ -84,9 +85,13 @@ ShimLink::ShimLink(Loop& loop, UniqueFd socket) : loop_(loop), rep_(std::make_un
   pending_[kUpSequence] = std::make_shared<Pending>(loop_);
 }
 
-ShimLink::~ShimLink() { close(); }
+ShimLink::~ShimLink() {
+  close();
+}
 
-bool ShimLink::open() const { return rep_->socket.is_open(); }
+bool ShimLink::open() const {
+  return rep_->socket.is_open();
+}
 
 void ShimLink::start(Listener event, std::function<void()> gone) {
   event_ = std::move(event);
@@ -191,15 +196,19 @@ ProcessWatch::ProcessWatch(Loop& loop, UniqueFd pidfd, std::function<void()> don
   rep_->descriptor.assign(pidfd.get(), error);
   if (error) return;
   pidfd.release();
-  rep_->descriptor.async_wait(asio::posix::descriptor_base::wait_read, [rep = rep_](const boost::system::error_code& failed) {
-    if (failed) return;
-    siginfo_t info{};
-    (void)::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(rep->descriptor.native_handle()), &info, WEXITED | WNOHANG);
-    if (auto run = std::exchange(rep->done, nullptr)) run();
-  });
+  rep_->descriptor.async_wait(
+      asio::posix::descriptor_base::wait_read, [rep = rep_](const boost::system::error_code& failed) {
+        if (failed) return;
+        siginfo_t info{};
+        (void)::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(rep->descriptor.native_handle()), &info,
+                       WEXITED | WNOHANG);
+        if (auto run = std::exchange(rep->done, nullptr)) run();
+      });
 }
 
-ProcessWatch::~ProcessWatch() { rep_->done = nullptr; }
+ProcessWatch::~ProcessWatch() {
+  rep_->done = nullptr;
+}
 
 void ProcessWatch::cancel() {
   boost::system::error_code ignored;
@@ -208,7 +217,8 @@ void ProcessWatch::cancel() {
 }
 
 void ProcessWatch::kill() const {
-  if (rep_->descriptor.is_open()) (void)::syscall(SYS_pidfd_send_signal, rep_->descriptor.native_handle(), SIGKILL, nullptr, 0);
+  if (rep_->descriptor.is_open())
+    (void)::syscall(SYS_pidfd_send_signal, rep_->descriptor.native_handle(), SIGKILL, nullptr, 0);
 }
 
 }  // namespace dhow::runtime

@@ -236,7 +236,8 @@ std::optional<LogEntry> parseLogLine(std::string_view line) {
   auto time = parseTime(take());
   auto stream = take();
   auto tag = take();
-  if (!time || (stream != "stdout" && stream != "stderr") || tag.empty() || (tag[0] != 'F' && tag[0] != 'P')) return std::nullopt;
+  if (!time || (stream != "stdout" && stream != "stderr") || tag.empty() || (tag[0] != 'F' && tag[0] != 'P'))
+    return std::nullopt;
   return LogEntry{*time, stream == "stderr", tag[0] == 'P', std::string(line)};
 }
 

@@ -1,6 +1,6 @@
-// Reads the logs that the shim writes (CRI format: "<RFC 3339 nano> stdout|stderr F|P <text>"), through its rotated files, oldest
-// first, and follows them by inotify while the container runs. Both docker logs and kubectl logs read through this.
-// For the loop's thread. Reads are short and come from the page cache.
+// Reads the logs that the shim writes (CRI format: "<RFC 3339 nano> stdout|stderr F|P <text>"), through its rotated
+// files, oldest first, and follows them by inotify while the container runs. Both docker logs and kubectl logs read
+// through this. For the loop's thread. Reads are short and come from the page cache.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@
 namespace dhow::runtime {
 
 struct LogQuery {
-  std::string path;               // the live file; older ones are path.1, path.2, ...
+  std::string path;  // the live file; older ones are path.1, path.2, ...
   bool follow = false;
   std::optional<uint64_t> tail;   // only so many of the last lines
   std::optional<WallTime> since;  // from then on

@@ -1,7 +1,7 @@
 #include "machine.h"
 
-#include <sys/stat.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include "base/log.h"
 
@@ -12,7 +12,9 @@ namespace {
 constexpr const char* kContainer = "machine";
 constexpr const char* kAnnotation = "dhow.io/machine";
 
-std::string sandboxId(const std::string& name) { return "machine-" + name; }
+std::string sandboxId(const std::string& name) {
+  return "machine-" + name;
+}
 
 // The host's root is seen inside without the file systems mounted below it. Those that hold parts of the system are
 // seen too, read-only, and so are those on the way to the machine's programs and to the targets of its mounts: a target
@@ -21,7 +23,8 @@ std::vector<Mount> hostMounts(const MachineSpec& machine, const std::string& shi
   std::vector<Mount> out;
   auto add = [&](const std::string& path) {
     auto same = [&](const Mount& mount) { return mount.target == path; };
-    if (std::any_of(machine.mounts.begin(), machine.mounts.end(), same) || std::any_of(out.begin(), out.end(), same)) return;
+    if (std::any_of(machine.mounts.begin(), machine.mounts.end(), same) || std::any_of(out.begin(), out.end(), same))
+      return;
     Mount mount;
     mount.source = mount.target = path;
     mount.readonly = true;
@@ -33,7 +36,7 @@ std::vector<Mount> hostMounts(const MachineSpec& machine, const std::string& shi
     for (const char* own : {"/proc/", "/sys/", "/dev/"}) {
       if (path.starts_with(own)) return;
     }
-    struct stat status {};
+    struct stat status{};
     if (::stat("/", &status) != 0) return;
     dev_t above = status.st_dev;
     for (size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
@@ -44,7 +47,8 @@ std::vector<Mount> hostMounts(const MachineSpec& machine, const std::string& shi
       if (end == std::string::npos) return;
     }
   };
-  for (const char* path : {"/usr/local", "/etc", "/opt", "/var", "/home", "/bin", "/lib", "/lib64", "/sbin"}) addOnWayTo(path);
+  for (const char* path : {"/usr/local", "/etc", "/opt", "/var", "/home", "/bin", "/lib", "/lib64", "/sbin"})
+    addOnWayTo(path);
   addOnWayTo(machine.args[0]);
   addOnWayTo(shimPath);
   for (const auto& mount : machine.mounts) addOnWayTo(mount.target);
@@ -71,7 +75,9 @@ ContainerSpec containerOf(const MachineSpec& machine, const std::string& shimPat
 
 }  // namespace
 
-std::shared_ptr<Sandbox> Machines::find(const std::string& name) const { return runtime_.sandbox(sandboxId(name)); }
+std::shared_ptr<Sandbox> Machines::find(const std::string& name) const {
+  return runtime_.sandbox(sandboxId(name));
+}
 
 Task<Result<>> Machines::create(MachineSpec spec) {
   CO_RETURN_IF_ERROR(checkId(sandboxId(spec.name), "machine"));
@@ -116,7 +122,9 @@ Task<Result<>> Machines::stop(std::string name, Duration grace) {
     (void)(co_await sandbox->signal(kContainer, SIGTERM)).ok();
     Loop& loop = core_.loop;
     Timer limit = loop.after(grace, [sandbox, &loop] {
-      spawn(loop, [](std::shared_ptr<Sandbox> late) -> Task<> { (void)(co_await late->signal(kContainer, SIGKILL, true)).ok(); }(sandbox));
+      spawn(loop, [](std::shared_ptr<Sandbox> late) -> Task<> {
+        (void)(co_await late->signal(kContainer, SIGKILL, true)).ok();
+      }(sandbox));
     });
     (void)(co_await sandbox->wait(kContainer)).ok();
     limit.cancel();

@@ -36,16 +36,19 @@ MachineSpec machine(World& world, const std::string& command) {
 TEST(Machine, RunsItsCommandAgainAndReapsOrphans) {
   NEEDS_ROOT();
   World world;
-  auto spec = machine(world,
-                      "(sleep 1000 &) ; echo start-$$ >> /mnt/starts; hostname > /mnt/name; cat /proc/1/comm > /mnt/init;"
-                      "touch /usr/x 2>/dev/null || echo ro > /mnt/ro; mkdir /sys/fs/cgroup/memory/sub && echo cg > /mnt/cg;"
-                      "cat /proc/self/cgroup > /mnt/groups; [ $(wc -l < /mnt/starts) -ge 3 ] && exec sleep 1000");
+  auto spec =
+      machine(world,
+              "(sleep 1000 &) ; echo start-$$ >> /mnt/starts; hostname > /mnt/name; cat /proc/1/comm > /mnt/init;"
+              "touch /usr/x 2>/dev/null || echo ro > /mnt/ro; mkdir /sys/fs/cgroup/memory/sub && echo cg > /mnt/cg;"
+              "cat /proc/self/cgroup > /mnt/groups; [ $(wc -l < /mnt/starts) -ge 3 ] && exec sleep 1000");
   ASSERT_TRUE(runOn(world.loop, world.runtime->createMachine(spec)).ok());
   auto pid = runOn(world.loop, world.runtime->startMachine("n1"));
   ASSERT_TRUE(pid.ok()) << pid.error().message();
   std::string starts = waitFor(world.dir + "/tmp/groups", ":memory:/\n");
-  for (int i = 0; i < 3000 && split(readFile(world.dir + "/tmp/starts").valueOr(""), '\n').size() < 4; ++i) ::usleep(2000);
-  EXPECT_EQ(split(readFile(world.dir + "/tmp/starts").valueOr(""), '\n').size(), 4u) << readFile(spec.log.path).valueOr("");
+  for (int i = 0; i < 3000 && split(readFile(world.dir + "/tmp/starts").valueOr(""), '\n').size() < 4; ++i)
+    ::usleep(2000);
+  EXPECT_EQ(split(readFile(world.dir + "/tmp/starts").valueOr(""), '\n').size(), 4u)
+      << readFile(spec.log.path).valueOr("");
   EXPECT_EQ(waitFor(world.dir + "/tmp/name", "node"), "node-1\n");
   EXPECT_EQ(waitFor(world.dir + "/tmp/init", "dhow"), "dhow-machine\n");
   EXPECT_EQ(waitFor(world.dir + "/tmp/ro", "ro"), "ro\n");
@@ -69,8 +72,9 @@ TEST(Machine, ARuntimeWorksInsideAndItsContainersOutliveTheCommand) {
   World world;
   std::string self = std::filesystem::read_symlink("/proc/self/exe");
   // The inner part is the test below, run by this same program inside the machine.
-  auto spec = machine(world, "TMPDIR=" + world.dir + " DHOW_INSIDE=" + world.dir + " " + self + " --gtest_filter=Inside.* > " + world.dir +
-                                 "/inside.log 2>&1; echo code-$? >> " + world.dir + "/inside.log; sleep 1000");
+  auto spec =
+      machine(world, "TMPDIR=" + world.dir + " DHOW_INSIDE=" + world.dir + " " + self + " --gtest_filter=Inside.* > " +
+                         world.dir + "/inside.log 2>&1; echo code-$? >> " + world.dir + "/inside.log; sleep 1000");
   ASSERT_TRUE(runOn(world.loop, world.runtime->createMachine(spec)).ok());
   auto pid = runOn(world.loop, world.runtime->startMachine("n1"));
   ASSERT_TRUE(pid.ok()) << pid.error().message();

@@ -21,10 +21,14 @@ using wire::Op;
 
 Result<int> rlimitNumber(std::string_view type) {
   static constexpr std::pair<std::string_view, int> kNames[] = {
-      {"cpu", RLIMIT_CPU},       {"fsize", RLIMIT_FSIZE},   {"data", RLIMIT_DATA},     {"stack", RLIMIT_STACK},
-      {"core", RLIMIT_CORE},     {"rss", RLIMIT_RSS},       {"nproc", RLIMIT_NPROC},   {"nofile", RLIMIT_NOFILE},
-      {"memlock", RLIMIT_MEMLOCK}, {"as", RLIMIT_AS},       {"locks", RLIMIT_LOCKS},   {"sigpending", RLIMIT_SIGPENDING},
-      {"msgqueue", RLIMIT_MSGQUEUE}, {"nice", RLIMIT_NICE}, {"rtprio", RLIMIT_RTPRIO}, {"rttime", RLIMIT_RTTIME}};
+      {"cpu", RLIMIT_CPU},           {"fsize", RLIMIT_FSIZE},
+      {"data", RLIMIT_DATA},         {"stack", RLIMIT_STACK},
+      {"core", RLIMIT_CORE},         {"rss", RLIMIT_RSS},
+      {"nproc", RLIMIT_NPROC},       {"nofile", RLIMIT_NOFILE},
+      {"memlock", RLIMIT_MEMLOCK},   {"as", RLIMIT_AS},
+      {"locks", RLIMIT_LOCKS},       {"sigpending", RLIMIT_SIGPENDING},
+      {"msgqueue", RLIMIT_MSGQUEUE}, {"nice", RLIMIT_NICE},
+      {"rtprio", RLIMIT_RTPRIO},     {"rttime", RLIMIT_RTTIME}};
   std::string lower = toLower(type);
   std::string_view plain = lower;
   if (plain.starts_with("rlimit_")) plain.remove_prefix(7);
@@ -53,7 +57,8 @@ Result<> checkStrings(const std::vector<std::string>& strings, std::string_view 
 
 Result<std::string> sysctlPath(const std::string& key) {
   std::string path = "/proc/sys/";
-  if (key.empty() || key.find("..") != std::string::npos || key[0] == '/') return Error(Code::kInvalid, "invalid sysctl \"" + key + "\"");
+  if (key.empty() || key.find("..") != std::string::npos || key[0] == '/')
+    return Error(Code::kInvalid, "invalid sysctl \"" + key + "\"");
   bool slashes = key.find('/') != std::string::npos;
   for (char c : key) path += !slashes && c == '.' ? '/' : c;
   return path;
@@ -116,7 +121,9 @@ std::string_view opName(Op op) {
 
 }  // namespace
 
-PlanWriter::PlanWriter() { plan_.magic = wire::kMagic; }
+PlanWriter::PlanWriter() {
+  plan_.magic = wire::kMagic;
+}
 
 uint32_t PlanWriter::text(std::string_view text) {
   if (text.empty()) return 0;
@@ -131,7 +138,9 @@ uint32_t PlanWriter::blob(std::string_view bytes) {
   return text(bytes);
 }
 
-wire::Step& PlanWriter::add(Op op, uint32_t flags) { return add(op, "", flags); }
+wire::Step& PlanWriter::add(Op op, uint32_t flags) {
+  return add(op, "", flags);
+}
 
 wire::Step& PlanWriter::add(Op op, std::string_view path, uint32_t flags) {
   wire::Step step{};
@@ -147,7 +156,8 @@ Result<UniqueFd> PlanWriter::seal(std::vector<std::string>* names) {
   size_t start = sizeof plan_ + steps_.size() * sizeof(wire::Step);
   start = (start + 7) & ~size_t{7};
   size_t size = start + data_.size();
-  if (size > wire::kMaxPlan) return Error(Code::kTooLarge, "arguments, environment and mounts together are larger than 4 MiB");
+  if (size > wire::kMaxPlan)
+    return Error(Code::kTooLarge, "arguments, environment and mounts together are larger than 4 MiB");
   auto fix = [&](uint32_t& offset) {
     if (offset) offset += static_cast<uint32_t>(start) - 1;
   };
@@ -156,8 +166,8 @@ Result<UniqueFd> PlanWriter::seal(std::vector<std::string>* names) {
     fix(step.text);
     fix(step.more);
   }
-  for (uint32_t* offset : {&plan_.pidPath, &plan_.id, &plan_.target, &plan_.stateDir, &plan_.cgroupFd, &plan_.cgroupKill,
-                           &plan_.oomFile, &plan_.logPath})
+  for (uint32_t* offset : {&plan_.pidPath, &plan_.id, &plan_.target, &plan_.stateDir, &plan_.cgroupFd,
+                           &plan_.cgroupKill, &plan_.oomFile, &plan_.logPath})
     fix(*offset);
   plan_.size = static_cast<uint32_t>(size);
   plan_.stepCount = static_cast<uint32_t>(steps_.size());
@@ -167,7 +177,8 @@ Result<UniqueFd> PlanWriter::seal(std::vector<std::string>* names) {
   std::memcpy(bytes.data() + start, data_.data(), data_.size());
   UniqueFd file(::memfd_create("plan", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!file) return Error::fromErrno("memory file");
-  if (::write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) return Error::fromErrno("write a plan");
+  if (::write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()))
+    return Error::fromErrno("write a plan");
   ::fcntl(file.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
   if (names) *names = names_;
   return file;
@@ -178,7 +189,8 @@ Result<> checkId(std::string_view id, std::string_view what) {
   bool good = !id.empty() && id.size() <= wire::kMaxId && letter(id[0]) &&
               std::all_of(id.begin(), id.end(), [&](char c) { return letter(c) || c == '_' || c == '.' || c == '-'; });
   if (good) return {};
-  return Error(Code::kInvalid, std::string(what) + " id \"" + std::string(id) + "\" must match [a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}");
+  return Error(Code::kInvalid,
+               std::string(what) + " id \"" + std::string(id) + "\" must match [a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}");
 }
 
 Result<CompiledPlan> compileSandbox(const SandboxSpec& spec, const std::string& stateDir) {
@@ -191,8 +203,10 @@ Result<CompiledPlan> compileSandbox(const SandboxSpec& spec, const std::string& 
     if (ns.mode == Namespace::Mode::kNew || ns.mode == Namespace::Mode::kSandbox) fresh |= flag;
     if (ns.mode == Namespace::Mode::kPath) writer.add(Op::kSetns, ns.path).a = flag;
   };
-  if (spec.netFd >= 0) writer.add(Op::kSetns, "/proc/self/fd/6").a = CLONE_NEWNET;
-  else place(spec.net, CLONE_NEWNET);
+  if (spec.netFd >= 0)
+    writer.add(Op::kSetns, "/proc/self/fd/6").a = CLONE_NEWNET;
+  else
+    place(spec.net, CLONE_NEWNET);
   place(spec.ipc, CLONE_NEWIPC);
   place(spec.uts, CLONE_NEWUTS);
   if (fresh) writer.add(Op::kUnshare).a = fresh;
@@ -212,13 +226,16 @@ Result<> addProcess(PlanWriter& writer, const ProcessSpec& process, bool init, s
   if (process.args.empty() || process.args[0].empty()) return Error(Code::kInvalid, "no command specified");
   RETURN_IF_ERROR(checkStrings(process.args, "arguments"));
   RETURN_IF_ERROR(checkStrings(process.env, "environment"));
-  if (process.cwd.empty() || process.cwd[0] != '/') return Error(Code::kInvalid, "the working directory '" + process.cwd + "' is invalid, it needs to be an absolute path");
+  if (process.cwd.empty() || process.cwd[0] != '/')
+    return Error(Code::kInvalid,
+                 "the working directory '" + process.cwd + "' is invalid, it needs to be an absolute path");
   ASSIGN_OR_RETURN(uint64_t wanted, capabilitiesOf(process));
   uint64_t caps = wanted & permittedCapabilities();
   ASSIGN_OR_RETURN(std::string filter, seccompFilter(process, wanted));
   for (const auto& limit : process.rlimits) {
     ASSIGN_OR_RETURN(int number, rlimitNumber(limit.type));
-    if (limit.soft > limit.hard) return Error(Code::kInvalid, "ulimit " + limit.type + ": the soft limit is above the hard one");
+    if (limit.soft > limit.hard)
+      return Error(Code::kInvalid, "ulimit " + limit.type + ": the soft limit is above the hard one");
     auto& step = writer.add(Op::kRlimit, limit.type, wire::kWarnOnly);
     step.a = static_cast<uint64_t>(number);
     step.b = limit.soft;
@@ -287,8 +304,10 @@ Result<CompiledPlan> compileContainer(const ContainerSpec& spec, const Container
       head.pidPath = writer.text(spec.pid.path);
       break;
     case Namespace::Mode::kSandbox:
-      if (context.sharedPid) head.pidMode = wire::PidMode::kSandbox;
-      else head.cloneFlags |= CLONE_NEWPID;
+      if (context.sharedPid)
+        head.pidMode = wire::PidMode::kSandbox;
+      else
+        head.cloneFlags |= CLONE_NEWPID;
       break;
   }
   if (!(head.cloneFlags & CLONE_NEWPID)) head.flags |= wire::kKillGroup;

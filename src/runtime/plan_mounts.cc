@@ -2,8 +2,8 @@
 //
 // Sources are opened before the root changes, targets are found after it: a link inside an image or a volume
 // can then never lead out of the container's own root.
-#include <linux/mount.h>
 #include <fcntl.h>
+#include <linux/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -23,20 +23,22 @@ constexpr uint64_t kFolder = 1, kFile = 2, kNoLink = 4;
 
 const std::vector<std::string>& dockerMasked() {
   static const std::vector<std::string> paths = {
-      "/proc/asound", "/proc/acpi",       "/proc/interrupts", "/proc/kcore",     "/proc/keys",
-      "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
-      "/sys/firmware", "/sys/devices/virtual/powercap"};
+      "/proc/asound",      "/proc/acpi",          "/proc/interrupts", "/proc/kcore",
+      "/proc/keys",        "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
+      "/proc/sched_debug", "/proc/scsi",          "/sys/firmware",    "/sys/devices/virtual/powercap"};
   return paths;
 }
 
 const std::vector<std::string>& dockerReadonly() {
-  static const std::vector<std::string> paths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
+  static const std::vector<std::string> paths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
+                                                 "/proc/sysrq-trigger"};
   return paths;
 }
 
 uint64_t attributesOf(const Mount& mount) {
-  return (mount.readonly || mount.recursiveReadonly ? MOUNT_ATTR_RDONLY : 0u) | (mount.nosuid ? MOUNT_ATTR_NOSUID : 0u) |
-         (mount.nodev ? MOUNT_ATTR_NODEV : 0u) | (mount.noexec ? MOUNT_ATTR_NOEXEC : 0u);
+  return (mount.readonly || mount.recursiveReadonly ? MOUNT_ATTR_RDONLY : 0u) |
+         (mount.nosuid ? MOUNT_ATTR_NOSUID : 0u) | (mount.nodev ? MOUNT_ATTR_NODEV : 0u) |
+         (mount.noexec ? MOUNT_ATTR_NOEXEC : 0u);
 }
 
 class Builder {
@@ -80,7 +82,8 @@ class Builder {
     return std::any_of(spec_.mounts.begin(), spec_.mounts.end(), [&](const Mount& m) { return m.target == target; });
   }
 
-  void addDefault(std::string type, std::string target, std::vector<std::pair<std::string, std::string>> options, bool dev = false) {
+  void addDefault(std::string type, std::string target, std::vector<std::pair<std::string, std::string>> options,
+                  bool dev = false) {
     if (replaced(target)) return;
     Placed placed;
     placed.isDefault = true;
@@ -100,7 +103,8 @@ class Builder {
       addDefault("proc", "/proc", {});
       addDefault("tmpfs", "/dev", {{"mode", "755"}, {"size", "64m"}}, true);
       if (!mounts_.empty() && mounts_.back().mount.target == "/dev") mounts_.back().mount.noexec = false;
-      addDefault("devpts", "/dev/pts", {{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", "5"}}, true);
+      addDefault("devpts", "/dev/pts", {{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", "5"}},
+                 true);
       addDefault("mqueue", "/dev/mqueue", {});
       if (spec_.shmSize) addDefault("tmpfs", "/dev/shm", {{"mode", "1777"}, {"size", std::to_string(spec_.shmSize)}});
       addDefault("sysfs", "/sys", {});
@@ -167,7 +171,8 @@ class Builder {
     const RootFs& root = spec_.root;
     if (!root.lower.empty()) {
       for (const auto& folder : root.lower) {
-        if (folder.empty() || folder[0] != '/') return Error(Code::kInvalid, "layer folder \"" + folder + "\" is not absolute");
+        if (folder.empty() || folder[0] != '/')
+          return Error(Code::kInvalid, "layer folder \"" + folder + "\" is not absolute");
       }
       if (root.lower.size() > 500) return Error(Code::kTooLarge, "more than 500 layers");
       std::string lower, upper;
@@ -180,7 +185,8 @@ class Builder {
       step.more = more;
       return {};
     }
-    if (root.path.empty() || root.path[0] != '/') return Error(Code::kInvalid, "root folder \"" + root.path + "\" is not absolute");
+    if (root.path.empty() || root.path[0] != '/')
+      return Error(Code::kInvalid, "root folder \"" + root.path + "\" is not absolute");
     auto& step = writer_.add(Op::kOpenTree, root.path);
     step.b = root.path != "/";  // the host's own root comes without what is mounted on it
     step.c = MS_PRIVATE;
@@ -193,7 +199,8 @@ class Builder {
     const Mount& mount = placed.mount;
     if (mount.target.empty() || mount.target[0] != '/' || mount.target.find('\0') != std::string::npos)
       return Error(Code::kInvalid, "mount target \"" + mount.target + "\" is not absolute");
-    if (nextSlot_ >= wire::kMaxSlots) return Error(Code::kTooLarge, "more than " + std::to_string(wire::kMaxSlots) + " mounts");
+    if (nextSlot_ >= wire::kMaxSlots)
+      return Error(Code::kTooLarge, "more than " + std::to_string(wire::kMaxSlots) + " mounts");
     placed.slot = nextSlot_++;
     if (mount.type == "bind") return openBind(placed);
     if (mount.type == "overlay") return openOverlay(placed);
@@ -216,8 +223,9 @@ class Builder {
 
   Result<> openBind(Placed& placed) {
     const Mount& mount = placed.mount;
-    struct stat status {};
-    if (mount.source.empty() || mount.source[0] != '/') return Error(Code::kInvalid, "bind source \"" + mount.source + "\" is not absolute");
+    struct stat status{};
+    if (mount.source.empty() || mount.source[0] != '/')
+      return Error(Code::kInvalid, "bind source \"" + mount.source + "\" is not absolute");
     if (::stat(mount.source.c_str(), &status) != 0) {
       if (errno == ENOENT) return Error(Code::kNotFound, "bind source path does not exist: " + mount.source);
       return Error::fromErrno("bind source " + mount.source);
@@ -226,7 +234,9 @@ class Builder {
     auto& step = writer_.add(Op::kOpenTree, mount.source);
     step.a = placed.slot;
     step.b = mount.recursive;
-    step.c = mount.propagation == Mount::Propagation::kPrivate ? MS_PRIVATE : mount.propagation == Mount::Propagation::kSlave ? MS_SLAVE : MS_SHARED;
+    step.c = mount.propagation == Mount::Propagation::kPrivate ? MS_PRIVATE
+             : mount.propagation == Mount::Propagation::kSlave ? MS_SLAVE
+                                                               : MS_SHARED;
     step.d = attributesOf(mount);
     step.e = mount.recursiveReadonly;
     return {};
@@ -288,9 +298,10 @@ class Builder {
 
   void addStandardNodes() {
     static constexpr std::pair<const char*, std::pair<int, int>> kNodes[] = {
-        {"/dev/null", {1, 3}}, {"/dev/zero", {1, 5}},    {"/dev/full", {1, 7}},
+        {"/dev/null", {1, 3}},   {"/dev/zero", {1, 5}},    {"/dev/full", {1, 7}},
         {"/dev/random", {1, 8}}, {"/dev/urandom", {1, 9}}, {"/dev/tty", {5, 0}}};
-    for (const auto& [path, number] : kNodes) node(path, S_IFCHR | 0666, ::makedev(static_cast<unsigned>(number.first), static_cast<unsigned>(number.second)));
+    for (const auto& [path, number] : kNodes)
+      node(path, S_IFCHR | 0666, ::makedev(static_cast<unsigned>(number.first), static_cast<unsigned>(number.second)));
   }
 
   void link(const std::string& path, const std::string& to) {
@@ -310,15 +321,18 @@ class Builder {
   }
 
   Result<> addDevices() {
-    for (const auto& device : spec_.devices) RETURN_IF_ERROR(addDevice(device.hostPath, device.path.empty() ? device.hostPath : device.path));
+    for (const auto& device : spec_.devices)
+      RETURN_IF_ERROR(addDevice(device.hostPath, device.path.empty() ? device.hostPath : device.path));
     if (spec_.process.privileged && spec_.defaultMounts && !replaced("/dev")) addAllDevices();
     return {};
   }
 
   Result<> addDevice(const std::string& hostPath, const std::string& path) {
-    struct stat status {};
-    if (::stat(hostPath.c_str(), &status) != 0) return Error::fromErrno("error gathering device information while adding device \"" + hostPath + "\"");
-    if (!S_ISCHR(status.st_mode) && !S_ISBLK(status.st_mode)) return Error(Code::kInvalid, hostPath + " is not a device node");
+    struct stat status{};
+    if (::stat(hostPath.c_str(), &status) != 0)
+      return Error::fromErrno("error gathering device information while adding device \"" + hostPath + "\"");
+    if (!S_ISCHR(status.st_mode) && !S_ISBLK(status.st_mode))
+      return Error(Code::kInvalid, hostPath + " is not a device node");
     node(path, status.st_mode, status.st_rdev, status.st_uid, status.st_gid);
     return {};
   }
@@ -330,9 +344,10 @@ class Builder {
     fs::recursive_directory_iterator entry("/dev", fs::directory_options::skip_permission_denied, error), end;
     for (; !error && entry != end && count < 4096; entry.increment(error)) {
       std::string path = entry->path().string();
-      struct stat status {};
+      struct stat status{};
       if (::lstat(path.c_str(), &status) != 0) continue;
-      if (S_ISDIR(status.st_mode) && (path == "/dev/pts" || path == "/dev/shm" || path == "/dev/mqueue")) entry.disable_recursion_pending();
+      if (S_ISDIR(status.st_mode) && (path == "/dev/pts" || path == "/dev/shm" || path == "/dev/mqueue"))
+        entry.disable_recursion_pending();
       bool device = S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode);
       if (!device || path == "/dev/console" || path == "/dev/ptmx") continue;
       node(path, status.st_mode, status.st_rdev, status.st_uid, status.st_gid);
@@ -347,7 +362,8 @@ class Builder {
     bool open = spec_.process.privileged || !spec_.defaultMounts;
     for (const auto& path : spec_.readonlyPaths ? *spec_.readonlyPaths : open ? none : dockerReadonly())
       writer_.add(Op::kBindSelf, path).d = MOUNT_ATTR_RDONLY;
-    for (const auto& path : spec_.maskedPaths ? *spec_.maskedPaths : open ? none : dockerMasked()) writer_.add(Op::kMask, path);
+    for (const auto& path : spec_.maskedPaths ? *spec_.maskedPaths : open ? none : dockerMasked())
+      writer_.add(Op::kMask, path);
     if (spec_.root.readonly) writer_.add(Op::kSetAttr, "/").d = MOUNT_ATTR_RDONLY;
   }
 

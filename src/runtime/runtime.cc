@@ -27,9 +27,11 @@ struct Spawned {
 };
 
 // posix_spawn shares memory with its parent until the exec: its cost does not grow with this program.
-Result<Spawned> spawnShim(const std::string& shimPath, const std::string& id, UniqueFd listener, UniqueFd plan, int netFd) {
+Result<Spawned> spawnShim(const std::string& shimPath, const std::string& id, UniqueFd listener, UniqueFd plan,
+                          int netFd) {
   int pair[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) return Error::fromErrno("socketpair");
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0)
+    return Error::fromErrno("socketpair");
   UniqueFd ours(pair[0]), theirs(pair[1]);
   std::vector<UniqueFd> high;
   for (int fd : {listener.get(), theirs.get(), plan.get(), netFd}) {
@@ -43,7 +45,8 @@ Result<Spawned> spawnShim(const std::string& shimPath, const std::string& id, Un
   ::posix_spawnattr_init(&attributes);
   ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
   for (int fd = 0; fd < 3; ++fd) ::posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
-  for (size_t i = 0; i < high.size(); ++i) ::posix_spawn_file_actions_adddup2(&actions, high[i].get(), static_cast<int>(i) + 3);
+  for (size_t i = 0; i < high.size(); ++i)
+    ::posix_spawn_file_actions_adddup2(&actions, high[i].get(), static_cast<int>(i) + 3);
   std::string name = "dhow-shim", role = "sandbox", who = id;
   char* argv[] = {name.data(), role.data(), who.data(), nullptr};
   char* envp[] = {nullptr};
@@ -63,7 +66,8 @@ struct Made {
 };
 
 // The folder and what is in it come first: whatever happens after that, a later daemon finds and cleans it.
-Result<Made> makeSandbox(const Core& core, const SandboxSpec& spec, const SandboxRecord& record, const std::string& dir) {
+Result<Made> makeSandbox(const Core& core, const SandboxSpec& spec, const SandboxRecord& record,
+                         const std::string& dir) {
   if (::mkdir(dir.c_str(), 0700) != 0) {
     if (errno == EEXIST) return Error(Code::kAlreadyExists, "sandbox " + spec.id + " exists");
     return Error::fromErrno("make " + dir);
@@ -78,7 +82,8 @@ Result<Made> makeSandbox(const Core& core, const SandboxSpec& spec, const Sandbo
     ASSIGN_OR_RETURN(CompiledPlan plan, compileSandbox(spec, dir));
     ASSIGN_OR_RETURN(UniqueFd listener, listenAt(dir));
     Made made;
-    ASSIGN_OR_RETURN(made.shim, spawnShim(core.options.shimPath, spec.id, std::move(listener), std::move(plan.file), spec.netFd));
+    ASSIGN_OR_RETURN(made.shim,
+                     spawnShim(core.options.shimPath, spec.id, std::move(listener), std::move(plan.file), spec.netFd));
     made.stepNames = std::move(plan.stepNames);
     return made;
   };
@@ -93,7 +98,9 @@ Result<Made> makeSandbox(const Core& core, const SandboxSpec& spec, const Sandbo
 class RuntimeImpl final : public Runtime {
  public:
   RuntimeImpl(Loop& loop, BlockingPool& pool, Options options, Cgroups cgroups, UniqueFd lock)
-      : core_{loop, pool, std::move(options), std::move(cgroups), {}, {}}, lock_(std::move(lock)), machines_(*this, core_) {}
+      : core_{loop, pool, std::move(options), std::move(cgroups), {}, {}},
+        lock_(std::move(lock)),
+        machines_(*this, core_) {}
   ~RuntimeImpl() override {
     for (auto& [id, sandbox] : core_.sandboxes) sandbox->detach();
   }
@@ -116,7 +123,9 @@ class RuntimeImpl final : public Runtime {
 
   Task<Result<>> createMachine(MachineSpec spec) override { return machines_.create(std::move(spec)); }
   Task<Result<pid_t>> startMachine(std::string name) override { return machines_.start(std::move(name)); }
-  Task<Result<>> stopMachine(std::string name, Duration grace) override { return machines_.stop(std::move(name), grace); }
+  Task<Result<>> stopMachine(std::string name, Duration grace) override {
+    return machines_.stop(std::move(name), grace);
+  }
   Task<Result<>> killMachine(std::string name) override { return machines_.kill(std::move(name)); }
   Task<Result<>> removeMachine(std::string name) override { return machines_.remove(std::move(name)); }
   Task<Result<std::vector<MachineStatus>>> machines() override { return machines_.list(); }
@@ -138,10 +147,11 @@ class RuntimeImpl final : public Runtime {
 Task<Result<std::shared_ptr<Sandbox>>> RuntimeImpl::createSandbox(SandboxSpec spec) {
   CO_RETURN_IF_ERROR(checkId(spec.id, "sandbox"));
   if (core_.sandboxes.contains(spec.id)) co_return Error(Code::kAlreadyExists, "sandbox " + spec.id + " exists");
-  SandboxRecord record{spec.id, spec.cgroup.empty() ? core_.options.cgroupParent + "/" + spec.id : spec.cgroup, spec.sharedPid,
-                       spec.annotations};
+  SandboxRecord record{spec.id, spec.cgroup.empty() ? core_.options.cgroupParent + "/" + spec.id : spec.cgroup,
+                       spec.sharedPid, spec.annotations};
   std::string dir = core_.options.stateDir + "/" + spec.id;
-  auto made = co_await core_.pool.run(core_.loop, [this, &spec, &record, &dir] { return makeSandbox(core_, spec, record, dir); });
+  auto made = co_await core_.pool.run(core_.loop,
+                                      [this, &spec, &record, &dir] { return makeSandbox(core_, spec, record, dir); });
   if (!made.ok()) co_return made.error();
   auto sandbox = std::make_shared<SandboxImpl>(core_, record, std::move(made->shim.socket));
   sandbox->begin(std::move(made->shim.pidfd), made->shim.pid);
@@ -200,8 +210,10 @@ Task<Result<Runtime::Found>> RuntimeImpl::findSandboxes() {
 
 Result<std::unique_ptr<Runtime>> Runtime::create(Loop& loop, BlockingPool& pool, Options options) {
   if (::access(options.shimPath.c_str(), X_OK) != 0) return Error::fromErrno("shim " + options.shimPath);
-  bool sound = options.cgroupParent.size() > 1 && options.cgroupParent[0] == '/' && options.cgroupParent.find("..") == std::string::npos;
-  if (!sound) return Error(Code::kInvalid, "cgroup parent \"" + options.cgroupParent + "\" is not a path below the root");
+  bool sound = options.cgroupParent.size() > 1 && options.cgroupParent[0] == '/' &&
+               options.cgroupParent.find("..") == std::string::npos;
+  if (!sound)
+    return Error(Code::kInvalid, "cgroup parent \"" + options.cgroupParent + "\" is not a path below the root");
   RETURN_IF_ERROR(makeDirs(options.stateDir, 0700));
   ASSIGN_OR_RETURN(Cgroups cgroups, Cgroups::detect());
   ASSIGN_OR_RETURN(UniqueFd lock, lockFile(options.stateDir + "/lock"));

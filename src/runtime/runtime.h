@@ -92,9 +92,9 @@ class Exec {
 
 struct Event {
   enum class Kind {
-    kExited,     // a container's first process has ended and its output is in the log
-    kOom,        // the memory killer struck inside a container
-    kShimGone,   // the shim died: its containers have been killed, only remove() is left
+    kExited,    // a container's first process has ended and its output is in the log
+    kOom,       // the memory killer struck inside a container
+    kShimGone,  // the shim died: its containers have been killed, only remove() is left
   };
   Kind kind = Kind::kExited;
   std::string sandboxId;
@@ -154,7 +154,7 @@ class Sandbox {
 // A machine (system container).
 struct MachineStatus {
   std::string name;
-  pid_t pid = 0;          // of PID 1 on this host; 0 when stopped
+  pid_t pid = 0;  // of PID 1 on this host; 0 when stopped
   bool running = false;
 };
 

@@ -15,7 +15,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double millis(Clock::time_point from, Clock::time_point to) { return std::chrono::duration<double, std::milli>(to - from).count(); }
+double millis(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
 
 Task<bool> life(World& world, int number, std::map<std::string, std::vector<double>>& times) {
   auto spec = world.shell("");
@@ -52,7 +54,8 @@ double cpuMillis() {
   for (int who : {RUSAGE_SELF, RUSAGE_CHILDREN}) {
     rusage usage{};
     ::getrusage(who, &usage);
-    for (const timeval& time : {usage.ru_utime, usage.ru_stime}) sum += static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
+    for (const timeval& time : {usage.ru_utime, usage.ru_stime})
+      sum += static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
   }
   return sum;
 }
@@ -72,7 +75,8 @@ int run(int lives, int pause) {
   std::printf("processor time %.3f ms a life\n", (cpuMillis() - cpu) / lives);
   for (auto& [name, values] : times) {
     std::sort(values.begin(), values.end());
-    std::printf("%-10s median %7.3f ms   p95 %7.3f ms\n", name.c_str() + 2, values[values.size() / 2], values[values.size() * 95 / 100]);
+    std::printf("%-10s median %7.3f ms   p95 %7.3f ms\n", name.c_str() + 2, values[values.size() / 2],
+                values[values.size() * 95 / 100]);
   }
   return 0;
 }
@@ -80,4 +84,6 @@ int run(int lives, int pause) {
 }  // namespace
 }  // namespace dhow::runtime
 
-int main(int argc, char** argv) { return dhow::runtime::run(argc > 1 ? std::atoi(argv[1]) : 200, argc > 2 ? std::atoi(argv[2]) : 0); }
+int main(int argc, char** argv) {
+  return dhow::runtime::run(argc > 1 ? std::atoi(argv[1]) : 200, argc > 2 ? std::atoi(argv[2]) : 0);
+}

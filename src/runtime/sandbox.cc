@@ -14,7 +14,9 @@ namespace dhow::runtime {
 
 using namespace std::chrono_literals;
 
-WallTime wallTime(int64_t nanos) { return WallTime(Duration(nanos)); }
+WallTime wallTime(int64_t nanos) {
+  return WallTime(Duration(nanos));
+}
 
 ExitInfo exitOf(const wire::Message& message) {
   ExitInfo out;
@@ -40,12 +42,16 @@ Error planError(const wire::Message& message, const CompiledPlan& plan, const st
     if (message.error == ENOENT && plain)
       return Error(Code::kNotFound, "exec: \"" + command + "\": executable file not found in $PATH", ENOENT);
     // Clients look for these two texts, in lower case, to tell 126 from 127.
-    if (message.error == ENOENT) return Error(Code::kNotFound, "exec: \"" + command + "\": stat " + command + ": no such file or directory", ENOENT);
-    if (message.error == EACCES) return Error(Code::kPermissionDenied, "exec: \"" + command + "\": permission denied", EACCES);
+    if (message.error == ENOENT)
+      return Error(Code::kNotFound, "exec: \"" + command + "\": stat " + command + ": no such file or directory",
+                   ENOENT);
+    if (message.error == EACCES)
+      return Error(Code::kPermissionDenied, "exec: \"" + command + "\": permission denied", EACCES);
     return Error::fromErrno(message.error, "exec: \"" + command + "\"");
   }
   if (message.step < plan.stepNames.size()) return Error::fromErrno(message.error, plan.stepNames[message.step]);
-  if (message.error == EINTR) return Error(Code::kInternal, "the process was killed before it could run its command", EINTR);
+  if (message.error == EINTR)
+    return Error(Code::kInternal, "the process was killed before it could run its command", EINTR);
   return Error::fromErrno(message.error, "shim");
 }
 
@@ -183,7 +189,8 @@ void SandboxImpl::shimGone() {
   for (auto& [id, record] : containers_) record->changed.notify();
   if (removing_ || detached_) return;
   log::warn("runtime", "sandbox {}: the shim (process {}) died; its containers are killed", record_.id, shimPid_);
-  spawn(core_.loop, [](std::shared_ptr<SandboxImpl> self) -> Task<> { co_await self->cleanAfterShim(); }(shared_from_this()));
+  spawn(core_.loop,
+        [](std::shared_ptr<SandboxImpl> self) -> Task<> { co_await self->cleanAfterShim(); }(shared_from_this()));
 }
 
 Task<> SandboxImpl::cleanAfterShim() {
@@ -194,7 +201,8 @@ Task<> SandboxImpl::cleanAfterShim() {
 
 Result<std::shared_ptr<ContainerRecord>> SandboxImpl::find(const std::string& containerId) const {
   auto found = containers_.find(containerId);
-  if (found == containers_.end()) return Error(Code::kNotFound, "no container " + containerId + " in sandbox " + record_.id);
+  if (found == containers_.end())
+    return Error(Code::kNotFound, "no container " + containerId + " in sandbox " + record_.id);
   return found->second;
 }
 
@@ -217,8 +225,12 @@ Task<Result<>> SandboxImpl::simple(wire::Type type, std::string containerId, int
   co_return Result<>();
 }
 
-Task<Result<>> SandboxImpl::closeStdin(std::string containerId) { return simple(wire::Type::kCloseStdin, std::move(containerId), 0, 0); }
-Task<Result<>> SandboxImpl::reopenLog(std::string containerId) { return simple(wire::Type::kReopenLog, std::move(containerId), 0, 0); }
+Task<Result<>> SandboxImpl::closeStdin(std::string containerId) {
+  return simple(wire::Type::kCloseStdin, std::move(containerId), 0, 0);
+}
+Task<Result<>> SandboxImpl::reopenLog(std::string containerId) {
+  return simple(wire::Type::kReopenLog, std::move(containerId), 0, 0);
+}
 Task<Result<>> SandboxImpl::resize(std::string containerId, uint16_t rows, uint16_t columns) {
   return simple(wire::Type::kResize, std::move(containerId), rows, columns);
 }
@@ -257,15 +269,20 @@ Task<Result<>> SandboxImpl::freezeContainer(std::string containerId, bool frozen
   std::string group = (*record)->cgroup;
   co_return co_await core_.pool.run(core_.loop, [this, group, frozen] { return core_.cgroups.freeze(group, frozen); });
 }
-Task<Result<>> SandboxImpl::pause(std::string containerId) { return freezeContainer(std::move(containerId), true); }
-Task<Result<>> SandboxImpl::resume(std::string containerId) { return freezeContainer(std::move(containerId), false); }
+Task<Result<>> SandboxImpl::pause(std::string containerId) {
+  return freezeContainer(std::move(containerId), true);
+}
+Task<Result<>> SandboxImpl::resume(std::string containerId) {
+  return freezeContainer(std::move(containerId), false);
+}
 
 Task<Result<>> SandboxImpl::update(std::string containerId, Resources resources) {
   auto self = shared_from_this();
   auto record = findRunning(containerId);
   if (!record.ok()) co_return record.error();
   std::string group = (*record)->cgroup;
-  auto updated = co_await core_.pool.run(core_.loop, [this, group, &resources] { return core_.cgroups.update(group, resources); });
+  auto updated =
+      co_await core_.pool.run(core_.loop, [this, group, &resources] { return core_.cgroups.update(group, resources); });
   if (!updated.ok()) co_return updated.error();
   // Someone asked for just this: what the kernel refused is the answer.
   if (!updated->empty()) co_return Error(Code::kInvalid, updated->front());
@@ -290,7 +307,8 @@ Task<Result<std::vector<pid_t>>> SandboxImpl::processes(std::string containerId)
   auto record = find(containerId);
   if (!record.ok()) co_return record.error();
   std::string group = (*record)->cgroup;
-  co_return co_await core_.pool.run(core_.loop, [this, group] { return Result<std::vector<pid_t>>(core_.cgroups.processes(group)); });
+  co_return co_await core_.pool.run(
+      core_.loop, [this, group] { return Result<std::vector<pid_t>>(core_.cgroups.processes(group)); });
 }
 
 std::vector<ContainerStatus> SandboxImpl::containers() const {

@@ -59,7 +59,7 @@ class SandboxImpl final : public Sandbox, public std::enable_shared_from_this<Sa
   void begin(UniqueFd pidfd, pid_t pid);  // listens to the shim
   Task<Result<>> recover();               // asks the shim for what it minds
   Task<Result<wire::Message>> up() { return link_->up(); }
-  void detach();                          // closes the connection, leaves everything running
+  void detach();  // closes the connection, leaves everything running
 
   const std::string& id() const override { return record_.id; }
   pid_t shimPid() const override { return shimPid_; }
@@ -70,7 +70,8 @@ class SandboxImpl final : public Sandbox, public std::enable_shared_from_this<Sa
   const std::vector<std::pair<std::string, std::string>>& annotations() const override { return record_.annotations; }
 
   Task<Result<Started>> start(ContainerSpec spec, std::vector<StreamOptions> attach) override;
-  Task<Result<std::unique_ptr<Exec>>> exec(std::string containerId, ProcessSpec process, StreamOptions streams) override;
+  Task<Result<std::unique_ptr<Exec>>> exec(std::string containerId, ProcessSpec process,
+                                           StreamOptions streams) override;
   Task<Result<Streams>> attach(std::string containerId, StreamOptions streams) override;
   Task<Result<>> closeStdin(std::string containerId) override;
   Task<Result<>> resize(std::string containerId, uint16_t rows, uint16_t columns) override;

@@ -3,8 +3,8 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -65,9 +65,11 @@ Result<Prepared> prepareContainer(const Cgroups& cgroups, const ContainerSpec& s
   Prepared out;
   Resources resources = spec.resources;
   for (const auto& device : spec.devices) {
-    struct stat status {};
-    if (::stat(device.hostPath.c_str(), &status) != 0 || (!S_ISCHR(status.st_mode) && !S_ISBLK(status.st_mode))) continue;
-    resources.devices.push_back({true, S_ISBLK(status.st_mode) ? 'b' : 'c', major(status.st_rdev), minor(status.st_rdev), device.access});
+    struct stat status{};
+    if (::stat(device.hostPath.c_str(), &status) != 0 || (!S_ISCHR(status.st_mode) && !S_ISBLK(status.st_mode)))
+      continue;
+    resources.devices.push_back(
+        {true, S_ISBLK(status.st_mode) ? 'b' : 'c', major(status.st_rdev), minor(status.st_rdev), device.access});
   }
   bool restrictDevices = !spec.process.privileged;
   ASSIGN_OR_RETURN(GroupEntry group, cgroups.create(record.cgroup, resources, spec.cgroupControllers, restrictDevices));
@@ -94,7 +96,8 @@ Task<Result<Started>> SandboxImpl::start(ContainerSpec spec, std::vector<StreamO
   auto self = shared_from_this();
   CO_RETURN_IF_ERROR(checkId(spec.id, "container"));
   if (!alive_ || removing_) co_return Error(Code::kUnavailable, "sandbox " + record_.id + " is gone");
-  if (attach.size() > wire::kMaxAttach) co_return Error(Code::kTooLarge, "more than " + std::to_string(wire::kMaxAttach) + " attached clients");
+  if (attach.size() > wire::kMaxAttach)
+    co_return Error(Code::kTooLarge, "more than " + std::to_string(wire::kMaxAttach) + " attached clients");
   auto existing = containers_.find(spec.id);
   if (existing != containers_.end() && !existing->second->status.exit)
     co_return Error(Code::kAlreadyExists, "container " + spec.id + " is already running");
@@ -112,8 +115,10 @@ Task<Result<Started>> SandboxImpl::start(ContainerSpec spec, std::vector<StreamO
   std::vector<UniqueFd> fds;
   wire::Message message = request(wire::Type::kStart, spec.id);
   Result<> ready;
-  if (prepared.ok()) fds.push_back(std::move(prepared->plan.file));
-  else ready = prepared.error();
+  if (prepared.ok())
+    fds.push_back(std::move(prepared->plan.file));
+  else
+    ready = prepared.error();
   for (const auto& options : attach) {
     if (!ready.ok()) break;
     auto streams = clientStreams(options, fds);
@@ -173,7 +178,8 @@ Task<Result<Streams>> SandboxImpl::attach(std::string containerId, StreamOptions
   message.streams[0] = bitsOf(options);
   auto reply = co_await link_->call(message, std::move(fds));
   if (!reply.ok()) co_return reply.error();
-  if (reply->message.error == EAGAIN) co_return Error(Code::kTooManyRequests, "container " + containerId + " has too many attached clients");
+  if (reply->message.error == EAGAIN)
+    co_return Error(Code::kTooManyRequests, "container " + containerId + " has too many attached clients");
   if (reply->message.error) co_return Error::fromErrno(reply->message.error, "attach to container " + containerId);
   if (!reply->fds.empty()) streams->in = std::move(reply->fds[0]);
   co_return std::move(*streams);
@@ -218,7 +224,8 @@ class ExecImpl final : public Exec {
   UniqueFd master_;
 };
 
-Task<Result<std::unique_ptr<Exec>>> SandboxImpl::exec(std::string containerId, ProcessSpec process, StreamOptions options) {
+Task<Result<std::unique_ptr<Exec>>> SandboxImpl::exec(std::string containerId, ProcessSpec process,
+                                                      StreamOptions options) {
   auto self = shared_from_this();
   auto found = findRunning(containerId);
   if (!found.ok()) co_return found.error();
@@ -245,9 +252,12 @@ Task<Result<std::unique_ptr<Exec>>> SandboxImpl::exec(std::string containerId, P
   execs_[state->id] = state;
   auto reply = co_await link_->call(message, std::move(fds));
   std::optional<Error> failure;
-  if (!reply.ok()) failure = reply.error();
-  else if (reply->message.error == ESRCH) failure = Error(Code::kFailedPrecondition, "container " + containerId + " is not running");
-  else if (reply->message.error) failure = planError(reply->message, *plan, process.args[0]);
+  if (!reply.ok())
+    failure = reply.error();
+  else if (reply->message.error == ESRCH)
+    failure = Error(Code::kFailedPrecondition, "container " + containerId + " is not running");
+  else if (reply->message.error)
+    failure = planError(reply->message, *plan, process.args[0]);
   if (failure) {
     execs_.erase(state->id);
     co_return std::move(*failure);

@@ -20,8 +20,12 @@ std::string readUntil(int fd, const std::string& text) {
   return out;
 }
 
-size_t openFds() { return listDir("/proc/self/fd")->size(); }
-size_t mounts() { return split(*readFile("/proc/self/mountinfo"), '\n').size(); }
+size_t openFds() {
+  return listDir("/proc/self/fd")->size();
+}
+size_t mounts() {
+  return split(*readFile("/proc/self/mountinfo"), '\n').size();
+}
 
 TEST(Sandbox, TerminalHasOneStreamAndResizes) {
   NEEDS_ROOT();
@@ -88,7 +92,8 @@ TEST(Sandbox, ExecHasTheContainersNamespacesAndItsOwnStreams) {
   auto spec = world.shell("exec sleep 100");
   ASSERT_TRUE(runOn(world.loop, box->start(spec)).ok());
   ProcessSpec process;
-  process.args = {"sh", "-c", "cat; hostname; echo $FOO; grep CapEff /proc/self/status; readlink /proc/self/exe >&2; exit 9"};
+  process.args = {"sh", "-c",
+                  "cat; hostname; echo $FOO; grep CapEff /proc/self/status; readlink /proc/self/exe >&2; exit 9"};
   process.env = {"PATH=/bin", "FOO=bar"};
   auto exec = runOn(world.loop, box->exec(spec.id, process, {true, true, true}));
   ASSERT_TRUE(exec.ok()) << exec.error().message();
@@ -145,8 +150,10 @@ TEST(Sandbox, LogIsInCriFormWithPartialLines) {
   EXPECT_EQ(lines[0].substr(4, 1), "-");
   EXPECT_EQ(lines[0].substr(29), "Z stdout F short");
   std::string x16(16384, 'x');
-  EXPECT_TRUE(std::find_if(lines.begin(), lines.end(), [&](auto& l) { return l.ends_with(" stdout P " + x16); }) != lines.end());
-  EXPECT_TRUE(std::find_if(lines.begin(), lines.end(), [&](auto& l) { return l.ends_with(" stdout F " + std::string(3616, 'x')); }) != lines.end());
+  EXPECT_TRUE(std::find_if(lines.begin(), lines.end(), [&](auto& l) { return l.ends_with(" stdout P " + x16); }) !=
+              lines.end());
+  EXPECT_TRUE(std::find_if(lines.begin(), lines.end(),
+                           [&](auto& l) { return l.ends_with(" stdout F " + std::string(3616, 'x')); }) != lines.end());
   EXPECT_NE(log.find(" stderr F err\n"), std::string::npos);
   EXPECT_NE(log.find(" stdout P tail\n"), std::string::npos);
 }

@@ -25,10 +25,10 @@ struct NewCall {
   unsigned number;
 };
 constexpr NewCall kNewCalls[] = {
-    {"cachestat", 451},   {"fchmodat2", 452},    {"map_shadow_stack", 453}, {"futex_wake", 454},        {"futex_wait", 455},
-    {"futex_requeue", 456}, {"statmount", 457},  {"listmount", 458},        {"lsm_get_self_attr", 459}, {"lsm_set_self_attr", 460},
-    {"lsm_list_modules", 461}, {"mseal", 462},   {"setxattrat", 463},       {"getxattrat", 464},        {"listxattrat", 465},
-    {"removexattrat", 466}};
+    {"cachestat", 451},         {"fchmodat2", 452},         {"map_shadow_stack", 453}, {"futex_wake", 454},
+    {"futex_wait", 455},        {"futex_requeue", 456},     {"statmount", 457},        {"listmount", 458},
+    {"lsm_get_self_attr", 459}, {"lsm_set_self_attr", 460}, {"lsm_list_modules", 461}, {"mseal", 462},
+    {"setxattrat", 463},        {"getxattrat", 464},        {"listxattrat", 465},      {"removexattrat", 466}};
 constexpr unsigned kFirstNewCall = 451;
 constexpr unsigned kFirstUnknown = 467;  // programs are told ENOSYS and fall back
 
@@ -53,9 +53,13 @@ Result<uint32_t> actionOf(const std::string& name, int errnoRet) {
 }
 
 Result<scmp_arg_cmp> comparison(const SeccompArg& arg) {
-  static constexpr std::pair<std::string_view, scmp_compare> kOps[] = {
-      {"SCMP_CMP_NE", SCMP_CMP_NE}, {"SCMP_CMP_LT", SCMP_CMP_LT}, {"SCMP_CMP_LE", SCMP_CMP_LE}, {"SCMP_CMP_EQ", SCMP_CMP_EQ},
-      {"SCMP_CMP_GE", SCMP_CMP_GE}, {"SCMP_CMP_GT", SCMP_CMP_GT}, {"SCMP_CMP_MASKED_EQ", SCMP_CMP_MASKED_EQ}};
+  static constexpr std::pair<std::string_view, scmp_compare> kOps[] = {{"SCMP_CMP_NE", SCMP_CMP_NE},
+                                                                       {"SCMP_CMP_LT", SCMP_CMP_LT},
+                                                                       {"SCMP_CMP_LE", SCMP_CMP_LE},
+                                                                       {"SCMP_CMP_EQ", SCMP_CMP_EQ},
+                                                                       {"SCMP_CMP_GE", SCMP_CMP_GE},
+                                                                       {"SCMP_CMP_GT", SCMP_CMP_GT},
+                                                                       {"SCMP_CMP_MASKED_EQ", SCMP_CMP_MASKED_EQ}};
   for (const auto& [name, op] : kOps) {
     if (name == arg.op) return scmp_arg_cmp{arg.index, op, arg.value, arg.valueTwo};
   }
@@ -133,7 +137,9 @@ constexpr std::string_view kArchNames[] = {"arm64", "arm"};
 bool conditionHolds(const boost::json::object& condition, uint64_t capabilities, bool include) {
   auto caps = strings(condition.if_contains("caps"));
   auto arches = strings(condition.if_contains("arches"));
-  auto isOurs = [](const std::string& arch) { return std::find(std::begin(kArchNames), std::end(kArchNames), arch) != std::end(kArchNames); };
+  auto isOurs = [](const std::string& arch) {
+    return std::find(std::begin(kArchNames), std::end(kArchNames), arch) != std::end(kArchNames);
+  };
   auto held = [&](const std::string& cap) {
     auto bit = capabilityBit(cap);
     return bit.ok() && (capabilities & *bit) == *bit;
@@ -180,13 +186,15 @@ Result<SeccompProfile> parseSeccomp(const std::string& json, uint64_t capabiliti
     rule.names = strings(source.if_contains("names"));
     if (auto name = stringOf(source, "name"); !name.empty()) rule.names.push_back(name);
     rule.action = stringOf(source, "action");
-    if (auto* value = source.if_contains("errnoRet"); value && !value->is_null()) rule.errnoRet = static_cast<int>(unsignedOf(value));
+    if (auto* value = source.if_contains("errnoRet"); value && !value->is_null())
+      rule.errnoRet = static_cast<int>(unsignedOf(value));
     if (auto* args = source.if_contains("args"); args && args->is_array()) {
       for (const auto& arg : args->get_array()) {
         if (!arg.is_object()) continue;
         const auto& fields = arg.get_object();
-        rule.args.push_back({static_cast<unsigned>(unsignedOf(fields.if_contains("index"))), unsignedOf(fields.if_contains("value")),
-                             unsignedOf(fields.if_contains("valueTwo")), stringOf(fields, "op")});
+        rule.args.push_back({static_cast<unsigned>(unsignedOf(fields.if_contains("index"))),
+                             unsignedOf(fields.if_contains("value")), unsignedOf(fields.if_contains("valueTwo")),
+                             stringOf(fields, "op")});
       }
     }
     profile.rules.push_back(std::move(rule));
@@ -208,7 +216,8 @@ Result<std::string> compileSeccomp(const SeccompProfile& profile) {
   std::string compiled(static_cast<size_t>(size), '\0');
   if (::pread(file.get(), compiled.data(), compiled.size(), 0) != size) return Error::fromErrno("seccomp: read back");
   std::string filter = newCalls(profile, defaultAction) + compiled;
-  if (filter.size() / sizeof(sock_filter) > BPF_MAXINSNS) return Error(Code::kTooLarge, "seccomp: the filter is too long for the kernel");
+  if (filter.size() / sizeof(sock_filter) > BPF_MAXINSNS)
+    return Error(Code::kTooLarge, "seccomp: the filter is too long for the kernel");
   return filter;
 }
 
@@ -216,7 +225,8 @@ Result<std::string> seccompFilter(const ProcessSpec& process, uint64_t capabilit
   if (process.privileged || process.seccomp.mode == Seccomp::Mode::kUnconfined) return std::string();
   static std::mutex mutex;
   static std::map<std::pair<uint64_t, std::string>, std::string> known;
-  std::pair key(capabilities, process.seccomp.mode == Seccomp::Mode::kProfile ? process.seccomp.profile : std::string());
+  std::pair key(capabilities,
+                process.seccomp.mode == Seccomp::Mode::kProfile ? process.seccomp.profile : std::string());
   std::lock_guard lock(mutex);
   auto found = known.find(key);
   if (found != known.end()) return found->second;

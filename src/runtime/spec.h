@@ -52,9 +52,9 @@ struct Mount {
   // "overlay", or any file system type that needs no more than `source` and `options`.
   std::string type = "bind";
   std::string source;
-  std::string target;      // absolute, in the container; created when missing
+  std::string target;  // absolute, in the container; created when missing
   bool readonly = false;
-  bool recursive = true;   // bind: with the mounts below the source
+  bool recursive = true;  // bind: with the mounts below the source
   bool recursiveReadonly = false;
   bool nosuid = false;
   bool nodev = false;
@@ -65,8 +65,8 @@ struct Mount {
 };
 
 struct Device {
-  std::string hostPath;       // the node whose type and number are taken; it is stat()ed at start
-  std::string path;           // in the container; empty: as on the host
+  std::string hostPath;  // the node whose type and number are taken; it is stat()ed at start
+  std::string path;      // in the container; empty: as on the host
   std::string access = "rwm";
 };
 
@@ -97,9 +97,9 @@ struct Resources {
   std::optional<uint64_t> cpuPeriod;         // microseconds; 100000 when a quota comes alone
   std::string cpusetCpus;                    // "0-3,5"
   std::string cpusetMems;
-  std::optional<int64_t> pids;               // -1 unlimited
-  std::optional<uint64_t> blkioWeight;       // 10 to 1000
-  std::vector<DeviceRule> devices;           // added after the default ones
+  std::optional<int64_t> pids;          // -1 unlimited
+  std::optional<uint64_t> blkioWeight;  // 10 to 1000
+  std::vector<DeviceRule> devices;      // added after the default ones
 };
 
 struct Seccomp {
@@ -108,7 +108,7 @@ struct Seccomp {
 };
 
 struct LogOptions {
-  std::string path;  // CRI format; empty: output is kept nowhere. Its folder must exist.
+  std::string path;       // CRI format; empty: output is kept nowhere. Its folder must exist.
   uint64_t maxSize = 0;   // bytes per file; 0: no rotation
   uint32_t maxFiles = 1;  // with the live one: path, path.1, path.2, ...
 };
@@ -135,26 +135,27 @@ struct ContainerSpec {
   std::string id;  // [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most 128 characters, its own within the sandbox
   ProcessSpec process;
   RootFs root;
-  std::vector<Mount> mounts;      // after the default ones, in this order; one with the same target replaces a default
-  std::vector<Device> devices;    // beside null, zero, full, random, urandom, tty
-  uint64_t shmSize = 64 << 20;    // bytes of /dev/shm; 0: none is mounted
-  bool defaultMounts = true;      // /proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup
+  std::vector<Mount> mounts;    // after the default ones, in this order; one with the same target replaces a default
+  std::vector<Device> devices;  // beside null, zero, full, random, urandom, tty
+  uint64_t shmSize = 64 << 20;  // bytes of /dev/shm; 0: none is mounted
+  bool defaultMounts = true;    // /proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup
   Resources resources;
-  bool inSandboxCgroup = false;   // the container uses the sandbox's own cgroup (a sandbox of one)
+  bool inSandboxCgroup = false;                // the container uses the sandbox's own cgroup (a sandbox of one)
   std::vector<std::string> cgroupControllers;  // joined even without a limit; empty: those that limits and stats need
-  bool stdinOpen = false;         // keep a standard input that attached clients write to; otherwise it is empty
+  bool stdinOpen = false;  // keep a standard input that attached clients write to; otherwise it is empty
   LogOptions log;
-  Namespace pid = Namespace::own();         // own, host, path, or sandbox (see SandboxSpec::sharedPid)
+  Namespace pid = Namespace::own();  // own, host, path, or sandbox (see SandboxSpec::sharedPid)
   Namespace ipc = Namespace::sandbox();
   Namespace uts = Namespace::sandbox();
   Namespace net = Namespace::sandbox();
-  Namespace cgroup = Namespace::own();      // own or host
-  std::string hostname;                     // only with an own uts
-  std::vector<std::pair<std::string, std::string>> sysctls;  // for own namespaces of the container; the pod's are the sandbox's
+  Namespace cgroup = Namespace::own();  // own or host
+  std::string hostname;                 // only with an own uts
+  std::vector<std::pair<std::string, std::string>>
+      sysctls;  // for own namespaces of the container; the pod's are the sandbox's
   // When not given: Docker's lists (none when privileged).
   std::optional<std::vector<std::string>> maskedPaths;
   std::optional<std::vector<std::string>> readonlyPaths;
-  bool init = false;                        // a tiny init of ours is PID 1: reaps and forwards signals
+  bool init = false;  // a tiny init of ours is PID 1: reaps and forwards signals
   std::vector<std::pair<std::string, std::string>> annotations;  // kept and given back by containers()
 };
 
@@ -166,10 +167,10 @@ struct SandboxSpec {
   int netFd = -1;
   Namespace ipc = Namespace::own();
   Namespace uts = Namespace::own();
-  bool sharedPid = false;       // one pid namespace for all containers whose pid is Namespace::sandbox()
-  std::string cgroup;           // below every controller's root, "/a/b"; empty: <options.cgroupParent>/<id>
+  bool sharedPid = false;              // one pid namespace for all containers whose pid is Namespace::sandbox()
+  std::string cgroup;                  // below every controller's root, "/a/b"; empty: <options.cgroupParent>/<id>
   std::optional<Resources> resources;  // limits of the sandbox as a whole
-  std::vector<std::pair<std::string, std::string>> sysctls;  // of net, ipc and uts: {"net.ipv4.ip_forward", "1"}
+  std::vector<std::pair<std::string, std::string>> sysctls;      // of net, ipc and uts: {"net.ipv4.ip_forward", "1"}
   std::vector<std::pair<std::string, std::string>> annotations;  // kept and given back
 };
 
@@ -182,10 +183,10 @@ struct MachineSpec {
   std::string netPath;  // the machine's network namespace; empty: a new one
   // The root is the host's "/" read-only; these are added, writable unless they say otherwise.
   std::vector<Mount> mounts;
-  std::string cgroup;   // as SandboxSpec::cgroup. Inside, /sys/fs/cgroup is this subtree only, writable.
+  std::string cgroup;  // as SandboxSpec::cgroup. Inside, /sys/fs/cgroup is this subtree only, writable.
   Resources resources;
   std::vector<std::pair<std::string, std::string>> sysctls;
-  LogOptions log;       // the agent's standard output and error
+  LogOptions log;  // the agent's standard output and error
 };
 
 }  // namespace dhow::runtime

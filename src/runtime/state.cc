@@ -61,7 +61,8 @@ Result<UniqueFd> listenAt(const std::string& dir) {
   ASSIGN_OR_RETURN(UniqueFd folder, addressOf(dir, address));
   UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return Error::fromErrno("socket");
-  if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return Error::fromErrno("bind a socket in " + dir);
+  if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+    return Error::fromErrno("bind a socket in " + dir);
   if (::listen(socket.get(), 8) != 0) return Error::fromErrno("listen");
   return socket;
 }
@@ -71,11 +72,14 @@ Result<UniqueFd> connectAt(const std::string& dir) {
   ASSIGN_OR_RETURN(UniqueFd folder, addressOf(dir, address));
   UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return Error::fromErrno("socket");
-  if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return Error::fromErrno("connect to the shim");
+  if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+    return Error::fromErrno("connect to the shim");
   return socket;
 }
 
-std::string containerFile(const std::string& dir, const std::string& id) { return dir + "/c-" + id + ".json"; }
+std::string containerFile(const std::string& dir, const std::string& id) {
+  return dir + "/c-" + id + ".json";
+}
 
 Result<> saveSandbox(const std::string& dir, const SandboxRecord& record) {
   json::object object{{"id", record.id}, {"cgroup", record.cgroup}, {"sharedPid", record.sharedPid}};

@@ -17,7 +17,7 @@
 
 namespace dhow::runtime {
 
-#define NEEDS_ROOT()                                             \
+#define NEEDS_ROOT()                                  \
   if (::geteuid() != 0) GTEST_SKIP() << "needs root"; \
   if (!pathExists("/bin/busybox")) GTEST_SKIP() << "needs busybox-static"
 
@@ -28,9 +28,10 @@ class World {
     std::string root = dir + "/root";
     for (const char* folder : {"/bin", "/etc", "/proc", "/sys", "/dev", "/tmp"}) (void)makeDirs(root + folder).ok();
     std::filesystem::copy_file("/bin/busybox", root + "/bin/busybox");
-    for (const char* name : {"sh", "true", "cat", "echo", "sleep", "id", "grep", "ls", "kill", "hostname", "head", "stty", "mount",
-                             "unshare", "touch", "seq", "env", "pwd", "ps", "dd", "mkdir", "wc", "ip", "mknod", "sync", "readlink",
-                             "od", "tr", "stat"})
+    for (const char* name :
+         {"sh",    "true", "cat",   "echo",    "sleep", "id",       "grep", "ls",  "kill", "hostname",
+          "head",  "stty", "mount", "unshare", "touch", "seq",      "env",  "pwd", "ps",   "dd",
+          "mkdir", "wc",   "ip",    "mknod",   "sync",  "readlink", "od",   "tr",  "stat"})
       std::filesystem::create_symlink("busybox", root + "/bin/" + name);
     (void)writeFile(root + "/etc/passwd", "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").ok();
     (void)writeFile(root + "/etc/group", "root:x:0:\nweb:x:34:\nmore:x:77:web\n").ok();
@@ -46,7 +47,8 @@ class World {
   }
 
   void open() {
-    auto made = Runtime::create(loop, pool, {dir + "/state", std::string(DHOW_BINARY_DIR) + "/dhow-shim", cgroupParent});
+    auto made =
+        Runtime::create(loop, pool, {dir + "/state", std::string(DHOW_BINARY_DIR) + "/dhow-shim", cgroupParent});
     ASSERT_TRUE(made.ok()) << made.error().message();
     runtime = std::move(*made);
   }

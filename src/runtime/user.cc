@@ -30,7 +30,7 @@ std::string imageFile(const RootFs& root, const char* path) {
     how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
     how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
     UniqueFd file(static_cast<int>(::syscall(SYS_openat2, folder.get(), path, &how, sizeof how)));
-    struct stat status {};
+    struct stat status{};
     if (!file) {
       // A whiteout is a device 0:0 that does not open.
       if (::fstatat(folder.get(), path, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISCHR(status.st_mode)) return "";
@@ -40,7 +40,8 @@ std::string imageFile(const RootFs& root, const char* path) {
     std::string text;
     char buffer[16384];
     ssize_t n;
-    while (text.size() < (4u << 20) && (n = ::read(file.get(), buffer, sizeof buffer)) > 0) text.append(buffer, static_cast<size_t>(n));
+    while (text.size() < (4u << 20) && (n = ::read(file.get(), buffer, sizeof buffer)) > 0)
+      text.append(buffer, static_cast<size_t>(n));
     return text;
   }
   return "";

@@ -32,7 +32,8 @@ std::string portsOf(const json::value& container) {
   for (const auto& port : ports.get_array()) {
     auto inside = numberAt(port, "PrivatePort");
     auto text = fmt::format("{}/{}", inside, stringAt(port, "Type"));
-    if (auto outside = numberAt(port, "PublicPort")) text = fmt::format("{}:{}->{}", stringAt(port, "IP"), outside, text);
+    if (auto outside = numberAt(port, "PublicPort"))
+      text = fmt::format("{}:{}->{}", stringAt(port, "IP"), outside, text);
     shown.emplace(inside, text);
   }
   std::vector<std::string> texts;
@@ -63,7 +64,8 @@ Task<int> ps(Engine* engine, std::shared_ptr<PsOptions> options) {
   if (!filters.empty()) query.add("filters", json::serialize(filters));
   auto containers = co_await engine->get("/containers/json", std::move(query));
   if (!containers.ok()) co_return complain(containers.error());
-  std::vector<std::vector<std::string>> rows{{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}};
+  std::vector<std::vector<std::string>> rows{
+      {"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}};
   if (options->size) rows[0].push_back("SIZE");
   for (const auto& container : containers->as_array()) {
     auto id = stringAt(container, "Id");
@@ -75,9 +77,11 @@ Task<int> ps(Engine* engine, std::shared_ptr<PsOptions> options) {
     auto image = stringAt(container, "Image");
     if (image.starts_with("sha256:") && !options->whole) image = shortId(image);
     std::string name;
-    if (const auto& names = at(container, "Names"); names.is_array() && !names.get_array().empty()) name = names.get_array()[0].as_string().c_str();
-    rows.push_back({id, image, quoted(stringAt(container, "Command"), options->whole), humanAgo(numberAt(container, "Created")),
-                    stringAt(container, "Status"), portsOf(container), name.substr(name.starts_with("/") ? 1 : 0)});
+    if (const auto& names = at(container, "Names"); names.is_array() && !names.get_array().empty())
+      name = names.get_array()[0].as_string().c_str();
+    rows.push_back({id, image, quoted(stringAt(container, "Command"), options->whole),
+                    humanAgo(numberAt(container, "Created")), stringAt(container, "Status"), portsOf(container),
+                    name.substr(name.starts_with("/") ? 1 : 0)});
     if (options->size) rows.back().push_back(humanSize(static_cast<double>(numberAt(container, "SizeRw"))));
   }
   if (!options->quiet) std::fputs(table(rows).c_str(), stdout);
@@ -96,7 +100,8 @@ std::string timeOf(const std::string& text) {
   auto unit = kUnits.find(text.back());
   auto number = unit == kUnits.end() ? std::nullopt : parseInt(text.substr(0, text.size() - 1));
   if (!number) return text;
-  auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  auto now =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   return std::to_string(now - *number * unit->second);
 }
 
@@ -118,12 +123,15 @@ Task<int> logs(Engine* engine, std::shared_ptr<LogOptions> options) {
 }
 
 // One call for each container; prints the names of those where it worked.
-Task<int> each(Engine* engine, std::string method, std::vector<std::string> names, std::string suffix, http::Query query) {
+Task<int> each(Engine* engine, std::string method, std::vector<std::string> names, std::string suffix,
+               http::Query query) {
   int code = 0;
   for (const auto& name : names) {
     auto done = co_await engine->call(method, "/containers/" + name + suffix, query);
-    if (done.ok()) std::printf("%s\n", name.c_str());
-    else code = complain(done.error());
+    if (done.ok())
+      std::printf("%s\n", name.c_str());
+    else
+      code = complain(done.error());
   }
   co_return code;
 }
@@ -133,8 +141,10 @@ Task<int> wait(Engine* engine, std::vector<std::string> names) {
   for (const auto& name : names) {
     auto ended = co_await engine->call("POST", "/containers/" + name + "/wait");
     boost::system::error_code error;
-    if (ended.ok()) std::printf("%lld\n", static_cast<long long>(numberAt(json::parse(ended->body, error), "StatusCode")));
-    else code = complain(ended.error());
+    if (ended.ok())
+      std::printf("%lld\n", static_cast<long long>(numberAt(json::parse(ended->body, error), "StatusCode")));
+    else
+      code = complain(ended.error());
   }
   co_return code;
 }

@@ -11,7 +11,9 @@ namespace dhow::cli::docker {
 
 namespace {
 
-Error invalid(std::string message) { return Error(Code::kInvalid, std::move(message)); }
+Error invalid(std::string message) {
+  return Error(Code::kInvalid, std::move(message));
+}
 
 json::array toJson(const std::vector<std::string>& values) {
   json::array out;
@@ -23,8 +25,10 @@ json::array toJson(const std::vector<std::string>& values) {
 Result<json::array> environment(const CreateOptions& options) {
   json::array out;
   auto add = [&](const std::string& entry) {
-    if (entry.find('=') != std::string::npos) out.emplace_back(entry);
-    else if (auto* value = std::getenv(entry.c_str())) out.emplace_back(entry + "=" + value);
+    if (entry.find('=') != std::string::npos)
+      out.emplace_back(entry);
+    else if (auto* value = std::getenv(entry.c_str()))
+      out.emplace_back(entry + "=" + value);
   };
   for (const auto& path : options.envFiles) {
     auto content = readFile(path, 1 << 20);
@@ -61,7 +65,8 @@ Result<> addPort(Ports& ports, const std::string& text) {
   std::string hostText = parts.size() > 1 ? parts[parts.size() - 2] : "";
   auto outside = hostText.empty() ? inside : range(hostText);
   if (!outside) return invalid("invalid hostPort: " + hostText);
-  if (outside->second - outside->first != inside->second - inside->first) return invalid("invalid ranges specified for container and host Ports: " + text);
+  if (outside->second - outside->first != inside->second - inside->first)
+    return invalid("invalid ranges specified for container and host Ports: " + text);
   for (uint64_t i = 0; i <= inside->second - inside->first; ++i) {
     auto key = fmt::format("{}/{}", inside->first + i, protocol);
     ports.exposed[key] = json::object();
@@ -99,7 +104,8 @@ Result<> setResources(const CreateOptions& options, json::object& host) {
     char* end = nullptr;
     double count = std::strtod(options.cpus.c_str(), &end);
     if (*end || !std::isfinite(count) || count < 0 || count > 1e6)
-      return invalid("invalid argument \"" + options.cpus + "\" for \"--cpus\" flag: failed to parse " + options.cpus + " as a rational number");
+      return invalid("invalid argument \"" + options.cpus + "\" for \"--cpus\" flag: failed to parse " + options.cpus +
+                     " as a rational number");
     host["NanoCpus"] = static_cast<int64_t>(std::llround(count * 1e9));
   }
   auto number = [&](const std::string& text, const char* flag, const char* field) -> Result<> {
@@ -192,15 +198,18 @@ Result<json::object> createBody(const CreateOptions& options, const std::vector<
   body["Labels"] = std::move(labels);
   Ports ports;
   for (const auto& port : options.publish) RETURN_IF_ERROR(addPort(ports, port));
-  for (const auto& port : options.expose) ports.exposed[port.find('/') == std::string::npos ? port + "/tcp" : port] = json::object();
+  for (const auto& port : options.expose)
+    ports.exposed[port.find('/') == std::string::npos ? port + "/tcp" : port] = json::object();
   body["ExposedPorts"] = std::move(ports.exposed);
   host["PortBindings"] = std::move(ports.bindings);
   host["PublishAllPorts"] = options.publishAll;
   json::array binds;
   json::object anonymous, tmpfs, sysctls;
   for (const auto& volume : options.volumes) {
-    if (volume.find(':') == std::string::npos) anonymous[volume] = json::object();
-    else binds.emplace_back(absolute(volume));
+    if (volume.find(':') == std::string::npos)
+      anonymous[volume] = json::object();
+    else
+      binds.emplace_back(absolute(volume));
   }
   body["Volumes"] = std::move(anonymous);
   host["Binds"] = std::move(binds);
@@ -217,19 +226,25 @@ Result<json::object> createBody(const CreateOptions& options, const std::vector<
   json::array devices;
   for (const auto& device : options.devices) {
     auto parts = split(device, ':');
-    devices.push_back(json::object{{"PathOnHost", parts[0]}, {"PathInContainer", parts.size() > 1 ? parts[1] : parts[0]},
+    devices.push_back(json::object{{"PathOnHost", parts[0]},
+                                   {"PathInContainer", parts.size() > 1 ? parts[1] : parts[0]},
                                    {"CgroupPermissions", parts.size() > 2 ? parts[2] : "rwm"}});
   }
   host["Devices"] = std::move(devices);
   for (const auto& [field, values] : std::initializer_list<std::pair<const char*, const std::vector<std::string>*>>{
-           {"CapAdd", &options.capAdd}, {"CapDrop", &options.capDrop}, {"SecurityOpt", &options.securityOpt}, {"ExtraHosts", &options.addHost},
-           {"Dns", &options.dns}, {"GroupAdd", &options.groupAdd}})
+           {"CapAdd", &options.capAdd},
+           {"CapDrop", &options.capDrop},
+           {"SecurityOpt", &options.securityOpt},
+           {"ExtraHosts", &options.addHost},
+           {"Dns", &options.dns},
+           {"GroupAdd", &options.groupAdd}})
     host[field] = toJson(*values);
   if (!options.restart.empty()) {
     auto pair = splitOnce(options.restart, ':');
     auto times = pair ? parseInt(pair->second) : std::optional<int64_t>(0);
     if (!times) return invalid("invalid restart policy format: maximum retry count must be an integer");
-    host["RestartPolicy"] = json::object{{"Name", pair ? std::string(pair->first) : options.restart}, {"MaximumRetryCount", *times}};
+    host["RestartPolicy"] =
+        json::object{{"Name", pair ? std::string(pair->first) : options.restart}, {"MaximumRetryCount", *times}};
   }
   RETURN_IF_ERROR(setResources(options, host));
   host["NetworkMode"] = options.network;

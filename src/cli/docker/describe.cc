@@ -8,7 +8,9 @@ namespace dhow::cli::docker {
 
 namespace {
 
-void line(int depth, const char* name, const std::string& value) { std::printf("%*s%s: %s\n", depth, "", name, value.c_str()); }
+void line(int depth, const char* name, const std::string& value) {
+  std::printf("%*s%s: %s\n", depth, "", name, value.c_str());
+}
 
 Task<int> version(Engine* engine) {
   std::printf("Client: Dhow\n Version:           %s\n API version:       1.51\n\n", DHOW_VERSION);
@@ -17,7 +19,8 @@ Task<int> version(Engine* engine) {
   const auto& server = *answer;
   std::printf("Server: %s\n Engine:\n", stringAt(at(server, "Platform"), "Name").c_str());
   std::printf("  Version:          %s\n", stringAt(server, "Version").c_str());
-  std::printf("  API version:      %s (minimum version %s)\n", stringAt(server, "ApiVersion").c_str(), stringAt(server, "MinAPIVersion").c_str());
+  std::printf("  API version:      %s (minimum version %s)\n", stringAt(server, "ApiVersion").c_str(),
+              stringAt(server, "MinAPIVersion").c_str());
   std::printf("  OS/Arch:          %s/%s\n", stringAt(server, "Os").c_str(), stringAt(server, "Arch").c_str());
   std::printf("  Kernel:           %s\n", stringAt(server, "KernelVersion").c_str());
   co_return 0;
@@ -46,8 +49,11 @@ Task<int> info(Engine* engine) {
       for (const auto& part : split(std::string(option.as_string()), ',')) {
         auto pair = splitOnce(part, '=');
         if (!pair) continue;
-        if (pair->first == "name") std::printf("  %s\n", std::string(pair->second).c_str());
-        else std::printf("   %s: %s\n", pair->first == "profile" ? "Profile" : std::string(pair->first).c_str(), std::string(pair->second).c_str());
+        if (pair->first == "name")
+          std::printf("  %s\n", std::string(pair->second).c_str());
+        else
+          std::printf("   %s: %s\n", pair->first == "profile" ? "Profile" : std::string(pair->first).c_str(),
+                      std::string(pair->second).c_str());
       }
     }
   }
@@ -66,8 +72,10 @@ Task<int> info(Engine* engine) {
 
 // Containers first, then images, then volumes and networks, as docker looks for a name.
 Task<int> inspect(Engine* engine, std::vector<std::string> names, std::string kind) {
-  static constexpr std::pair<std::string_view, std::string_view> kKinds[] = {
-      {"container", "/containers/{}/json"}, {"image", "/images/{}/json"}, {"network", "/networks/{}"}, {"volume", "/volumes/{}"}};
+  static constexpr std::pair<std::string_view, std::string_view> kKinds[] = {{"container", "/containers/{}/json"},
+                                                                             {"image", "/images/{}/json"},
+                                                                             {"network", "/networks/{}"},
+                                                                             {"volume", "/volumes/{}"}};
   json::array found;
   int code = 0;
   std::string complaints;

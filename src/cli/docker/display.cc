@@ -15,7 +15,8 @@ constexpr size_t kLeastColumn = 10, kGap = 3;
 
 // Bytes that begin a character: those are what takes a place on the screen.
 size_t width(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
 void append(std::string& out, const json::value& value, size_t depth) {
@@ -76,7 +77,8 @@ std::string humanSize(double bytes) {
 }
 
 std::string humanAgo(int64_t unixSeconds) {
-  auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  auto now =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   int64_t s = now - unixSeconds, m = s / 60, h = (s + 1800) / 3600;
   auto text = [&]() -> std::string {
     if (s < 1) return "Less than a second";
@@ -133,8 +135,10 @@ Result<int64_t> parseSize(const std::string& text) {
   char* end = nullptr;
   double number = std::strtod(text.c_str(), &end);
   auto unit = toLower(end ? end : "");
-  if (unit.ends_with("ib")) unit.resize(unit.size() - 2);
-  else if (unit.size() == 2 && unit.ends_with("b")) unit.resize(1);
+  if (unit.ends_with("ib"))
+    unit.resize(unit.size() - 2);
+  else if (unit.size() == 2 && unit.ends_with("b"))
+    unit.resize(1);
   static constexpr std::string_view kUnits = "bkmgtp";
   size_t power = unit.empty() ? 0 : kUnits.find(unit);
   if (end == text.c_str() || !std::isfinite(number) || number < 0 || unit.size() > 1 || power == std::string_view::npos)

@@ -6,7 +6,8 @@ namespace dhow::cli::docker {
 namespace {
 
 TEST(DockerDisplay, ColumnsAreAsWideAsDockers) {
-  EXPECT_EQ(table({{"A", "LONG HEADER", "C"}, {"1", "x", "3"}}), "A         LONG HEADER   C\n1         x             3\n");
+  EXPECT_EQ(table({{"A", "LONG HEADER", "C"}, {"1", "x", "3"}}),
+            "A         LONG HEADER   C\n1         x             3\n");
 }
 
 TEST(DockerDisplay, SizesHaveThreeDigits) {
@@ -25,7 +26,8 @@ TEST(DockerDisplay, SizesAreReadWithTheirUnits) {
 }
 
 TEST(DockerDisplay, JsonIsIndentedByFour) {
-  EXPECT_EQ(pretty(json::array{json::object{{"a", 1}, {"b", json::array{}}}}), "[\n    {\n        \"a\": 1,\n        \"b\": []\n    }\n]");
+  EXPECT_EQ(pretty(json::array{json::object{{"a", 1}, {"b", json::array{}}}}),
+            "[\n    {\n        \"a\": 1,\n        \"b\": []\n    }\n]");
 }
 
 }  // namespace

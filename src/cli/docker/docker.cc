@@ -47,7 +47,10 @@ Error fromResponse(int status, const std::string& body) {
   auto value = json::parse(body, error);
   auto message = error ? std::string(trim(body)) : stringAt(value, "message");
   if (message.empty()) message = fmt::format("status {}", status);
-  auto code = status == 404 ? Code::kNotFound : status == 409 ? Code::kConflict : status == 400 ? Code::kInvalid : Code::kInternal;
+  auto code = status == 404   ? Code::kNotFound
+              : status == 409 ? Code::kConflict
+              : status == 400 ? Code::kInvalid
+                              : Code::kInternal;
   return Error(code, "Error response from daemon: " + message);
 }
 
@@ -135,7 +138,9 @@ int complain(const Error& error, int code) {
 }
 
 CLI::Option* addMany(CLI::App* app, const std::string& names, std::vector<std::string>& into, const std::string& help) {
-  return app->add_option(names, into, help)->allow_extra_args(false)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  return app->add_option(names, into, help)
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
 namespace {

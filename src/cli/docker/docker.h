@@ -1,4 +1,5 @@
-// `dhow docker ...`: Docker's commands without Docker's program, through the engine's socket, with the same columns, texts and exit codes.
+// `dhow docker ...`: Docker's commands without Docker's program, through the engine's socket, with the same columns,
+// texts and exit codes.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -25,8 +26,10 @@ class Engine {
   // unix:///path or tcp://host:port
   static Result<std::unique_ptr<Engine>> connect(const std::string& host);
 
-  // Errors are as Docker prints them: "Error response from daemon: ...". kNotFound, kConflict and kInvalid are told apart.
-  Task<Result<http::Response>> call(std::string method, std::string path, http::Query query = {}, json::value body = nullptr);
+  // Errors are as Docker prints them: "Error response from daemon: ...". kNotFound, kConflict and kInvalid are told
+  // apart.
+  Task<Result<http::Response>> call(std::string method, std::string path, http::Query query = {},
+                                    json::value body = nullptr);
   Task<Result<json::value>> get(std::string path, http::Query query = {});
   Task<Result<http::StreamingResponse>> stream(std::string method, std::string path, http::Query query = {});
   Task<Result<std::unique_ptr<http::Stream>>> upgrade(std::string path, http::Query query, json::value body = nullptr);
@@ -69,7 +72,8 @@ Task<Result<>> pull(Engine& engine, std::string reference, std::string platform,
 // Splits bytes that a container wrote (framed unless a terminal) to standard output and error, until the end.
 Task<Result<>> copyOutput(http::BodyReader& from, bool framed);
 
-// Standard streams joined with a container's, until its output ends; raw terminal mode and the terminal's size while it lasts.
+// Standard streams joined with a container's, until its output ends; raw terminal mode and the terminal's size while it
+// lasts.
 struct Conversation {
   std::string resizePath;  // "/containers/x/resize"
   std::string killPath;    // signals go there when there is no terminal; empty: nowhere

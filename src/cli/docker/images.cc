@@ -1,6 +1,6 @@
 // pull, images, rmi.
-#include <boost/json/parse.hpp>
 #include <unistd.h>
+#include <boost/json/parse.hpp>
 
 #include <cstdio>
 #include <map>
@@ -15,7 +15,8 @@ namespace {
 // Lines of progress: one per layer, rewritten in place on a terminal.
 class Display {
  public:
-  Display(bool quiet, int fd) : quiet_(quiet), terminal_(::isatty(fd) == 1), out_(fd == STDOUT_FILENO ? stdout : stderr) {}
+  Display(bool quiet, int fd)
+      : quiet_(quiet), terminal_(::isatty(fd) == 1), out_(fd == STDOUT_FILENO ? stdout : stderr) {}
 
   void show(const json::value& line) {
     auto status = stringAt(line, "status"), id = stringAt(line, "id");
@@ -24,7 +25,8 @@ class Display {
     auto total = numberAt(detail, "total");
     if (total > 0) {
       if (!terminal_) return;
-      status += fmt::format("  {}/{}", humanSize(static_cast<double>(numberAt(detail, "current"))), humanSize(static_cast<double>(total)));
+      status += fmt::format("  {}/{}", humanSize(static_cast<double>(numberAt(detail, "current"))),
+                            humanSize(static_cast<double>(total)));
     }
     auto text = id.empty() ? status : id + ": " + status;
     if (!terminal_ || id.empty()) {
@@ -63,7 +65,8 @@ Task<int> listImages(Engine* engine, bool all, bool quiet, bool whole, std::stri
     auto created = humanAgo(numberAt(image, "Created"));
     auto size = humanSize(static_cast<double>(numberAt(image, "Size")));
     const auto& tags = at(image, "RepoTags");
-    if (!tags.is_array() || tags.get_array().empty()) rows.push_back({"<none>", "<none>", id, created, size});
+    if (!tags.is_array() || tags.get_array().empty())
+      rows.push_back({"<none>", "<none>", id, created, size});
     else {
       for (const auto& tag : tags.get_array()) {
         std::string name(tag.get_string());
@@ -103,10 +106,13 @@ Task<int> pullOne(Engine* engine, std::string name, std::string platform, bool q
   // The name in full, as docker says it last.
   auto image = co_await engine->get("/images/" + name + "/json");
   std::string full = name;
-  if (full.find('@') == std::string::npos && full.substr(full.rfind('/') + 1).find(':') == std::string::npos) full += ":latest";
+  if (full.find('@') == std::string::npos && full.substr(full.rfind('/') + 1).find(':') == std::string::npos)
+    full += ":latest";
   auto first = full.substr(0, full.find('/'));
-  if (full.find('/') == std::string::npos) full = "docker.io/library/" + full;
-  else if (first.find_first_of(".:") == std::string::npos && first != "localhost") full = "docker.io/" + full;
+  if (full.find('/') == std::string::npos)
+    full = "docker.io/library/" + full;
+  else if (first.find_first_of(".:") == std::string::npos && first != "localhost")
+    full = "docker.io/" + full;
   std::printf("%s\n", full.c_str());
   co_return image.ok() ? 0 : complain(image.error());
 }
@@ -157,7 +163,9 @@ void addPull(CLI::App& app, Run* run) {
   app.add_option("image", options->name, "NAME[:TAG|@DIGEST]")->required();
   app.add_option("--platform", options->platform, "os/arch[/variant]");
   app.add_flag("-q,--quiet", options->quiet, "no progress");
-  *run = [=](Engine& engine) { return runOn(engine.loop, pullOne(&engine, options->name, options->platform, options->quiet)); };
+  *run = [=](Engine& engine) {
+    return runOn(engine.loop, pullOne(&engine, options->name, options->platform, options->quiet));
+  };
 }
 
 void addImages(CLI::App& app, Run* run) {
@@ -170,7 +178,9 @@ void addImages(CLI::App& app, Run* run) {
   app.add_flag("-q,--quiet", options->quiet, "only ids");
   app.add_flag("--no-trunc", options->whole, "whole ids");
   app.add_option("repository", options->reference, "REPOSITORY[:TAG]");
-  *run = [=](Engine& engine) { return runOn(engine.loop, listImages(&engine, options->all, options->quiet, options->whole, options->reference)); };
+  *run = [=](Engine& engine) {
+    return runOn(engine.loop, listImages(&engine, options->all, options->quiet, options->whole, options->reference));
+  };
 }
 
 void addRmi(CLI::App& app, Run* run) {

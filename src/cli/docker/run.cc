@@ -1,6 +1,6 @@
 // run, start, exec: commands that talk with a container's process.
-#include <boost/json/parse.hpp>
 #include <unistd.h>
+#include <boost/json/parse.hpp>
 
 #include <cstdio>
 
@@ -23,7 +23,8 @@ int codeOf(const Error& error) {
 }
 
 int failRun(const Error& error, int code) {
-  return complain(Error(error.code(), "docker: " + error.message() + "\n\nRun 'docker run --help' for more information"), code);
+  return complain(
+      Error(error.code(), "docker: " + error.message() + "\n\nRun 'docker run --help' for more information"), code);
 }
 
 Task<Result<std::string>> create(Engine& engine, const CreateOptions& options, json::object body) {
@@ -36,10 +37,13 @@ Task<Result<std::string>> create(Engine& engine, const CreateOptions& options, j
     CO_RETURN_IF_ERROR(pulled);
   }
   auto created = co_await engine.call("POST", "/containers/create", query, body);
-  bool missing = !created.ok() && created.error().is(Code::kNotFound) && created.error().message().find("No such image") != std::string::npos;
+  bool missing = !created.ok() && created.error().is(Code::kNotFound) &&
+                 created.error().message().find("No such image") != std::string::npos;
   if (missing && options.pull == "missing") {
-    bool named = image.find('@') != std::string::npos || image.substr(image.rfind('/') + 1).find(':') != std::string::npos;
-    if (!options.quiet) std::fprintf(stderr, "Unable to find image '%s' locally\n", (named ? image : image + ":latest").c_str());
+    bool named =
+        image.find('@') != std::string::npos || image.substr(image.rfind('/') + 1).find(':') != std::string::npos;
+    if (!options.quiet)
+      std::fprintf(stderr, "Unable to find image '%s' locally\n", (named ? image : image + ":latest").c_str());
     auto pulled = co_await pull(engine, image, options.platform, options.quiet, STDERR_FILENO);
     CO_RETURN_IF_ERROR(pulled);
     created = co_await engine.call("POST", "/containers/create", query, body);
@@ -76,8 +80,13 @@ Task<int> endWait(http::StreamingResponse waiting) {
 }
 
 Task<int> runContainer(Engine* engine, std::shared_ptr<CreateOptions> options, std::vector<std::string> words) {
-  if (words.empty()) co_return complain(Error(Code::kInvalid, "docker: 'docker run' requires at least 1 argument\n\nUsage:  docker run [OPTIONS] IMAGE [COMMAND] [ARG...]"), kDaemonFailed);
-  if (options->tty && options->interactive && !options->detach && !::isatty(STDIN_FILENO)) co_return complain(Error(Code::kInvalid, "the input device is not a TTY"), 1);
+  if (words.empty())
+    co_return complain(Error(Code::kInvalid,
+                             "docker: 'docker run' requires at least 1 argument\n\nUsage:  docker run [OPTIONS] IMAGE "
+                             "[COMMAND] [ARG...]"),
+                       kDaemonFailed);
+  if (options->tty && options->interactive && !options->detach && !::isatty(STDIN_FILENO))
+    co_return complain(Error(Code::kInvalid, "the input device is not a TTY"), 1);
   auto body = createBody(*options, words);
   if (!body.ok()) co_return failRun(body.error(), kDaemonFailed);
   auto id = co_await create(*engine, *options, std::move(*body));
@@ -98,7 +107,8 @@ Task<int> runContainer(Engine* engine, std::shared_ptr<CreateOptions> options, s
     std::printf("%s\n", id->c_str());
     co_return 0;
   }
-  Conversation how{"/containers/" + *id + "/resize", "/containers/" + *id + "/kill", options->tty, options->interactive};
+  Conversation how{"/containers/" + *id + "/resize", "/containers/" + *id + "/kill", options->tty,
+                   options->interactive};
   auto talked = co_await converse(*engine, *stream, std::move(how));
   if (talked.ok() && *talked) co_return 0;
   auto code = co_await endWait(std::move(*waiting));
@@ -110,13 +120,16 @@ Task<int> startContainers(Engine* engine, std::vector<std::string> names, bool a
   if (!attachTo && !interactive) {
     for (const auto& name : names) {
       auto started = co_await engine->call("POST", "/containers/" + name + "/start");
-      if (started.ok()) std::printf("%s\n", name.c_str());
-      else code = complain(started.error());
+      if (started.ok())
+        std::printf("%s\n", name.c_str());
+      else
+        code = complain(started.error());
     }
     if (code != 0) code = complain(Error(Code::kUnknown, "failed to start containers: " + join(names, ", ")));
     co_return code;
   }
-  if (names.size() > 1) co_return complain(Error(Code::kInvalid, "you cannot start and attach multiple containers at once"));
+  if (names.size() > 1)
+    co_return complain(Error(Code::kInvalid, "you cannot start and attach multiple containers at once"));
   auto inspected = co_await engine->get("/containers/" + names[0] + "/json");
   if (!inspected.ok()) co_return complain(inspected.error());
   const auto& config = at(*inspected, "Config");
@@ -127,7 +140,8 @@ Task<int> startContainers(Engine* engine, std::vector<std::string> names, bool a
   if (!waiting.ok()) co_return complain(waiting.error());
   auto started = co_await engine->call("POST", "/containers/" + names[0] + "/start");
   if (!started.ok()) co_return complain(started.error());
-  Conversation how{"/containers/" + names[0] + "/resize", "/containers/" + names[0] + "/kill", boolAt(config, "Tty"), input};
+  Conversation how{"/containers/" + names[0] + "/resize", "/containers/" + names[0] + "/kill", boolAt(config, "Tty"),
+                   input};
   auto talked = co_await converse(*engine, **stream, std::move(how));
   if (talked.ok() && *talked) co_return 0;
   code = co_await endWait(std::move(*waiting));
@@ -141,14 +155,24 @@ struct ExecOptions {
 };
 
 Task<int> execIn(Engine* engine, std::shared_ptr<ExecOptions> options, std::vector<std::string> words) {
-  if (words.size() < 2) co_return complain(Error(Code::kInvalid, "docker: 'docker exec' requires at least 2 arguments\n\nUsage:  docker exec [OPTIONS] CONTAINER COMMAND [ARG...]"));
-  if (options->tty && options->interactive && !options->detach && !::isatty(STDIN_FILENO)) co_return complain(Error(Code::kInvalid, "the input device is not a TTY"));
+  if (words.size() < 2)
+    co_return complain(Error(Code::kInvalid,
+                             "docker: 'docker exec' requires at least 2 arguments\n\nUsage:  docker exec [OPTIONS] "
+                             "CONTAINER COMMAND [ARG...]"));
+  if (options->tty && options->interactive && !options->detach && !::isatty(STDIN_FILENO))
+    co_return complain(Error(Code::kInvalid, "the input device is not a TTY"));
   json::array command, env;
   for (size_t i = 1; i < words.size(); ++i) command.emplace_back(words[i]);
   for (const auto& entry : options->env) env.emplace_back(entry);
-  json::object body{{"Cmd", std::move(command)}, {"Env", std::move(env)}, {"User", options->user}, {"WorkingDir", options->workdir},
-                    {"Tty", options->tty}, {"Privileged", options->privileged}, {"AttachStdin", options->interactive && !options->detach},
-                    {"AttachStdout", !options->detach}, {"AttachStderr", !options->detach}};
+  json::object body{{"Cmd", std::move(command)},
+                    {"Env", std::move(env)},
+                    {"User", options->user},
+                    {"WorkingDir", options->workdir},
+                    {"Tty", options->tty},
+                    {"Privileged", options->privileged},
+                    {"AttachStdin", options->interactive && !options->detach},
+                    {"AttachStdout", !options->detach},
+                    {"AttachStderr", !options->detach}};
   auto created = co_await engine->call("POST", "/containers/" + words[0] + "/exec", {}, std::move(body));
   if (!created.ok()) co_return complain(created.error());
   boost::system::error_code error;
@@ -172,7 +196,9 @@ Task<int> execIn(Engine* engine, std::shared_ptr<ExecOptions> options, std::vect
 void addRun(CLI::App& app, Run* run) {
   auto options = std::make_shared<CreateOptions>();
   addTo(app, *options);
-  *run = [options, &app](Engine& engine) { return runOn(engine.loop, runContainer(&engine, options, app.remaining())); };
+  *run = [options, &app](Engine& engine) {
+    return runOn(engine.loop, runContainer(&engine, options, app.remaining()));
+  };
 }
 
 void addStart(CLI::App& app, Run* run) {
@@ -184,7 +210,9 @@ void addStart(CLI::App& app, Run* run) {
   app.add_option("container", options->names, "CONTAINER...")->required();
   app.add_flag("-a,--attach", options->attach, "show its output and pass on its exit code");
   app.add_flag("-i,--interactive", options->interactive, "pass on standard input");
-  *run = [=](Engine& engine) { return runOn(engine.loop, startContainers(&engine, options->names, options->attach, options->interactive)); };
+  *run = [=](Engine& engine) {
+    return runOn(engine.loop, startContainers(&engine, options->names, options->attach, options->interactive));
+  };
 }
 
 void addExec(CLI::App& app, Run* run) {

@@ -68,8 +68,9 @@ class RawTerminal {
   bool active_;
 };
 
-// Standard input, read on a thread of its own: it may be a file, which no event loop can wait for, and a terminal shared with the
-// shell must not become non-blocking. The thread may outlive the conversation; it then ends with its next byte, or with the program.
+// Standard input, read on a thread of its own: it may be a file, which no event loop can wait for, and a terminal
+// shared with the shell must not become non-blocking. The thread may outlive the conversation; it then ends with its
+// next byte, or with the program.
 struct Input {
   explicit Input(Loop& loop) : loop(loop), pieces(loop) {}
   Loop& loop;
@@ -111,8 +112,10 @@ bool takeDetachKeys(State& state, std::string& piece) {
       if (c == kDetach[1]) return true;
       out += kDetach[0];
     }
-    if (c == kDetach[0]) state.sawFirstKey = true;
-    else out += c;
+    if (c == kDetach[0])
+      state.sawFirstKey = true;
+    else
+      out += c;
   }
   piece = out;
   return false;
@@ -150,9 +153,12 @@ Task<> forward(Engine* engine, std::string path, int signal) {
 // Handles signals until it is destroyed; what it starts enters the gate.
 class Signals {
  public:
-  Signals(Engine& engine, const Conversation& how, Gate& gate) : engine_(engine), how_(how), gate_(gate), set_(engine.loop.executor()) {
-    if (how.tty) set_.add(SIGWINCH);
-    else if (!how.killPath.empty()) for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) set_.add(signal);
+  Signals(Engine& engine, const Conversation& how, Gate& gate)
+      : engine_(engine), how_(how), gate_(gate), set_(engine.loop.executor()) {
+    if (how.tty)
+      set_.add(SIGWINCH);
+    else if (!how.killPath.empty())
+      for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) set_.add(signal);
     next();
   }
   ~Signals() { set_.cancel(); }
@@ -181,8 +187,10 @@ Task<Result<>> copyOutput(http::BodyReader& from, bool framed) {
     CO_RETURN_IF_ERROR(n);
     if (*n == 0) co_return Result<>();
     auto piece = std::string_view(buffer).substr(0, *n);
-    if (framed) unframer.take(piece);
-    else writeAll(STDOUT_FILENO, piece);
+    if (framed)
+      unframer.take(piece);
+    else
+      writeAll(STDOUT_FILENO, piece);
   }
 }
 
@@ -204,8 +212,10 @@ Task<Result<bool>> converse(Engine& engine, http::Stream& stream, Conversation h
       auto n = co_await stream.read(buffer);
       if (!n.ok() || *n == 0) break;
       auto piece = std::string_view(buffer).substr(0, *n);
-      if (how.tty) writeAll(STDOUT_FILENO, piece);
-      else unframer.take(piece);
+      if (how.tty)
+        writeAll(STDOUT_FILENO, piece);
+      else
+        unframer.take(piece);
     }
   }
   input->end();

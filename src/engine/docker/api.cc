@@ -70,7 +70,9 @@ http::Response answer(int status, const json::value& value) {
   return response;
 }
 
-http::Response failure(int status, std::string_view message) { return answer(status, json::object{{"message", message}}); }
+http::Response failure(int status, std::string_view message) {
+  return answer(status, json::object{{"message", message}});
+}
 
 Task<Result<>> ping(Call& call) {
   http::Response response;
@@ -88,8 +90,10 @@ constexpr Route kPing[] = {{"GET", "/_ping", ping}, {"HEAD", "/_ping", ping}};
 // Asked for by clients that look for a swarm.
 constexpr std::string_view kSwarmOnly[] = {"swarm", "services", "tasks", "nodes", "secrets", "configs"};
 
-const Route* findRoute(std::string_view method, const std::vector<std::string>& segments, std::vector<std::string>& args, bool& pathKnown) {
-  for (auto routes : {std::span<const Route>(kPing), systemRoutes(), containerRoutes(), streamRoutes(), imageRoutes(), volumeRoutes(), networkRoutes()}) {
+const Route* findRoute(std::string_view method, const std::vector<std::string>& segments,
+                       std::vector<std::string>& args, bool& pathKnown) {
+  for (auto routes : {std::span<const Route>(kPing), systemRoutes(), containerRoutes(), streamRoutes(), imageRoutes(),
+                      volumeRoutes(), networkRoutes()}) {
     for (const auto& route : routes) {
       if (!matches(route.pattern, segments, args)) continue;
       pathKnown = true;
@@ -110,7 +114,8 @@ Task<> serve(Engine& engine, http::Request& request, http::ResponseWriter& write
     co_return;
   }
   if (*version < kMinVersion) {
-    refusal = failure(400, fmt::format("client version 1.{} is too old. Minimum supported API version is 1.{}, please upgrade your client to a newer version",
+    refusal = failure(400, fmt::format("client version 1.{} is too old. Minimum supported API version is 1.{}, please "
+                                       "upgrade your client to a newer version",
                                        *version, kMinVersion));
     (void)co_await writer.send(std::move(refusal));
     co_return;
@@ -120,8 +125,11 @@ Task<> serve(Engine& engine, http::Request& request, http::ResponseWriter& write
   bool pathKnown = false;
   const Route* route = segments ? findRoute(request.method, *segments, call.args, pathKnown) : nullptr;
   if (!route) {
-    if (segments && !segments->empty() && std::find(std::begin(kSwarmOnly), std::end(kSwarmOnly), segments->front()) != std::end(kSwarmOnly))
-      refusal = failure(503, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.");
+    if (segments && !segments->empty() &&
+        std::find(std::begin(kSwarmOnly), std::end(kSwarmOnly), segments->front()) != std::end(kSwarmOnly))
+      refusal = failure(503,
+                        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to "
+                        "connect this node to swarm and try again.");
     else
       refusal = failure(pathKnown ? 405 : 404, pathKnown ? "method not allowed" : "page not found");
     (void)co_await writer.send(std::move(refusal));
@@ -166,7 +174,8 @@ Task<Result<json::object>> Call::body() {
   if (trim(*text).empty()) co_return json::object();
   boost::system::error_code error;
   auto value = json::parse(*text, error);
-  if (error || !value.is_object()) co_return Error(Code::kBadRequest, "invalid JSON: " + (error ? error.message() : "not an object"));
+  if (error || !value.is_object())
+    co_return Error(Code::kBadRequest, "invalid JSON: " + (error ? error.message() : "not an object"));
   co_return std::move(value.as_object());
 }
 
@@ -226,7 +235,9 @@ bool Filters::labelsMatch(const json::object& labels) const {
 namespace dhow::engine {
 
 http::Handler dockerApi(Engine& engine) {
-  return [&engine](http::Request& request, http::ResponseWriter& writer) { return docker::serve(engine, request, writer); };
+  return [&engine](http::Request& request, http::ResponseWriter& writer) {
+    return docker::serve(engine, request, writer);
+  };
 }
 
 }  // namespace dhow::engine

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/engine.h"
 #include "../fields.h"
+#include "engine/engine.h"
 #include "http/server.h"
 
 namespace dhow::engine::docker {

@@ -12,8 +12,9 @@ namespace dhow::engine::docker {
 
 namespace {
 
-constexpr std::string_view kFilters[] = {"ancestor", "before", "expose", "exited", "health", "id", "isolation", "is-task",
-                                         "label", "name", "network", "publish", "since", "status", "volume"};
+constexpr std::string_view kFilters[] = {"ancestor", "before",    "expose",  "exited", "health",
+                                         "id",       "isolation", "is-task", "label",  "name",
+                                         "network",  "publish",   "since",   "status", "volume"};
 
 bool matchesAny(const std::vector<std::string>& wanted, const std::function<bool(const std::string&)>& test) {
   return wanted.empty() || std::any_of(wanted.begin(), wanted.end(), test);
@@ -33,21 +34,30 @@ bool passes(Engine& engine, const Filters& filters, const Container& container) 
     return true;
   };
   return matchesAny(filters.of("id"), [&](const auto& id) { return container.id.starts_with(id); }) &&
-         matchesAny(filters.of("name"), [&](const auto& name) {
-           auto wanted = name.starts_with("/") ? name.substr(1) : name;
-           bool exact = wanted.starts_with("^") && wanted.ends_with("$");
-           if (exact) return container.name == wanted.substr(wanted.starts_with("^/") ? 2 : 1, wanted.size() - (wanted.starts_with("^/") ? 3 : 2));
-           return container.name.find(wanted) != std::string::npos;
-         }) &&
-         matchesAny(filters.of("status"), [&](const auto& status) { return status == statusName(container.state.status); }) &&
-         matchesAny(filters.of("exited"), [&](const auto& code) {
-           return container.state.status == Status::kExited && code == std::to_string(container.state.exitCode);
-         }) &&
+         matchesAny(filters.of("name"),
+                    [&](const auto& name) {
+                      auto wanted = name.starts_with("/") ? name.substr(1) : name;
+                      bool exact = wanted.starts_with("^") && wanted.ends_with("$");
+                      if (exact)
+                        return container.name == wanted.substr(wanted.starts_with("^/") ? 2 : 1,
+                                                               wanted.size() - (wanted.starts_with("^/") ? 3 : 2));
+                      return container.name.find(wanted) != std::string::npos;
+                    }) &&
+         matchesAny(filters.of("status"),
+                    [&](const auto& status) { return status == statusName(container.state.status); }) &&
+         matchesAny(filters.of("exited"),
+                    [&](const auto& code) {
+                      return container.state.status == Status::kExited &&
+                             code == std::to_string(container.state.exitCode);
+                    }) &&
          matchesAny(filters.of("ancestor"), ancestorId) &&
-         matchesAny(filters.of("network"), [&](const auto& network) { return text(container.hostConfig, "NetworkMode") == network; }) &&
-         matchesAny(filters.of("volume"), [&](const auto& volume) {
-           return std::any_of(container.mounts.begin(), container.mounts.end(), [&](const auto& m) { return m.name == volume || m.destination == volume; });
-         }) &&
+         matchesAny(filters.of("network"),
+                    [&](const auto& network) { return text(container.hostConfig, "NetworkMode") == network; }) &&
+         matchesAny(filters.of("volume"),
+                    [&](const auto& volume) {
+                      return std::any_of(container.mounts.begin(), container.mounts.end(),
+                                         [&](const auto& m) { return m.name == volume || m.destination == volume; });
+                    }) &&
          matchesAny(filters.of("health"), [](const auto& health) { return health == "none"; }) &&
          filters.labelsMatch(child(container.config, "Labels")) && relative("before", true) && relative("since", false);
 }
@@ -100,8 +110,10 @@ Task<Result<>> inspectContainer(Call& call) {
 
 // 204 when it was done, 304 when there was nothing to do.
 Task<Result<>> replyDone(Call& call, Result<> done) {
-  if (!done.ok() && done.error().is(Code::kFailedPrecondition)) done = co_await call.reply(304);
-  else if (done.ok()) done = co_await call.reply(204);
+  if (!done.ok() && done.error().is(Code::kFailedPrecondition))
+    done = co_await call.reply(304);
+  else if (done.ok())
+    done = co_await call.reply(204);
   co_return done;
 }
 
@@ -111,9 +123,11 @@ Error startError(const Error& error) {
   std::string_view message = error.message();
   if (!message.starts_with(kStep)) return error;
   bool command = error.is(Code::kNotFound) || error.is(Code::kPermissionDenied);
-  return Error(command ? Code::kBadRequest : error.code(),
-               fmt::format("failed to create task for container: unable to start container process: error during container init: {}",
-                           message.substr(kStep.size())));
+  return Error(
+      command ? Code::kBadRequest : error.code(),
+      fmt::format(
+          "failed to create task for container: unable to start container process: error during container init: {}",
+          message.substr(kStep.size())));
 }
 
 Task<Result<>> startContainer(Call& call) {
@@ -123,7 +137,9 @@ Task<Result<>> startContainer(Call& call) {
   co_return replied;
 }
 
-std::optional<int64_t> seconds(Call& call) { return parseInt(call.query("t")); }
+std::optional<int64_t> seconds(Call& call) {
+  return parseInt(call.query("t"));
+}
 
 Task<Result<>> stopContainer(Call& call) {
   auto done = co_await call.engine.stopContainer(call.args[0], call.query("signal"), seconds(call));
@@ -172,7 +188,8 @@ Task<Result<>> removeContainer(Call& call) {
 Task<Result<>> resizeContainer(Call& call) {
   CO_ASSIGN_OR_RETURN(auto container, call.engine.find(call.args[0]));
   auto rows = parseUint(call.query("h")), columns = parseUint(call.query("w"));
-  if (!rows || !columns || *rows > 65535 || *columns > 65535) co_return Error(Code::kBadRequest, "invalid resize height or width");
+  if (!rows || !columns || *rows > 65535 || *columns > 65535)
+    co_return Error(Code::kBadRequest, "invalid resize height or width");
   if (!container->sandbox) co_return Error(Code::kConflict, fmt::format("Container {} is not running", container->id));
   auto sandbox = container->sandbox;
   auto done = co_await sandbox->resize(container->id, static_cast<uint16_t>(*rows), static_cast<uint16_t>(*columns));
@@ -183,7 +200,8 @@ Task<Result<>> resizeContainer(Call& call) {
 
 Task<Result<>> top(Call& call) {
   CO_ASSIGN_OR_RETURN(auto container, call.engine.find(call.args[0]));
-  if (!container->state.running() || !container->sandbox) co_return Error(Code::kConflict, fmt::format("container {} is not running", container->id));
+  if (!container->state.running() || !container->sandbox)
+    co_return Error(Code::kConflict, fmt::format("container {} is not running", container->id));
   auto sandbox = container->sandbox;
   auto pids = co_await sandbox->processes(container->id);
   CO_RETURN_IF_ERROR(pids);
@@ -198,9 +216,12 @@ Task<Result<>> top(Call& call) {
       if (line.starts_with("PPid:")) parent = std::string(trim(line.substr(5)));
     }
     std::replace(command->begin(), command->end(), '\0', ' ');
-    rows.push_back(json::array{uid, std::to_string(pid), parent, "0", "-", "?", "00:00:00", std::string(trim(*command))});
+    rows.push_back(
+        json::array{uid, std::to_string(pid), parent, "0", "-", "?", "00:00:00", std::string(trim(*command))});
   }
-  auto replied = co_await call.reply(200, json::object{{"Titles", json::array{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}}, {"Processes", rows}});
+  auto replied = co_await call.reply(
+      200, json::object{{"Titles", json::array{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}},
+                        {"Processes", rows}});
   co_return replied;
 }
 
@@ -209,7 +230,8 @@ Task<Result<>> changes(Call& call) {
   auto found = co_await call.engine.images().changes(container->id);
   CO_RETURN_IF_ERROR(found);
   json::array out;
-  for (const auto& change : *found) out.push_back(json::object{{"Path", change.path}, {"Kind", static_cast<int>(change.kind)}});
+  for (const auto& change : *found)
+    out.push_back(json::object{{"Path", change.path}, {"Kind", static_cast<int>(change.kind)}});
   auto replied = co_await call.reply(200, std::move(out));
   co_return replied;
 }
@@ -220,7 +242,8 @@ Task<Result<>> prune(Call& call) {
   json::array deleted;
   uint64_t bytes = 0;
   for (const auto& container : call.engine.containers()) {
-    bool idle = container->state.status == Status::kCreated || container->state.status == Status::kExited || container->state.status == Status::kDead;
+    bool idle = container->state.status == Status::kCreated || container->state.status == Status::kExited ||
+                container->state.status == Status::kDead;
     if (!idle || !filters.labelsMatch(child(container->config, "Labels"))) continue;
     auto size = co_await call.engine.images().snapshotSize(container->id);
     auto removed = co_await call.engine.remove(container->id, false, false);
@@ -252,6 +275,8 @@ constexpr Route kRoutes[] = {
 
 }  // namespace
 
-std::span<const Route> containerRoutes() { return kRoutes; }
+std::span<const Route> containerRoutes() {
+  return kRoutes;
+}
 
 }  // namespace dhow::engine::docker

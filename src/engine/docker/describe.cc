@@ -11,7 +11,9 @@ using namespace std::chrono;
 
 constexpr const char* kNever = "0001-01-01T00:00:00Z";
 
-std::string timeOrNever(WallTime time) { return time == WallTime{} ? kNever : formatTimeNano(time); }
+std::string timeOrNever(WallTime time) {
+  return time == WallTime{} ? kNever : formatTimeNano(time);
+}
 
 // Docker's wording of a length of time.
 std::string human(Duration span) {
@@ -51,7 +53,9 @@ json::array portList(const Container& container) {
     auto protocol = protocolName(port.protocol);
     published.insert(fmt::format("{}/{}", port.containerPort, protocol));
     out.push_back(json::object{{"IP", port.hostAddress.empty() ? "0.0.0.0" : port.hostAddress.str()},
-                               {"PrivatePort", port.containerPort}, {"PublicPort", port.hostPort}, {"Type", protocol}});
+                               {"PrivatePort", port.containerPort},
+                               {"PublicPort", port.hostPort},
+                               {"Type", protocol}});
   }
   for (const auto& [spec, unused] : child(container.config, "ExposedPorts")) {
     if (published.contains(std::string(spec))) continue;
@@ -78,9 +82,13 @@ json::array mountList(const Container& container) {
   json::array out;
   for (const auto& mount : container.mounts) {
     if (mount.type == "tmpfs") continue;
-    json::object entry{{"Type", mount.type},           {"Source", mount.source},
-                       {"Destination", mount.destination}, {"Mode", mount.mode},
-                       {"RW", mount.writable},         {"Propagation", mount.type == "bind" && mount.propagation.empty() ? "rprivate" : mount.propagation}};
+    json::object entry{
+        {"Type", mount.type},
+        {"Source", mount.source},
+        {"Destination", mount.destination},
+        {"Mode", mount.mode},
+        {"RW", mount.writable},
+        {"Propagation", mount.type == "bind" && mount.propagation.empty() ? "rprivate" : mount.propagation}};
     if (mount.type == "volume") {
       entry["Name"] = mount.name;
       entry["Driver"] = "local";
@@ -93,10 +101,21 @@ json::array mountList(const Container& container) {
 json::object networksOf(const Container& container) {
   auto mode = text(container.hostConfig, "NetworkMode");
   if (mode.starts_with("container:")) return {};
-  json::object endpoint{{"IPAMConfig", nullptr}, {"Links", nullptr}, {"Aliases", nullptr}, {"DriverOpts", nullptr}, {"GwPriority", 0},
-                        {"NetworkID", mode}, {"EndpointID", container.network ? container.id : ""},
-                        {"MacAddress", ""}, {"Gateway", ""}, {"IPAddress", ""}, {"IPPrefixLen", 0},
-                        {"IPv6Gateway", ""}, {"GlobalIPv6Address", ""}, {"GlobalIPv6PrefixLen", 0}, {"DNSNames", nullptr}};
+  json::object endpoint{{"IPAMConfig", nullptr},
+                        {"Links", nullptr},
+                        {"Aliases", nullptr},
+                        {"DriverOpts", nullptr},
+                        {"GwPriority", 0},
+                        {"NetworkID", mode},
+                        {"EndpointID", container.network ? container.id : ""},
+                        {"MacAddress", ""},
+                        {"Gateway", ""},
+                        {"IPAddress", ""},
+                        {"IPPrefixLen", 0},
+                        {"IPv6Gateway", ""},
+                        {"GlobalIPv6Address", ""},
+                        {"GlobalIPv6PrefixLen", 0},
+                        {"DNSNames", nullptr}};
   if (container.network) {
     endpoint["MacAddress"] = container.network->mac;
     endpoint["Gateway"] = container.network->gateway.str();
@@ -107,12 +126,24 @@ json::object networksOf(const Container& container) {
 }
 
 json::object networkSettings(const Container& container) {
-  json::object out{{"Bridge", ""}, {"SandboxID", container.sandbox ? container.id : ""},
+  json::object out{{"Bridge", ""},
+                   {"SandboxID", container.sandbox ? container.id : ""},
                    {"SandboxKey", container.sandbox ? container.sandbox->netPath() : ""},
-                   {"Ports", portMap(container)}, {"HairpinMode", false}, {"LinkLocalIPv6Address", ""}, {"LinkLocalIPv6PrefixLen", 0},
-                   {"SecondaryIPAddresses", nullptr}, {"SecondaryIPv6Addresses", nullptr}, {"EndpointID", container.network ? container.id : ""},
-                   {"Gateway", ""}, {"GlobalIPv6Address", ""}, {"GlobalIPv6PrefixLen", 0}, {"IPAddress", ""}, {"IPPrefixLen", 0},
-                   {"IPv6Gateway", ""}, {"MacAddress", ""}, {"Networks", networksOf(container)}};
+                   {"Ports", portMap(container)},
+                   {"HairpinMode", false},
+                   {"LinkLocalIPv6Address", ""},
+                   {"LinkLocalIPv6PrefixLen", 0},
+                   {"SecondaryIPAddresses", nullptr},
+                   {"SecondaryIPv6Addresses", nullptr},
+                   {"EndpointID", container.network ? container.id : ""},
+                   {"Gateway", ""},
+                   {"GlobalIPv6Address", ""},
+                   {"GlobalIPv6PrefixLen", 0},
+                   {"IPAddress", ""},
+                   {"IPPrefixLen", 0},
+                   {"IPv6Gateway", ""},
+                   {"MacAddress", ""},
+                   {"Networks", networksOf(container)}};
   if (container.network) {
     out["Gateway"] = container.network->gateway.str();
     out["IPAddress"] = container.network->address.address.str();
@@ -129,7 +160,8 @@ std::string statusLine(const Container& container, WallTime now) {
   switch (state.status) {
     case Status::kRunning: return "Up " + human(now - state.startedAt);
     case Status::kPaused: return "Up " + human(now - state.startedAt) + " (Paused)";
-    case Status::kRestarting: return fmt::format("Restarting ({}) {} ago", state.exitCode, human(now - state.finishedAt));
+    case Status::kRestarting:
+      return fmt::format("Restarting ({}) {} ago", state.exitCode, human(now - state.finishedAt));
     case Status::kRemoving: return "Removal In Progress";
     case Status::kDead: return "Dead";
     case Status::kCreated: return "Created";
@@ -176,7 +208,8 @@ json::object inspectionOf(Engine& engine, const Container& container, int) {
                          {"FinishedAt", timeOrNever(state.finishedAt)}};
   json::object graph{{"Name", "overlay2"}, {"Data", nullptr}};
   if (auto snapshot = engine.images().snapshot(container.id); snapshot.ok()) {
-    graph["Data"] = json::object{{"LowerDir", join(snapshot->lowers, ":")}, {"UpperDir", snapshot->upper}, {"WorkDir", snapshot->work}};
+    graph["Data"] = json::object{
+        {"LowerDir", join(snapshot->lowers, ":")}, {"UpperDir", snapshot->upper}, {"WorkDir", snapshot->work}};
   }
   return {{"Id", container.id},
           {"Created", formatTimeNano(container.created)},

@@ -15,7 +15,9 @@ namespace {
 
 constexpr size_t kCopySize = 256 << 10;
 
-json::value orNull(const std::vector<std::string>& values) { return values.empty() ? json::value(nullptr) : json::value(toJson(values)); }
+json::value orNull(const std::vector<std::string>& values) {
+  return values.empty() ? json::value(nullptr) : json::value(toJson(values));
+}
 
 int64_t secondsOf(const std::string& time) {
   auto parsed = parseTime(time);
@@ -32,7 +34,8 @@ bool referenceMatches(const image::Image& image, const std::string& pattern) {
   return std::any_of(image.repoTags.begin(), image.repoTags.end(), [&](const std::string& tag) {
     if (tag == pattern || tag.substr(0, tag.rfind(':')) == pattern) return true;
     auto star = pattern.find('*');
-    return star != std::string::npos && tag.starts_with(pattern.substr(0, star)) && tag.ends_with(pattern.substr(star + 1));
+    return star != std::string::npos && tag.starts_with(pattern.substr(0, star)) &&
+           tag.ends_with(pattern.substr(star + 1));
   });
 }
 
@@ -42,9 +45,13 @@ Task<Result<>> listImages(Call& call) {
   json::array out;
   for (const auto& image : call.engine.images().list()) {
     bool dangling = image->repoTags.empty();
-    if (filters.has("dangling") && (filters.of("dangling")[0] == "true" || filters.of("dangling")[0] == "1") != dangling) continue;
+    if (filters.has("dangling") &&
+        (filters.of("dangling")[0] == "true" || filters.of("dangling")[0] == "1") != dangling)
+      continue;
     const auto& wanted = filters.of("reference");
-    if (!wanted.empty() && std::none_of(wanted.begin(), wanted.end(), [&](const auto& p) { return referenceMatches(*image, p); })) continue;
+    if (!wanted.empty() &&
+        std::none_of(wanted.begin(), wanted.end(), [&](const auto& p) { return referenceMatches(*image, p); }))
+      continue;
     auto labels = labelsOf(*image);
     if (!filters.labelsMatch(labels)) continue;
     out.push_back(json::object{{"Id", image->id},
@@ -136,7 +143,8 @@ Task<Result<>> createImage(Call& call) {
   auto started = co_await stream.start();
   CO_RETURN_IF_ERROR(started);
   auto pulled = co_await call.engine.images().pull(reference.withDefaultTag(), std::move(options));
-  if (pulled.ok()) call.engine.emit("image", "pull", reference.withDefaultTag().familiar(), {{"name", reference.familiarName()}});
+  if (pulled.ok())
+    call.engine.emit("image", "pull", reference.withDefaultTag().familiar(), {{"name", reference.familiarName()}});
   Result<> done = pulled.ok() ? Result<>() : Result<>(pulled.error());
   auto finished = co_await stream.finish(done);
   co_return finished;
@@ -147,7 +155,8 @@ Task<Result<>> pushImage(Call& call) {
   auto tag = call.query("tag");
   CO_ASSIGN_OR_RETURN(auto reference, image::Reference::parse(tag.empty() ? name : name + ":" + tag));
   auto known = call.engine.images().get(reference.withDefaultTag().familiar());
-  if (!known.ok()) co_return Error(Code::kNotFound, "An image does not exist locally with the tag: " + reference.familiarName());
+  if (!known.ok())
+    co_return Error(Code::kNotFound, "An image does not exist locally with the tag: " + reference.familiarName());
   image::PushOptions options;
   CO_ASSIGN_OR_RETURN(options.credentials, credentialsOf(call));
   ProgressStream stream(call);
@@ -159,7 +168,8 @@ Task<Result<>> pushImage(Call& call) {
   auto pushed = co_await call.engine.images().push(reference.withDefaultTag(), std::move(options));
   if (pushed.ok()) {
     stream.add({{"status", fmt::format("{}: digest: {} size: {}", pushed->tag, pushed->digest, pushed->size)}});
-    stream.add({{"progressDetail", json::object()}, {"aux", {{"Tag", pushed->tag}, {"Digest", pushed->digest}, {"Size", pushed->size}}}});
+    stream.add({{"progressDetail", json::object()},
+                {"aux", {{"Tag", pushed->tag}, {"Digest", pushed->digest}, {"Size", pushed->size}}}});
   }
   Result<> done = pushed.ok() ? Result<>() : Result<>(pushed.error());
   auto finished = co_await stream.finish(done);
@@ -171,8 +181,14 @@ json::object runConfigJson(const image::RunConfig& run) {
   for (const auto& [key, value] : run.labels) labels[key] = value;
   for (const auto& port : run.exposedPorts) exposed[port] = json::object();
   for (const auto& volume : run.volumes) volumes[volume] = json::object();
-  json::object out{{"User", run.user}, {"Env", toJson(run.env)}, {"Cmd", orNull(run.cmd)}, {"Entrypoint", orNull(run.entrypoint)},
-                   {"WorkingDir", run.workingDir}, {"Labels", std::move(labels)}, {"OnBuild", orNull(run.onBuild)}, {"StopSignal", run.stopSignal}};
+  json::object out{{"User", run.user},
+                   {"Env", toJson(run.env)},
+                   {"Cmd", orNull(run.cmd)},
+                   {"Entrypoint", orNull(run.entrypoint)},
+                   {"WorkingDir", run.workingDir},
+                   {"Labels", std::move(labels)},
+                   {"OnBuild", orNull(run.onBuild)},
+                   {"StopSignal", run.stopSignal}};
   if (!exposed.empty()) out["ExposedPorts"] = std::move(exposed);
   if (!volumes.empty()) out["Volumes"] = std::move(volumes);
   return out;
@@ -194,7 +210,9 @@ Task<Result<>> inspectImage(Call& call) {
                    {"Size", image->size},
                    {"GraphDriver", {{"Name", "overlay2"}, {"Data", nullptr}}},
                    {"RootFS", {{"Type", "layers"}, {"Layers", toJson(image->config.diffIds)}}},
-                   {"Metadata", {{"LastTagTime", image->lastTagged == WallTime{} ? "0001-01-01T00:00:00Z" : formatTimeNano(image->lastTagged)}}}};
+                   {"Metadata",
+                    {{"LastTagTime",
+                      image->lastTagged == WallTime{} ? "0001-01-01T00:00:00Z" : formatTimeNano(image->lastTagged)}}}};
   if (!image->config.platform.variant.empty()) out["Variant"] = image->config.platform.variant;
   if (call.version < 44) out["VirtualSize"] = image->size;
   auto replied = co_await call.reply(200, std::move(out));
@@ -210,8 +228,12 @@ Task<Result<>> history(Call& call) {
     int64_t size = 0;
     if (!it->emptyLayer && layer > 0) size = image->layers[--layer].size;
     bool top = it == entries.rbegin();
-    out.push_back(json::object{{"Id", top ? image->id : "<missing>"}, {"Created", secondsOf(it->created)}, {"CreatedBy", it->createdBy},
-                               {"Tags", top ? orNull(image->repoTags) : json::value(nullptr)}, {"Size", size}, {"Comment", it->comment}});
+    out.push_back(json::object{{"Id", top ? image->id : "<missing>"},
+                               {"Created", secondsOf(it->created)},
+                               {"CreatedBy", it->createdBy},
+                               {"Tags", top ? orNull(image->repoTags) : json::value(nullptr)},
+                               {"Size", size},
+                               {"Comment", it->comment}});
   }
   auto replied = co_await call.reply(200, std::move(out));
   co_return replied;
@@ -219,7 +241,8 @@ Task<Result<>> history(Call& call) {
 
 Task<Result<>> tagImage(Call& call) {
   auto tag = call.query("tag");
-  CO_ASSIGN_OR_RETURN(auto target, image::Reference::parse(tag.empty() ? call.query("repo") : call.query("repo") + ":" + tag));
+  CO_ASSIGN_OR_RETURN(auto target,
+                      image::Reference::parse(tag.empty() ? call.query("repo") : call.query("repo") + ":" + tag));
   auto done = co_await call.engine.images().tag(call.args[0], target.withDefaultTag());
   CO_RETURN_IF_ERROR(done);
   auto replied = co_await call.reply(201);
@@ -246,11 +269,13 @@ Task<Result<>> pruneImages(Call& call) {
   static constexpr std::string_view kFilters[] = {"dangling", "label", "label!", "until"};
   CO_ASSIGN_OR_RETURN(auto filters, Filters::parse(call.request.query.get("filters"), kFilters));
   bool all = filters.has("dangling") && (filters.of("dangling")[0] == "false" || filters.of("dangling")[0] == "0");
-  auto pruned = co_await call.engine.images().prune(all, [engine = &call.engine](const image::Image& image) { return !engine->usersOf(image.id).empty(); });
+  auto pruned = co_await call.engine.images().prune(
+      all, [engine = &call.engine](const image::Image& image) { return !engine->usersOf(image.id).empty(); });
   CO_RETURN_IF_ERROR(pruned);
   json::array deleted;
   for (const auto& item : pruned->removed)
-    deleted.push_back(item.deleted.empty() ? json::object{{"Untagged", item.untagged}} : json::object{{"Deleted", item.deleted}});
+    deleted.push_back(item.deleted.empty() ? json::object{{"Untagged", item.untagged}}
+                                           : json::object{{"Deleted", item.deleted}});
   auto replied = co_await call.reply(200, json::object{{"ImagesDeleted", deleted}, {"SpaceReclaimed", pruned->bytes}});
   co_return replied;
 }
@@ -258,7 +283,8 @@ Task<Result<>> pruneImages(Call& call) {
 // A file in the engine's folder that goes away with this object.
 class Scratch {
  public:
-  explicit Scratch(const Engine& engine) : path_(engine.options().root + "/scratch-" + std::to_string(const_cast<Engine&>(engine).loop().random())) {}
+  explicit Scratch(const Engine& engine)
+      : path_(engine.options().root + "/scratch-" + std::to_string(const_cast<Engine&>(engine).loop().random())) {}
   ~Scratch() { ::unlink(path_.c_str()); }
   const std::string& path() const { return path_; }
 
@@ -299,7 +325,9 @@ Task<Result<>> saveImages(Call& call) {
   return saveNames(call, std::move(names));
 }
 
-Task<Result<>> saveImage(Call& call) { return saveNames(call, {call.args[0]}); }
+Task<Result<>> saveImage(Call& call) {
+  return saveNames(call, {call.args[0]});
+}
 
 Task<Result<>> receiveFile(Call& call, const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
@@ -335,14 +363,18 @@ Task<Result<>> loadImages(Call& call) {
 }
 
 constexpr Route kRoutes[] = {
-    {"GET", "/images/json", listImages},      {"POST", "/images/create", createImage}, {"POST", "/images/prune", pruneImages},
-    {"GET", "/images/get", saveImages},       {"POST", "/images/load", loadImages},    {"POST", "/images/{}/push", pushImage},
-    {"GET", "/images/{}/json", inspectImage}, {"GET", "/images/{}/history", history},  {"GET", "/images/{}/get", saveImage},
-    {"POST", "/images/{}/tag", tagImage},     {"DELETE", "/images/{}", removeImage},
+    {"GET", "/images/json", listImages},      {"POST", "/images/create", createImage},
+    {"POST", "/images/prune", pruneImages},   {"GET", "/images/get", saveImages},
+    {"POST", "/images/load", loadImages},     {"POST", "/images/{}/push", pushImage},
+    {"GET", "/images/{}/json", inspectImage}, {"GET", "/images/{}/history", history},
+    {"GET", "/images/{}/get", saveImage},     {"POST", "/images/{}/tag", tagImage},
+    {"DELETE", "/images/{}", removeImage},
 };
 
 }  // namespace
 
-std::span<const Route> imageRoutes() { return kRoutes; }
+std::span<const Route> imageRoutes() {
+  return kRoutes;
+}
 
 }  // namespace dhow::engine::docker

@@ -28,7 +28,8 @@ std::string frameHeader(StreamId id, size_t length) {
 }
 
 std::string contentType(const Call& call, bool tty) {
-  return tty || call.version < kMultiplexedSince ? "application/vnd.docker.raw-stream" : "application/vnd.docker.multiplexed-stream";
+  return tty || call.version < kMultiplexedSince ? "application/vnd.docker.raw-stream"
+                                                 : "application/vnd.docker.multiplexed-stream";
 }
 
 // Client and process, joined. Two outputs share one connection: their writes take turns.
@@ -69,8 +70,8 @@ Task<> copyInput(std::shared_ptr<Session> session, std::unique_ptr<http::Stream>
 }
 
 // Moves bytes until the process has closed its outputs (and, when given, ended); then the client sees the end.
-Task<> converse(Loop& loop, std::unique_ptr<http::Stream> connection, runtime::Streams streams, bool framed, std::function<void()> inputEnded,
-                runtime::Exec* process = nullptr) {
+Task<> converse(Loop& loop, std::unique_ptr<http::Stream> connection, runtime::Streams streams, bool framed,
+                std::function<void()> inputEnded, runtime::Exec* process = nullptr) {
   auto session = std::make_shared<Session>(loop, std::move(connection), framed);
   Gate inputs(loop);
   bool readsOutput = streams.out || streams.err;
@@ -114,7 +115,8 @@ Task<Result<>> writeLogs(Call& call, const Container& container, http::Stream& o
     if (!entry) co_return Result<>();
     if (!(entry->error ? wantErr : wantOut)) continue;
     if (!entry->partial) entry->text += container.tty() ? "\r\n" : "\n";
-    auto piece = container.tty() ? entry->text : frameHeader(entry->error ? kStderr : kStdout, entry->text.size()) + entry->text;
+    auto piece =
+        container.tty() ? entry->text : frameHeader(entry->error ? kStderr : kStdout, entry->text.size()) + entry->text;
     auto written = co_await out.write(piece);
     CO_RETURN_IF_ERROR(written);
   }
@@ -125,7 +127,9 @@ Task<Result<>> attach(Call& call) {
   runtime::StreamOptions options{call.flag("stdin"), call.flag("stdout"), call.flag("stderr")};
   bool stream = call.flag("stream"), logs = call.flag("logs");
   if (!stream && !logs) co_return Error(Code::kBadRequest, "at least one of stream or logs is needed");
-  if (container->state.status == Status::kPaused) co_return Error(Code::kConflict, fmt::format("container {} is paused, unpause the container before attach", container->id));
+  if (container->state.status == Status::kPaused)
+    co_return Error(Code::kConflict,
+                    fmt::format("container {} is paused, unpause the container before attach", container->id));
   auto connection = co_await takeConnection(call, container->tty());
   CO_RETURN_IF_ERROR(connection);
   if (logs) {
@@ -145,7 +149,8 @@ Task<Result<>> attach(Call& call) {
   }
   std::function<void()> ended;
   if (once) ended = [engine = &call.engine, container] { spawn(engine->loop(), endInput(engine, container)); };
-  co_await converse(call.engine.loop(), std::move(*connection), std::move(*streams), !container->tty(), std::move(ended));
+  co_await converse(call.engine.loop(), std::move(*connection), std::move(*streams), !container->tty(),
+                    std::move(ended));
   co_return Result<>();
 }
 
@@ -161,8 +166,10 @@ std::optional<WallTime> timeParameter(const std::string& value) {
 }
 
 // Ends the reader when the container ends.
-Task<> finishWithContainer(ContainerPtr container, uint64_t exits, std::shared_ptr<runtime::LogReader> reader, std::shared_ptr<bool> done) {
-  while (!*done && !container->removed && container->exits == exits && container->state.running()) co_await container->changed.wait();
+Task<> finishWithContainer(ContainerPtr container, uint64_t exits, std::shared_ptr<runtime::LogReader> reader,
+                           std::shared_ptr<bool> done) {
+  while (!*done && !container->removed && container->exits == exits && container->state.running())
+    co_await container->changed.wait();
   reader->finish();
 }
 
@@ -256,13 +263,16 @@ Task<Result<>> startExec(Call& call) {
   bool tty = boolean(session->config, "Tty");
   runtime::StreamOptions options;
   bool detach = boolean(*body, "Detach");
-  if (!detach) options = {boolean(session->config, "AttachStdin"), boolean(session->config, "AttachStdout"), !tty && boolean(session->config, "AttachStderr")};
+  if (!detach)
+    options = {boolean(session->config, "AttachStdin"), boolean(session->config, "AttachStdout"),
+               !tty && boolean(session->config, "AttachStderr")};
   uint16_t rows = 0, columns = 0;
   if (const auto& size = list(*body, "ConsoleSize"); size.size() == 2 && size[0].is_int64() && size[1].is_int64()) {
     rows = static_cast<uint16_t>(size[0].get_int64());
     columns = static_cast<uint16_t>(size[1].get_int64());
   }
-  if (session->started) co_return Error(Code::kConflict, fmt::format("Error: Exec command {} is already running", session->id));
+  if (session->started)
+    co_return Error(Code::kConflict, fmt::format("Error: Exec command {} is already running", session->id));
   if (detach) {
     auto started = co_await call.engine.startExec(session, options, rows, columns);
     CO_RETURN_IF_ERROR(started);
@@ -274,13 +284,16 @@ Task<Result<>> startExec(Call& call) {
   auto started = co_await call.engine.startExec(session, options, rows, columns);
   if (!started.ok()) {
     // The connection is the client's already: it reads the reason as output.
-    auto message = "OCI runtime exec failed: exec failed: unable to start container process: " + started.error().message() + (tty ? "\r\n" : "\n");
+    auto message =
+        "OCI runtime exec failed: exec failed: unable to start container process: " + started.error().message() +
+        (tty ? "\r\n" : "\n");
     auto piece = tty ? message : frameHeader(kStderr, message.size()) + message;
     (void)co_await (*connection)->write(piece);
     co_await (*connection)->shutdownWrite();
     co_return Result<>();
   }
-  co_await converse(call.engine.loop(), std::move(*connection), std::move(session->exec->streams), !tty, nullptr, session->exec.get());
+  co_await converse(call.engine.loop(), std::move(*connection), std::move(session->exec->streams), !tty, nullptr,
+                    session->exec.get());
   co_return Result<>();
 }
 
@@ -297,8 +310,12 @@ Task<Result<>> inspectExec(Call& call) {
   json::object out{{"ID", session->id},
                    {"Running", session->running()},
                    {"ExitCode", session->exit ? json::value(session->exit->code) : json::value(nullptr)},
-                   {"ProcessConfig", {{"tty", boolean(session->config, "Tty")}, {"entrypoint", entry}, {"arguments", toJson(command)},
-                                      {"privileged", boolean(session->config, "Privileged")}, {"user", text(session->config, "User")}}},
+                   {"ProcessConfig",
+                    {{"tty", boolean(session->config, "Tty")},
+                     {"entrypoint", entry},
+                     {"arguments", toJson(command)},
+                     {"privileged", boolean(session->config, "Privileged")},
+                     {"user", text(session->config, "User")}}},
                    {"OpenStdin", boolean(session->config, "AttachStdin")},
                    {"OpenStderr", boolean(session->config, "AttachStderr")},
                    {"OpenStdout", boolean(session->config, "AttachStdout")},
@@ -313,7 +330,8 @@ Task<Result<>> inspectExec(Call& call) {
 Task<Result<>> resizeExec(Call& call) {
   CO_ASSIGN_OR_RETURN(auto session, call.engine.findExec(call.args[0]));
   auto rows = parseUint(call.query("h")), columns = parseUint(call.query("w"));
-  if (!rows || !columns || *rows > 65535 || *columns > 65535) co_return Error(Code::kBadRequest, "invalid resize height or width");
+  if (!rows || !columns || *rows > 65535 || *columns > 65535)
+    co_return Error(Code::kBadRequest, "invalid resize height or width");
   if (!session->exec) co_return Error(Code::kConflict, "exec " + session->id + " has not been started");
   CO_RETURN_IF_ERROR(session->exec->resize(static_cast<uint16_t>(*rows), static_cast<uint16_t>(*columns)));
   auto replied = co_await call.reply(200);
@@ -322,11 +340,18 @@ Task<Result<>> resizeExec(Call& call) {
 
 json::object statsJson(const Container& container, const runtime::Stats& stats, WallTime now) {
   auto cpu = [](const runtime::Stats& s) {
-    return json::object{{"cpu_usage", {{"total_usage", s.cpuUsageNanos}, {"usage_in_kernelmode", s.cpuSystemNanos}, {"usage_in_usermode", s.cpuUserNanos}}},
+    return json::object{{"cpu_usage",
+                         {{"total_usage", s.cpuUsageNanos},
+                          {"usage_in_kernelmode", s.cpuSystemNanos},
+                          {"usage_in_usermode", s.cpuUserNanos}}},
                         {"online_cpus", ::sysconf(_SC_NPROCESSORS_ONLN)},
-                        {"throttling_data", {{"periods", s.cpuPeriods}, {"throttled_periods", s.cpuThrottledPeriods}, {"throttled_time", s.cpuThrottledNanos}}}};
+                        {"throttling_data",
+                         {{"periods", s.cpuPeriods},
+                          {"throttled_periods", s.cpuThrottledPeriods},
+                          {"throttled_time", s.cpuThrottledNanos}}}};
   };
-  auto systemNanos = std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count() * ::sysconf(_SC_NPROCESSORS_ONLN);
+  auto systemNanos = std::chrono::duration_cast<std::chrono::nanoseconds>(now.time_since_epoch()).count() *
+                     ::sysconf(_SC_NPROCESSORS_ONLN);
   auto cpuNow = cpu(stats);
   cpuNow["system_cpu_usage"] = systemNanos;
   return {{"read", formatTimeNano(now)},
@@ -335,11 +360,20 @@ json::object statsJson(const Container& container, const runtime::Stats& stats, 
           {"num_procs", 0},
           {"pids_stats", {{"current", stats.pids}, {"limit", stats.pidsLimit}}},
           {"cpu_stats", std::move(cpuNow)},
-          {"memory_stats", {{"usage", stats.memoryUsage}, {"max_usage", stats.memoryMaxUsage}, {"limit", stats.memoryLimit}, {"failcnt", stats.memoryFailCount},
-                            {"stats", {{"total_inactive_file", stats.memoryInactiveFile}, {"inactive_file", stats.memoryInactiveFile},
-                                       {"cache", stats.memoryCache}, {"rss", stats.memoryRss}}}}},
-          {"blkio_stats", {{"io_service_bytes_recursive", json::array{json::object{{"major", 0}, {"minor", 0}, {"op", "read"}, {"value", stats.ioReadBytes}},
-                                                                       json::object{{"major", 0}, {"minor", 0}, {"op", "write"}, {"value", stats.ioWriteBytes}}}}}}};
+          {"memory_stats",
+           {{"usage", stats.memoryUsage},
+            {"max_usage", stats.memoryMaxUsage},
+            {"limit", stats.memoryLimit},
+            {"failcnt", stats.memoryFailCount},
+            {"stats",
+             {{"total_inactive_file", stats.memoryInactiveFile},
+              {"inactive_file", stats.memoryInactiveFile},
+              {"cache", stats.memoryCache},
+              {"rss", stats.memoryRss}}}}},
+          {"blkio_stats",
+           {{"io_service_bytes_recursive",
+             json::array{json::object{{"major", 0}, {"minor", 0}, {"op", "read"}, {"value", stats.ioReadBytes}},
+                         json::object{{"major", 0}, {"minor", 0}, {"op", "write"}, {"value", stats.ioWriteBytes}}}}}}};
 }
 
 // One object a second, each with the one before it as its reference.
@@ -378,13 +412,16 @@ Task<Result<>> stats(Call& call) {
 }
 
 constexpr Route kRoutes[] = {
-    {"POST", "/containers/{}/attach", attach}, {"GET", "/containers/{}/logs", logs},     {"POST", "/containers/{}/wait", wait},
-    {"GET", "/containers/{}/stats", stats},    {"POST", "/containers/{}/exec", createExec}, {"POST", "/exec/{}/start", startExec},
-    {"GET", "/exec/{}/json", inspectExec},     {"POST", "/exec/{}/resize", resizeExec},
+    {"POST", "/containers/{}/attach", attach},   {"GET", "/containers/{}/logs", logs},
+    {"POST", "/containers/{}/wait", wait},       {"GET", "/containers/{}/stats", stats},
+    {"POST", "/containers/{}/exec", createExec}, {"POST", "/exec/{}/start", startExec},
+    {"GET", "/exec/{}/json", inspectExec},       {"POST", "/exec/{}/resize", resizeExec},
 };
 
 }  // namespace
 
-std::span<const Route> streamRoutes() { return kRoutes; }
+std::span<const Route> streamRoutes() {
+  return kRoutes;
+}
 
 }  // namespace dhow::engine::docker

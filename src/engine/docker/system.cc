@@ -17,16 +17,25 @@ namespace {
 
 constexpr std::string_view kVersion = "28.5.2-dhow";
 
-std::string architecture() { return image::Platform::host().architecture; }
+std::string architecture() {
+  return image::Platform::host().architecture;
+}
 
 Task<Result<>> version(Call& call) {
   utsname system{};
   ::uname(&system);
   json::object component{{"Name", "Engine"},
                          {"Version", kVersion},
-                         {"Details", {{"ApiVersion", fmt::format("1.{}", kMaxVersion)}, {"MinAPIVersion", fmt::format("1.{}", kMinVersion)},
-                                      {"Os", "linux"}, {"Arch", architecture()}, {"KernelVersion", system.release},
-                                      {"Experimental", "false"}, {"GitCommit", ""}, {"GoVersion", ""}, {"BuildTime", ""}}}};
+                         {"Details",
+                          {{"ApiVersion", fmt::format("1.{}", kMaxVersion)},
+                           {"MinAPIVersion", fmt::format("1.{}", kMinVersion)},
+                           {"Os", "linux"},
+                           {"Arch", architecture()},
+                           {"KernelVersion", system.release},
+                           {"Experimental", "false"},
+                           {"GitCommit", ""},
+                           {"GoVersion", ""},
+                           {"BuildTime", ""}}}};
   json::object out{{"Platform", {{"Name", "Dhow"}}},
                    {"Components", json::array{std::move(component)}},
                    {"Version", kVersion},
@@ -55,14 +64,17 @@ std::string operatingSystem() {
 Task<Result<>> info(Call& call) {
   utsname system{};
   ::uname(&system);
-  struct sysinfo memory {};
+  struct sysinfo memory{};
   ::sysinfo(&memory);
   int running = 0, paused = 0, stopped = 0;
   auto containers = call.engine.containers();
   for (const auto& container : containers) {
-    if (container->state.status == Status::kPaused) ++paused;
-    else if (container->state.running()) ++running;
-    else ++stopped;
+    if (container->state.status == Status::kPaused)
+      ++paused;
+    else if (container->state.running())
+      ++running;
+    else
+      ++stopped;
   }
   int cgroups = call.engine.runtime().cgroupVersion();
   // One inside the other by hand: as initializers they would collapse into one.
@@ -77,8 +89,11 @@ Task<Result<>> info(Call& call) {
                    {"Images", call.engine.images().list().size()},
                    {"Driver", "overlay2"},
                    {"DriverStatus", std::move(driverStatus)},
-                   {"Plugins", {{"Volume", json::array{"local"}}, {"Network", json::array{"bridge", "host", "null"}},
-                                {"Authorization", nullptr}, {"Log", json::array{"json-file", "local"}}}},
+                   {"Plugins",
+                    {{"Volume", json::array{"local"}},
+                     {"Network", json::array{"bridge", "host", "null"}},
+                     {"Authorization", nullptr},
+                     {"Log", json::array{"json-file", "local"}}}},
                    {"MemoryLimit", true},
                    {"SwapLimit", true},
                    {"CpuCfsPeriod", true},
@@ -104,7 +119,10 @@ Task<Result<>> info(Call& call) {
                    {"NCPU", ::sysconf(_SC_NPROCESSORS_ONLN)},
                    {"MemTotal", static_cast<int64_t>(memory.totalram) * memory.mem_unit},
                    {"IndexServerAddress", "https://index.docker.io/v1/"},
-                   {"RegistryConfig", {{"InsecureRegistryCIDRs", json::array{"127.0.0.0/8"}}, {"IndexConfigs", json::object()}, {"Mirrors", json::array()}}},
+                   {"RegistryConfig",
+                    {{"InsecureRegistryCIDRs", json::array{"127.0.0.0/8"}},
+                     {"IndexConfigs", json::object()},
+                     {"Mirrors", json::array()}}},
                    {"DockerRootDir", call.engine.options().root},
                    {"HttpProxy", ""},
                    {"HttpsProxy", ""},
@@ -115,7 +133,13 @@ Task<Result<>> info(Call& call) {
                    {"ServerVersion", kVersion},
                    {"Runtimes", {{"dhow", runtime}}},
                    {"DefaultRuntime", "dhow"},
-                   {"Swarm", {{"NodeID", ""}, {"NodeAddr", ""}, {"LocalNodeState", "inactive"}, {"ControlAvailable", false}, {"Error", ""}, {"RemoteManagers", nullptr}}},
+                   {"Swarm",
+                    {{"NodeID", ""},
+                     {"NodeAddr", ""},
+                     {"LocalNodeState", "inactive"},
+                     {"ControlAvailable", false},
+                     {"Error", ""},
+                     {"RemoteManagers", nullptr}}},
                    {"LiveRestoreEnabled", true},
                    {"Isolation", ""},
                    {"InitBinary", "dhow-shim"},
@@ -151,7 +175,8 @@ bool passes(const Filters& filters, const EngineEvent& event) {
   };
   auto name = text(event.attributes, "name");
   return among("type", {event.type}) && among("event", {event.action}) && filters.labelsMatch(event.attributes) &&
-         (!filters.has("container") || (event.type == "container" && among("container", {event.actorId, event.actorId.substr(0, 12), name}))) &&
+         (!filters.has("container") ||
+          (event.type == "container" && among("container", {event.actorId, event.actorId.substr(0, 12), name}))) &&
          (!filters.has("image") || among("image", {text(event.attributes, "image"), name}));
 }
 
@@ -168,8 +193,8 @@ std::optional<WallTime> timeParameter(const std::string& value) {
 }
 
 Task<Result<>> events(Call& call) {
-  static constexpr std::string_view kKnown[] = {"type", "event", "container", "image", "label", "volume", "network", "daemon", "scope",
-                                                "plugin", "node", "service", "secret", "config"};
+  static constexpr std::string_view kKnown[] = {"type",   "event", "container", "image", "label",   "volume", "network",
+                                                "daemon", "scope", "plugin",    "node",  "service", "secret", "config"};
   auto parsed = Filters::parse(call.request.query.get("filters"), kKnown);
   CO_RETURN_IF_ERROR(parsed);
   const Filters& filters = *parsed;
@@ -214,34 +239,52 @@ Task<Result<>> auth(Call& call) {
   co_return replied;
 }
 
-Task<Result<>> plugins(Call& call) { return call.reply(200, json::array()); }
+Task<Result<>> plugins(Call& call) {
+  return call.reply(200, json::array());
+}
 
 Task<Result<>> diskUsage(Call& call) {
   json::array images, containers, volumes;
   for (const auto& image : call.engine.images().list()) {
-    images.push_back(json::object{{"Id", image->id}, {"RepoTags", toJson(image->repoTags)}, {"Size", image->size}, {"SharedSize", 0},
+    images.push_back(json::object{{"Id", image->id},
+                                  {"RepoTags", toJson(image->repoTags)},
+                                  {"Size", image->size},
+                                  {"SharedSize", 0},
                                   {"Containers", call.engine.usersOf(image->id).size()}});
   }
   for (const auto& container : call.engine.containers()) {
     auto size = co_await call.engine.images().snapshotSize(container->id);
-    containers.push_back(json::object{{"Id", container->id}, {"Names", json::array{"/" + container->name}}, {"Image", container->imageName},
-                                      {"SizeRw", size.ok() ? *size : 0}, {"State", statusName(container->state.status)}});
+    containers.push_back(json::object{{"Id", container->id},
+                                      {"Names", json::array{"/" + container->name}},
+                                      {"Image", container->imageName},
+                                      {"SizeRw", size.ok() ? *size : 0},
+                                      {"State", statusName(container->state.status)}});
   }
   for (const auto& volume : call.engine.volumes().list()) {
-    volumes.push_back(json::object{{"Name", volume.name}, {"Driver", "local"}, {"Mountpoint", volume.mountpoint}, {"Scope", "local"},
-                                   {"Labels", volume.labels}, {"UsageData", {{"Size", -1}, {"RefCount", -1}}}});
+    volumes.push_back(json::object{{"Name", volume.name},
+                                   {"Driver", "local"},
+                                   {"Mountpoint", volume.mountpoint},
+                                   {"Scope", "local"},
+                                   {"Labels", volume.labels},
+                                   {"UsageData", {{"Size", -1}, {"RefCount", -1}}}});
   }
-  json::object out{{"LayersSize", call.engine.images().layersSize()}, {"Images", images}, {"Containers", containers},
-                   {"Volumes", volumes}, {"BuildCache", json::array()}};
+  json::object out{{"LayersSize", call.engine.images().layersSize()},
+                   {"Images", images},
+                   {"Containers", containers},
+                   {"Volumes", volumes},
+                   {"BuildCache", json::array()}};
   auto replied = co_await call.reply(200, std::move(out));
   co_return replied;
 }
 
-constexpr Route kRoutes[] = {{"GET", "/version", version}, {"GET", "/info", info},       {"GET", "/events", events},
-                             {"POST", "/auth", auth},      {"GET", "/plugins", plugins}, {"GET", "/system/df", diskUsage}};
+constexpr Route kRoutes[] = {{"GET", "/version", version}, {"GET", "/info", info},
+                             {"GET", "/events", events},   {"POST", "/auth", auth},
+                             {"GET", "/plugins", plugins}, {"GET", "/system/df", diskUsage}};
 
 }  // namespace
 
-std::span<const Route> systemRoutes() { return kRoutes; }
+std::span<const Route> systemRoutes() {
+  return kRoutes;
+}
 
 }  // namespace dhow::engine::docker
