@@ -1,0 +1,30 @@
+// What node agents and the control plane agree on about heartbeats and fencing.
+//
+// A node renews its Lease in kube-node-lease every kRenewEvery. Pods with an identity (a StatefulSet's, or with a
+// volume that one pod alone may use) must never run twice, so both sides keep a deadline from the same renewal:
+//
+//   the agent    kSelfFenceAfter after it SENT the last renewal that succeeded, it kills such pods, without grace, and
+//                is done by kSelfFencedBy. It starts none while it holds no lease.
+//   the master   kFencedAfter after it SAW the last renewal, or after it began to look, the pods are surely gone.
+//
+// A renewal is seen after it was sent, so the agent is always first; the difference is for clocks that drift and for
+// scheduling. When every master refuses the connection, none runs that could move a pod: that counts as a renewal at
+// the moment of asking, since a master that starts later begins to look later.
+#pragma once
+
+#include "base/loop.h"
+
+namespace dhow::client {
+
+inline constexpr Duration kRenewEvery = std::chrono::seconds(3);
+inline constexpr Duration kSilentAfter = std::chrono::seconds(8);  // two renewals and a bit have been missed
+inline constexpr Duration kSelfFenceAfter = std::chrono::seconds(10);
+inline constexpr Duration kSelfFencedBy = std::chrono::seconds(13);
+inline constexpr Duration kFencedAfter = std::chrono::seconds(15);
+inline constexpr int kLeaseSeconds = 15;  // of the Lease
+
+// A node says here that it fences itself as told above; without it a silent node's pods with an identity only move
+// when the machine is surely off.
+inline constexpr char kFencesItself[] = "dhow.io/fences-itself";
+
+}  // namespace dhow::client
