@@ -37,7 +37,7 @@ class Machine:
     def network(self):
         """Links, addresses, routes and tables; not what the kernel adds by itself some time after a link went up (its state, IPv6 link-local)."""
         def lines(*command):
-            return run(self.net.inside(command)).stdout.splitlines()
+            return run(self.net.inside(list(command))).stdout.splitlines()
 
         links = [(link["ifname"], link["mtu"], link.get("master"), link["address"]) for link in json.loads("".join(lines("ip", "-j", "link")))]
         routes = lines("ip", "route", "show", "table", "all")
