@@ -39,6 +39,7 @@ struct MachineInfo {
   std::string zone;
   State state = State::kCreating;
   std::string version;  // of the request that it was last made from
+  bool held = false;    // stopped on purpose by its owner (dhow machine stop): it is not repaired
   std::string address;  // of its node, where it is known
   std::string message;  // why it is not running
 };
@@ -59,8 +60,9 @@ class MachineProvider {
   virtual Task<Result<>> remove(std::string name) = 0;
   // Power off and on; starts a stopped one. Its disk stays. kNotFound: there is none. kUnavailable: as above.
   virtual Task<Result<>> restart(std::string name) = 0;
-  // What is there: of one zone, or of all when `zone` is empty. kUnavailable: it cannot be told. Machines of zones
-  // that do not answer are left out when all are asked for.
+  // What is there: of one zone, or of all when `zone` is empty. kUnavailable: it cannot be told; for one zone this is
+  // how a zone that is out (cut off, without power) is told from a zone whose machines have failed one by one. Machines
+  // of zones that do not answer are left out when all are asked for.
   virtual Task<Result<std::vector<MachineInfo>>> list(std::string zone) = 0;
 
   // `changed` is called (on the loop, never from within a call of this interface) when a machine changed; with an
