@@ -36,6 +36,10 @@ Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const ob
   strategies_["namespaces"] = makeNamespaceStrategy();
   strategies_["secrets"] = makeSecretStrategy();
   for (auto name : {"deployments.apps", "replicasets.apps"}) strategies_[name] = makeWorkloadStrategy();
+  strategies_["regions.dhow.io"] = makeRegionStrategy(caches);
+  strategies_["zones.dhow.io"] = makeZoneStrategy(caches);
+  strategies_["nodepools.dhow.io"] = makeNodePoolStrategy(caches);
+  strategies_["machines.dhow.io"] = makeMachineStrategy(caches);
   onSubresource("pods/binding", [this](Context context, std::string ns, std::string name, json::object body) {
     return bind(std::move(context), std::move(ns), std::move(name), std::move(body));
   });

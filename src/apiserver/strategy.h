@@ -57,5 +57,10 @@ std::unique_ptr<Strategy> makeNamespaceStrategy();
 std::unique_ptr<Strategy> makeSecretStrategy();
 std::unique_ptr<Strategy> makeWorkloadStrategy();  // generation follows the spec
 std::unique_ptr<Strategy> makePlainStrategy();
+// dhow.io: what these name must exist; what is named is not deleted.
+std::unique_ptr<Strategy> makeRegionStrategy(WatchCache& caches);
+std::unique_ptr<Strategy> makeZoneStrategy(WatchCache& caches);
+std::unique_ptr<Strategy> makeNodePoolStrategy(WatchCache& caches);
+std::unique_ptr<Strategy> makeMachineStrategy(WatchCache& caches);
 
 }  // namespace dhow::apiserver

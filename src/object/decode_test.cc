@@ -301,6 +301,7 @@ TEST(Samples, OurFieldsAreThePublishedOnes) {
     GTEST_SKIP() << "the published schemas are not beside the checkout";
   json::value published = readJson(facts() / "schemas.json");
   for (const auto& [name, type] : kinds().types()) {
+    if (type.openApiName.starts_with("io.k8s.api.dhow.")) continue;  // kinds of our own
     const json::value* schema = published.as_object().if_contains(type.openApiName);
     ASSERT_TRUE(schema) << type.openApiName;
     const json::value* properties = schema->as_object().if_contains("properties");

@@ -36,6 +36,7 @@ struct Entry {
 Function find(std::string_view name);
 std::span<const Entry> podRules();
 std::span<const Entry> workloadRules();
+std::span<const Entry> dhowRules();
 
 // "" when `value` passes the named format.
 std::string check(std::string_view format, const json::value& value);
