@@ -19,6 +19,9 @@ class ResponseBody final : public BodyReader {
     session_->reset(stream_, NGHTTP2_CANCEL);
   }
   Task<Result<size_t>> read(std::span<char> into) override { return Http2Session::read(session_, stream_, into); }
+  const Headers* trailers() const override {
+    return stream_->remoteEnd && !stream_->trailers.all().empty() ? &stream_->trailers : nullptr;
+  }
 
  private:
   std::shared_ptr<Http2Session> session_;

@@ -284,12 +284,14 @@ int Http2Session::onHeader(nghttp2_session*, const nghttp2_frame* frame, const u
                            const uint8_t* valueBytes, size_t valueSize, uint8_t, void* user) {
   auto* self = static_cast<Http2Session*>(user);
   auto stream = self->find(frame->hd.stream_id);
-  if (!stream || stream->headDone) return 0;  // trailers
+  if (!stream || (stream->headDone && self->server_)) return 0;
   stream->headBytes += nameSize + valueSize + 32;
   if (stream->headBytes > kMaxHeadBytes || ++stream->headFields > kMaxHeadFields)
     return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
   std::string_view name = textOf(nameBytes, nameSize), value = textOf(valueBytes, valueSize);
-  if (name == ":method") {
+  if (stream->headDone) {
+    stream->trailers.add(name, value);
+  } else if (name == ":method") {
     stream->method = value;
   } else if (name == ":scheme") {
     stream->scheme = value;

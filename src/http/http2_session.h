@@ -28,6 +28,7 @@ struct H2Stream {
   size_t headBytes = 0;
   size_t headFields = 0;
   bool headDone = false;
+  Headers trailers;  // of a response
 
   std::string in;  // what has arrived and was not read; its size is bounded by the stream's window
   size_t inPos = 0;

@@ -51,6 +51,8 @@ class BodyReader {
  public:
   virtual ~BodyReader() = default;
   virtual Task<Result<size_t>> read(std::span<char> into) = 0;
+  // After the end: the fields that came behind the body; null when there are none. HTTP/2 responses only.
+  virtual const Headers* trailers() const { return nullptr; }
 };
 
 // The whole body; kTooLarge beyond `limit`.

@@ -73,9 +73,30 @@ void Core::restoreRevision(Revision revision, Revision compacted) {
   compacted_ = compacted;
 }
 
+Result<> checkTxn(const Txn& txn) {
+  if (txn.operations.size() > kMaxOperations) return Error(Code::kInvalid, "too many operations in a transaction");
+  std::unordered_set<std::string_view> seen;
+  for (const auto& operation : txn.operations) {
+    if (operation.key.empty()) return Error(Code::kInvalid, "a transaction names an empty key");
+    if (!seen.insert(operation.key).second)
+      return Error(Code::kInvalid, fmt::format("{} is changed twice in a transaction", operation.key));
+    if (operation.type == Operation::Type::kPut && !operation.value.bytes)
+      return Error(Code::kInvalid, "a put without a value");
+  }
+  return {};
+}
+
+Result<> Core::advance(Revision atLeast) {
+  if (!index_.empty() || !overlay_.empty()) return Error(Code::kFailedPrecondition, "the store is not empty");
+  if (atLeast <= durable_) return {};
+  compact(durable_);
+  restoreRevision(atLeast, atLeast);
+  return {};
+}
+
 Result<Commit> Core::prepare(Txn txn) {
   if (failure_) return *failure_;
-  if (txn.operations.size() > kMaxOperations) return Error(Code::kInvalid, "too many operations in a transaction");
+  RETURN_IF_ERROR(checkTxn(txn));
   auto current = [&](const std::string& key) -> Overlay {
     if (auto pending = overlay_.find(key); pending != overlay_.end()) return pending->second;
     auto live = index_.find(key);
@@ -92,14 +113,6 @@ Result<Commit> Core::prepare(Txn txn) {
   }
   Commit commit;
   commit.revision = assigned_ + 1;
-  std::unordered_set<std::string_view> seen;
-  for (const auto& operation : txn.operations) {
-    if (operation.key.empty()) return Error(Code::kInvalid, "a transaction names an empty key");
-    if (!seen.insert(operation.key).second)
-      return Error(Code::kInvalid, fmt::format("{} is changed twice in a transaction", operation.key));
-    if (operation.type == Operation::Type::kPut && !operation.value.bytes)
-      return Error(Code::kInvalid, "a put without a value");
-  }
   for (auto& operation : txn.operations) {
     auto now = current(operation.key);
     if (operation.type == Operation::Type::kDelete && !now.exists) continue;

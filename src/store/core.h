@@ -41,6 +41,9 @@ struct Commit {
   std::vector<Change> changes;
 };
 
+// kInvalid: too many operations, a key that is empty or changed twice, a put without a value.
+Result<> checkTxn(const Txn& txn);
+
 class CoreWatcher;
 
 class Core {
@@ -62,6 +65,8 @@ class Core {
 
   // kConflict, kInvalid, or a commit; one without changes needs no publish.
   Result<Commit> prepare(Txn txn);
+  // Of an empty store: goes on after `atLeast`.
+  Result<> advance(Revision atLeast);
   // The newest accepted revision that touches a key of this transaction and is not yet durable, or 0.
   Revision pendingOf(const Txn& txn) const;
   void publish(const Commit& commit, bool keepValues);

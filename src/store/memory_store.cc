@@ -93,7 +93,7 @@ Task<Result<Revision>> MemoryStore::txn(Txn txn) {
   co_return revision;
 }
 
-Result<std::unique_ptr<Watcher>> MemoryStore::watch(std::string prefix, Revision after) {
+Result<std::unique_ptr<Watcher>> MemoryStore::watch(std::string prefix, Revision after, bool) {
   return Core::watch(rep_->core, std::move(prefix), after, nullptr);
 }
 
@@ -104,6 +104,14 @@ Task<Result<>> MemoryStore::compact(Revision revision) {
 
 Revision MemoryStore::revision() const {
   return rep_->core->revision();
+}
+
+Task<Result<Revision>> MemoryStore::currentRevision() {
+  co_return rep_->core->revision();
+}
+
+Task<Result<>> MemoryStore::advance(Revision atLeast) {
+  co_return rep_->core->advance(atLeast);
 }
 
 Task<> MemoryStore::close() {

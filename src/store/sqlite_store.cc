@@ -257,7 +257,7 @@ Result<Watcher::Batch> readHistory(const std::string& prefix, Revision after, Sq
 }
 }  // namespace
 
-Result<std::unique_ptr<Watcher>> SqliteStore::watch(std::string prefix, Revision after) {
+Result<std::unique_ptr<Watcher>> SqliteStore::watch(std::string prefix, Revision after, bool) {
   if (rep_->closed) return Error(Code::kUnavailable, "the store is closed");
   auto history = [weak = std::weak_ptr(rep_)](std::string of, Revision from) -> Task<Result<Watcher::Batch>> {
     using namespace std::placeholders;
@@ -280,6 +280,24 @@ Task<Result<>> SqliteStore::compact(Revision revision) {
 
 Revision SqliteStore::revision() const {
   return rep_->core->revision();
+}
+
+Task<Result<Revision>> SqliteStore::currentRevision() {
+  co_return rep_->core->revision();
+}
+
+Task<Result<>> SqliteStore::advance(Revision atLeast) {
+  auto rep = rep_;
+  if (rep->closed) co_return Error(Code::kUnavailable, "the store is closed");
+  CO_RETURN_IF_ERROR(rep->core->advance(atLeast));
+  Job job;
+  job.garbage = rep->core->compact(rep->core->revision());
+  job.compacted = rep->core->compacted();
+  rep->push(std::move(job));
+  // A read passes through the queue behind it.
+  std::function<Result<bool>(SqliteFile&)> nothing = [](SqliteFile&) -> Result<bool> { return true; };
+  CO_RETURN_IF_ERROR(co_await Rep::read<bool>(rep, std::move(nothing)));
+  co_return Result<>();
 }
 
 Task<> SqliteStore::close() {

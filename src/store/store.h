@@ -1,5 +1,9 @@
 // The revisioned key-value store under the API: etcd's model, reduced to what an API server needs. Revisions
-// count up by one with every transaction that changes something. What txn() has acknowledged is on disk.
+// count up with every transaction that changes something: by one in a store of our own, by at least one in etcd. What
+// txn() has acknowledged is on disk, in etcd on a majority of disks.
+//
+// Several processes may use one etcd. Each sees every change in the same order; currentRevision() tells how far one
+// must have followed in order to know all that was acknowledged to anybody.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +36,8 @@ struct Entry {
 struct Event {
   enum class Type { kPut, kDelete };
   Type type = Type::kPut;
-  Entry entry;                    // for kDelete: the last value, modified = revision of the deletion
-  std::optional<Value> previous;  // the value that a put replaced
+  Entry entry;                    // for kDelete: the last value (see watch()), modified = revision of the deletion
+  std::optional<Value> previous;  // the value that a put replaced (see watch())
 };
 
 struct Compare {
@@ -71,6 +75,9 @@ class Watcher {
   };
   virtual Task<Result<Batch>> next() = 0;
   virtual void close() = 0;
+  // Asks for a batch soon, an empty one if need be, that tells how far the store has got: for who waits for a revision
+  // in which nothing of this prefix changed. Nothing to do where batches come at once.
+  virtual void requestProgress() {}
 };
 
 class Store {
@@ -80,12 +87,21 @@ class Store {
   virtual Task<Result<std::optional<Entry>>> get(std::string key) = 0;
   // Keys that start with `prefix`, from `from` on when it is not empty.
   virtual Task<Result<ListResult>> list(std::string prefix, std::string from = "", size_t limit = 0) = 0;
-  // Gives the revision of the change. After a failed write to disk: kUnavailable until the store is reopened.
+  // Gives the revision of the change. kConflict: a compare did not hold, nothing has changed. kUnavailable: nothing has
+  // changed and cannot be now (no quorum; or a failed write to disk, until the store is reopened). kDeadlineExceeded:
+  // nobody can tell whether it has been done.
   virtual Task<Result<Revision>> txn(Txn txn) = 0;
-  // Events after `after`.
-  virtual Result<std::unique_ptr<Watcher>> watch(std::string prefix, Revision after) = 0;
+  // Events after `after`. `previous`: with the values that were replaced or removed; else they may be missing.
+  virtual Result<std::unique_ptr<Watcher>> watch(std::string prefix, Revision after, bool previous = false) = 0;
   virtual Task<Result<>> compact(Revision revision) = 0;
+  // The newest revision that this process has heard of.
   virtual Revision revision() const = 0;
+  // Not older than any transaction that was acknowledged, to whichever process, before the call. One question to the
+  // store answers all who ask at the same time. kUnavailable without a quorum.
+  virtual Task<Result<Revision>> currentRevision() = 0;
+  // Of an empty store that nobody watches (kFailedPrecondition otherwise): revisions go on above `atLeast`. For a store
+  // that takes the place of another, so that no old revision is mistaken for a new one.
+  virtual Task<Result<>> advance(Revision atLeast) = 0;
   virtual Task<> close() = 0;
 };
 

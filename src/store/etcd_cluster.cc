@@ -1,0 +1,164 @@
+#include "etcd_cluster.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "etcd_wire.h"
+
+namespace dhow::store {
+
+namespace {
+constexpr Duration kAttempt = std::chrono::seconds(2);
+constexpr Duration kBetweenRounds = std::chrono::milliseconds(50);
+constexpr Duration kProbeEvery = std::chrono::milliseconds(200);
+}  // namespace
+
+Result<std::shared_ptr<EtcdCluster>> EtcdCluster::create(Loop& loop, EtcdOptions options) {
+  std::shared_ptr<EtcdCluster> made(new EtcdCluster(loop, std::move(options)));
+  RETURN_IF_ERROR(made->connect());
+  return made;
+}
+
+Result<std::shared_ptr<http::TlsClient>> EtcdCluster::tls() const {
+  if (options_.certificatePem.empty() != options_.privateKeyPem.empty()) {
+    return Error(Code::kInvalid, "etcd: a client certificate and its key must be given together");
+  }
+  http::TlsClient::Options tls;
+  tls.caPem = options_.caPem;
+  if (!options_.certificatePem.empty()) tls.keyPair = http::KeyPair{options_.certificatePem, options_.privateKeyPem};
+  auto made = http::TlsClient::create(std::move(tls));
+  if (!made.ok()) return std::move(made).error().wrap("etcd's certificates");
+  return made;
+}
+
+Result<> EtcdCluster::connect() {
+  if (options_.endpoints.empty()) return Error(Code::kInvalid, "etcd: no endpoints are given");
+  std::shared_ptr<http::TlsClient> context;
+  std::vector<std::shared_ptr<GrpcChannel>> channels;
+  for (const auto& url : options_.endpoints) {
+    ASSIGN_OR_RETURN(auto endpoint, GrpcChannel::parse(url));
+    if (endpoint.tls && !context) {
+      ASSIGN_OR_RETURN(context, tls());
+    }
+    channels.push_back(std::make_shared<GrpcChannel>(loop_, std::move(endpoint), context));
+  }
+  std::string using_ = channels_.empty() ? "" : channel()->url();
+  auto old = std::exchange(channels_, std::move(channels));
+  current_ = 0;
+  for (size_t i = 0; i < channels_.size(); ++i) {
+    if (channels_[i]->url() == using_) current_ = i;
+  }
+  for (auto& channel : old) channel->drop();
+  return {};
+}
+
+Result<> EtcdCluster::replaceIdentity(std::string caPem, std::string certificatePem, std::string privateKeyPem) {
+  EtcdOptions before = options_;
+  options_.caPem = std::move(caPem);
+  options_.certificatePem = std::move(certificatePem);
+  options_.privateKeyPem = std::move(privateKeyPem);
+  auto done = connect();
+  if (!done.ok()) options_ = std::move(before);
+  return done;
+}
+
+Result<> EtcdCluster::replaceEndpoints(std::vector<std::string> endpoints) {
+  if (endpoints == options_.endpoints) return {};
+  auto before = std::exchange(options_.endpoints, std::move(endpoints));
+  auto done = connect();
+  if (!done.ok()) options_.endpoints = std::move(before);
+  return done;
+}
+
+Result<std::shared_ptr<GrpcChannel>> EtcdCluster::channelTo(const std::string& url) {
+  for (const auto& channel : channels_) {
+    if (channel->url() == url) return channel;
+  }
+  ASSIGN_OR_RETURN(auto endpoint, GrpcChannel::parse(url));
+  std::shared_ptr<http::TlsClient> context;
+  if (endpoint.tls) {
+    ASSIGN_OR_RETURN(context, tls());
+  }
+  return std::make_shared<GrpcChannel>(loop_, std::move(endpoint), std::move(context));
+}
+
+void EtcdCluster::failed(const std::shared_ptr<GrpcChannel>& channel) {
+  if (channels_[current_] == channel) current_ = (current_ + 1) % channels_.size();
+}
+
+void EtcdCluster::close() {
+  closed_ = true;
+  for (auto& channel : channels_) channel->drop();
+}
+
+void EtcdCluster::recovered() {
+  troubleSince_.reset();
+  if (!outage_) return;
+  log::info("etcd", "the cluster answers again");
+  outage_.reset();
+}
+
+void EtcdCluster::trouble(const Error& error) {
+  TimePoint now = loop_.now();
+  // Long ago and unheard of since: trouble of its own.
+  if (!troubleSince_ || now - lastTrouble_ > options_.patience) troubleSince_ = now;
+  lastTrouble_ = now;
+  if (outage_ || now - *troubleSince_ < options_.patience) return;
+  outage_ = Error(Code::kUnavailable, "etcd cannot serve: " + error.message());
+  log::error("etcd", "{}", outage_->message());
+  if (!std::exchange(probing_, true)) spawn(loop_, probe(shared_from_this()));
+}
+
+// Asks one endpoint after another until one can serve again, or close().
+Task<> EtcdCluster::probe(std::shared_ptr<EtcdCluster> self) {
+  std::string question = etcd::encode(etcd::RangeRequest{.key = "!", .countOnly = true});
+  for (size_t turn = 0; self->outage_ && !self->closed_; ++turn) {
+    auto channel = self->channels_[turn % self->channels_.size()];
+    auto answer = co_await GrpcChannel::call(channel, "/etcdserverpb.KV/Range", question, kAttempt);
+    if (self->closed_) break;
+    if (answer.ok()) {
+      for (size_t i = 0; i < self->channels_.size(); ++i) {
+        if (self->channels_[i] == channel) self->current_ = i;
+      }
+      self->recovered();
+      break;
+    }
+    co_await self->loop_.sleep(kProbeEvery);
+  }
+  self->probing_ = false;
+}
+
+Task<EtcdCluster::Outcome> EtcdCluster::call(std::shared_ptr<EtcdCluster> self, std::string method, std::string request,
+                                             Repeat repeat) {
+  Outcome out;
+  TimePoint end = self->loop_.now() + self->options_.timeout;
+  size_t tried = 0;
+  while (true) {
+    if (self->closed_) {
+      out.answer = Answer::failed(Failure::kUnreached, Error(Code::kUnavailable, "the store is closed"));
+    } else if (self->outage_) {
+      out.answer = Answer::failed(Failure::kUnreached, *self->outage_);
+    } else {
+      auto channel = self->channel();
+      Duration limit = std::clamp<Duration>(end - self->loop_.now(), std::chrono::milliseconds(100), kAttempt);
+      out.answer = co_await GrpcChannel::call(channel, method, request, limit);
+      if (out.answer.ok() || out.answer.failure == Failure::kRefused) {
+        self->recovered();
+        co_return out;
+      }
+      self->failed(channel);
+      self->trouble(*out.answer.error);
+    }
+    bool lost = out.answer.failure == Failure::kLost;
+    out.repeated = out.repeated || lost;
+    bool over = self->closed_ || self->outage_ || self->loop_.now() >= end || (lost && repeat == Repeat::kUnsent);
+    if (over) {
+      // What an earlier attempt may have done stays unknown.
+      out.answer.failure = out.repeated ? Failure::kLost : Failure::kUnreached;
+      co_return out;
+    }
+    if (++tried % self->size() == 0) co_await self->loop_.sleep(kBetweenRounds);
+  }
+}
+
+}  // namespace dhow::store

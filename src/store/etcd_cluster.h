@@ -1,0 +1,62 @@
+// The members of an etcd cluster as one: which endpoint is asked, when another is, and when to give up. Private to this
+// folder.
+#pragma once
+
+#include "grpc.h"
+#include "store/etcd_store.h"
+
+namespace dhow::store {
+
+class EtcdCluster : public std::enable_shared_from_this<EtcdCluster> {
+ public:
+  static Result<std::shared_ptr<EtcdCluster>> create(Loop& loop, EtcdOptions options);
+
+  enum class Repeat {
+    kAlways,  // asking twice does no harm
+    kUnsent,  // only when it has certainly not been done
+  };
+  struct Outcome {
+    Answer answer;
+    bool repeated = false;  // an earlier attempt may have been done
+  };
+  // Tries the endpoints in turn until one answers, the time is over, or the cluster has been without a leader for
+  // longer than it is waited for. A failure is kRefused, kLost, or kUnreached (nothing has been done).
+  static Task<Outcome> call(std::shared_ptr<EtcdCluster> self, std::string method, std::string request, Repeat repeat);
+
+  // The endpoint in use, for streams. `failed` moves on to the next one, if it is still the one in use.
+  std::shared_ptr<GrpcChannel> channel() const { return channels_[current_]; }
+  void failed(const std::shared_ptr<GrpcChannel>& channel);
+  // Of that URL, or one made for it.
+  Result<std::shared_ptr<GrpcChannel>> channelTo(const std::string& url);
+  size_t size() const { return channels_.size(); }
+
+  Result<> replaceIdentity(std::string caPem, std::string certificatePem, std::string privateKeyPem);
+  Result<> replaceEndpoints(std::vector<std::string> endpoints);
+  const std::optional<Error>& outage() const { return outage_; }
+  const EtcdOptions& options() const { return options_; }
+  Loop& loop() { return loop_; }
+  // Ends all connections; later calls fail.
+  void close();
+  bool closed() const { return closed_; }
+
+ private:
+  EtcdCluster(Loop& loop, EtcdOptions options) : loop_(loop), options_(std::move(options)) {}
+  Result<> connect();
+  Result<std::shared_ptr<http::TlsClient>> tls() const;
+  // Nobody has answered well since `troubleSince_`; after `patience` it is an outage, and a task asks until it is over.
+  void trouble(const Error& error);
+  void recovered();
+  static Task<> probe(std::shared_ptr<EtcdCluster> self);
+
+  Loop& loop_;
+  EtcdOptions options_;
+  std::vector<std::shared_ptr<GrpcChannel>> channels_;
+  size_t current_ = 0;
+  std::optional<TimePoint> troubleSince_;
+  TimePoint lastTrouble_{};
+  std::optional<Error> outage_;
+  bool probing_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace dhow::store
