@@ -164,6 +164,11 @@ TEST(Defaults, DeploymentServiceSecretNamespace) {
   EXPECT_EQ(json::serialize(d.at("spec").at("strategy")),
             R"({"type":"RollingUpdate","rollingUpdate":{"maxUnavailable":"25%","maxSurge":"25%"}})");
   EXPECT_EQ(d.at("spec").at("replicas"), 1);
+  // A zero that was asked for stays.
+  json::object zero = defaulted(
+      R"({"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":{"selector":{"matchLabels":{"a":"b"}},"strategy":{"rollingUpdate":{"maxUnavailable":0}},"template":{}}})");
+  EXPECT_EQ(json::serialize(zero.at("spec").at("strategy")),
+            R"({"rollingUpdate":{"maxUnavailable":0,"maxSurge":"25%"},"type":"RollingUpdate"})");
   json::object s = defaulted(
       R"({"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"type":"NodePort","ports":[{"port":80}]}})");
   EXPECT_EQ(
