@@ -204,11 +204,11 @@ Task<Result<>> WatchCache::waitFor(Revision revision) {
 
 KindWatch::KindWatch(Loop& loop, WatchCache& caches, KindCache& cache, Options options)
     : caches_(&caches), cache_(&cache), options_(std::move(options)), changed_(loop) {
-  cache_->watches_.insert(this);
+  cache_->watches_.push_back(this);
 }
 
 KindWatch::~KindWatch() {
-  if (cache_) cache_->watches_.erase(this);
+  if (cache_) std::erase(cache_->watches_, this);
 }
 
 Result<std::unique_ptr<KindWatch>> KindWatch::open(Loop& loop, WatchCache& caches, KindCache& cache, Options options) {

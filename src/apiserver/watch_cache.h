@@ -7,7 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <set>
+#include <vector>
 
 #include "base/gate.h"
 #include "client/cache.h"
@@ -78,8 +78,8 @@ class KindCache final : public client::Cache {
   client::MemoryCache objects_;
   std::deque<Change> window_;
   size_t windowBytes_ = 0;
-  Revision windowAfter_ = 0;  // the window holds every change after this
-  std::set<KindWatch*> watches_;
+  Revision windowAfter_ = 0;         // the window holds every change after this
+  std::vector<KindWatch*> watches_;  // in the order in which they were opened, so that a seed replays
 };
 
 class WatchCache final : public client::Caches {
