@@ -22,11 +22,15 @@ DeploymentController::DeploymentController(Context context)
       sets_(context.caches.of(kReplicaSets)),
       pods_(context.caches.of(kPods)),
       events_(context.loop, context.client, {.component = "deployment-controller"}),
+      own_(context, kReplicaSets, sets_),
       controller_(context.loop, {.name = "deployment", .workers = 20},
                   [this](std::string key) { return reconcile(std::move(key)); }) {
   indexByOwner(sets_);
   indexByOwner(pods_);
-  controller_.watchOwn(deployments_);
+  controller_.watch(deployments_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+    if (!after) own_.forget(std::string(before->uid()));
+    queue.add((after ? after : before)->key());
+  });
   controller_.watch(sets_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     setChanged(before, after, queue);
   });
@@ -77,6 +81,13 @@ Task<Result<>> DeploymentController::reconcile(std::string key) {
   if (selector.everything()) {
     events_.warning(deployment, "SelectingAll",
                     "This deployment is selecting all pods. A non-empty selector is required.");
+    co_return Result<>();
+  }
+  Result<bool> seen = co_await own_.seen(std::string(deployment.uid()));
+  if (!seen.ok()) co_return std::move(seen).error();
+  if (!*seen) {
+    // An event ends the wait, this only an event that never comes.
+    controller_.queue().addAfter(key, std::chrono::seconds(1));
     co_return Result<>();
   }
   std::vector<ObjectPtr> candidates = sets_.byIndex(kByOwner, deployment.uid());
@@ -201,7 +212,11 @@ Task<Result<>> DeploymentController::annotateCurrent(Rollout* rollout, std::stri
   Result<ObjectPtr> patched =
       co_await context_.client.patch(kReplicaSets, std::string(deployment.ns()), std::string(rollout->current->name()),
                                      "", PatchType::kMerge, guardedPatch(*rollout->current, std::move(change)));
-  if (!patched.ok()) co_return std::move(patched).error();
+  if (!patched.ok()) {
+    own_.failed(std::string(deployment.uid()), deployment.ns(), rollout->current->name(), patched.error());
+    co_return std::move(patched).error();
+  }
+  own_.wrote(std::string(deployment.uid()), *patched);
   rollout->current = *patched;
   co_return Result<>();
 }
@@ -242,6 +257,7 @@ Task<Result<>> DeploymentController::createCurrent(Rollout* rollout, std::string
     if (!there.ok()) co_return std::move(there).error();
     if (controllerUid(**there) == deployment.uid() && sameTemplate(deployment, **there)) {
       // Ours, made before the cache could show it.
+      own_.wrote(std::string(deployment.uid()), *there);
       rollout->current = *there;
       co_return Result<>();
     }
@@ -249,6 +265,7 @@ Task<Result<>> DeploymentController::createCurrent(Rollout* rollout, std::string
     co_return Error(Code::kConflict, fmt::format("replica set {} belongs to another template", name));
   }
   if (!created.ok()) {
+    own_.failed(std::string(deployment.uid()), deployment.ns(), name, created.error());
     const std::string message =
         fmt::format("Failed to create new replica set \"{}\": {}", name, created.error().message());
     events_.warning(deployment, "ReplicaSetCreateError", message);
@@ -257,6 +274,7 @@ Task<Result<>> DeploymentController::createCurrent(Rollout* rollout, std::string
     }
     co_return std::move(created).error();
   }
+  own_.wrote(std::string(deployment.uid()), *created);
   rollout->current = *created;
   if (replicas > 0) {
     events_.normal(deployment, "ScalingReplicaSet",
@@ -284,16 +302,15 @@ Task<Result<bool>> DeploymentController::growCurrent(Rollout* rollout) {
 // Old pods that do not work go first, as nobody misses them; then as many as availability allows.
 Task<Result<bool>> DeploymentController::shrinkOld(Rollout* rollout) {
   const Object& deployment = *rollout->deployment;
-  if (sumReplicas(rollout->old) == 0) co_return false;
+  if (sumReplicas(rollout->old) == 0 || !observed(rollout->all())) co_return false;
   const int64_t minAvailable = replicasOf(deployment) - maxUnavailable(deployment);
-  const int64_t currentMissing =
-      std::max<int64_t>(replicasOf(*rollout->current) - statusOf(*rollout->current, "availableReplicas"), 0);
+  const int64_t currentMissing = replicasOf(*rollout->current) - availableOf(*rollout->current);
   int64_t room = sumReplicas(rollout->all()) - minAvailable - currentMissing;
   if (room <= 0) co_return false;
   bool scaled = false;
   for (size_t i = 0; i < rollout->old.size() && room > 0; ++i) {
     ObjectPtr set = rollout->old[i];
-    const int64_t idle = std::min(room, replicasOf(*set) - statusOf(*set, "availableReplicas"));
+    const int64_t idle = std::min(room, replicasOf(*set) - availableOf(*set));
     if (idle <= 0) continue;
     Result<ObjectPtr> shrunk = co_await scaleSet(rollout->deployment, set, replicasOf(*set) - idle);
     if (!shrunk.ok()) co_return std::move(shrunk).error();
@@ -301,7 +318,7 @@ Task<Result<bool>> DeploymentController::shrinkOld(Rollout* rollout) {
     room -= idle;
     scaled = true;
   }
-  int64_t surplus = sumStatus(rollout->all(), "availableReplicas") - minAvailable;
+  int64_t surplus = sumAvailable(rollout->all()) - minAvailable;
   for (size_t i = 0; i < rollout->old.size() && surplus > 0; ++i) {
     ObjectPtr set = rollout->old[i];
     const int64_t count = std::min(surplus, replicasOf(*set));
@@ -351,8 +368,7 @@ Task<Result<>> DeploymentController::cleanUp(Rollout* rollout) {
   const int64_t surplus = static_cast<int64_t>(sets.size()) - limit;
   for (int64_t i = 0; i < surplus; ++i) {
     ObjectPtr set = sets[static_cast<size_t>(i)];
-    const bool settled = number(set->root(), {"metadata", "generation"}, 0) <= statusOf(*set, "observedGeneration");
-    if (statusOf(*set, "replicas") != 0 || replicasOf(*set) != 0 || !settled) continue;
+    if (statusOf(*set, "replicas") != 0 || replicasOf(*set) != 0 || !observed(*set)) continue;
     DeleteOptions options;
     options.uid = set->uid();
     Result<> removed =

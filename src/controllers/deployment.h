@@ -4,6 +4,7 @@
 #pragma once
 
 #include "component.h"
+#include "own_writes.h"
 #include "workload.h"
 
 namespace dhow::controllers {
@@ -58,6 +59,7 @@ class DeploymentController final : public Component {
   client::Cache& sets_;
   client::Cache& pods_;
   client::EventRecorder events_;
+  OwnWrites own_;
   client::Controller controller_;
 };
 
@@ -72,6 +74,14 @@ int64_t replicasOf(const Object& object);  // spec.replicas, 1 where missing
 int64_t statusOf(const Object& object, std::string_view field);
 int64_t sumReplicas(const std::vector<ObjectPtr>& sets);
 int64_t sumStatus(const std::vector<ObjectPtr>& sets, std::string_view field);
+// The set's controller has acted on its latest size, or is about to; the numbers below hold from then on.
+bool observed(const Object& set);
+bool observed(const std::vector<ObjectPtr>& sets);
+// The most pods that the sets may have at this moment: those still to be made, and those still to be deleted.
+int64_t sumPods(const std::vector<ObjectPtr>& sets);
+// The fewest available pods that the sets have once they are at their size.
+int64_t availableOf(const Object& set);
+int64_t sumAvailable(const std::vector<ObjectPtr>& sets);
 bool isRolling(const Object& deployment);
 int64_t maxSurge(const Object& deployment);
 int64_t maxUnavailable(const Object& deployment);

@@ -30,6 +30,30 @@ int64_t sumStatus(const std::vector<ObjectPtr>& sets, std::string_view name) {
   return sum;
 }
 
+bool observed(const Object& set) {
+  return number(set.root(), {"metadata", "generation"}, 0) <= statusOf(set, "observedGeneration");
+}
+
+bool observed(const std::vector<ObjectPtr>& sets) {
+  return std::all_of(sets.begin(), sets.end(), [](const ObjectPtr& set) { return observed(*set); });
+}
+
+int64_t sumPods(const std::vector<ObjectPtr>& sets) {
+  int64_t sum = 0;
+  for (const ObjectPtr& set : sets) sum += std::max(replicasOf(*set), statusOf(*set, "replicas"));
+  return sum;
+}
+
+int64_t availableOf(const Object& set) {
+  return std::min(replicasOf(set), statusOf(set, "availableReplicas"));
+}
+
+int64_t sumAvailable(const std::vector<ObjectPtr>& sets) {
+  int64_t sum = 0;
+  for (const ObjectPtr& set : sets) sum += availableOf(*set);
+  return sum;
+}
+
 bool isRolling(const Object& deployment) {
   return text(deployment.root(), {"spec", "strategy", "type"}) != "Recreate";
 }
@@ -124,8 +148,9 @@ int64_t currentTarget(const Object& deployment, const std::vector<ObjectPtr>& al
   const int64_t wanted = replicasOf(deployment);
   if (!isRolling(deployment)) return wanted;
   const int64_t now = current != nullptr ? replicasOf(*current) : 0;
-  const int64_t room = wanted + maxSurge(deployment) - sumReplicas(all);
-  if (room <= 0) return now;
+  // Pods that another set has not deleted yet count, too, and what it has not heard of cannot be counted on.
+  const int64_t room = wanted + maxSurge(deployment) - sumPods(all);
+  if (room <= 0 || !observed(all)) return now;
   return now + std::min(room, std::max<int64_t>(wanted - now, 0));
 }
 

@@ -35,20 +35,41 @@ int64_t shareOf(const Object& deployment, const Object& set, int64_t toAdd, int6
   return toAdd > 0 ? std::min(share, left) : std::max(share, left);
 }
 
+// Proportions yield to availability: sets give up pods that do not serve before others give up pods that do.
+void keepAvailable(const std::vector<ObjectPtr>& sets, std::vector<int64_t>& sizes, int64_t least) {
+  int64_t available = 0;
+  for (size_t i = 0; i < sets.size(); ++i) available += std::min(sizes[i], availableOf(*sets[i]));
+  size_t from = 0;
+  for (size_t i = 0; i < sets.size(); ++i) {
+    while (available < least && sizes[i] < availableOf(*sets[i])) {
+      while (from < sets.size() && sizes[from] <= availableOf(*sets[from])) ++from;
+      if (from == sets.size()) return;
+      --sizes[from];
+      ++sizes[i];
+      ++available;
+    }
+  }
+}
+
 }  // namespace
 
 Task<Result<>> DeploymentController::scaleAll(Rollout* rollout) {
   const Object& deployment = *rollout->deployment;
   const int64_t wanted = replicasOf(deployment);
+  const std::vector<ObjectPtr> all = rollout->all();
+  // What the sets last heard is under way. Its end is an event, and brings this here again.
+  if (!observed(all)) co_return Result<>();
+  const int64_t leftover = sumPods(all) - sumReplicas(all);  // pods that are still to be deleted
   std::vector<ObjectPtr> active;
-  for (const ObjectPtr& set : rollout->all()) {
+  for (const ObjectPtr& set : all) {
     if (replicasOf(*set) > 0) active.push_back(set);
   }
   ObjectPtr only;
   if (active.size() == 1) only = active[0];
   if (active.empty()) only = rollout->current ? rollout->current : rollout->old.empty() ? nullptr : rollout->old.back();
   if (only) {
-    if (replicasOf(*only) == wanted) co_return Result<>();
+    // Of the right size it is still told what it was scaled for: else this would be asked for ever.
+    if (isRolling(deployment) && replicasOf(*only) < wanted && leftover > maxSurge(deployment)) co_return Result<>();
     Result<ObjectPtr> scaled = co_await scaleSet(rollout->deployment, only, wanted);
     if (!scaled.ok()) co_return std::move(scaled).error();
     co_return Result<>();
@@ -62,7 +83,8 @@ Task<Result<>> DeploymentController::scaleAll(Rollout* rollout) {
   }
   if (!isRolling(deployment) || active.empty()) co_return Result<>();
   const int64_t allowed = wanted > 0 ? wanted + maxSurge(deployment) : 0;
-  const int64_t toAdd = allowed - sumReplicas(active);
+  int64_t toAdd = allowed - sumReplicas(active);
+  if (toAdd > 0) toAdd = std::max<int64_t>(toAdd - leftover, 0);
   // The largest first; of equals the newest when growing, the oldest when shrinking.
   sortByCreation(active);
   if (toAdd > 0) std::reverse(active.begin(), active.end());
@@ -80,6 +102,7 @@ Task<Result<>> DeploymentController::scaleAll(Rollout* rollout) {
     added += share;
   }
   sizes[0] = std::max<int64_t>(sizes[0] + toAdd - added, 0);
+  keepAvailable(active, sizes, wanted - maxUnavailable(deployment));
   for (size_t i = 0; i < active.size(); ++i) {
     ObjectPtr set = active[i];
     Result<ObjectPtr> scaled = co_await scaleSet(rollout->deployment, set, sizes[i]);
@@ -99,7 +122,12 @@ Task<Result<ObjectPtr>> DeploymentController::scaleSet(ObjectPtr deployment, Obj
   Result<ObjectPtr> patched =
       co_await context_.client.patch(kReplicaSets, std::string(set->ns()), std::string(set->name()), "",
                                      PatchType::kMerge, guardedPatch(*set, std::move(change)));
-  if (!patched.ok()) co_return std::move(patched).error();
+  const std::string owner(deployment->uid());
+  if (!patched.ok()) {
+    own_.failed(owner, set->ns(), set->name(), patched.error());
+    co_return std::move(patched).error();
+  }
+  own_.wrote(owner, *patched);
   if (before != replicas) {
     events_.normal(*deployment, "ScalingReplicaSet",
                    fmt::format("Scaled {} replica set {} from {} to {}", replicas > before ? "up" : "down", set->name(),

@@ -13,14 +13,18 @@ using object::resources::kReplicaSets;
 
 namespace {
 constexpr size_t kBurst = 500;
+constexpr size_t kLongestPrefix = 58;  // a pod's name is its host name's: 63 letters
 
-json::object podFrom(const Object& set) {
+json::object podFrom(const Object& set, uint64_t random) {
   const json::object& tmpl = client::object(set.root(), {"spec", "template"});
   json::object metadata;
   for (std::string_view name : {"labels", "annotations", "finalizers"}) {
     if (const json::value* value = field(tmpl, {"metadata", name})) metadata[name] = *value;
   }
-  metadata["generateName"] = std::string(set.name()) + "-";
+  const std::string prefix = std::string(set.name()) + "-";
+  metadata["generateName"] = prefix;
+  // Chosen here, so that a pod whose answer is lost can be looked up.
+  metadata["name"] = prefix.substr(0, kLongestPrefix) + nameSuffix(random, 5);
   metadata["namespace"] = set.ns();
   metadata["ownerReferences"] = json::array{controllerReference(set)};
   return {{"apiVersion", "v1"},
@@ -84,12 +88,15 @@ ReplicaSetController::ReplicaSetController(Context context)
       sets_(context.caches.of(kReplicaSets)),
       pods_(context.caches.of(kPods)),
       events_(context.loop, context.client, {.component = "replicaset-controller"}),
-      expectations_(context.loop),
+      own_(context, kPods, pods_),
       controller_(context.loop, {.name = "replicaset", .workers = 20},
                   [this](std::string key) { return reconcile(std::move(key)); }) {
   indexByOwner(pods_);
   indexByOwner(sets_);
-  controller_.watchOwn(sets_);
+  controller_.watch(sets_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+    if (!after) own_.forget(std::string(before->uid()));
+    queue.add((after ? after : before)->key());
+  });
   controller_.watch(pods_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     podChanged(before, after, queue);
   });
@@ -106,9 +113,6 @@ void ReplicaSetController::podChanged(const ObjectPtr& before, const ObjectPtr& 
     if (!version) continue;
     const json::object* owner = controllerOf(*version);
     if (owner == nullptr || text(*owner, "kind") != "ReplicaSet") continue;
-    const std::string uid(text(*owner, "uid"));
-    if (!before) expectations_.creationObserved(uid);
-    if (!after || after->deleting()) expectations_.deletionObserved(uid, std::string(pod->uid()));
     queue.add(fmt::format("{}/{}", pod->ns(), text(*owner, "name")));
   }
   if (!after || controllerOf(*after) != nullptr || after->deleting()) return;
@@ -122,7 +126,11 @@ Task<Result<>> ReplicaSetController::reconcile(std::string key) {
   ObjectPtr set = sets_.get(ns, name);
   if (!set) co_return Result<>();
   const std::string uid(set->uid());
-  const bool inSync = expectations_.satisfied(uid);
+  Result<bool> seen = co_await own_.seen(uid);
+  if (!seen.ok()) co_return std::move(seen).error();
+  const bool inSync = *seen;
+  // An event ends the wait, this only an event that never comes.
+  if (!inSync) controller_.queue().addAfter(key, std::chrono::seconds(1));
   object::LabelSelector selector = selectorOf(*set);
   std::vector<ObjectPtr> candidates = pods_.byIndex(kByOwner, uid);
   for (ObjectPtr& orphan : pods_.byIndex(kOrphans, ns)) {
@@ -141,7 +149,7 @@ Task<Result<>> ReplicaSetController::reconcile(std::string key) {
   Result<> managed;
   if (inSync && !set->deleting()) managed = co_await manage(set, std::move(active));
   std::string failure = managed.ok() ? std::string() : managed.error().message();
-  Result<> written = co_await writeStatus(set, std::move(pods), std::move(failure), growing);
+  Result<> written = co_await writeStatus(set, std::move(pods), std::move(failure), growing, inSync);
   if (!managed.ok()) co_return managed;
   co_return written;
 }
@@ -164,7 +172,6 @@ Task<Result<>> ReplicaSetController::grow(ObjectPtr set, size_t count) {
   size_t left = count;
   while (left > 0) {
     batch = std::min(batch, left);
-    expectations_.expectCreations(std::string(set->uid()), batch);
     std::vector<Task<Result<>>> tasks;
     for (size_t i = 0; i < batch; ++i) tasks.push_back(createPod(set));
     std::vector<Result<>> results = co_await together(context_.loop, std::move(tasks));
@@ -178,12 +185,15 @@ Task<Result<>> ReplicaSetController::grow(ObjectPtr set, size_t count) {
 }
 
 Task<Result<>> ReplicaSetController::createPod(ObjectPtr set) {
-  Result<ObjectPtr> created = co_await context_.client.create(kPods, std::string(set->ns()), podFrom(*set));
+  json::object pod = podFrom(*set, context_.loop.random());
+  const std::string name(text(pod, {"metadata", "name"}));
+  Result<ObjectPtr> created = co_await context_.client.create(kPods, std::string(set->ns()), std::move(pod));
   if (created.ok()) {
+    own_.wrote(std::string(set->uid()), *created);
     events_.normal(*set, "SuccessfulCreate", fmt::format("Created pod: {}", (*created)->name()));
     co_return Result<>();
   }
-  expectations_.creationObserved(std::string(set->uid()));
+  own_.failed(std::string(set->uid()), set->ns(), name, created.error());
   for (const ErrorCause& cause : created.error().causes()) {
     // The namespace is going: its end is not this set's failure.
     if (cause.reason == "NamespaceTerminating") co_return Result<>();
@@ -208,10 +218,7 @@ Task<Result<>> ReplicaSetController::shrink(ObjectPtr set, std::vector<ObjectPtr
   std::vector<ObjectPtr> order = deletionOrder(std::move(active), related);
   order.resize(std::min(order.size(), count));
   std::vector<Task<Result<>>> tasks;
-  for (const ObjectPtr& pod : order) {
-    expectations_.expectDeletion(std::string(set->uid()), std::string(pod->uid()));
-    tasks.push_back(deletePod(set, pod));
-  }
+  for (const ObjectPtr& pod : order) tasks.push_back(deletePod(set, pod));
   std::vector<Result<>> results = co_await together(context_.loop, std::move(tasks));
   for (Result<>& result : results) {
     if (!result.ok()) co_return std::move(result).error();
@@ -224,17 +231,18 @@ Task<Result<>> ReplicaSetController::deletePod(ObjectPtr set, ObjectPtr pod) {
   options.uid = pod->uid();
   Result<> removed = co_await context_.client.remove(kPods, std::string(pod->ns()), std::string(pod->name()), options);
   if (removed.ok()) {
+    own_.deleted(std::string(set->uid()), pod);
     events_.normal(*set, "SuccessfulDelete", fmt::format("Deleted pod: {}", pod->name()));
     co_return Result<>();
   }
-  expectations_.deletionObserved(std::string(set->uid()), std::string(pod->uid()));
+  own_.failed(std::string(set->uid()), pod->ns(), pod->name(), removed.error());
   if (removed.error().is(Code::kNotFound)) co_return Result<>();
   events_.warning(*set, "FailedDelete", fmt::format("Error deleting: {}", removed.error().message()));
   co_return removed;
 }
 
 Task<Result<>> ReplicaSetController::writeStatus(ObjectPtr set, std::vector<ObjectPtr> pods, std::string failure,
-                                                 bool growing) {
+                                                 bool growing, bool inSync) {
   const int64_t minReady = number(set->root(), {"spec", "minReadySeconds"}, 0);
   const object::LabelSelector labeled =
       object::LabelSelector::fromMap(client::object(set->root(), {"spec", "template", "metadata", "labels"}));
@@ -260,7 +268,8 @@ Task<Result<>> ReplicaSetController::writeStatus(ObjectPtr set, std::vector<Obje
   status["readyReplicas"] = ready;
   status["availableReplicas"] = available;
   status["terminatingReplicas"] = terminating;
-  status["observedGeneration"] = number(set->root(), {"metadata", "generation"}, 0);
+  // Who reads that a generation was observed may count on the numbers: a rollout does.
+  if (inSync) status["observedGeneration"] = number(set->root(), {"metadata", "generation"}, 0);
   if (failure.empty()) {
     removeCondition(status, "ReplicaFailure");
   } else if (condition(set->root(), "ReplicaFailure") == nullptr) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "component.h"
-#include "expectations.h"
+#include "own_writes.h"
 #include "workload.h"
 
 namespace dhow::controllers {
@@ -23,13 +23,14 @@ class ReplicaSetController final : public Component {
   Task<Result<>> shrink(ObjectPtr set, std::vector<ObjectPtr> active, size_t count);
   Task<Result<>> createPod(ObjectPtr set);
   Task<Result<>> deletePod(ObjectPtr set, ObjectPtr pod);
-  Task<Result<>> writeStatus(ObjectPtr set, std::vector<ObjectPtr> pods, std::string failure, bool growing);
+  Task<Result<>> writeStatus(ObjectPtr set, std::vector<ObjectPtr> pods, std::string failure, bool growing,
+                             bool inSync);
 
   Context context_;
   client::Cache& sets_;
   client::Cache& pods_;
   client::EventRecorder events_;
-  Expectations expectations_;
+  OwnWrites own_;
   client::Controller controller_;
 };
 

@@ -69,6 +69,28 @@ TEST_F(ReplicaSetTest, StaleCacheNeverCreatesTwice) {
   EXPECT_EQ(api.all(kPods).size(), 3u);
 }
 
+// The API does what is asked and its answer is lost.
+TEST_F(ReplicaSetTest, LostAnswersNeverCreateTwice) {
+  api.seed(kReplicaSets, kSet);
+  controller.start();
+  api.holdCaches();
+  int lost = 0;
+  api.inject = [&](const FakeClient::Action& a) -> std::optional<Error> {
+    if (a.verb != "create" || a.resource != kPods || lost++ > 0) return std::nullopt;
+    json::object pod = a.body.as_object();
+    api.seed(kPods, std::move(pod));
+    return Error(Code::kUnavailable, "the connection broke");
+  };
+  for (int i = 0; i < 5; ++i) {
+    Result<> result = sync();
+    loop.advance(100ms);
+  }
+  api.releaseCaches();
+  loop.advance(10s);
+  EXPECT_EQ(api.all(kPods).size(), 3u);
+  EXPECT_EQ(lost, 3);
+}
+
 TEST_F(ReplicaSetTest, StopsTryingAfterAFailedBatch) {
   api.seed(kReplicaSets, std::string(kSet).replace(std::string(kSet).find("\"replicas\":3"), 12, "\"replicas\":100"));
   int tries = 0;
@@ -241,6 +263,19 @@ TEST_F(DeploymentTest, NoUnavailableMeansCreateBeforeDelete) {
   EXPECT_EQ(least, 4);
   EXPECT_EQ(most, 5);
   EXPECT_EQ(reason("Progressing"), "NewReplicaSetAvailable");
+}
+
+// A set whose controller has not acted yet may still have the pods of before: they count.
+TEST_F(DeploymentTest, WaitsForSetsThatHaveNotActedYet) {
+  deploy("i1");
+  settle();
+  runOn(loop, sets.stop());
+  deploy("i2");
+  loop.advance(60s);
+  std::vector<int64_t> sizes;
+  for (auto& set : api.all(kReplicaSets)) sizes.push_back(replicasOf(*set));
+  std::sort(sizes.begin(), sizes.end());
+  EXPECT_THAT(sizes, ElementsAre(1, 4));
 }
 
 TEST_F(DeploymentTest, GoingBackReusesTheOldSetUnderANewRevision) {
