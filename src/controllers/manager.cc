@@ -2,16 +2,23 @@
 
 #include "deployment.h"
 #include "endpointslice.h"
+#include "evacuation.h"
 #include "garbage_collector.h"
+#include "heartbeats.h"
+#include "inventory.h"
 #include "ipv4.h"
+#include "machine.h"
 #include "namespace.h"
 #include "node_ipam.h"
 #include "node_lifecycle.h"
+#include "node_pool.h"
 #include "object/kinds.h"
 #include "pod_gc.h"
 #include "replicaset.h"
+#include "returns.h"
 #include "service_account.h"
 #include "service_lb.h"
+#include "zone_health.h"
 
 namespace dhow::controllers {
 
@@ -33,6 +40,8 @@ Result<> check(const Options& options) {
 }
 
 struct Manager::Rep {
+  std::unique_ptr<Heartbeats> heartbeats;
+  std::unique_ptr<Inventory> inventory;
   std::vector<std::unique_ptr<Component>> components;
 };
 
@@ -58,6 +67,22 @@ std::vector<client::Resource> namespaceContents() {
 }
 
 }  // namespace
+
+// Zones, pools and machines, which share what they know of heartbeats and of the provider.
+void Manager::addPlatform(Rep& rep, const Context& context, const Options& options) {
+  rep.heartbeats = std::make_unique<Heartbeats>(context);
+  rep.inventory = std::make_unique<Inventory>(context, options.machines);
+  auto health =
+      std::make_unique<ZoneHealthController>(context, *rep.heartbeats, *rep.inventory, ZoneHealthController::Options{});
+  const ZoneHealthController& zones = *health;
+  rep.components.push_back(std::move(health));
+  rep.components.push_back(std::make_unique<EvacuationController>(context, *rep.heartbeats, *rep.inventory));
+  rep.components.push_back(std::make_unique<ReturnsController>(context, ReturnsController::Options{}));
+  if (options.machines == nullptr) return;
+  rep.components.push_back(std::make_unique<MachineController>(context, *options.machines, *rep.heartbeats,
+                                                               *rep.inventory, zones, MachineController::Options{}));
+  rep.components.push_back(std::make_unique<NodePoolController>(context, options.clusterName));
+}
 
 Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Options options)
     : rep_(std::make_unique<Rep>()) {
@@ -86,21 +111,27 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
     add("loadbalancer",
         [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
   }
+  if (!options.disabled.contains("platform")) addPlatform(*rep_, context, options);
 }
 
 Manager::~Manager() = default;
 
 void Manager::start() {
+  if (rep_->heartbeats) rep_->heartbeats->start();
+  if (rep_->inventory) rep_->inventory->start();
   for (auto& component : rep_->components) component->start();
 }
 
 Task<> Manager::stop() {
   std::vector<Component*> all;
   for (auto& component : rep_->components) all.push_back(component.get());
+  if (rep_->heartbeats) rep_->heartbeats->stop();
+  if (rep_->inventory) co_await rep_->inventory->stop();
   for (Component* component : all) co_await component->stop();
 }
 
 bool Manager::idle() const {
+  if (rep_->inventory && !rep_->inventory->idle()) return false;
   return std::all_of(rep_->components.begin(), rep_->components.end(),
                      [](const auto& component) { return component->idle(); });
 }

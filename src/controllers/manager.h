@@ -1,6 +1,6 @@
 // Starts the controllers of the control plane: deployment, replicaset, endpointslice, endpoints, garbage collection,
 // namespaces, node lifecycle, pod garbage collection, service accounts, root certificate, node addresses, load
-// balancers. On the loop's thread; one manager leads at a time (client/leader.h).
+// balancers, zones, node pools, machines. On the loop's thread; one manager leads at a time (client/leader.h).
 #pragma once
 
 #include <memory>
@@ -15,6 +15,9 @@
 
 namespace dhow::controllers {
 
+class MachineProvider;
+struct Context;
+
 struct Options {
   std::string clusterCidr = "10.244.0.0/16";  // pod addresses; empty: nodes get no range
   int nodeMaskSize = 24;
@@ -22,9 +25,11 @@ struct Options {
   std::string loadBalancerPool;  // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
   Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
   size_t terminatedPodLimit = 12500;                     // finished pods that are kept
+  MachineProvider* machines = nullptr;                   // null: machines and pools are let alone; outlives the manager
+  std::string clusterName = "dhow";                      // begins the names of machines
   std::set<std::string>
       disabled;  // names of controllers that do not start: deployment, replicaset, endpointslice,
-                 // garbagecollector, podgc, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer
+                 // garbagecollector, podgc, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer, platform
 };
 
 // kInvalid names the option that cannot be read. Comes before a Manager is made of what a user wrote.
@@ -41,6 +46,7 @@ class Manager {
 
  private:
   struct Rep;
+  static void addPlatform(Rep& rep, const Context& context, const Options& options);
   std::unique_ptr<Rep> rep_;
 };
 

@@ -143,10 +143,13 @@ Duration NodeLifecycleController::silence(const Object& node) {
 }
 
 bool NodeLifecycleController::evictionAllowed() {
-  const std::vector<ObjectPtr> all = nodes_.list();
-  return std::any_of(all.begin(), all.end(), [&](const ObjectPtr& node) {
-    return readiness(*node) == "True" && silence(*node) < options_.grace;
-  });
+  std::map<std::string, bool> alive;  // by zone
+  for (const ObjectPtr& node : nodes_.list()) {
+    bool& zone = alive[zoneOf(*node)];
+    zone = zone || (readiness(*node) == "True" && silence(*node) < options_.grace);
+  }
+  const auto some = std::count_if(alive.begin(), alive.end(), [](const auto& zone) { return zone.second; });
+  return some > 0 && 2 * static_cast<size_t>(some) >= alive.size();
 }
 
 NodeLifecycleController::Eviction NodeLifecycleController::evictionOf(const Object& node) {

@@ -1,8 +1,8 @@
 // Watches over nodes: a node whose lease is not renewed becomes Unknown, conditions become taints, and pods leave nodes
 // whose NoExecute taints they do not tolerate. As in Kubernetes the eviction from silent nodes is slowed down zone by
 // zone: one node in ten seconds as a rule; where more than two nodes and at least 55 % of a zone are silent, one in a
-// hundred seconds, or none at all when the zone has 50 nodes or fewer. When no zone has a node that is ready, it is the
-// master that is cut off: then nothing is evicted.
+// hundred seconds, or none at all when the zone has 50 nodes or fewer. When most zones have no node that is ready, it
+// is the master that is cut off: then nothing is evicted.
 //
 // Durations: Kubernetes' --node-monitor-grace-period; tolerations in seconds since a taint's timeAdded.
 #pragma once
@@ -42,7 +42,7 @@ class NodeLifecycleController final : public Component {
   enum class Eviction { kNow, kLater, kNotNow, kNever };
   // Whether the node, which is not ready, gets its NoExecute taint now.
   Eviction evictionOf(const Object& node);
-  bool evictionAllowed();  // some node is ready
+  bool evictionAllowed();  // most zones have a ready node
   Task<Result<>> markUnknown(ObjectPtr node);
   Task<Result<>> syncTaints(ObjectPtr node);
   Task<Result<>> markPodsNotReady(std::string node);

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "platform.h"
 
 namespace dhow::controllers {
 
@@ -142,7 +143,8 @@ Task<Result<>> ReplicaSetController::reconcile(std::string key) {
   std::vector<ObjectPtr> pods = std::move(*claimed);
   std::vector<ObjectPtr> active;
   for (const ObjectPtr& pod : pods) {
-    if (podActive(*pod)) active.push_back(pod);
+    // One that leaves its node is as good as gone: another is made, and then it is evicted (pod_mover.h).
+    if (podActive(*pod) && !leaving(*pod)) active.push_back(pod);
   }
   const auto wanted = static_cast<size_t>(std::max<int64_t>(number(set->root(), {"spec", "replicas"}, 1), 0));
   const bool growing = active.size() < wanted;
@@ -247,7 +249,7 @@ Task<Result<>> ReplicaSetController::writeStatus(ObjectPtr set, std::vector<Obje
   const object::LabelSelector labeled =
       object::LabelSelector::fromMap(client::object(set->root(), {"spec", "template", "metadata", "labels"}));
   const WallTime now = context_.loop.wallNow();
-  int64_t replicas = 0, full = 0, ready = 0, available = 0, terminating = 0;
+  int64_t replicas = 0, full = 0, ready = 0, available = 0, terminating = 0, moving = 0;
   for (const ObjectPtr& pod : pods) {
     if (podFinished(*pod)) continue;
     if (pod->deleting()) {
@@ -255,12 +257,18 @@ Task<Result<>> ReplicaSetController::writeStatus(ObjectPtr set, std::vector<Obje
       continue;
     }
     ++replicas;
+    moving += leaving(*pod);
     full += labeled.matches(*pod);
     ready += podReady(*pod);
     available += podAvailable(*pod, minReady, now);
   }
   if (ready > available) {
     controller_.queue().addAfter(set->key(), std::chrono::seconds(std::max<int64_t>(minReady, 1)));
+  }
+  if (moving > 0) {
+    // A pod and its replacement count as one, so that a rollout beside the move does not take the one for surplus.
+    const int64_t most = std::max(replicas - moving, number(set->root(), {"spec", "replicas"}, 1));
+    for (int64_t* count : {&replicas, &full, &ready, &available}) *count = std::min(*count, most);
   }
   json::object status = client::object(set->root(), {"status"});
   status["replicas"] = replicas;
