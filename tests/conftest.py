@@ -5,7 +5,7 @@ import sys
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from harness import Cluster, run  # noqa: E402
+from harness import Cluster, check_logs, run  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
@@ -13,6 +13,12 @@ def pytest_collection_modifyitems(items):
     reason = "needs root" if os.geteuid() != 0 else f"needs {', '.join(missing)}" if missing else None
     for item in items if reason else []:
         item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def no_reports_of_sanitizers():
+    yield
+    check_logs()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import time
 
-from harness import BUILD, Namespace, eventually, run
+from harness import BUILD, PATIENCE, Namespace, check_logs, eventually, run, watch_logs
 
 APPLETS = """sh true false cat echo sleep id ls touch hostname kill env pwd ps mount grep head tail seq wc mkdir rm ip nc wget httpd
 stty tty stat date test expr dd ln printf sort uniq tr cut chmod chown find sync trap readlink nslookup""".split()
@@ -81,6 +81,7 @@ class Engine:
 
     def start(self):
         program = os.path.join(BUILD, "bench", "engine-bench")
+        watch_logs(self.dir + "/engine.log")
         log = open(self.dir + "/engine.log", "ab")
         self.process = subprocess.Popen(self.net.inside([program, "--serve", self.socket, "--dir", self.dir, "--cgroup", self.cgroup]),
                                         stdout=log, stderr=log)
@@ -159,7 +160,8 @@ class Engine:
                 if self.process.poll() is not None:
                     self.start()
                 self.process.send_signal(signal.SIGUSR1)
-                self.process.wait(timeout=60)
+                self.process.wait(timeout=60 * PATIENCE)
+                check_logs()
         finally:
             if self.registry_process:
                 self.registry_process.kill()
