@@ -26,6 +26,11 @@ if(DHOW_SANITIZE)
   add_link_options(-fsanitize=${DHOW_SANITIZE})
 endif()
 
+option(DHOW_FUZZ "Build the fuzzers of the parsers (clang)" OFF)
+if(DHOW_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link -O1)
+endif()
+
 find_program(DHOW_MOLD mold)
 find_program(DHOW_LLD ld.lld-19)
 if(DHOW_MOLD)
