@@ -43,25 +43,47 @@ std::optional<WallTime> parseTime(std::string_view text) {
     return std::nullopt;
   year_month_day date{year(static_cast<int>(*y)), month(static_cast<unsigned>(*mo)), day(static_cast<unsigned>(*d))};
   if (!date.ok() || *h > 23 || *mi > 59 || *s > 60) return std::nullopt;
-  Duration total = sys_days(date).time_since_epoch() + hours(*h) + minutes(*mi) + seconds(*s);
+  seconds total = sys_days(date).time_since_epoch() + hours(*h) + minutes(*mi) + seconds(*s);
+  int64_t nanos = 0;
   text.remove_prefix(19);
   if (text.front() == '.') {
     text.remove_prefix(1);
-    int64_t nanos = 0, unit = 100'000'000;
+    int64_t unit = 100'000'000;
     if (text.empty() || text.front() < '0' || text.front() > '9') return std::nullopt;
     while (!text.empty() && text.front() >= '0' && text.front() <= '9') {
       nanos += (text.front() - '0') * unit;
       unit /= 10;
       text.remove_prefix(1);
     }
-    total += nanoseconds(nanos);
   }
-  if (text == "Z" || text == "z") return WallTime(total);
+  if (text == "Z" || text == "z") return wallTimeOf(total.count(), nanos);
   if (text.size() != 6 || (text[0] != '+' && text[0] != '-') || text[3] != ':') return std::nullopt;
   auto oh = parseUint(text.substr(1, 2)), om = parseUint(text.substr(4, 2));
   if (!oh || !om) return std::nullopt;
-  Duration offset = hours(*oh) + minutes(*om);
-  return WallTime(text[0] == '+' ? total - offset : total + offset);
+  seconds offset = hours(*oh) + minutes(*om);
+  return wallTimeOf((text[0] == '+' ? total - offset : total + offset).count(), nanos);
+}
+
+WallTime wallTimeOf(int64_t whole, int64_t nanos) {
+  constexpr int64_t kFirst = duration_cast<seconds>(kEarliestTime.time_since_epoch()).count();
+  constexpr int64_t kLast = duration_cast<seconds>(kLatestTime.time_since_epoch()).count();
+  if (whole < kFirst) return kEarliestTime;
+  if (whole >= kLast) return kLatestTime;
+  return WallTime(seconds(whole) + nanoseconds(nanos));
+}
+
+std::optional<WallTime> parseUnixTime(std::string_view text) {
+  auto pair = splitOnce(text, '.');
+  auto whole = parseInt(pair ? pair->first : text);
+  if (!whole) return std::nullopt;
+  std::string fraction(pair ? pair->second : "");
+  fraction.resize(9, '0');
+  return wallTimeOf(*whole, static_cast<int64_t>(parseUint(fraction).value_or(0)));
+}
+
+Duration boundedSeconds(int64_t whole) {
+  constexpr int64_t kMost = 100LL * 366 * 24 * 3600;
+  return seconds(std::clamp(whole, -kMost, kMost));
 }
 
 }  // namespace dhow

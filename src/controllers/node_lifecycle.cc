@@ -305,7 +305,7 @@ Task<Result<>> NodeLifecycleController::reconcilePod(std::string key) {
     else if (forever && !seconds)
       continue;
     const WallTime from = client::time(taint, {"timeAdded"}).value_or(context_.loop.wallNow());
-    const WallTime due = from + std::chrono::seconds(std::max<int64_t>(seconds.value_or(0), 0));
+    const WallTime due = from + boundedSeconds(std::max<int64_t>(seconds.value_or(0), 0));
     deadline = std::min(deadline.value_or(due), due);
   }
   if (!deadline) co_return Result<>();

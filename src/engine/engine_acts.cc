@@ -3,6 +3,7 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "base/time.h"
 #include "create.h"
 #include "engine/engine.h"
 #include "errors.h"
@@ -48,7 +49,7 @@ Task<Result<>> Engine::stopContainer(std::string ref, std::string name, std::opt
   }
   auto sent = co_await sandbox->signal(container->id, signal);
   if (!sent.ok() && !hasEnded(sent.error())) co_return sent;
-  auto deadline = loop_.now() + std::chrono::seconds(*seconds);
+  auto deadline = loop_.now() + boundedSeconds(*seconds);
   while (container->exits == before && !container->removed) {
     auto left = deadline - loop_.now();
     bool changed = *seconds < 0 || left > Duration{};

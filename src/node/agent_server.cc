@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/time.h"
 #include "client/streaming.h"
 #include "network/links.h"
 #include "runtime/log_reader.h"
@@ -143,8 +144,7 @@ Task<Result<>> AgentServer::logs(http::Request& request, http::ResponseWriter& w
   runtime::LogQuery query;
   query.path = target.worker->paths().log(path[3], attempt);
   if (auto tail = parseUint(request.query.get("tailLines"))) query.tail = *tail;
-  if (auto since = parseInt(request.query.get("sinceSeconds")))
-    query.since = loop_.wallNow() - std::chrono::seconds(*since);
+  if (auto since = parseInt(request.query.get("sinceSeconds"))) query.since = loop_.wallNow() - boundedSeconds(*since);
   if (auto since = parseTime(request.query.get("sinceTime"))) query.since = *since;
   const bool runs = !previous && target.record->state == ContainerRecord::State::kRunning;
   query.follow = truthy(request.query.get("follow")) && runs;

@@ -1,6 +1,7 @@
 #include "handler.h"
 
 #include "base/strings.h"
+#include "base/time.h"
 
 namespace dhow::node {
 
@@ -116,7 +117,7 @@ Task<Result<>> runHook(Loop& loop, Connector& connector, HandlerTarget target, j
     co_return Result<>();
   }
   if (const json::object& action = object(hook, {"sleep"}); !action.empty()) {
-    const Duration wanted = std::chrono::seconds(std::max<int64_t>(0, number(action, {"seconds"}, 0)));
+    const Duration wanted = boundedSeconds(std::max<int64_t>(0, number(action, {"seconds"}, 0)));
     co_await loop.sleep(std::min(wanted, limit));
     co_return Result<>();
   }

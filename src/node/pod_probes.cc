@@ -1,5 +1,6 @@
 // A container's probes and what their verdicts do.
 #include "base/log.h"
+#include "base/time.h"
 #include "pod_worker.h"
 
 namespace dhow::node {
@@ -91,7 +92,7 @@ void PodWorker::probeVerdict(size_t i, Probe::Kind kind, bool ok, const std::str
   Duration grace = graceOf();
   const char* name = kind == Probe::Kind::kStartup ? "startupProbe" : "livenessProbe";
   if (auto own = number(specOf(i), {name, "terminationGracePeriodSeconds"}))
-    grace = std::chrono::seconds(std::max<int64_t>(1, *own));
+    grace = boundedSeconds(std::max<int64_t>(1, *own));
   gate_.spawn(stopContainer(this, i, grace,
                             fmt::format("Container {} failed {} probe, will be restarted", record.name,
                                         kind == Probe::Kind::kStartup ? "startup" : "liveness")));

@@ -4,6 +4,7 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "base/time.h"
 
 namespace dhow::node {
 
@@ -209,7 +210,7 @@ void PodWorker::start() {
     refreshVolumes();
   }
   if (auto seconds = number(podSpec(), {"activeDeadlineSeconds"})) {
-    const Duration left = startTime_ + std::chrono::seconds(*seconds) - loop_.wallNow();
+    const Duration left = startTime_ + boundedSeconds(*seconds) - loop_.wallNow();
     deadlineTimer_ = loop_.after(std::max(Duration::zero(), left), [this] {
       fail("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
     });

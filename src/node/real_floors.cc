@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/time.h"
 #include "json.h"
 #include "network/links.h"
 
@@ -156,7 +157,7 @@ Task<Result<Tokens::Token>> ApiTokens::request(std::string ns, std::string accou
   Token token;
   token.token = text((*made)->root(), {"status", "token"});
   token.expires = client::time((*made)->root(), {"status", "expirationTimestamp"})
-                      .value_or(loop_.wallNow() + std::chrono::seconds(wanted.expirationSeconds));
+                      .value_or(loop_.wallNow() + boundedSeconds(wanted.expirationSeconds));
   if (token.token.empty()) co_return Error(Code::kInternal, "the API server gave no token");
   co_return token;
 }

@@ -127,6 +127,8 @@ class Conformer {
       return fail(fmt::format("parsing time \"{}\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"{}\" as \"2006\"",
                               text, text));
     }
+    // What is only the nearest to the text is not written in its place.
+    if (*parsed == kEarliestTime || *parsed == kLatestTime) return {};
     std::string canonical = shape.base == Base::kTime ? formatTime(*parsed) : formatTimeMicro(*parsed);
     if (std::string_view(v.get_string()) != canonical) v = canonical;
     return {};

@@ -73,6 +73,14 @@ TEST(Decode, WritesQuantitiesAndTimesCanonically) {
             R"("spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":"500m","memory":"1Gi"}}}]}})");
 }
 
+TEST(Decode, LeavesTimesAloneThatItCannotComputeWith) {
+  for (const char* time : {"0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"}) {
+    auto pod = decode(
+        fmt::format(R"({{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a","creationTimestamp":"{}"}}}})", time));
+    EXPECT_EQ(pod->document["metadata"].get_object()["creationTimestamp"], json::value(time));
+  }
+}
+
 TEST(Decode, Yaml) {
   auto pod = decode("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  a: \"1\"\n  b: |\n    x\n",
                     FieldValidation::kStrict, "application/yaml");

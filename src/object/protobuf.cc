@@ -273,13 +273,8 @@ class Decoder {
     // The zero time of Go is "not set".
     constexpr int64_t kYear1 = -62135596800, kYear9999 = 253402300799;
     if ((parts.seconds == 0 && parts.nanos == 0) || parts.seconds <= kYear1) return json::value(nullptr);
-    if (parts.seconds > kYear9999 / 2 || parts.seconds < -kYear9999 / 40 || parts.nanos < 0 ||
-        parts.nanos > 999'999'999)
-      return damaged();
-    constexpr int64_t kNanoLimit = 9'000'000'000;  // what 64 bits of nanoseconds hold
-    if (parts.seconds > kNanoLimit || parts.seconds < -kNanoLimit) return damaged();
-    WallTime at{std::chrono::duration_cast<WallTime::duration>(std::chrono::seconds(parts.seconds) +
-                                                               std::chrono::nanoseconds(parts.nanos))};
+    if (parts.seconds > kYear9999 || parts.nanos < 0 || parts.nanos > 999'999'999) return damaged();
+    const WallTime at = wallTimeOf(parts.seconds, parts.nanos);
     return json::value(shape.base == Base::kTime ? formatTime(at) : formatTimeMicro(at));
   }
 

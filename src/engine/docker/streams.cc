@@ -157,12 +157,7 @@ Task<Result<>> attach(Call& call) {
 std::optional<WallTime> timeParameter(const std::string& value) {
   if (value.empty() || value == "0") return std::nullopt;
   if (auto time = parseTime(value)) return time;
-  auto pair = splitOnce(value, '.');
-  auto whole = parseInt(pair ? pair->first : std::string_view(value));
-  if (!whole) return std::nullopt;
-  std::string fraction(pair ? pair->second : "");
-  fraction.resize(9, '0');
-  return WallTime(std::chrono::seconds(*whole) + std::chrono::nanoseconds(parseInt(fraction).value_or(0)));
+  return parseUnixTime(value);
 }
 
 // Ends the reader when the container ends.

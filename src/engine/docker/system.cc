@@ -184,12 +184,7 @@ bool passes(const Filters& filters, const EngineEvent& event) {
 std::optional<WallTime> timeParameter(const std::string& value) {
   if (value.empty()) return std::nullopt;
   if (auto time = parseTime(value)) return time;
-  auto pair = splitOnce(value, '.');
-  auto seconds = parseInt(pair ? pair->first : std::string_view(value));
-  if (!seconds) return std::nullopt;
-  std::string fraction(pair ? pair->second : "");
-  fraction.resize(9, '0');
-  return WallTime(std::chrono::seconds(*seconds) + std::chrono::nanoseconds(parseInt(fraction).value_or(0)));
+  return parseUnixTime(value);
 }
 
 Task<Result<>> events(Call& call) {
