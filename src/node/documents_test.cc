@@ -180,6 +180,18 @@ TEST(Resources, BecomeSharesQuotasAndClasses) {
   EXPECT_EQ(signalNumber("RTMIN+3"), signalNumber("SIGRTMIN+3"));
 }
 
+TEST(Resources, BeyondAnyMachineDoNotWrapAround) {
+  const char* huge =
+      R"({"containers":[{"name":"a","resources":{"limits":{"cpu":"9E","memory":"7E"}}},{"name":"b","resources":{"limits":{"cpu":"9E","memory":"7E"}}}]})";
+  runtime::Resources pod = podResources(parse(huge));
+  EXPECT_EQ(pod.memory, INT64_MAX);
+  EXPECT_GT(pod.cpuQuota, 0);
+  EXPECT_GT(pod.cpuShares, 1024u);
+  auto container = parse(R"({"resources":{"requests":{"memory":"7E"},"limits":{"cpu":"9E"}}})");
+  EXPECT_EQ(containerResources(container).cpuQuota, pod.cpuQuota);
+  EXPECT_EQ(oomScoreAdj(parse(huge), container, 1 << 20), 3);
+}
+
 const ServiceView kView{"n1", "z1", "10.96.0.10"};
 const char* kService =
     R"({"kind":"Service","metadata":{"name":"web","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9","clusterIPs":["10.96.0.9"],

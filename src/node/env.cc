@@ -192,7 +192,7 @@ Result<std::string> resourceValue(const FieldContext& context, const json::objec
   if (!value || !unit || *unit <= 0) {
     return Error(Code::kInvalid, fmt::format("{} \"{}\" with divisor \"{}\"", resource, quantity, divisor));
   }
-  return std::to_string((*value + *unit - 1) / *unit);
+  return std::to_string(*value / *unit + (*value % *unit > 0 ? 1 : 0));
 }
 
 std::string expand(std::string_view input, const std::function<const std::string*(std::string_view)>& lookup) {

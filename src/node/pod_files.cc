@@ -1,6 +1,7 @@
 // /etc/hosts and /etc/resolv.conf of a pod, its hostname, its sandbox.
 #include <algorithm>
 
+#include "base/saturate.h"
 #include "base/strings.h"
 #include "pod_status.h"
 #include "run_spec.h"
@@ -45,11 +46,16 @@ std::optional<uint32_t> fsGroupOf(const json::object& spec) {
 
 namespace {
 
+constexpr int64_t kMostMilli = 1'000'000'000;  // a million processors; the kernel knows no more
+
 uint64_t sharesOf(int64_t milli) {
-  return std::max<uint64_t>(2, static_cast<uint64_t>(milli) * 1024 / 1000);
+  return static_cast<uint64_t>(std::max<int64_t>(2, std::min(milli, kMostMilli) * 1024 / 1000));
 }
 int64_t quotaOf(int64_t milli) {
-  return std::max<int64_t>(1000, milli * 100);
+  return std::max<int64_t>(1000, std::min(milli, kMostMilli) * 100);
+}
+void add(int64_t& sum, int64_t more) {
+  sum = saturatingAdd(sum, more);
 }
 
 }  // namespace
@@ -84,18 +90,18 @@ runtime::Resources podResources(const json::object& spec) {
       if (cpuLimit <= 0) allCpu = false;
       if (memoryLimit <= 0) allMemory = false;
       if (list == "containers" || text(container, "restartPolicy") == "Always") {
-        request += cpuRequest;
-        cpu += cpuLimit;
-        memory += memoryLimit;
+        add(request, cpuRequest);
+        add(cpu, cpuLimit);
+        add(memory, memoryLimit);
         if (list == "initContainers") {
-          sideRequest += cpuRequest;
-          sideCpu += cpuLimit;
-          sideMemory += memoryLimit;
+          add(sideRequest, cpuRequest);
+          add(sideCpu, cpuLimit);
+          add(sideMemory, memoryLimit);
         }
       } else {
-        initRequest = std::max(initRequest, sideRequest + cpuRequest);
-        initCpu = std::max(initCpu, sideCpu + cpuLimit);
-        initMemory = std::max(initMemory, sideMemory + memoryLimit);
+        initRequest = std::max(initRequest, saturatingAdd(sideRequest, cpuRequest));
+        initCpu = std::max(initCpu, saturatingAdd(sideCpu, cpuLimit));
+        initMemory = std::max(initMemory, saturatingAdd(sideMemory, memoryLimit));
       }
     }
   }
@@ -116,8 +122,8 @@ int oomScoreAdj(const json::object& spec, const json::object& container, uint64_
   auto limit = quantityValue(text(container, {"resources", "limits", "memory"})).value_or(0);
   auto request = quantityValue(text(container, {"resources", "requests", "memory"})).value_or(limit);
   if (nodeMemory == 0) return 999;
-  auto adjusted = 1000 - static_cast<int64_t>(1000.0 * static_cast<double>(request) / static_cast<double>(nodeMemory));
-  return static_cast<int>(std::clamp<int64_t>(adjusted, 3, 999));
+  const double share = static_cast<double>(request) / static_cast<double>(nodeMemory);
+  return static_cast<int>(std::clamp(1000 - 1000 * share, 3.0, 999.0));
 }
 
 runtime::SandboxSpec sandboxSpec(const json::object& pod, const NodeFacts& node, std::string id) {

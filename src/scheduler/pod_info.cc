@@ -1,5 +1,6 @@
 #include "pod_info.h"
 
+#include "base/saturate.h"
 #include "base/strings.h"
 #include "client/fields.h"
 #include "object/quantity.h"
@@ -13,13 +14,31 @@ using dhow::object::Quantity;
 namespace {
 constexpr int64_t kCpuStandIn = 100;
 constexpr int64_t kMemoryStandIn = 200 << 20;
+// More than any machine has, and little enough that the sums over a node's pods stay in 64 bits.
+constexpr int64_t kMostOfOne = int64_t{1} << 50;
+constexpr int64_t kMostOfPod = int64_t{1} << 52;
+
+int64_t bounded(int64_t value) {
+  return std::clamp(value, -kMostOfOne, kMostOfOne);
+}
+
+void addTo(int64_t& sum, int64_t more, int64_t sign = 1) {
+  sum = saturatingAdd(sum, sign * more);
+}
 }  // namespace
 
 void Resources::add(const Resources& more, int64_t sign) {
-  cpu += sign * more.cpu;
-  memory += sign * more.memory;
-  ephemeral += sign * more.ephemeral;
-  for (const auto& [name, value] : more.others) others[name] += sign * value;
+  addTo(cpu, more.cpu, sign);
+  addTo(memory, more.memory, sign);
+  addTo(ephemeral, more.ephemeral, sign);
+  for (const auto& [name, value] : more.others) addTo(others[name], value, sign);
+}
+
+void Resources::atMost(int64_t each) {
+  cpu = std::min(cpu, each);
+  memory = std::min(memory, each);
+  ephemeral = std::min(ephemeral, each);
+  for (auto& [name, value] : others) value = std::min(value, each);
 }
 
 void Resources::atLeast(const Resources& floor) {
@@ -35,13 +54,13 @@ Resources parseResources(const json::object& quantities) {
     const std::string_view name = key;
     const Quantity quantity = Quantity::from(&value);
     if (name == "cpu") {
-      out.cpu = quantity.milliValue();
+      out.cpu = bounded(quantity.milliValue());
     } else if (name == "memory") {
-      out.memory = quantity.value();
+      out.memory = bounded(quantity.value());
     } else if (name == "ephemeral-storage") {
-      out.ephemeral = quantity.value();
+      out.ephemeral = bounded(quantity.value());
     } else if (name != "pods") {
-      out.others[std::string(name)] = quantity.value();
+      out.others[std::string(name)] = bounded(quantity.value());
     }
   }
   return out;
@@ -206,8 +225,8 @@ void readRequests(const json::object& spec, PodInfo& info) {
     if (!value.is_object()) continue;
     const Resources r = parseResources(client::object(value.get_object(), {"resources", "requests"}));
     running.add(r);
-    cpu += r.cpu > 0 ? r.cpu : kCpuStandIn;
-    memory += r.memory > 0 ? r.memory : kMemoryStandIn;
+    addTo(cpu, r.cpu > 0 ? r.cpu : kCpuStandIn);
+    addTo(memory, r.memory > 0 ? r.memory : kMemoryStandIn);
   }
   for (const json::value& value : array(spec, {"initContainers"})) {
     if (!value.is_object()) continue;
@@ -232,9 +251,10 @@ void readRequests(const json::object& spec, PodInfo& info) {
   }
   const Resources overhead = parseResources(client::object(spec, {"overhead"}));
   running.add(overhead);
+  running.atMost(kMostOfPod);
   info.requests = std::move(running);
-  info.scoredCpu = cpu + overhead.cpu;
-  info.scoredMemory = memory + overhead.memory;
+  info.scoredCpu = std::min(saturatingAdd(cpu, overhead.cpu), kMostOfPod);
+  info.scoredMemory = std::min(saturatingAdd(memory, overhead.memory), kMostOfPod);
 }
 
 }  // namespace

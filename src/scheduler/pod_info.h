@@ -24,6 +24,7 @@ struct Resources {
 
   void add(const Resources& more, int64_t sign = 1);
   void atLeast(const Resources& floor);
+  void atMost(int64_t each);
 };
 Resources parseResources(const json::object& quantities);
 

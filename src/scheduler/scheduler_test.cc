@@ -236,6 +236,19 @@ TEST_F(SchedulerTest, InitContainersAndSidecarsCountAsKubernetesDoes) {
   EXPECT_EQ(info->requests.cpu, 560);  // 50 + 500 while starting, more than 350 while running
 }
 
+TEST_F(SchedulerTest, RequestsBeyondAnyMachineFitNowhere) {
+  node("n1");
+  auto c = [](std::string name) {
+    return json::object{
+        {"name", name}, {"image", "i"}, {"resources", {{"requests", {{"cpu", "9E"}, {"memory", "7E"}}}}}};
+  };
+  pod("p", {{"containers", json::array{c("a"), c("b")}}, {"overhead", {{"memory", "7E"}}}});
+  pod("q");
+  loop.advance(1s);
+  EXPECT_EQ(nodeOf("p"), "");
+  EXPECT_EQ(nodeOf("q"), "n1");
+}
+
 TEST_F(SchedulerTest, GatedPodWaitsForItsGate) {
   node("n1");
   pod("p", {{"schedulingGates", json::array{{{"name", "g"}}}}});
