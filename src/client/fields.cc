@@ -32,7 +32,8 @@ std::optional<int64_t> number(const json::object& root, Path path) {
   if (value == nullptr) return std::nullopt;
   if (const int64_t* i = value->if_int64()) return *i;
   if (const uint64_t* u = value->if_uint64()) return static_cast<int64_t>(*u);
-  if (const double* d = value->if_double()) return static_cast<int64_t>(*d);
+  // 2^63 and beyond have no int64_t.
+  if (const double* d = value->if_double(); d && *d >= -0x1p63 && *d < 0x1p63) return static_cast<int64_t>(*d);
   return std::nullopt;
 }
 

@@ -344,6 +344,12 @@ TEST(ContainerNames, AreDockers) {
   for (uint64_t i = 0; i < 100; ++i) EXPECT_TRUE(validContainerName(randomName(i * 7919)));
 }
 
+TEST(Fields, NumbersThatAreNoIntegersAreMissing) {
+  const json::object body{{"huge", 1e300}, {"low", -1e300}, {"edge", 0x1p63}, {"part", 2.75}, {"text", "3"}};
+  for (const char* name : {"huge", "low", "edge", "text"}) EXPECT_EQ(integer(body, name, 7), 7) << name;
+  EXPECT_EQ(integer(body, "part"), 2);
+}
+
 TEST(Signals, AreKnownByNameAndNumber) {
   EXPECT_EQ(signalOf("SIGTERM"), SIGTERM);
   EXPECT_EQ(signalOf("kill"), SIGKILL);

@@ -26,7 +26,9 @@ inline int64_t integer(const json::object& object, std::string_view name, int64_
   if (!value) return missing;
   if (value->is_int64()) return value->get_int64();
   if (value->is_uint64()) return static_cast<int64_t>(value->get_uint64());
-  if (value->is_double()) return static_cast<int64_t>(value->get_double());
+  // 2^63 and beyond have no int64_t.
+  if (value->is_double() && value->get_double() >= -0x1p63 && value->get_double() < 0x1p63)
+    return static_cast<int64_t>(value->get_double());
   return missing;
 }
 

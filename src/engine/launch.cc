@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/files.h"
+#include "base/saturate.h"
 #include "base/strings.h"
 #include "fields.h"
 #include "runtime/user.h"
@@ -63,7 +64,7 @@ runtime::Resources resourcesOf(const json::object& host) {
   if (auto swap = integer(host, "MemorySwap"))
     out.memorySwap = swap;
   else if (out.memory)
-    out.memorySwap = *out.memory * 2;
+    out.memorySwap = saturatingMultiply(*out.memory, 2);
   out.memoryReservation = positive(host, "MemoryReservation");
   if (auto* value = field(host, "MemorySwappiness"); value && value->is_int64() && value->get_int64() >= 0)
     out.memorySwappiness = value->get_int64();
