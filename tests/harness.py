@@ -147,9 +147,11 @@ class Cluster:
     def destroy(self):
         """Takes everything down, whatever state it is in."""
         try:
-            if SANITIZED:
-                self.end_daemons()
-            self.dhow("down", check=False)
+            try:
+                if SANITIZED:
+                    self.end_daemons()
+            finally:
+                self.dhow("down", check=False)
         finally:
             self.net.delete()
             shutil.rmtree(self.data, ignore_errors=True)

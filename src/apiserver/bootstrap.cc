@@ -3,9 +3,9 @@
 #include <arpa/inet.h>
 
 #include "base/gate.h"
+#include "base/yaml.h"
 #include "bootstrap_rbac.h"
 #include "client/fields.h"
-#include "object/yaml.h"
 
 namespace dhow::apiserver {
 
@@ -93,7 +93,7 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
       spawn(resources::kNamespaces,
             {{"apiVersion", "v1"}, {"kind", "Namespace"}, {"metadata", json::object{{"name", name}}}});
     }
-    CO_ASSIGN_OR_RETURN(auto data, object::parseYaml(kBootstrapRbac));
+    CO_ASSIGN_OR_RETURN(auto data, parseYaml(kBootstrapRbac));
     std::map<std::string, json::array, std::less<>> known;
     for (const auto& value : array(data.as_object(), {"roles"})) {
       const auto& role = value.as_object();

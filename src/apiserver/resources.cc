@@ -2,11 +2,11 @@
 #include <boost/json/serialize.hpp>
 
 #include "base/strings.h"
+#include "base/yaml.h"
 #include "client/fields.h"
 #include "front.h"
 #include "object/apply.h"
 #include "object/decode.h"
-#include "object/yaml.h"
 
 namespace dhow::apiserver {
 
@@ -262,7 +262,7 @@ Task<Result<>> Front::servePatch(Call& call) {
   }
   CO_ASSIGN_OR_RETURN(std::string bytes, co_await readBody(call));
   std::vector<std::string> duplicates;
-  auto body = how == PatchType::kApply ? object::parseYaml(bytes, &duplicates) : object::parseJson(bytes, &duplicates);
+  auto body = how == PatchType::kApply ? parseYaml(bytes, &duplicates) : object::parseJson(bytes, &duplicates);
   CO_RETURN_IF_ERROR(body);
   for (const auto& path : duplicates) {
     if (context.fieldValidation == object::FieldValidation::kStrict) {
@@ -287,7 +287,7 @@ Task<Result<DeleteQuery>> Front::readDeleteOptions(Call& call) {
     if (bytes.starts_with(std::string_view("k8s\0", 4))) {
       CO_ASSIGN_OR_RETURN(options, object::decodeProtobuf(registry_.kinds(), bytes, expected));
     } else {
-      auto value = mediaType(call.request) == "application/yaml" ? object::parseYaml(bytes) : object::parseJson(bytes);
+      auto value = mediaType(call.request) == "application/yaml" ? parseYaml(bytes) : object::parseJson(bytes);
       CO_RETURN_IF_ERROR(value);
       if (!value->is_object()) co_return Error(Code::kBadRequest, "the body of a delete must be DeleteOptions");
       options = std::move(value->get_object());

@@ -18,7 +18,8 @@ void readToken(std::string_view bytes) {
   (void)verifyJwt(bytes, kKeys).ok();
   static const std::string kGood = signJwt(kKey, {{"sub", "a"}}).value();
   std::string changed = kGood;
-  for (size_t i = 0; i + 1 < bytes.size(); i += 2) changed[static_cast<uint8_t>(bytes[i]) % changed.size()] = bytes[i + 1];
+  for (size_t i = 0; i + 1 < bytes.size(); i += 2)
+    changed[static_cast<uint8_t>(bytes[i]) % changed.size()] = bytes[i + 1];
   if (verifyJwt(changed, kKeys).ok() && changed != kGood) {
     // Base64 may spell the last bits of a part in several ways; the claims are the same.
     CHECK(verifyJwt(changed, kKeys).value() == verifyJwt(kGood, kKeys).value(), "a forged token is taken");

@@ -2,8 +2,8 @@
 
 #include "base/files.h"
 #include "base/strings.h"
+#include "base/yaml.h"
 #include "client/fields.h"
-#include "object/yaml.h"
 
 namespace dhow::client {
 
@@ -38,7 +38,7 @@ Result<std::string> contentOf(const json::object& from, std::string_view data, s
 }  // namespace
 
 Result<Kubeconfig> parseKubeconfig(std::string_view yaml, const std::string& directory, std::string_view context) {
-  ASSIGN_OR_RETURN(json::value document, object::parseYaml(yaml));
+  ASSIGN_OR_RETURN(json::value document, parseYaml(yaml));
   const json::object* root = document.if_object();
   if (root == nullptr) return Error(Code::kInvalid, "the kubeconfig is not a mapping");
   if (context.empty()) context = text(*root, "current-context");

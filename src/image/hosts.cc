@@ -1,11 +1,10 @@
 #include "image/hosts.h"
 
-#include <libfyaml.h>
-
 #include <algorithm>
 
 #include "base/files.h"
 #include "base/strings.h"
+#include "base/yaml.h"
 #include "json_read.h"
 
 namespace dhow::image {
@@ -14,28 +13,6 @@ namespace json = boost::json;
 using namespace jsonread;
 
 namespace {
-
-Result<json::object> yamlToJson(std::string_view yaml) {
-  if (yaml.size() > 1 << 20) return Error(Code::kTooLarge, "registries file is larger than 1 MiB");
-  fy_diag_cfg quietConfig;
-  fy_diag_cfg_default(&quietConfig);
-  quietConfig.fp = nullptr;
-  quietConfig.output_fn = [](fy_diag*, void*, const char*, size_t) {};
-  fy_diag* quiet = fy_diag_create(&quietConfig);
-  fy_parse_cfg config{};
-  config.flags = FYPCF_QUIET;
-  config.diag = quiet;
-  fy_document* document = fy_document_build_from_string(&config, yaml.data(), yaml.size());
-  char* text = document
-                   ? fy_emit_document_to_string(document, static_cast<fy_emitter_cfg_flags>(FYECF_MODE_JSON_ONELINE))
-                   : nullptr;
-  std::string out = text ? text : "";
-  free(text);
-  fy_document_destroy(document);
-  fy_diag_destroy(quiet);
-  if (out.empty()) return Error(Code::kInvalid, "registries file is not valid YAML");
-  return parseObject(out, "registries file");
-}
 
 Result<std::string> pemOf(const std::string& value, const std::string& folder) {
   if (value.empty() || value.find("-----BEGIN") != std::string::npos) return value;
@@ -104,8 +81,10 @@ Credentials readAuth(const json::object& entry) {
 Result<RegistryHosts> parseRegistryHosts(std::string_view yaml, const std::string& folder) {
   RegistryHosts out;
   if (trim(yaml).empty()) return out;
-  ASSIGN_OR_RETURN(auto document, yamlToJson(yaml));
-  const auto* registries = objectAt(document, "registries");
+  if (yaml.size() > 1 << 20) return Error(Code::kTooLarge, "registries file is larger than 1 MiB");
+  auto document = parseYaml(yaml);
+  if (!document.ok()) return Error(Code::kInvalid, "registries file: " + document.error().message());
+  const auto* registries = document->is_object() ? objectAt(document->get_object(), "registries") : nullptr;
   if (!registries) return Error(Code::kInvalid, "registries file has no map named registries");
   for (const auto& [domain, value] : *registries) {
     if (!value.is_object()) return Error(Code::kInvalid, "registries file: " + std::string(domain) + " is not a map");

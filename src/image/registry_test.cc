@@ -5,6 +5,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <boost/json/serialize.hpp>
+
 #include "base/process.h"
 #include "base/strings.h"
 #include "http/client.h"
@@ -437,6 +439,18 @@ TEST_F(Registry, UsesMirrorsFirstAndTheRegistryAfterThem) {
   EXPECT_FALSE(parseRegistryHosts("registries: 1", ".").ok());
   EXPECT_FALSE(parseRegistryHosts("registries: {a: {mirror: x}}", ".").ok());
   EXPECT_FALSE(parseRegistryHosts("registries: {a: [", ".").ok());
+}
+
+// An authority's certificate holds many escapes: libfyaml's emitter loses memory over them, its reader does not.
+TEST(RegistryHosts, TakeCertificatesWithinJson) {
+  std::string pem = "-----BEGIN CERTIFICATE-----\n";
+  for (int i = 0; i < 20; ++i) pem += std::string(64, 'A') + "\n";
+  pem += "-----END CERTIFICATE-----\n";
+  const std::string text = boost::json::serialize(
+      boost::json::object{{"registries", {{"a.example", {{"ca", pem}, {"password", "p"}, {"username", "u"}}}}}});
+  auto hosts = parseRegistryHosts(text, ".");
+  ASSERT_TRUE(hosts.ok()) << hosts.error().message();
+  EXPECT_EQ(hosts->at("a.example").caPem, pem);
 }
 
 TEST_F(Registry, EnsureKeepsToItsPolicy) {

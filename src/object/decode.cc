@@ -1,7 +1,7 @@
 #include "object/decode.h"
 
 #include "base/strings.h"
-#include "object/yaml.h"
+#include "base/yaml.h"
 
 namespace dhow::object {
 namespace {

@@ -7,11 +7,11 @@
 #include "base/files.h"
 #include "base/strings.h"
 #include "base/time.h"
+#include "base/yaml.h"
 #include "client/fields.h"
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
 #include "object/kinds.h"
-#include "object/yaml.h"
 #include "platform/machines.h"
 
 namespace dhow::platform {
@@ -39,7 +39,7 @@ Result<std::vector<Manifest>> readManifests(const std::string& folder) {
       auto end = rest.find("\n---\n");
       auto text = rest.substr(0, end);
       rest = end == std::string_view::npos ? std::string_view() : rest.substr(end + 5);
-      auto value = object::parseYaml(text);
+      auto value = parseYaml(text);
       if (!value.ok()) return std::move(value).error().wrap(file);
       if (!value->is_object()) continue;
       Manifest manifest{nullptr, "", "", std::move(value->as_object())};

@@ -1,12 +1,11 @@
 #include "model.h"
+#include "base/yaml.h"
 
 #include <fstream>
 #include <set>
 #include <sstream>
 
 #include <boost/json/serialize.hpp>
-
-#include "object/yaml.h"
 
 namespace dhow::apigen {
 namespace {
@@ -22,7 +21,7 @@ Result<json::object> readFile(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   std::stringstream text;
   text << in.rdbuf();
-  auto parsed = object::parseYaml(text.str());
+  auto parsed = parseYaml(text.str());
   if (!parsed.ok()) return parsed.error().wrap(path.string());
   if (!parsed->is_object()) return Error(Code::kInvalid, path.string() + ": not a mapping");
   return std::move(parsed->get_object());

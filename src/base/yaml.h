@@ -10,7 +10,7 @@
 
 #include "base/result.h"
 
-namespace dhow::object {
+namespace dhow {
 
 struct YamlLimits {
   size_t nodes = 1'000'000;
@@ -22,4 +22,4 @@ struct YamlLimits {
 Result<boost::json::value> parseYaml(std::string_view text, std::vector<std::string>* duplicates = nullptr,
                                      const YamlLimits& limits = {});
 
-}  // namespace dhow::object
+}  // namespace dhow

@@ -1,4 +1,4 @@
-#include "object/yaml.h"
+#include "base/yaml.h"
 
 #include <libfyaml.h>
 
@@ -10,7 +10,7 @@
 
 #include "base/strings.h"
 
-namespace dhow::object {
+namespace dhow {
 namespace {
 
 namespace json = boost::json;
@@ -211,4 +211,4 @@ Result<boost::json::value> parseYaml(std::string_view text, std::vector<std::str
   return Reader(document.get(), duplicates, limits).read(fy_document_root(document.get()), "", 0);
 }
 
-}  // namespace dhow::object
+}  // namespace dhow
