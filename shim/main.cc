@@ -1,6 +1,6 @@
 // dhow-shim minds one sandbox: it holds its namespaces, is the parent of its containers, writes their logs and
 // tells daemons that come and go. Started with 3: listening socket, 4: connection to the daemon that starts
-// it, 5: the sandbox's plan. As `dhow-shim init -- command...` it is PID 1 of a machine.
+// it, 5: the sandbox's plan. As `dhow-shim init -- command... [-- command...]` it is PID 1 of a machine.
 #include <asm/signal.h>
 #include <linux/eventpoll.h>
 #include <linux/fcntl.h>

@@ -14,9 +14,9 @@
 #include "engine/docker_api.h"
 #include "engine/engine.h"
 #include "http/server.h"
-#include "platform/cluster.h"
 #include "platform/config.h"
 #include "platform/machines.h"
+#include "platform/programs.h"
 #include "roles.h"
 
 namespace dhow {
@@ -36,7 +36,7 @@ struct EngineProcess {
 
 Task<Result<>> startEngine(EngineProcess* self) {
   auto paths = self->config.paths();
-  CO_ASSIGN_OR_RETURN(auto programs, platform::Cluster::Programs::ofThisProcess());
+  CO_ASSIGN_OR_RETURN(auto programs, platform::Programs::ofThisProcess());
   engine::EngineOptions options;
   options.root = paths.engine();
   options.runDir = paths.run + "/engine";

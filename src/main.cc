@@ -2,5 +2,7 @@
 #include "roles.h"
 
 int main(int argc, char** argv) {
-  return dhow::cli::run(argc, argv, {.server = dhow::runServer, .engine = dhow::runEngine, .agent = dhow::runAgent});
+  return dhow::cli::run(
+      argc, argv,
+      {.server = dhow::runServer, .region = dhow::runRegion, .engine = dhow::runEngine, .agent = dhow::runAgent});
 }

@@ -6,7 +6,9 @@
 
 namespace dhow {
 
-int runServer(const std::string& clusterDir);  // API server, controllers, scheduler, registry
+int runServer(const std::string& configFile);  // a master: API server, controllers, scheduler
+int runRegion(
+    const std::string& clusterDir);  // what a cloud gives: the API's address, machines, registry, load balancer
 int runEngine(const std::string& clusterDir);  // Docker's API on a socket
 int runAgent(const std::string& configFile);   // a node
 

@@ -332,7 +332,7 @@ def test_kept_data_brings_the_objects_back(machine):
     cluster.dhow("down", "--keep-data")
     machine.network_is_as_before()
     assert not processes_naming(cluster.data) and not cgroups_naming(cluster.name)
-    assert os.path.exists(f"{cluster.data}/clusters/{cluster.name}/server/store.db")
+    assert os.path.exists(f"{cluster.data}/clusters/{cluster.name}/masters/{cluster.name}-master-1/store.db")
     # Asking makes nothing, and a machine alone cannot start.
     status = cluster.dhow("status", check=False)
     assert status.returncode == 1 and status.stdout.count("Stopped") == 3 and "does not answer" in status.stdout

@@ -11,9 +11,9 @@
 #include <optional>
 
 #include "apiserver/admission.h"
-#include "apiserver/key_locks.h"
 #include "apiserver/strategy.h"
 #include "apiserver/watch_cache.h"
+#include "base/key_locks.h"
 #include "client/client.h"
 #include "object/kinds.h"
 #include "object/selector.h"

@@ -36,7 +36,7 @@ Result<> needRoot() {
 
 int up(const UpOptions& options) {
   if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto programs = platform::Cluster::Programs::ofThisProcess();
+  auto programs = platform::Programs::ofThisProcess();
   if (!programs.ok()) return fail(programs.error());
   RealLoop loop;
   BlockingPool pool(kBlockingThreads);
@@ -66,7 +66,7 @@ int up(const UpOptions& options) {
 
 int down(const ClusterOption& option, bool keepData) {
   if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto programs = platform::Cluster::Programs::ofThisProcess();
+  auto programs = platform::Programs::ofThisProcess();
   if (!programs.ok()) return fail(programs.error());
   RealLoop loop;
   BlockingPool pool(kBlockingThreads);
@@ -77,10 +77,21 @@ int down(const ClusterOption& option, bool keepData) {
   return 0;
 }
 
+const char* howIs(const platform::MachineInfo& machine, const platform::ClusterState& state) {
+  if (!state.regionAnswers && !state.down) return "Unknown";
+  if (!machine.running) return "Stopped";
+  if (machine.cut) return "Cut";
+  const auto& seen = machine.master ? state.mastersAlive : state.nodesReady;
+  auto found = seen.find(machine.name);
+  if (machine.master) return found != seen.end() && found->second ? "Running" : "Starting";
+  if (found == seen.end()) return state.serverAnswers ? "NotReady" : "Running";
+  return found->second ? "Ready" : "NotReady";
+}
+
 int status(const ClusterOption& option) {
   auto config = option.load();
   if (!config.ok()) return fail(config.error());
-  auto programs = platform::Cluster::Programs::ofThisProcess();
+  auto programs = platform::Programs::ofThisProcess();
   if (!programs.ok()) return fail(programs.error());
   RealLoop loop;
   BlockingPool pool(kBlockingThreads);
@@ -89,20 +100,14 @@ int status(const ClusterOption& option) {
   if (!state.ok()) return fail(state.error());
   std::printf("CLUSTER   %s\n", config->request.name.c_str());
   std::printf("API       %s  %s\n", config->apiUrl().c_str(), state->serverAnswers ? "answers" : "does not answer");
-  std::printf("ENGINE    unix://%s  %s\n\n", config->paths().dockerSocket().c_str(),
+  std::printf("ENGINE    unix://%s  %s\n", config->paths().dockerSocket().c_str(),
               state->engineAnswers ? "answers" : "does not answer");
+  std::printf("REGION    %s  %s\n\n", config->region.c_str(),
+              state->regionAnswers ? "answers" : "does not answer; `dhow up` starts it");
   std::printf("%-24s %-10s %-10s %-16s %-16s\n", "MACHINE", "STATE", "PID", "ZONE", "ADDRESS");
-  for (const auto& machine : state->machines) {
-    std::string zone = "-", address = "-", how = machine.running ? "Running" : "Stopped";
-    for (const auto& node : state->nodes) {
-      if (node.name != machine.name) continue;
-      zone = node.zone;
-      address = node.address;
-      if (machine.running) how = node.ready ? "Ready" : "NotReady";
-    }
-    std::printf("%-24s %-10s %-10d %-16s %-16s\n", machine.name.c_str(), how.c_str(), machine.pid, zone.c_str(),
-                address.c_str());
-  }
+  for (const auto& machine : state->machines)
+    std::printf("%-24s %-10s %-10d %-16s %-16s\n", machine.name.c_str(), howIs(machine, *state), machine.pid,
+                machine.zone.c_str(), machine.address.c_str());
   return state->serverAnswers ? 0 : 1;
 }
 
@@ -110,7 +115,7 @@ int control(const ClusterOption& option, const std::string& machine, bool start)
   if (auto root = needRoot(); !root.ok()) return fail(root.error());
   auto config = option.load();
   if (!config.ok()) return fail(config.error());
-  auto programs = platform::Cluster::Programs::ofThisProcess();
+  auto programs = platform::Programs::ofThisProcess();
   if (!programs.ok()) return fail(programs.error());
   RealLoop loop;
   BlockingPool pool(kBlockingThreads);

@@ -21,7 +21,8 @@ int fail(const Error& error);
 
 // Roles need the whole house; main.cc brings them (see src/roles.h).
 struct Roles {
-  int (*server)(const std::string& clusterDir);
+  int (*server)(const std::string& configFile);
+  int (*region)(const std::string& clusterDir);
   int (*engine)(const std::string& clusterDir);
   int (*agent)(const std::string& configFile);
 };

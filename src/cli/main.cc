@@ -37,7 +37,9 @@ void addRoles(CLI::App& app, const Roles& roles, Action* chosen) {
     command->add_option(option, *path)->required();
     command->callback([=] { *chosen = [=] { return role(*path); }; });
   };
-  add("server", "API server, controllers, scheduler and registry of a cluster", roles.server, "--cluster");
+  add("server", "a master: API server, controllers and scheduler", roles.server, "--config");
+  add("region", "what a cloud gives a cluster: the API's address, machines, registry, load balancer", roles.region,
+      "--cluster");
   add("engine", "the container engine with Docker's API", roles.engine, "--cluster");
   add("agent", "a node", roles.agent, "--config");
 }

@@ -15,9 +15,10 @@
 #include "http/client.h"
 #include "platform/deploy.h"
 #include "platform/identities.h"
-#include "platform/machines.h"
+#include "platform/provider.h"
 #include "platform/region.h"
-#include "runtime/runtime.h"
+#include "platform/region_api.h"
+#include "platform/region_process.h"
 
 namespace dhow::platform {
 
@@ -27,6 +28,7 @@ using namespace std::chrono_literals;
 using client::HttpClient;
 
 constexpr Duration kStartLimit = 60s;
+constexpr Duration kStopLimit = 10s;
 
 struct Stopwatch {
   Loop& loop;
@@ -97,7 +99,8 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
 
 Result<> prepareCluster(const ClusterConfig& config, WallTime now) {
   auto paths = config.paths();
-  for (const auto& folder : {paths.server(), paths.registry(), paths.engine(), paths.nodes(), paths.machines()})
+  for (const auto& folder : {paths.masters(), paths.region(), paths.registry(), paths.engine(), paths.nodes(),
+                             paths.machines(), paths.readiness()})
     RETURN_IF_ERROR(makeDirs(folder, 0700));
   RETURN_IF_ERROR(ensureIdentities(config, now));
   return createRegion(config);
@@ -105,33 +108,15 @@ Result<> prepareCluster(const ClusterConfig& config, WallTime now) {
 
 }  // namespace
 
-std::string masterName(const ClusterConfig& config) {
-  return config.request.name + "-master-1";
-}
-
-Result<Cluster::Programs> Cluster::Programs::ofThisProcess() {
-  char path[4096];
-  ssize_t n = ::readlink("/proc/self/exe", path, sizeof path);
-  if (n <= 0) return Error::fromErrno("find this program");
-  std::string dhow(path, static_cast<size_t>(n));
-  Programs programs{dhow, dhow.substr(0, dhow.rfind('/')) + "/dhow-shim"};
-  if (!pathExists(programs.shim)) return Error(Code::kNotFound, programs.shim + " is missing; it belongs beside dhow");
-  return programs;
-}
-
 struct Cluster::Rep {
   Loop& loop;
   BlockingPool& pool;
   Programs programs;
 
-  std::string programFolder() const { return programs.dhow.substr(0, programs.dhow.rfind('/')); }
-  // With the machines that run already.
-  Task<Result<std::unique_ptr<runtime::Runtime>>> runtimeOf(const ClusterConfig& config) {
-    CO_ASSIGN_OR_RETURN(auto runtime, runtime::Runtime::create(
-                                          loop, pool, {config.paths().machines(), programs.shim, cgroupOf(config)}));
-    auto found = co_await runtime->findSandboxes();
-    CO_RETURN_IF_ERROR(found);
-    co_return runtime;
+  RegionClient regionOf(const ClusterConfig& config) {
+    RegionClient::Options options;
+    options.unixSocket = config.paths().regionSocket();
+    return RegionClient(loop, std::move(options));
   }
 
   Result<std::unique_ptr<HttpClient>> clientOf(const ClusterConfig& config) {
@@ -141,11 +126,12 @@ struct Cluster::Rep {
     return std::make_unique<HttpClient>(loop, std::move(options));
   }
 
-  Task<Result<>> startMaster(const ClusterConfig& config, runtime::Runtime& runtime);
+  Task<Result<>> startMasters(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
+  Task<Result<>> startMaster(const ClusterConfig& config, std::string name);
+  Task<Result<>> startMachine(const ClusterConfig& config, std::string name);
   Task<Result<>> startEngine(const ClusterConfig& config);
-  Task<Result<>> startNode(const ClusterConfig& config, runtime::Runtime& runtime, NodePlan node);
-  Task<Result<>> startNodes(const ClusterConfig& config, runtime::Runtime& runtime);
-  Task<Result<>> waitNodesReady(const ClusterConfig& config);
+  Task<Result<>> startNodes(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
+  Task<Result<>> waitNodesReady(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
   Task<Result<>> publishExample(const ClusterConfig& config, std::string folder);
   Task<bool> engineAnswers(const ClusterConfig& config);
 };
@@ -155,30 +141,44 @@ Cluster::~Cluster() = default;
 
 namespace {
 
-Task<Result<bool>> isRunning(runtime::Runtime& runtime, const std::string& name) {
-  auto machines = co_await runtime.machines();
-  if (!machines.ok()) co_return std::move(machines).error();
-  for (const auto& machine : *machines) {
-    if (machine.name == name) co_return machine.running;
+// Runs starts beside each other and keeps the first failure.
+struct Together {
+  explicit Together(Loop& loop) : gate(loop) {}
+  Gate gate;
+  Result<> first;
+  static Task<> one(Together* self, Task<Result<>> task) {
+    auto done = co_await std::move(task);
+    if (!done.ok() && self->first.ok()) self->first = std::move(done);
   }
-  co_return false;
-}
+};
 
 }  // namespace
 
-Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, runtime::Runtime& runtime) {
-  auto running = co_await isRunning(runtime, masterName(config));
-  CO_RETURN_IF_ERROR(running);
-  if (*running) co_return Result<>();
-  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready("master")));
-  auto created = co_await runtime.createMachine(masterMachine(config, programs));
-  CO_RETURN_IF_ERROR(created);
-  auto started = co_await runtime.startMachine(masterName(config));
+Task<Result<>> Cluster::Rep::startMachine(const ClusterConfig& config, std::string name) {
+  auto region = regionOf(config);
+  auto started = co_await region.start(std::move(name));
+  co_return started;
+}
+
+Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, std::string name) {
+  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready(name)));
+  auto started = co_await startMachine(config, name);
   CO_RETURN_IF_ERROR(started);
   auto waited = co_await ready.wait(loop, kStartLimit);
   if (!waited.ok())
-    co_return std::move(waited).error().wrap("start the master (its log: " + config.paths().server() + "/log)");
+    co_return std::move(waited).error().wrap(
+        fmt::format("start {} (its log: {}/log)", name, config.paths().master(name)));
   co_return Result<>();
+}
+
+Task<Result<>> Cluster::Rep::startMasters(const ClusterConfig& config, const std::vector<MachineInfo>& machines) {
+  Together together(loop);
+  for (const auto& machine : machines) {
+    if (machine.master && !machine.running)
+      together.gate.spawn(Together::one(&together, startMaster(config, machine.name)));
+  }
+  co_await together.gate.close();
+  co_return std::move(together.first);
 }
 
 Task<bool> Cluster::Rep::engineAnswers(const ClusterConfig& config) {
@@ -212,34 +212,7 @@ Task<Result<>> Cluster::Rep::startEngine(const ClusterConfig& config) {
   co_return Result<>();
 }
 
-Task<Result<>> Cluster::Rep::startNode(const ClusterConfig& config, runtime::Runtime& runtime, NodePlan node) {
-  auto running = co_await isRunning(runtime, node.name);
-  CO_RETURN_IF_ERROR(running);
-  if (*running) co_return Result<>();
-  auto prepared = co_await pool.run(loop, [&]() -> Result<> {
-    RETURN_IF_ERROR(createNodeLink(config, node));
-    return prepareNode(config, node);
-  });
-  CO_RETURN_IF_ERROR(prepared);
-  auto created = co_await runtime.createMachine(nodeMachine(config, programs, node));
-  CO_RETURN_IF_ERROR(created);
-  auto started = co_await runtime.startMachine(node.name);
-  CO_RETURN_IF_ERROR(started);
-  co_return Result<>();
-}
-
 namespace {
-
-// Runs each node's start beside the others and keeps the first failure.
-struct Together {
-  explicit Together(Loop& loop) : gate(loop) {}
-  Gate gate;
-  Result<> first;
-  static Task<> one(Together* self, Task<Result<>> task) {
-    auto done = co_await std::move(task);
-    if (!done.ok() && self->first.ok()) self->first = std::move(done);
-  }
-};
 
 bool isReady(const client::ObjectPtr& node) {
   auto* conditions = object::find(node->root(), {"status", "conditions"});
@@ -255,10 +228,12 @@ bool isReady(const client::ObjectPtr& node) {
 
 }  // namespace
 
-Task<Result<>> Cluster::Rep::startNodes(const ClusterConfig& config, runtime::Runtime& runtime) {
+Task<Result<>> Cluster::Rep::startNodes(const ClusterConfig& config, const std::vector<MachineInfo>& machines) {
   Together together(loop);
-  for (const auto& node : config.nodePlans())
-    together.gate.spawn(Together::one(&together, startNode(config, runtime, node)));
+  for (const auto& machine : machines) {
+    if (!machine.master && !machine.running)
+      together.gate.spawn(Together::one(&together, startMachine(config, machine.name)));
+  }
   co_await together.gate.close();
   co_return std::move(together.first);
 }
@@ -297,17 +272,19 @@ Task<Result<>> watchNodes(Loop& loop, HttpClient& api, const ClusterConfig& conf
 
 }  // namespace
 
-Task<Result<>> Cluster::Rep::waitNodesReady(const ClusterConfig& config) {
+Task<Result<>> Cluster::Rep::waitNodesReady(const ClusterConfig& config, const std::vector<MachineInfo>& machines) {
   CO_ASSIGN_OR_RETURN(auto api, clientOf(config));
   std::set<std::string> waiting;
-  for (const auto& plan : config.nodePlans()) waiting.insert(plan.name);
+  for (const auto& machine : machines) {
+    if (!machine.master) waiting.insert(machine.name);
+  }
   auto done = co_await watchNodes(loop, *api, config, std::move(waiting));
   co_await api->stop();
   co_return done;
 }
 
 Task<Result<>> Cluster::Rep::publishExample(const ClusterConfig& config, std::string folder) {
-  CO_ASSIGN_OR_RETURN(auto image, exampleImage(folder, programFolder()));
+  CO_ASSIGN_OR_RETURN(auto image, exampleImage(folder, programs.folder()));
   if (image) {
     auto pushed = co_await publishImage(loop, pool, config, std::move(*image));
     if (!pushed.ok()) co_return std::move(pushed).error().wrap("publish the image of " + folder);
@@ -319,7 +296,7 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
   Stopwatch watch{rep_->loop, progress};
   CO_RETURN_IF_ERROR(validateRequest(request));
   if (!example.empty()) {
-    CO_RETURN_IF_ERROR(checkExample(example, rep_->programFolder()));
+    CO_RETURN_IF_ERROR(checkExample(example, rep_->programs.folder()));
   }
   ClusterPaths paths(request.dataDir, request.name);
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
@@ -330,20 +307,24 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
   CO_RETURN_IF_ERROR(prepared);
   watch.step("region and identities");
 
-  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(*config));
-  auto master = co_await rep_->startMaster(*config, *runtime);
-  CO_RETURN_IF_ERROR(master);
-  watch.step("master");
+  auto started = co_await startRegionProcess(rep_->loop, *config, rep_->programs, kStartLimit);
+  CO_RETURN_IF_ERROR(started);
+  auto region = rep_->regionOf(*config);
+  auto listed = co_await region.list();
+  CO_RETURN_IF_ERROR(listed);
+  const auto* machines = &listed->machines;
+  auto masters = co_await rep_->startMasters(*config, *machines);
+  CO_RETURN_IF_ERROR(masters);
+  watch.step(config->request.masters == 1 ? "master" : fmt::format("{} masters", config->request.masters));
 
   // The engine and the example's image come while the nodes start.
   Together together(rep_->loop);
   together.gate.spawn(Together::one(&together, rep_->startEngine(*config)));
   if (!example.empty()) together.gate.spawn(Together::one(&together, rep_->publishExample(*config, example)));
-  auto nodes = co_await rep_->startNodes(*config, *runtime);
-  if (nodes.ok()) nodes = co_await rep_->waitNodesReady(*config);
+  auto nodes = co_await rep_->startNodes(*config, *machines);
+  if (nodes.ok()) nodes = co_await rep_->waitNodesReady(*config, *machines);
   if (nodes.ok()) watch.step(fmt::format("{} nodes Ready", config->request.nodes));
   co_await together.gate.close();
-  co_await runtime->stop();
   CO_RETURN_IF_ERROR(nodes);
   CO_RETURN_IF_ERROR(together.first);
   watch.step("engine");
@@ -405,20 +386,16 @@ Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progres
     CO_RETURN_IF_ERROR(removeTree(paths.engineLock()));
   }
   watch.step("engine stopped");
-  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
-  auto machines = co_await runtime->machines();
-  CO_RETURN_IF_ERROR(machines);
-  for (const auto& machine : *machines) {
-    auto removed = co_await runtime->removeMachine(machine.name);
-    CO_RETURN_IF_ERROR(removed);
-  }
-  auto cgroups = runtime->removeCgroupParent();
-  co_await runtime->stop();
-  runtime.reset();
-  CO_RETURN_IF_ERROR(cgroups);
+  auto ended = co_await stopRegionProcess(rep_->loop, paths, kStopLimit);
+  CO_RETURN_IF_ERROR(ended);
+  auto provider = co_await Provider::open(rep_->loop, rep_->pool, config, rep_->programs);
+  CO_RETURN_IF_ERROR(provider);
+  auto removed = co_await (*provider)->removeAll();
+  co_await (*provider)->close();
+  provider->reset();
+  CO_RETURN_IF_ERROR(removed);
   watch.step("machines removed");
   auto cleaned = co_await rep_->pool.run(rep_->loop, [&]() -> Result<> {
-    for (const auto& node : config.nodePlans()) RETURN_IF_ERROR(removeNodeLink(config, node.name));
     RETURN_IF_ERROR(removeRegion(config));
     if (!keepData) RETURN_IF_ERROR(removeTree(paths.root));
     return removeTree(paths.run);
@@ -430,32 +407,27 @@ Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progres
 
 Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
   ClusterState state;
-  state.machines.push_back({masterName(config), false, 0});
-  for (const auto& plan : config.nodePlans()) state.machines.push_back({plan.name, false, 0});
+  for (const auto& plan : config.masterPlans()) state.machines.push_back({plan.name, true, plan.zone, plan.address});
+  for (const auto& plan : config.nodePlans()) state.machines.push_back({plan.name, false, plan.zone, plan.address});
   // Asking makes nothing, and waits for what changes the cluster.
   if (pathExists(config.paths().machines())) {
     CO_ASSIGN_OR_RETURN(auto lock, lockCluster(config.paths()));
-    CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
-    auto machines = co_await runtime->machines();
-    CO_RETURN_IF_ERROR(machines);
-    for (const auto& machine : *machines) {
-      for (auto& known : state.machines) {
-        if (known.name == machine.name) known = {machine.name, machine.running, machine.pid};
-      }
+    auto region = rep_->regionOf(config);
+    auto listed = co_await region.list();
+    state.regionAnswers = listed.ok();
+    if (listed.ok()) state.machines = std::move(listed->machines);
+    auto masters = co_await region.masters();
+    if (masters.ok()) {
+      for (const auto& master : *masters) state.mastersAlive[master.name] = master.alive;
     }
-    co_await runtime->stop();
   }
+  state.down = !regionExists(config);
   state.engineAnswers = co_await rep_->engineAnswers(config);
   CO_ASSIGN_OR_RETURN(auto api, rep_->clientOf(config));
   auto nodes = co_await api->list(object::resources::kNodes, {});
   state.serverAnswers = nodes.ok();
   if (nodes.ok()) {
-    for (const auto& plan : config.nodePlans()) {
-      NodeState node{plan.name, plan.zone, plan.address, false};
-      for (const auto& object : nodes->items)
-        node.ready = node.ready || (object->name() == plan.name && isReady(object));
-      state.nodes.push_back(std::move(node));
-    }
+    for (const auto& object : nodes->items) state.nodesReady[std::string(object->name())] = isReady(object);
   }
   co_await api->stop();
   co_return state;
@@ -463,36 +435,35 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
 
 namespace {
 
-// kNotFound, or kFailedPrecondition where the cluster is down.
-Result<> checkMachine(const ClusterConfig& config, const std::string& name) {
-  bool known = name == masterName(config);
-  for (const auto& plan : config.nodePlans()) known = known || plan.name == name;
-  if (!known) return Error(Code::kNotFound, "there is no machine " + name + "; `dhow status` lists them");
-  if (!regionExists(config)) return Error(Code::kFailedPrecondition, "the cluster is down; `dhow up` starts it");
-  return {};
+// kFailedPrecondition where the cluster is down.
+Result<> checkUp(const ClusterConfig& config) {
+  if (regionExists(config)) return {};
+  return Error(Code::kFailedPrecondition, "the cluster is down; `dhow up` starts it");
 }
 
 }  // namespace
 
 Task<Result<>> Cluster::startMachine(const ClusterConfig& config, std::string name) {
-  CO_RETURN_IF_ERROR(checkMachine(config, name));
+  CO_RETURN_IF_ERROR(checkUp(config));
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(config.paths()));
-  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
-  Result<> done;
-  if (name == masterName(config)) done = co_await rep_->startMaster(config, *runtime);
-  for (const auto& plan : config.nodePlans()) {
-    if (plan.name == name) done = co_await rep_->startNode(config, *runtime, plan);
-  }
-  co_await runtime->stop();
+  auto region = rep_->regionOf(config);
+  auto listed = co_await region.list();
+  CO_RETURN_IF_ERROR(listed);
+  const auto& machines = listed->machines;
+  const bool onlyMaster =
+      config.request.masters == 1 && std::any_of(machines.begin(), machines.end(), [&](const MachineInfo& machine) {
+        return machine.master && machine.name == name && !machine.running;
+      });
+  // One of several may have to wait for the others before it serves.
+  auto done = onlyMaster ? co_await rep_->startMaster(config, name) : co_await region.start(name);
   co_return done;
 }
 
 Task<Result<>> Cluster::stopMachine(const ClusterConfig& config, std::string name) {
-  CO_RETURN_IF_ERROR(checkMachine(config, name));
+  CO_RETURN_IF_ERROR(checkUp(config));
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(config.paths()));
-  CO_ASSIGN_OR_RETURN(auto runtime, co_await rep_->runtimeOf(config));
-  auto stopped = co_await runtime->stopMachine(name, 10s);
-  co_await runtime->stop();
+  auto region = rep_->regionOf(config);
+  auto stopped = co_await region.stop(std::move(name));
   co_return stopped;
 }
 

@@ -1,10 +1,11 @@
 // A whole cluster on this machine: brought up, looked at, taken down. Blocking parts run on the pool.
 //
-// The master and the nodes are machines (system containers, runtime/spec.h); the master's is in this machine's own
-// network, a node's in its namespace on its zone's segment. The engine is a process of its own.
+// Masters and nodes are machines (system containers, runtime/spec.h), each in its namespace on its zone's segment. The
+// region and the engine are processes of their own on this machine; while the region runs, machines are its matter.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,38 +14,26 @@
 #include "base/loop.h"
 #include "base/result.h"
 #include "platform/config.h"
+#include "platform/programs.h"
+#include "platform/provider.h"
 
 namespace dhow::platform {
 
 // Called as each step ends: what it was and how long it took.
 using Progress = std::function<void(const std::string& step, Duration took)>;
 
-struct MachineState {
-  std::string name;
-  bool running = false;
-  int pid = 0;
-};
-
-struct NodeState {
-  std::string name, zone, address;
-  bool ready = false;
-};
-
 struct ClusterState {
+  bool down = false;  // nothing of it runs
   bool serverAnswers = false;
   bool engineAnswers = false;
-  std::vector<MachineState> machines;
-  std::vector<NodeState> nodes;  // as the API tells; empty when the server does not answer
+  bool regionAnswers = false;  // when not, it is not known what runs
+  std::vector<MachineInfo> machines;
+  std::map<std::string, bool> mastersAlive;  // as the API's address sees them
+  std::map<std::string, bool> nodesReady;    // as the API tells; empty when it does not answer
 };
 
 class Cluster {
  public:
-  // The programs that this machine runs: dhow itself and dhow-shim beside it.
-  struct Programs {
-    std::string dhow;
-    std::string shim;
-    static Result<Programs> ofThisProcess();
-  };
   Cluster(Loop& loop, BlockingPool& pool, Programs programs);
   ~Cluster();
 
@@ -67,7 +56,5 @@ class Cluster {
   struct Rep;
   std::unique_ptr<Rep> rep_;
 };
-
-std::string masterName(const ClusterConfig& config);
 
 }  // namespace dhow::platform

@@ -77,10 +77,26 @@ std::vector<NodePlan> ClusterConfig::nodePlans() const {
   std::vector<NodePlan> plans;
   for (int i = 0; i < request.nodes; ++i) {
     int zone = i % request.zones + 1;
-    plans.push_back(
-        {fmt::format("{}-node-{}", request.name, i + 1), zoneName(zone), zone, segment(index, zone, 10 + i)});
+    plans.push_back({fmt::format("{}-node-{}", request.name, i + 1), zoneName(zone), zone,
+                     segment(index, zone, kFirstNodeHost + i)});
   }
   return plans;
+}
+
+std::vector<MasterPlan> ClusterConfig::masterPlans() const {
+  std::vector<MasterPlan> plans;
+  for (int i = 0; i < request.masters; ++i) {
+    int zone = i % request.zones + 1;
+    plans.push_back({fmt::format("{}-master-{}", request.name, i + 1), zoneName(zone), zone,
+                     segment(index, zone, kFirstMasterHost + i)});
+  }
+  return plans;
+}
+
+std::vector<std::string> ClusterConfig::masterUrls() const {
+  std::vector<std::string> urls;
+  for (const auto& plan : masterPlans()) urls.push_back(fmt::format("https://{}:{}", plan.address, apiPort));
+  return urls;
 }
 
 Result<> validateRequest(const ClusterRequest& request) {
@@ -110,6 +126,7 @@ ClusterConfig configFor(const ClusterRequest& request, int index) {
   config.serviceRange = fmt::format("10.{}.0.0/16", 96 + index);
   config.apiPort = static_cast<uint16_t>(6443 + index);
   config.registryPort = 5000;
+  config.regionPort = 7443;
   return config;
 }
 
@@ -124,7 +141,8 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"podRange", config.podRange},
                    {"serviceRange", config.serviceRange},
                    {"apiPort", config.apiPort},
-                   {"registryPort", config.registryPort}};
+                   {"registryPort", config.registryPort},
+                   {"regionPort", config.regionPort}};
   return writeFileDurably(config.paths().config(), json::serialize(out) + "\n");
 }
 
@@ -158,6 +176,7 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   config.serviceRange = text_("serviceRange");
   config.apiPort = static_cast<uint16_t>(number("apiPort"));
   config.registryPort = static_cast<uint16_t>(number("registryPort"));
+  config.regionPort = static_cast<uint16_t>(number("regionPort"));
   if (!whole) return Error(Code::kDataLoss, "read " + paths.config() + ": a field is missing");
   RETURN_IF_ERROR(validateRequest(config.request));
   return config;

@@ -19,12 +19,15 @@ struct ClusterRequest {
   int zones = 3;
 };
 
-struct NodePlan {
-  std::string name;  // "dhow-node-1"
+// A machine on its zone's segment.
+struct MachinePlan {
+  std::string name;  // "dhow-node-1", "dhow-master-1"
   std::string zone;  // "local-east-1"
   int zoneIndex = 1;
-  std::string address;  // on its zone's segment
+  std::string address;
 };
+using NodePlan = MachinePlan;
+using MasterPlan = MachinePlan;
 
 // One /21 of 10.89.0.0/16 a cluster, by its index: the first /24 links the host and the region's router, its upper half
 // is the load balancer's pool; each further /24 is one zone's segment.
@@ -37,28 +40,36 @@ struct ClusterConfig {
   std::string serviceRange;
   uint16_t apiPort = 0;
   uint16_t registryPort = 0;
+  uint16_t regionPort = 0;  // the region's API for the masters (platform/region_api.h)
 
   ClusterPaths paths() const { return ClusterPaths(request.dataDir, request.name); }
   std::string zoneName(int zone) const;  // 1-based
   std::string zoneSubnet(int zone) const;
   std::string zoneGateway(int zone) const;
   std::string uplinkSubnet() const;
-  std::string hostAddress() const;    // the host's end of the uplink; masters listen there
+  std::string hostAddress() const;    // the host's end of the uplink: the API, the registry and the region listen there
   std::string routerAddress() const;  // the router's end
   std::string loadBalancerRange() const;
   std::string allSegments() const;  // the /21
   std::string kubernetesServiceAddress() const;
   std::string dnsAddress() const;
-  std::string apiUrl() const;        // from this machine
-  std::string registryHost() const;  // the name that image references carry, with its port
-  std::string engineBridge() const;  // of this machine's Docker containers
+  std::string apiUrl() const;                   // from this machine
+  std::vector<std::string> masterUrls() const;  // the masters themselves, from the segments and from this machine
+  std::string registryHost() const;             // the name that image references carry, with its port
+  std::string engineBridge() const;             // of this machine's Docker containers
   std::string engineSubnet() const;
   std::vector<NodePlan> nodePlans() const;
+  std::vector<MasterPlan> masterPlans() const;
 };
 
 inline constexpr int kMaxZones = 7;
 inline constexpr int kMaxClusters = 32;
 inline constexpr int kMaxNodes = 100;
+inline constexpr int kMaxMasters = 7;
+// The last part of addresses on a segment: 1 is the gateway, then masters, then nodes. Unique in the whole region.
+inline constexpr int kFirstMasterHost = 3;
+inline constexpr int kFirstNodeHost = 10;
+inline constexpr int kLastNodeHost = 250;
 
 // kInvalid with what is wrong: names, counts.
 Result<> validateRequest(const ClusterRequest& request);

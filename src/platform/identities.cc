@@ -6,6 +6,12 @@
 
 namespace dhow::platform {
 
+Result<Identity> readIdentity(const std::string& stem) {
+  ASSIGN_OR_RETURN(auto certificate, readFile(stem + ".crt", 1 << 20));
+  ASSIGN_OR_RETURN(auto key, readFile(stem + ".key", 1 << 20));
+  return Identity{std::move(certificate), std::move(key)};
+}
+
 namespace {
 
 constexpr Duration kYear = std::chrono::hours(24 * 365);
@@ -14,12 +20,6 @@ constexpr Duration kAuthorityLife = 10 * kYear;
 Result<> saveIdentity(const std::string& stem, const Identity& identity) {
   RETURN_IF_ERROR(writeFileDurably(stem + ".key", identity.privateKeyPem, 0600));
   return writeFileDurably(stem + ".crt", identity.certificatePem);
-}
-
-Result<Identity> readIdentity(const std::string& stem) {
-  ASSIGN_OR_RETURN(auto certificate, readFile(stem + ".crt", 1 << 20));
-  ASSIGN_OR_RETURN(auto key, readFile(stem + ".key", 1 << 20));
-  return Identity{std::move(certificate), std::move(key)};
 }
 
 // The identity stored at `stem`, or a new one when there is none or it has less than a third of its life left.
@@ -31,6 +31,13 @@ Result<Identity> ensureIdentity(const std::string& stem, const Identity& authori
   ASSIGN_OR_RETURN(auto issued, issueCertificate(authority, spec));
   RETURN_IF_ERROR(saveIdentity(stem, issued));
   return issued;
+}
+
+Result<Identity> ensureAuthority(const std::string& stem, const std::string& name, WallTime now) {
+  if (auto stored = readIdentity(stem); stored.ok()) return stored;
+  ASSIGN_OR_RETURN(auto made, createAuthority(name, now, kAuthorityLife));
+  RETURN_IF_ERROR(saveIdentity(stem, made));
+  return made;
 }
 
 std::string kubeconfigOf(const ClusterConfig& config, const std::string& authorityPem, const Identity& admin) {
@@ -62,25 +69,17 @@ std::string kubeconfigOf(const ClusterConfig& config, const std::string& authori
 Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
   auto paths = config.paths();
   RETURN_IF_ERROR(makeDirs(paths.pki(), 0700));
-  auto authority = readIdentity(paths.pki(kAuthority));
-  if (!authority.ok()) {
-    authority = createAuthority("dhow-" + config.request.name, now, kAuthorityLife);
-    if (!authority.ok()) return std::move(authority).error();
-    RETURN_IF_ERROR(saveIdentity(paths.pki(kAuthority), *authority));
-  }
-  CertificateSpec server;
-  server.commonName = "kube-apiserver";
-  server.server = true;
-  server.notBefore = now;
-  server.validity = kYear;
-  server.dnsNames = {"localhost",
-                     "kubernetes",
-                     "kubernetes.default",
-                     "kubernetes.default.svc",
-                     "kubernetes.default.svc." + config.domain,
-                     "registry.dhow.internal"};
-  server.ipAddresses = {"127.0.0.1", config.hostAddress(), config.kubernetesServiceAddress()};
-  RETURN_IF_ERROR(ensureIdentity(paths.pki(kServer), *authority, server));
+  ASSIGN_OR_RETURN(auto authority, ensureAuthority(paths.pki(kAuthority), "dhow-" + config.request.name, now));
+  RETURN_IF_ERROR(ensureAuthority(paths.pki(kMemberAuthority), "dhow-" + config.request.name + "-etcd", now));
+
+  CertificateSpec region;
+  region.commonName = "system:kube-proxy";
+  region.server = region.client = true;
+  region.notBefore = now;
+  region.validity = kYear;
+  region.dnsNames = {"localhost", "registry.dhow.internal"};
+  region.ipAddresses = {"127.0.0.1", config.hostAddress()};
+  RETURN_IF_ERROR(ensureIdentity(paths.pki(kRegion), authority, region));
 
   CertificateSpec admin;
   admin.commonName = "kubernetes-admin";
@@ -88,16 +87,43 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
   admin.client = true;
   admin.notBefore = now;
   admin.validity = kYear;
-  ASSIGN_OR_RETURN(auto adminIdentity, ensureIdentity(paths.pki(kAdmin), *authority, admin));
+  ASSIGN_OR_RETURN(auto adminIdentity, ensureIdentity(paths.pki(kAdmin), authority, admin));
 
   if (!pathExists(paths.pki(kServiceAccountKey)))
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kServiceAccountKey), generatePrivateKey(), 0600));
   if (!pathExists(paths.pki(kRegistryPassword)))
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kRegistryPassword), randomHex(32), 0600));
-  auto kubeconfig = kubeconfigOf(config, authority->certificatePem, adminIdentity);
+  auto kubeconfig = kubeconfigOf(config, authority.certificatePem, adminIdentity);
   auto existing = readFile(paths.kubeconfig(), 1 << 20);
   if (existing.ok() && *existing == kubeconfig) return {};
   return writeFileDurably(paths.kubeconfig(), kubeconfig, 0600);
+}
+
+Result<> ensureMasterIdentities(const ClusterConfig& config, const MasterPlan& master, WallTime now) {
+  auto paths = config.paths();
+  const std::string folder = paths.master(master.name);
+  RETURN_IF_ERROR(makeDirs(folder, 0700));
+  ASSIGN_OR_RETURN(auto authority, readIdentity(paths.pki(kAuthority)));
+  CertificateSpec server;
+  server.commonName = master.name;
+  server.organizations = {kMasterGroup};
+  server.server = server.client = true;
+  server.notBefore = now;
+  server.validity = kYear;
+  server.dnsNames = {"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+                     "kubernetes.default.svc." + config.domain};
+  server.ipAddresses = {"127.0.0.1", config.hostAddress(), config.kubernetesServiceAddress(), master.address};
+  RETURN_IF_ERROR(ensureIdentity(folder + "/" + kServer, authority, server));
+
+  ASSIGN_OR_RETURN(auto members, readIdentity(paths.pki(kMemberAuthority)));
+  CertificateSpec member;
+  member.commonName = master.name;
+  member.server = member.client = true;
+  member.notBefore = now;
+  member.validity = kYear;
+  member.ipAddresses = {"127.0.0.1", master.address};
+  RETURN_IF_ERROR(ensureIdentity(folder + "/" + kMember, members, member));
+  return {};
 }
 
 Result<Identity> ensureNodeIdentity(const ClusterConfig& config, const std::string& node, WallTime now) {

@@ -10,18 +10,28 @@
 namespace dhow::platform {
 
 // Files under pki/.
-inline constexpr const char* kAuthority = "ca";   // .crt, .key
-inline constexpr const char* kServer = "server";  // the masters' serving certificate
-inline constexpr const char* kAdmin = "admin";    // CN kubernetes-admin, O system:masters
+inline constexpr const char* kAuthority = "ca";             // .crt, .key
+inline constexpr const char* kMemberAuthority = "etcd-ca";  // of etcd's members and their clients, the masters alone
+inline constexpr const char* kAdmin = "admin";              // CN kubernetes-admin, O system:masters
+// The region's process: serves its API and the registry, and reads what it balances as CN system:kube-proxy.
+inline constexpr const char* kRegion = "region";
 inline constexpr const char* kServiceAccountKey = "sa.key";
 inline constexpr const char* kRegistryPassword = "registry-password";
 inline constexpr const char* kRegistryUser = "dhow";
 
 // Makes what is missing, and the administrator's kubeconfig. Blocks.
 Result<> ensureIdentities(const ClusterConfig& config, WallTime now);
+// Files in a master's own folder.
+inline constexpr const char* kServer = "server";  // serves the API; the region's API knows masters by it
+inline constexpr const char* kMember = "etcd";    // member of etcd and its client
+inline constexpr const char* kMasterGroup = "dhow:masters";
+// kServer and kMember of a master, each made anew as a node's.
+Result<> ensureMasterIdentities(const ClusterConfig& config, const MasterPlan& master, WallTime now);
 // CN system:node:<name>, O system:nodes. Made anew when its certificate has less than a third of its life left.
 Result<Identity> ensureNodeIdentity(const ClusterConfig& config, const std::string& node, WallTime now);
 
+// From <stem>.crt and <stem>.key.
+Result<Identity> readIdentity(const std::string& stem);
 Result<Identity> loadIdentity(const ClusterPaths& paths, const std::string& name);
 Result<std::string> loadAuthorityCertificate(const ClusterPaths& paths);
 

@@ -25,6 +25,12 @@ TEST(Identities, AreMadeOnceAndRenewedInTheLastThirdOfTheirLife) {
   auto node = ensureNodeIdentity(config, "n1", now);
   ASSERT_TRUE(node.ok());
   EXPECT_EQ(inspectCertificate(node->certificatePem)->commonName, "system:node:n1");
+  auto plan = config.masterPlans()[0];
+  ASSERT_TRUE(ensureMasterIdentities(config, plan, now).ok());
+  auto server = readIdentity(config.paths().master(plan.name) + "/" + kServer);
+  ASSERT_TRUE(server.ok());
+  EXPECT_EQ(inspectCertificate(server->certificatePem)->organizations, std::vector<std::string>{kMasterGroup});
+  EXPECT_TRUE(readIdentity(config.paths().master(plan.name) + "/" + kMember).ok());
   ASSERT_TRUE(removeTree(*dir).ok());
 }
 

@@ -4,10 +4,12 @@
 //     cluster.json          what was asked for and which ranges and ports were chosen
 //     kubeconfig            the administrator's
 //     pki/                  authority, identities, keys (0700)
-//     server/               store and log of the master
+//     masters/<master>/     one machine: master.json, its identities, store and log
+//     region/               log of the region's process
 //     registry/             content of the cluster's registry
 //     engine/               the Docker engine's images, containers, volumes
-//     nodes/<node>/         one machine: node.json, its identity, var/ (images, pods, logs)
+//     nodes/<node>/         one machine: node.json, its identity, var/ (images, pods, logs); machine.json when it was
+//                           made through the region's API
 //   /run/dhow/<name>/       sockets and state that a reboot may forget
 #pragma once
 
@@ -37,13 +39,19 @@ struct ClusterPaths {
   std::string kubeconfig() const { return root + "/kubeconfig"; }
   std::string pki() const { return root + "/pki"; }
   std::string pki(const std::string& file) const { return pki() + "/" + file; }
-  std::string server() const { return root + "/server"; }
-  std::string store() const { return server() + "/store.db"; }
+  std::string masters() const { return root + "/masters"; }
+  std::string master(const std::string& master) const { return masters() + "/" + master; }
+  std::string masterConfig(const std::string& master) const { return this->master(master) + "/master.json"; }
+  std::string store(const std::string& master) const { return this->master(master) + "/store.db"; }
+  std::string region() const { return root + "/region"; }
   std::string registry() const { return root + "/registry"; }
   std::string engine() const { return root + "/engine"; }
   std::string nodes() const { return root + "/nodes"; }
   std::string node(const std::string& node) const { return nodes() + "/" + node; }
   std::string nodeConfig(const std::string& node) const { return this->node(node) + "/node.json"; }
+  // There while the machine is stopped because somebody asked for that.
+  std::string held(const std::string& folder) const { return folder + "/stopped"; }
+  std::string nodeRecord(const std::string& node) const { return this->node(node) + "/machine.json"; }
 
   std::string lock() const { return run + "/lock"; }
   // Locked by the engine while it runs; there from before it is started until it is shut down.
@@ -51,9 +59,12 @@ struct ClusterPaths {
   std::string enginePid() const { return run + "/engine.pid"; }
   std::string dockerSocket() const { return run + "/docker.sock"; }
   std::string regionNamespace() const { return run + "/region.netns"; }
-  std::string nodeNamespace(const std::string& node) const { return run + "/" + node + ".netns"; }
+  std::string regionSocket() const { return run + "/region.sock"; }
+  std::string machineNamespace(const std::string& machine) const { return run + "/" + machine + ".netns"; }
   std::string machines() const { return run + "/machines"; }
-  std::string ready(const std::string& process) const { return run + "/" + process + ".ready"; }
+  // Where a process that starts tells that it is ready. Masters see this folder.
+  std::string readiness() const { return run + "/ready"; }
+  std::string ready(const std::string& process) const { return readiness() + "/" + process; }
 };
 
 }  // namespace dhow::platform

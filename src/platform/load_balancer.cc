@@ -1,5 +1,6 @@
 #include "platform/load_balancer.h"
 
+#include "base/gate.h"
 #include "base/log.h"
 #include "client/controller.h"
 #include "client/fields.h"
@@ -33,7 +34,8 @@ std::string internalAddress(const object::Object& node) {
 
 struct LoadBalancer::Rep {
   Rep(Loop& loop, Caches& caches)
-      : services(caches.of(kServices)),
+      : gate(loop),
+        services(caches.of(kServices)),
         slices(caches.of(kEndpointSlices)),
         nodes(caches.of(kNodes)),
         controller(loop, {.name = "load-balancer", .workers = 1},
@@ -78,19 +80,39 @@ struct LoadBalancer::Rep {
     return {};
   }
 
+  std::vector<ServicePort> portsOf(const object::Object& service) {
+    auto wanted =
+        node::servicePorts(service, slices.byIndex(kByService, std::string(service.key())), node::ServiceView{});
+    // Inside the nodes' own concern: cluster addresses and node ports.
+    for (auto& port : wanted) {
+      port.clusterIps.clear();
+      port.nodePort = 0;
+    }
+    std::erase_if(wanted, [](const ServicePort& port) { return port.loadBalancerIps.empty(); });
+    return wanted;
+  }
+
+  // Until a master has told what there is, what an earlier process has set goes on; then what is too much goes.
+  static Task<> begin(Rep* self) {
+    for (Cache* cache : {&self->services, &self->slices, &self->nodes}) co_await cache->waitSynced();
+    if (self->stopping || !self->services.synced() || !self->slices.synced()) co_return;
+    std::vector<ServicePort> all;
+    for (const ObjectPtr& service : self->services.list()) {
+      auto ports = self->portsOf(*service);
+      auto& keys = self->installed[std::string(service->key())];
+      for (auto& port : ports) keys.push_back(port.key);
+      std::move(ports.begin(), ports.end(), std::back_inserter(all));
+    }
+    auto applied = self->proxy->apply(std::move(all));
+    if (!applied.ok()) log::error("region", "load balancer: {}", applied.error().message());
+    self->controller.start();
+  }
+
   Result<> balance(const std::string& key) {
     auto [ns, name] = splitKey(key);
     ObjectPtr service = services.get(ns, name);
     std::vector<ServicePort> wanted;
-    if (service) {
-      wanted = node::servicePorts(*service, slices.byIndex(kByService, key), node::ServiceView{});
-      // Inside the nodes' own concern: cluster addresses and node ports.
-      for (auto& port : wanted) {
-        port.clusterIps.clear();
-        port.nodePort = 0;
-      }
-      std::erase_if(wanted, [](const ServicePort& port) { return port.loadBalancerIps.empty(); });
-    }
+    if (service) wanted = portsOf(*service);
     std::vector<std::string> removed;
     for (const auto& old : installed[key]) {
       if (std::none_of(wanted.begin(), wanted.end(), [&](const auto& port) { return port.key == old; }))
@@ -107,6 +129,8 @@ struct LoadBalancer::Rep {
     return {};
   }
 
+  Gate gate;
+  bool stopping = false;
   Cache& services;
   Cache& slices;
   Cache& nodes;
@@ -134,12 +158,19 @@ Result<std::unique_ptr<LoadBalancer>> LoadBalancer::start(Loop& loop, Caches& ca
     ASSIGN_OR_RETURN(rep->proxy, ServiceProxy::open(std::move(options)));
     return {};
   }));
-  rep->controller.start();
+  rep->gate.spawn(Rep::begin(rep.get()));
   return std::unique_ptr<LoadBalancer>(new LoadBalancer(std::move(rep)));
 }
 
+Result<> LoadBalancer::routesAgain() {
+  for (const auto& [node, route] : rep_->routes) RETURN_IF_ERROR(rep_->links->setRoute(route));
+  return {};
+}
+
 Task<> LoadBalancer::stop() {
-  return rep_->controller.stop();
+  rep_->stopping = true;
+  co_await rep_->gate.close();
+  co_await rep_->controller.stop();
 }
 
 }  // namespace dhow::platform

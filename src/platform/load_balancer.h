@@ -1,6 +1,6 @@
 // The load balancer in front of a local cluster: in the region's router, the addresses of Services of type LoadBalancer
 // lead to their pods, and the pods' ranges lead to their nodes. What it has set stays in the kernel when this process
-// ends.
+// ends, and while no master tells anything.
 #pragma once
 
 #include <memory>
@@ -16,6 +16,9 @@ class LoadBalancer {
  public:
   static Result<std::unique_ptr<LoadBalancer>> start(Loop& loop, client::Caches& caches, const ClusterConfig& config);
   ~LoadBalancer();
+  // Sets the ways to nodes anew: the kernel forgets them when a zone's segment is taken down.
+  Result<> routesAgain();
+  // After the caches have been stopped: until they hold all, it waits for them.
   Task<> stop();
 
  private:

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "node/options.h"
 #include "platform/identities.h"
+#include "platform/master_options.h"
 
 namespace dhow::platform {
 
@@ -69,27 +70,48 @@ std::string cgroupOf(const ClusterConfig& config) {
   return "/dhow/" + config.request.name;
 }
 
-runtime::MachineSpec masterMachine(const ClusterConfig& config, const Cluster::Programs& programs) {
+runtime::MachineSpec masterMachine(const ClusterConfig& config, const Programs& programs, const MasterPlan& master) {
   auto paths = config.paths();
-  auto spec = machine(config, masterName(config), paths.server());
-  spec.args = {programs.dhow, "server", "--cluster", paths.root};
-  spec.env.push_back("NOTIFY_SOCKET=" + paths.ready("master"));
-  spec.netPath = "/proc/self/ns/net";
-  spec.mounts.push_back(writable(paths.root));
-  spec.mounts.push_back(writable(paths.run));
+  auto spec = machine(config, master.name, paths.master(master.name));
+  spec.args = {programs.dhow, "server", "--config", paths.masterConfig(master.name)};
+  spec.env.push_back("NOTIFY_SOCKET=" + paths.ready(master.name));
+  spec.netPath = paths.machineNamespace(master.name);
+  spec.mounts.push_back(writable(paths.master(master.name)));
+  spec.mounts.push_back(writable(paths.readiness()));
   return spec;
 }
 
-runtime::MachineSpec nodeMachine(const ClusterConfig& config, const Cluster::Programs& programs, const NodePlan& node) {
+runtime::MachineSpec nodeMachine(const ClusterConfig& config, const Programs& programs, const NodePlan& node) {
   auto paths = config.paths();
   auto spec = machine(config, node.name, paths.node(node.name));
   spec.args = {programs.dhow, "agent", "--config", paths.nodeConfig(node.name)};
-  spec.netPath = paths.nodeNamespace(node.name);
+  spec.netPath = paths.machineNamespace(node.name);
   spec.mounts.push_back(writable(paths.node(node.name)));
   return spec;
 }
 
-Result<> prepareNode(const ClusterConfig& config, const NodePlan& node) {
+Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
+  auto paths = config.paths();
+  const auto folder = paths.master(master.name);
+  RETURN_IF_ERROR(ensureMasterIdentities(config, master, std::chrono::system_clock::now()));
+  MasterOptions options;
+  options.name = master.name;
+  options.address = master.address;
+  options.port = config.apiPort;
+  options.advertise = config.hostAddress();
+  options.podRange = config.podRange;
+  options.serviceRange = config.serviceRange;
+  options.loadBalancerRange = config.loadBalancerRange();
+  options.caFile = paths.pki(std::string(kAuthority) + ".crt");
+  options.certFile = fmt::format("{}/{}.crt", folder, kServer);
+  options.keyFile = fmt::format("{}/{}.key", folder, kServer);
+  options.serviceAccountKeyFile = paths.pki(kServiceAccountKey);
+  options.regionUrl = fmt::format("https://{}:{}", config.hostAddress(), config.regionPort);
+  options.store = paths.store(master.name);
+  return writeFileDurably(paths.masterConfig(master.name), json::serialize(toJson(options)) + "\n", 0600);
+}
+
+Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const NodeTraits& traits) {
   auto paths = config.paths();
   auto folder = paths.node(node.name);
   RETURN_IF_ERROR(makeDirs(folder + "/run", 0700));
@@ -101,7 +123,7 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node) {
   options.name = node.name;
   options.zone = node.zone;
   options.region = config.region;
-  options.servers = {fmt::format("https://{}:{}", config.hostAddress(), config.apiPort)};
+  options.servers = config.masterUrls();
   options.caFile = paths.pki(std::string(kAuthority) + ".crt");
   options.certFile = folder + "/node.crt";
   options.keyFile = folder + "/node.key";
@@ -119,6 +141,9 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node) {
       {config.registryHost(),
        json::object{
            {"endpoint", registryUrl(config)}, {"ca", authority}, {"username", kRegistryUser}, {"password", password}}}};
+  options.labels = traits.labels;
+  options.taints = traits.taints;
+  options.resources = traits.resources;
   return writeFileDurably(paths.nodeConfig(node.name), json::serialize(node::toJson(options)) + "\n", 0600);
 }
 

@@ -3,16 +3,26 @@
 
 #include "base/result.h"
 #include "image/hosts.h"
-#include "platform/cluster.h"
+#include "node/options.h"
 #include "platform/config.h"
+#include "platform/programs.h"
 #include "runtime/spec.h"
 
 namespace dhow::platform {
 
-runtime::MachineSpec masterMachine(const ClusterConfig& config, const Cluster::Programs& programs);
-runtime::MachineSpec nodeMachine(const ClusterConfig& config, const Cluster::Programs& programs, const NodePlan& node);
-// Writes the node's identity and the file that its agent reads. Blocks.
-Result<> prepareNode(const ClusterConfig& config, const NodePlan& node);
+// What a node is asked to be beyond its plan.
+struct NodeTraits {
+  std::map<std::string, std::string> labels;
+  std::vector<node::Taint> taints;
+  std::map<std::string, std::string> resources;  // {"cpu": "2", "memory": "4Gi"}: what it says that it has
+  std::string pool, version;                     // of whoever made it; given back
+};
+
+runtime::MachineSpec masterMachine(const ClusterConfig& config, const Programs& programs, const MasterPlan& master);
+runtime::MachineSpec nodeMachine(const ClusterConfig& config, const Programs& programs, const NodePlan& node);
+// Write the machine's identities and the file that its process reads. Block.
+Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master);
+Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const NodeTraits& traits);
 
 // How the cluster's registry is reached from here.
 Result<image::RegistryHosts> clusterRegistries(const ClusterConfig& config);

@@ -16,6 +16,10 @@ std::string uplinkName(const ClusterConfig& config) {
 std::string zoneBridge(int zone) {
   return fmt::format("zone{}", zone);
 }
+// The router's end of a machine's link is named after the last part of its address, which is unique in the region.
+std::string portOf(const MachinePlan& machine) {
+  return "n" + machine.address.substr(machine.address.rfind('.') + 1);
+}
 std::string natTable(const ClusterConfig& config) {
   return fmt::format("dhow-uplink-{}", config.index);
 }
@@ -110,16 +114,15 @@ Result<> createRegion(const ClusterConfig& config) {
   return setUpHost(config, links);
 }
 
-Result<> createNodeLink(const ClusterConfig& config, const NodePlan& node) {
-  auto path = config.paths().nodeNamespace(node.name);
+Result<> createMachineLink(const ClusterConfig& config, const MachinePlan& machine) {
+  auto path = config.paths().machineNamespace(machine.name);
   if (Netns::open(path).ok()) return {};
   ASSIGN_OR_RETURN(auto router, Netns::open(config.paths().regionNamespace()));
   ASSIGN_OR_RETURN(auto netns, Netns::create());
-  // The port is named after the last part of the node's address: unique within the router.
-  std::string port = "n" + node.address.substr(node.address.rfind('.') + 1);
+  std::string port = portOf(machine);
   RETURN_IF_ERROR(runInNetns(router.fd(), [&]() -> Result<> {
     ASSIGN_OR_RETURN(auto links, NetLinks::open());
-    ASSIGN_OR_RETURN(auto bridge, links.find(zoneBridge(node.zoneIndex)));
+    ASSIGN_OR_RETURN(auto bridge, links.find(zoneBridge(machine.zoneIndex)));
     if (auto old = links.find(port); old.ok()) RETURN_IF_ERROR(links.remove(old->index));
     VethSpec veth;
     veth.name = port;
@@ -132,8 +135,8 @@ Result<> createNodeLink(const ClusterConfig& config, const NodePlan& node) {
   RETURN_IF_ERROR(runInNetns(netns.fd(), [&]() -> Result<> {
     ASSIGN_OR_RETURN(auto links, NetLinks::open());
     ASSIGN_OR_RETURN(auto eth0, links.find("eth0"));
-    ASSIGN_OR_RETURN(auto address, prefix(node.address, 24));
-    ASSIGN_OR_RETURN(auto gateway, IpAddress::parse(config.zoneGateway(node.zoneIndex)));
+    ASSIGN_OR_RETURN(auto address, prefix(machine.address, 24));
+    ASSIGN_OR_RETURN(auto gateway, IpAddress::parse(config.zoneGateway(machine.zoneIndex)));
     Route out;
     out.destination = IpPrefix{IpAddress::v4(0), 0};
     out.gateway = gateway;
@@ -142,8 +145,26 @@ Result<> createNodeLink(const ClusterConfig& config, const NodePlan& node) {
   return netns.pin(path);
 }
 
-Result<> removeNodeLink(const ClusterConfig& config, const std::string& node) {
-  return Netns::unpin(config.paths().nodeNamespace(node));
+Result<> removeMachineLink(const ClusterConfig& config, const std::string& machine) {
+  return Netns::unpin(config.paths().machineNamespace(machine));
+}
+
+Result<> setMachineLink(const ClusterConfig& config, const MachinePlan& machine, bool up) {
+  ASSIGN_OR_RETURN(auto router, Netns::open(config.paths().regionNamespace()));
+  return runInNetns(router.fd(), [&]() -> Result<> {
+    ASSIGN_OR_RETURN(auto links, NetLinks::open());
+    ASSIGN_OR_RETURN(auto port, links.find(portOf(machine)));
+    return links.setUp(port.index, up);
+  });
+}
+
+Result<> setZoneLink(const ClusterConfig& config, int zone, bool up) {
+  ASSIGN_OR_RETURN(auto router, Netns::open(config.paths().regionNamespace()));
+  return runInNetns(router.fd(), [&]() -> Result<> {
+    ASSIGN_OR_RETURN(auto links, NetLinks::open());
+    ASSIGN_OR_RETURN(auto bridge, links.find(zoneBridge(zone)));
+    return links.setUp(bridge.index, up);
+  });
 }
 
 Result<> removeRegion(const ClusterConfig& config) {

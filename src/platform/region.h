@@ -1,9 +1,9 @@
 // The region of a local cluster: a network namespace that is its router, with one bridge a zone (its segment) and an
-// uplink to this machine; and one namespace for each node on its zone's segment. Everything is named after the
+// uplink to this machine; and one namespace for each machine on its zone's segment. Everything is named after the
 // cluster's index, so that clusters never meet.
 //
-//   this machine --- uplink --- router -+- zone 1 --- node 1, node 4, ...
-//                                       +- zone 2 --- node 2, ...
+//   this machine --- uplink --- router -+- zone 1 --- master 1, node 1, node 4, ...
+//                                       +- zone 2 --- master 2, node 2, ...
 //
 // All functions block and are idempotent: they make or remove what is missing or left.
 #pragma once
@@ -14,9 +14,13 @@
 namespace dhow::platform {
 
 Result<> createRegion(const ClusterConfig& config);
-// The node's namespace, pinned at paths().nodeNamespace(name), with eth0 on its zone's segment.
-Result<> createNodeLink(const ClusterConfig& config, const NodePlan& node);
-Result<> removeNodeLink(const ClusterConfig& config, const std::string& node);
+// The machine's namespace, pinned at paths().machineNamespace(name), with eth0 on its zone's segment.
+Result<> createMachineLink(const ClusterConfig& config, const MachinePlan& machine);
+Result<> removeMachineLink(const ClusterConfig& config, const std::string& machine);
+// Takes a machine off its segment, as a pulled cable does, or puts it back. kNotFound when it has no link.
+Result<> setMachineLink(const ClusterConfig& config, const MachinePlan& machine, bool up);
+// The same for a whole zone: its segment reaches no other segment and not this machine.
+Result<> setZoneLink(const ClusterConfig& config, int zone, bool up);
 // Whether the router stands.
 bool regionExists(const ClusterConfig& config);
 Result<> removeRegion(const ClusterConfig& config);

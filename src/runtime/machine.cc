@@ -59,6 +59,10 @@ ContainerSpec containerOf(const MachineSpec& machine, const std::string& shimPat
   ContainerSpec spec;
   spec.id = kContainer;
   spec.process.args = {shimPath, "init", "--"};
+  for (const auto& command : machine.beside) {
+    spec.process.args.insert(spec.process.args.end(), command.begin(), command.end());
+    spec.process.args.push_back("--");
+  }
   spec.process.args.insert(spec.process.args.end(), machine.args.begin(), machine.args.end());
   spec.process.env = machine.env;
   spec.process.privileged = true;

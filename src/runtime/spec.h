@@ -178,7 +178,9 @@ struct SandboxSpec {
 // runs it again when it dies (after 100 ms, doubling to 5 s), and leaves other processes alone.
 struct MachineSpec {
   std::string name;
-  std::vector<std::string> args, env;  // the node agent
+  std::vector<std::string> args, env;  // its command: a node's agent, a master's server
+  // Commands that are kept running beside it: started before it and ended after it, in that order. At most three.
+  std::vector<std::vector<std::string>> beside;
   std::string hostname;
   std::string netPath;  // the machine's network namespace; empty: a new one
   // The root is the host's "/" read-only; these are added, writable unless they say otherwise.

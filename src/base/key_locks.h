@@ -8,7 +8,7 @@
 
 #include "base/gate.h"
 
-namespace dhow::apiserver {
+namespace dhow {
 
 class KeyLocks {
  public:
@@ -64,4 +64,4 @@ class KeyLocks {
   std::map<std::string, Entry> entries_;
 };
 
-}  // namespace dhow::apiserver
+}  // namespace dhow

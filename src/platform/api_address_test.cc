@@ -1,0 +1,154 @@
+#include "platform/api_address.h"
+
+#include <gtest/gtest.h>
+
+#include "base/gate.h"
+#include "http/client.h"
+#include "http/server.h"
+#include "http/stream.h"
+
+namespace dhow::platform {
+namespace {
+
+using namespace std::chrono_literals;
+
+// A master that answers with its name.
+struct Backend {
+  Backend(RealLoop& loop, std::string name)
+      : server(loop, {},
+               [name](http::Request&, http::ResponseWriter& writer) -> Task<> { return answer(writer, name); }) {
+    port = server.listenTcp("127.0.0.1", 0).valueOr(0);
+  }
+  static Task<> answer(http::ResponseWriter& writer, std::string name) {
+    http::Response response;
+    response.body = name;
+    (void)(co_await writer.send(std::move(response))).ok();
+  }
+  http::Server server;
+  uint16_t port = 0;
+};
+
+Task<std::string> ask(Loop& loop, uint16_t port) {
+  http::Client client(loop, {});
+  auto response = co_await client.fetch(fmt::format("http://127.0.0.1:{}/", port), http::Request());
+  client.close();
+  co_return response.ok() ? response->body : "no answer";
+}
+
+Task<> livingMastersTakeTurnsAndDeadOnesArePassedOver(RealLoop& loop) {
+  Backend one(loop, "one"), two(loop, "two");
+  ApiAddress address(loop, {{"one", "127.0.0.1", one.port}, {"two", "127.0.0.1", two.port}});
+  auto port = address.listen("127.0.0.1", 0);
+  EXPECT_TRUE(port.ok());
+  std::set<std::string> seen;
+  for (int i = 0; i < 2; ++i) seen.insert(co_await ask(loop, *port));
+  EXPECT_EQ(seen, (std::set<std::string>{"one", "two"}));
+
+  // Known to be dead.
+  address.setAlive("one", false);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(co_await ask(loop, *port), "two");
+  // All are: they are tried all the same.
+  address.setAlive("two", false);
+  EXPECT_NE(co_await ask(loop, *port), "no answer");
+
+  // Refusing, while nobody knows yet.
+  address.setAlive("one", true);
+  address.setAlive("two", true);
+  co_await two.server.stop();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(co_await ask(loop, *port), "one");
+  co_await one.server.stop();
+  EXPECT_EQ(co_await ask(loop, *port), "no answer");
+  co_await address.stop();
+}
+
+TEST(ApiAddress, LivingMastersTakeTurnsAndDeadOnesArePassedOver) {
+  RealLoop loop;
+  runOn(loop, livingMastersTakeTurnsAndDeadOnesArePassedOver(loop));
+}
+
+Task<> connectionsToADeadMasterEndAtOnce(RealLoop& loop) {
+  Backend one(loop, "one");
+  ApiAddress address(loop, {{"one", "127.0.0.1", one.port}});
+  auto port = address.listen("127.0.0.1", 0);
+  EXPECT_TRUE(port.ok());
+  auto stream = co_await http::connectTcp(loop, "127.0.0.1", *port, 5s);
+  EXPECT_TRUE(stream.ok());
+  auto written = co_await (*stream)->write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_TRUE(written.ok());
+  char buffer[4096];
+  auto first = co_await (*stream)->read(buffer);
+  EXPECT_TRUE(first.ok() && *first > 0);
+  EXPECT_EQ(address.connections(), 1u);
+  address.setAlive("one", false);
+  while (true) {
+    auto more = co_await (*stream)->read(buffer);
+    if (!more.ok() || *more == 0) break;
+  }
+  co_await address.stop();
+  EXPECT_EQ(address.connections(), 0u);
+  co_await one.server.stop();
+}
+
+TEST(ApiAddress, ConnectionsToADeadMasterEndAtOnce) {
+  RealLoop loop;
+  runOn(loop, connectionsToADeadMasterEndAtOnce(loop));
+}
+
+// Echoes until the end of what it reads, then says so.
+Task<> echo(http::Stream& stream) {
+  char buffer[4096];
+  while (true) {
+    auto count = co_await stream.read(buffer);
+    if (!count.ok() || *count == 0) break;
+    (void)(co_await stream.write({buffer, *count})).ok();
+  }
+  (void)(co_await stream.write("end")).ok();
+  co_await stream.shutdownWrite();
+}
+
+Task<> echoServer(http::ResponseWriter& writer) {
+  auto stream = co_await writer.hijack(101, {});
+  if (stream.ok()) co_await echo(**stream);
+}
+
+Task<> aHalfClosedConnectionStillCarriesTheAnswer(RealLoop& loop) {
+  http::Server server(loop, {}, [](http::Request&, http::ResponseWriter& writer) { return echoServer(writer); });
+  ApiAddress address(loop, {{"one", "127.0.0.1", server.listenTcp("127.0.0.1", 0).valueOr(0)}});
+  auto port = address.listen("127.0.0.1", 0);
+  EXPECT_TRUE(port.ok());
+  auto stream = co_await http::connectTcp(loop, "127.0.0.1", *port, 5s);
+  EXPECT_TRUE(stream.ok());
+  auto asked = co_await (*stream)->write("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+  EXPECT_TRUE(asked.ok());
+  const std::string sent(300000, 'x');
+  std::string got;
+  char buffer[65536];
+  while (got.find("\r\n\r\n") == std::string::npos) {
+    auto count = co_await (*stream)->read(buffer);
+    if (!count.ok() || *count == 0) break;
+    got.append(buffer, *count);
+  }
+  got.erase(0, got.find("\r\n\r\n") + 4);
+  Gate gate(loop);
+  gate.spawn([](http::Stream* to, const std::string* bytes) -> Task<> {
+    (void)(co_await to->write(*bytes)).ok();
+    co_await to->shutdownWrite();
+  }(stream->get(), &sent));
+  while (true) {
+    auto count = co_await (*stream)->read(buffer);
+    if (!count.ok() || *count == 0) break;
+    got.append(buffer, *count);
+  }
+  co_await gate.close();
+  EXPECT_EQ(got, sent + "end");
+  co_await address.stop();
+  co_await server.stop();
+}
+
+TEST(ApiAddress, AHalfClosedConnectionStillCarriesTheAnswer) {
+  RealLoop loop;
+  runOn(loop, aHalfClosedConnectionStillCarriesTheAnswer(loop));
+}
+
+}  // namespace
+}  // namespace dhow::platform

@@ -1,0 +1,79 @@
+#include "platform/master_options.h"
+
+#include <boost/json/parse.hpp>
+
+#include "base/files.h"
+
+namespace dhow::platform {
+
+namespace json = boost::json;
+
+namespace {
+
+struct TextField {
+  const char* name;
+  std::string MasterOptions::* member;
+};
+
+constexpr TextField kTexts[] = {
+    {"name", &MasterOptions::name},
+    {"address", &MasterOptions::address},
+    {"advertise", &MasterOptions::advertise},
+    {"podRange", &MasterOptions::podRange},
+    {"serviceRange", &MasterOptions::serviceRange},
+    {"loadBalancerRange", &MasterOptions::loadBalancerRange},
+    {"caFile", &MasterOptions::caFile},
+    {"certFile", &MasterOptions::certFile},
+    {"keyFile", &MasterOptions::keyFile},
+    {"serviceAccountKeyFile", &MasterOptions::serviceAccountKeyFile},
+    {"regionUrl", &MasterOptions::regionUrl},
+    {"store", &MasterOptions::store},
+};
+
+Error wrong(std::string_view field, std::string_view what) {
+  return Error(Code::kInvalid, fmt::format("master configuration: {}: {}", field, what));
+}
+
+Result<> readField(MasterOptions& options, std::string_view name, const json::value& value) {
+  for (const auto& field : kTexts) {
+    if (name != field.name) continue;
+    if (!value.is_string()) return wrong(name, "must be a text");
+    options.*field.member = value.get_string();
+    return {};
+  }
+  if (name != "port") return wrong(name, "unknown field");
+  if (!value.is_int64() || value.get_int64() < 1 || value.get_int64() > 65535) return wrong(name, "from 1 to 65535");
+  options.port = static_cast<uint16_t>(value.get_int64());
+  return {};
+}
+
+}  // namespace
+
+Result<MasterOptions> parseMasterOptions(std::string_view bytes) {
+  boost::system::error_code failed;
+  json::value root = json::parse(bytes, failed);
+  if (failed || !root.is_object()) return Error(Code::kInvalid, "master configuration: not a JSON object");
+  MasterOptions options;
+  for (const auto& [name, value] : root.get_object()) RETURN_IF_ERROR(readField(options, name, value));
+  for (const auto& field : kTexts) {
+    if ((options.*field.member).empty()) return wrong(field.name, "is needed");
+  }
+  if (options.port == 0) return wrong("port", "is needed");
+  return options;
+}
+
+Result<MasterOptions> loadMasterOptions(const std::string& path) {
+  ASSIGN_OR_RETURN(std::string bytes, readFile(path, 1 << 20));
+  auto options = parseMasterOptions(bytes);
+  if (!options.ok()) return options.error().wrap(path);
+  return options;
+}
+
+json::object toJson(const MasterOptions& options) {
+  json::object out;
+  for (const auto& field : kTexts) out[field.name] = options.*field.member;
+  out["port"] = options.port;
+  return out;
+}
+
+}  // namespace dhow::platform

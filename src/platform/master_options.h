@@ -1,0 +1,39 @@
+// What a master's process reads: `dhow server --config <file>`. One JSON object:
+//
+//   name             "dhow-master-1"
+//   address, port    where its API server listens
+//   advertise        the address under which every client finds the API: the region's
+//   podRange, serviceRange, loadBalancerRange
+//   caFile           PEM of the cluster's authority
+//   certFile, keyFile   serves the API, and is shown to the region
+//   serviceAccountKeyFile
+//   regionUrl        the region's API (platform/region_api.h)
+//   store            path of the embedded store's file
+#pragma once
+
+#include <boost/json/object.hpp>
+
+#include <cstdint>
+#include <string>
+
+#include "base/result.h"
+
+namespace dhow::platform {
+
+struct MasterOptions {
+  std::string name;
+  std::string address;
+  uint16_t port = 0;
+  std::string advertise;
+  std::string podRange, serviceRange, loadBalancerRange;
+  std::string caFile, certFile, keyFile, serviceAccountKeyFile;
+  std::string regionUrl;
+  std::string store;
+};
+
+// kInvalid names the field that is wrong, missing or unknown.
+Result<MasterOptions> parseMasterOptions(std::string_view json);
+Result<MasterOptions> loadMasterOptions(const std::string& path);
+boost::json::object toJson(const MasterOptions& options);
+
+}  // namespace dhow::platform

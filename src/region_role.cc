@@ -1,0 +1,223 @@
+// What a cloud gives a cluster, for a local one: the API's one address, machines, the registry and the load balancer,
+// in one process on this machine. It goes on while masters are dead.
+#include <csignal>
+
+#include <boost/asio/signal_set.hpp>
+
+#include "base/blocking.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/notify.h"
+#include "base/strings.h"
+#include "client/http_client.h"
+#include "client/reflector.h"
+#include "http/server.h"
+#include "image/registry_server.h"
+#include "platform/api_address.h"
+#include "platform/config.h"
+#include "platform/identities.h"
+#include "platform/load_balancer.h"
+#include "platform/provider.h"
+#include "platform/region_api.h"
+#include "roles.h"
+
+namespace dhow {
+
+namespace {
+
+using platform::ClusterConfig;
+
+constexpr size_t kBlockingThreads = 2;
+// How soon a master that did not answer is asked again.
+constexpr Duration kFirstLook = std::chrono::milliseconds(50);
+constexpr Duration kLastLook = std::chrono::seconds(1);
+
+// One master as this process sees it: it lives while a watch of it lives.
+struct MasterWatch {
+  std::unique_ptr<client::HttpClient> client;
+  std::unique_ptr<client::Reflector> reflector;
+};
+
+struct Region {
+  Loop& loop;
+  BlockingPool& pool;
+  ClusterConfig config;
+  std::unique_ptr<platform::Provider> provider;
+  std::unique_ptr<platform::ApiAddress> address;
+  std::vector<MasterWatch> masters;
+  std::unique_ptr<image::RegistryServer> registry;
+  std::unique_ptr<http::Server> registryFront, mastersFront, localFront;
+  std::unique_ptr<client::HttpClient> client;
+  std::unique_ptr<client::HttpCaches> caches;
+  std::unique_ptr<platform::LoadBalancer> loadBalancer;
+  bool stopping = false;
+  int code = 0;
+
+  Task<Result<>> start();
+  Task<> stop();
+  Result<> startAddress();
+  Result<> watchMasters();
+  Result<> startRegistry();
+  Result<> startLoadBalancer();
+  Result<> startApi();
+  Result<std::shared_ptr<http::TlsServer>> tlsServer(bool clientCertificates);
+  Result<std::unique_ptr<client::HttpClient>> clientOf(std::vector<std::string> servers);
+};
+
+Result<std::shared_ptr<http::TlsServer>> Region::tlsServer(bool clientCertificates) {
+  ASSIGN_OR_RETURN(auto identity, platform::loadIdentity(config.paths(), platform::kRegion));
+  http::TlsServer::Options options;
+  options.keyPair = {identity.certificatePem, identity.privateKeyPem};
+  if (clientCertificates) {
+    ASSIGN_OR_RETURN(options.clientCaPem, platform::loadAuthorityCertificate(config.paths()));
+  }
+  return http::TlsServer::create(std::move(options));
+}
+
+Result<std::unique_ptr<client::HttpClient>> Region::clientOf(std::vector<std::string> servers) {
+  ASSIGN_OR_RETURN(auto identity, platform::loadIdentity(config.paths(), platform::kRegion));
+  http::TlsClient::Options tls;
+  ASSIGN_OR_RETURN(tls.caPem, platform::loadAuthorityCertificate(config.paths()));
+  tls.keyPair = http::KeyPair{identity.certificatePem, identity.privateKeyPem};
+  client::HttpClient::Options options;
+  ASSIGN_OR_RETURN(options.tls, http::TlsClient::create(std::move(tls)));
+  options.servers = std::move(servers);
+  options.userAgent = "dhow-region";
+  return std::make_unique<client::HttpClient>(loop, std::move(options));
+}
+
+Result<> Region::startAddress() {
+  std::vector<platform::ApiAddress::Master> plans;
+  for (const auto& plan : config.masterPlans()) plans.push_back({plan.name, plan.address, config.apiPort});
+  address = std::make_unique<platform::ApiAddress>(loop, std::move(plans));
+  for (const auto& own : {std::string("127.0.0.1"), config.hostAddress()})
+    RETURN_IF_ERROR(address->listen(own, config.apiPort));
+  return {};
+}
+
+Result<> Region::watchMasters() {
+  const auto plans = config.masterPlans();
+  const auto urls = config.masterUrls();
+  for (size_t i = 0; i < plans.size(); ++i) {
+    MasterWatch watch;
+    ASSIGN_OR_RETURN(watch.client, clientOf({urls[i]}));
+    client::Reflector::Options options;
+    // Matches nothing: what counts is that the watch lives.
+    options.select.fieldSelector = "metadata.name=none.invalid";
+    options.firstDelay = kFirstLook;
+    options.maxDelay = kLastLook;
+    options.onContact = [this, name = plans[i].name](bool connected) {
+      log::info("region", "{} {}", name, connected ? "answers" : "does not answer");
+      if (!stopping) address->setAlive(name, connected);
+    };
+    watch.reflector =
+        std::make_unique<client::Reflector>(loop, *watch.client, object::resources::kNodes, std::move(options));
+    watch.reflector->start();
+    masters.push_back(std::move(watch));
+  }
+  return {};
+}
+
+Result<> Region::startRegistry() {
+  ASSIGN_OR_RETURN(auto password, readFile(config.paths().pki(platform::kRegistryPassword), 4096));
+  image::RegistryServer::Options options;
+  options.root = config.paths().registry();
+  options.authorize = image::basicAuth(platform::kRegistryUser, std::string(trim(password)));
+  ASSIGN_OR_RETURN(registry, image::RegistryServer::open(loop, pool, std::move(options)));
+  http::Server::Options front;
+  front.name = "registry";
+  ASSIGN_OR_RETURN(front.tls, tlsServer(false));
+  registryFront = std::make_unique<http::Server>(loop, std::move(front), registry->handler());
+  RETURN_IF_ERROR(registryFront->listenTcp(config.hostAddress(), config.registryPort));
+  return {};
+}
+
+Result<> Region::startLoadBalancer() {
+  ASSIGN_OR_RETURN(client, clientOf(config.masterUrls()));
+  caches = std::make_unique<client::HttpCaches>(loop, *client);
+  ASSIGN_OR_RETURN(loadBalancer, platform::LoadBalancer::start(loop, *caches, config));
+  caches->start();
+  return {};
+}
+
+Result<> Region::startApi() {
+  auto handler =
+      platform::regionHandler(loop, *provider, address.get(), [this] { return loadBalancer->routesAgain(); });
+  http::Server::Options front;
+  front.name = "region";
+  localFront = std::make_unique<http::Server>(loop, front, handler);
+  RETURN_IF_ERROR(localFront->listenUnix(config.paths().regionSocket(), 0600));
+  ASSIGN_OR_RETURN(front.tls, tlsServer(true));
+  mastersFront = std::make_unique<http::Server>(loop, std::move(front), handler);
+  RETURN_IF_ERROR(mastersFront->listenTcp(config.hostAddress(), config.regionPort));
+  return {};
+}
+
+Task<Result<>> Region::start() {
+  CO_ASSIGN_OR_RETURN(auto programs, platform::Programs::ofThisProcess());
+  auto opened = co_await platform::Provider::open(loop, pool, config, std::move(programs));
+  CO_RETURN_IF_ERROR(opened);
+  provider = std::move(*opened);
+  CO_RETURN_IF_ERROR(startAddress());
+  CO_RETURN_IF_ERROR(startRegistry());
+  CO_RETURN_IF_ERROR(startLoadBalancer());
+  CO_RETURN_IF_ERROR(startApi());
+  CO_RETURN_IF_ERROR(watchMasters());
+  log::info("region", "region of cluster {}: the API is at {}", config.request.name, config.apiUrl());
+  notifyReady();
+  co_return Result<>();
+}
+
+Task<> Region::stop() {
+  stopping = true;
+  if (address) co_await address->stop();
+  if (localFront) co_await localFront->stop();
+  if (mastersFront) co_await mastersFront->stop();
+  if (registryFront) co_await registryFront->stop();
+  if (caches) co_await caches->stop();
+  if (loadBalancer) co_await loadBalancer->stop();
+  if (client) co_await client->stop();
+  for (auto& master : masters) {
+    co_await master.reflector->stop();
+    co_await master.client->stop();
+  }
+  if (provider) co_await provider->close();
+}
+
+Task<> endRegion(Region* region, RealLoop* loop) {
+  if (region->stopping) co_return;
+  co_await region->stop();
+  loop->stop();
+}
+
+Task<> runRegionProcess(Region* region, RealLoop* loop) {
+  auto started = co_await region->start();
+  if (started.ok()) co_return;
+  log::error("region", "{}", started.error().message());
+  region->code = 1;
+  co_await endRegion(region, loop);
+}
+
+}  // namespace
+
+int runRegion(const std::string& clusterDir) {
+  auto paths = platform::ClusterPaths::ofRoot(clusterDir);
+  log::configure(log::Level::kInfo, paths.region() + "/log");
+  auto config = platform::loadConfig(paths);
+  if (!config.ok()) {
+    log::error("region", "{}", config.error().message());
+    return 1;
+  }
+  RealLoop loop;
+  BlockingPool pool(kBlockingThreads);
+  Region region{loop, pool, std::move(*config)};
+  boost::asio::signal_set signals(loop.executor(), SIGTERM, SIGINT);
+  signals.async_wait([&](const boost::system::error_code& error, int) {
+    if (!error) spawn(loop, endRegion(&region, &loop));
+  });
+  spawn(loop, runRegionProcess(&region, &loop));
+  loop.run();
+  return region.code;
+}
+
+}  // namespace dhow
