@@ -1,6 +1,7 @@
 #include "http/client.h"
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <set>
 
@@ -89,6 +90,12 @@ Outgoing outgoing(const Target& target, Request& request) {
 }
 
 }  // namespace
+
+std::string attemptedRequest(std::string_view method, std::string_view url) {
+  std::string verb = toLower(method);
+  if (!verb.empty()) verb[0] = static_cast<char>(std::toupper(verb[0]));
+  return fmt::format("{} \"{}\"", verb, url);
+}
 
 struct Client::Rep : std::enable_shared_from_this<Client::Rep> {
   Rep(Loop& loop, Options options) : loop(loop), options(std::move(options)) {}
@@ -285,7 +292,7 @@ Task<Result<StreamingResponse>> Client::Rep::send(std::shared_ptr<Rep> rep, std:
   const bool repeatable = out.replayable();
   for (int attempt = 0;; ++attempt) {
     auto route = co_await rep->route(target, origin, attempt > 0);
-    if (!route.ok()) co_return std::move(route).error().wrap(fmt::format("{} {}", out.method, url));
+    if (!route.ok()) co_return std::move(route).error().wrap(attemptedRequest(out.method, url));
     bool mayRepeat = repeatable && attempt < 2 && route->reused;
     Result<StreamingResponse> response = internal::cancelled();
     if (route->http2) {
@@ -307,7 +314,7 @@ Task<Result<StreamingResponse>> Client::Rep::send(std::shared_ptr<Rep> rep, std:
     }
     if (response.ok()) co_return response;
     if (rep->closed) co_return internal::cancelled();
-    if (!mayRepeat) co_return std::move(response).error().wrap(fmt::format("{} {}", out.method, url));
+    if (!mayRepeat) co_return std::move(response).error().wrap(attemptedRequest(out.method, url));
   }
 }
 
@@ -318,12 +325,12 @@ Task<Result<Client::Upgraded>> Client::Rep::upgrade(std::shared_ptr<Rep> rep, st
     auto& slot = rep->origins[target.origin()];
     if (!slot) slot = std::make_shared<Origin>(rep->loop);
     auto route = co_await rep->route(target, slot, false);
-    if (!route.ok()) co_return std::move(route).error().wrap(fmt::format("{} {}", out.method, url));
+    if (!route.ok()) co_return std::move(route).error().wrap(attemptedRequest(out.method, url));
     auto upgraded = co_await route->http2->upgrade(out);
     co_return upgraded;
   }
   auto dialed = co_await rep->dial(target, false);
-  if (!dialed.ok()) co_return std::move(dialed).error().wrap(fmt::format("{} {}", out.method, url));
+  if (!dialed.ok()) co_return std::move(dialed).error().wrap(attemptedRequest(out.method, url));
   auto input = std::move(dialed->input);
   auto upgraded = co_await internal::upgradeHttp1(input, out);
   // From here on it belongs to the caller alone.

@@ -19,6 +19,9 @@ struct StreamingResponse {
   std::unique_ptr<BodyReader> body;
 };
 
+// How errors name a request, as Go's programs put it: Get "http://host/path".
+std::string attemptedRequest(std::string_view method, std::string_view url);
+
 class Client {
  public:
   struct Options {

@@ -5,6 +5,8 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include <cctype>
+
 #include "body.h"
 #include "fd_stream.h"
 #include "http/stream.h"
@@ -23,19 +25,33 @@ struct Dial {
   bool late = false;
 };
 
+// In the words of Go's programs, which people who run containers know.
 Error dialError(const boost::system::error_code& error, const Dial& dial, const std::string& what) {
-  if (dial.late) return Error(Code::kDeadlineExceeded, fmt::format("connect to {}: timed out", what));
-  if (error.category() == boost::system::system_category()) {
-    return Error(Code::kUnavailable, fmt::format("connect to {}: {}", what, error.message()), error.value());
-  }
-  return Error(Code::kUnavailable, fmt::format("connect to {}: {}", what, error.message()));
+  if (dial.late) return Error(Code::kDeadlineExceeded, fmt::format("dial tcp {}: i/o timeout", what));
+  if (error.category() != boost::system::system_category())
+    return Error(Code::kUnavailable, fmt::format("dial tcp {}: {}", what, error.message()));
+  std::string reason = error.message();
+  if (!reason.empty()) reason[0] = static_cast<char>(std::tolower(reason[0]));
+  return Error(Code::kUnavailable, fmt::format("dial tcp {}: connect: {}", what, reason), error.value());
+}
+
+Error lookupError(const boost::system::error_code& error, const Dial& dial, const std::string& host) {
+  if (dial.late) return Error(Code::kDeadlineExceeded, fmt::format("dial tcp: lookup {}: i/o timeout", host));
+  const char* reason =
+      error == asio::error::host_not_found_try_again ? "temporary failure in name resolution" : "no such host";
+  return Error(Code::kUnavailable, fmt::format("dial tcp: lookup {}: {}", host, reason));
+}
+
+std::string shown(const tcp::endpoint& endpoint) {
+  auto address = endpoint.address().to_string();
+  return endpoint.address().is_v6() ? fmt::format("[{}]:{}", address, endpoint.port())
+                                    : fmt::format("{}:{}", address, endpoint.port());
 }
 
 }  // namespace
 
 Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, uint16_t port, Duration timeout) {
   auto dial = std::make_shared<Dial>(loop);
-  const std::string what = fmt::format("{}:{}", host, port);
   Timer timer = loop.after(timeout, [weak = std::weak_ptr(dial)] {
     auto dial = weak.lock();
     if (!dial) return;
@@ -53,23 +69,26 @@ Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, u
   } else {
     auto [error, found] = co_await dial->resolver.async_resolve(
         host, std::to_string(port), tcp::resolver::numeric_service, asio::as_tuple(asio::use_awaitable));
-    if (error) co_return dialError(error, *dial, what);
+    if (error) co_return lookupError(error, *dial, host);
     for (const auto& entry : found) endpoints.push_back(entry.endpoint());
   }
 
-  failed = asio::error::host_not_found;
+  if (endpoints.empty()) co_return lookupError(asio::error::host_not_found, *dial, host);
+  // Of several failures the first is told: that of the address which the system prefers.
+  std::optional<Error> problem;
   for (const auto& endpoint : endpoints) {
-    if (dial->late) break;
     boost::system::error_code ignored;
     dial->socket.close(ignored);
     auto [error] = co_await dial->socket.async_connect(endpoint, asio::as_tuple(asio::use_awaitable));
     failed = error;
-    if (!error) break;
+    if (!error && !dial->late) break;
+    if (!problem || dial->late) problem = dialError(error, *dial, shown(endpoint));
+    if (dial->late) co_return std::move(*problem);
   }
-  if (failed || dial->late) co_return dialError(failed, *dial, what);
+  if (failed) co_return std::move(*problem);
   timer.cancel();
   UniqueFd fd(dial->socket.release(failed));
-  if (failed) co_return dialError(failed, *dial, what);
+  if (failed) co_return dialError(failed, *dial, shown(endpoints.front()));
   internal::tuneTcp(fd.get());
   co_return adoptFd(loop, fd.release());
 }
