@@ -1,5 +1,7 @@
 #include "endpoint.h"
 
+#include <algorithm>
+
 #include <boost/url/parse.hpp>
 #include <boost/url/url.hpp>
 
@@ -41,6 +43,25 @@ std::vector<Challenge> parseChallenges(std::string_view text) {
     }
   }
   return out;
+}
+
+std::optional<Error> registryError(std::string_view body) {
+  auto document = parseObject(body, "error");
+  if (!document.ok()) return std::nullopt;
+  std::string code, message;
+  if (const auto* errors = arrayAt(*document, "errors"); errors && !errors->empty() && (*errors)[0].is_object()) {
+    code = stringAt((*errors)[0].get_object(), "code");
+    message = stringAt((*errors)[0].get_object(), "message");
+  } else {
+    code = "UNAUTHORIZED";
+    message = stringAt(*document, "details");
+    if (message.empty()) message = stringAt(*document, "message");
+    if (message.empty()) return std::nullopt;
+  }
+  if (code.empty()) return std::nullopt;
+  code = toLower(code);
+  std::replace(code.begin(), code.end(), '_', ' ');
+  return Error(Code::kUnauthenticated, code + ": " + (message.empty() ? code : message.substr(0, 1024)));
 }
 
 Result<http::Client*> Endpoint::client() {
@@ -134,7 +155,11 @@ Task<Result<bool>> Endpoint::fetchToken(Challenge challenge, std::string scope, 
   CO_ASSIGN_OR_RETURN(auto* http, client());
   auto answer = co_await http->fetch(url, std::move(request), 1 << 20);
   if (!answer.ok()) co_return std::move(answer).error();
-  if (answer->status == 401 || answer->status == 403) co_return false;
+  if (answer->status == 401 || answer->status == 403) {
+    refusal_ =
+        registryError(answer->body).value_or(Error(Code::kUnauthenticated, "unauthorized: authentication required"));
+    co_return false;
+  }
   if (answer->status != 200) {
     Code code = answer->status >= 500   ? Code::kUnavailable
                 : answer->status == 429 ? Code::kTooManyRequests
@@ -164,6 +189,8 @@ Task<Result<bool>> Endpoint::authenticate(std::string header, std::string scope)
         if (!got.ok()) co_return std::move(got).error();
         if (*got) co_return true;
       }
+      if (challenge.scheme == "basic" && credentials.username.empty() && options_.credentials.empty())
+        refusal_ = Error(Code::kUnauthenticated, "no basic auth credentials");
       if (challenge.scheme == "basic" && !credentials.username.empty()) {
         authorization_[scope] = "Basic " + toBase64(credentials.username + ":" + credentials.password);
         co_return true;
@@ -215,6 +242,7 @@ Task<Result<http::StreamingResponse>> Endpoint::request(std::string method, std:
   std::string url = target.find("://") == std::string::npos ? base_ + target : target;
   bool ours = url.starts_with(base_ + "/");
   nextCredentials_ = 0;
+  refusal_.reset();
   bool reauthenticated = false;
   while (true) {
     http::Headers sent = headers;
@@ -229,9 +257,11 @@ Task<Result<http::StreamingResponse>> Endpoint::request(std::string method, std:
     if (!reauthenticated) authorization_.erase(scope);
     reauthenticated = true;
     auto more = co_await authenticate(challenge, scope);
-    if (!more.ok()) co_return std::move(more).error();
+    auto asked = [&] { return http::attemptedRequest(method, url); };
+    if (!more.ok()) co_return std::move(more).error().wrap(asked());
     if (!*more) {
       authorization_.erase(scope);
+      if (refusal_) co_return std::move(*refusal_).wrap(asked());
       co_return answer;
     }
   }

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,10 @@ struct Challenge {
 };
 // WWW-Authenticate values (RFC 9110, 11.6.1).
 std::vector<Challenge> parseChallenges(std::string_view header);
+
+// The first error of an OCI error document, "unauthorized: authentication required", or what a token server says
+// instead; always kUnauthenticated.
+std::optional<Error> registryError(std::string_view body);
 
 class Endpoint {
  public:
@@ -35,6 +40,7 @@ class Endpoint {
   const std::string& name() const { return options_.url; }
 
   // Authenticates when asked to, follows redirects; any final status is a response. `target` is a path, or a whole URL.
+  // kUnauthenticated: a token server refused, or there is no password to give to a registry that wants one.
   Task<Result<http::StreamingResponse>> request(std::string method, std::string target, http::Headers headers,
                                                 BodyFactory body, std::string scope);
 
@@ -52,6 +58,7 @@ class Endpoint {
   std::string base_;
   std::unique_ptr<http::Client> client_;
   size_t nextCredentials_ = 0;
+  std::optional<Error> refusal_;                      // why the credentials tried for this request were worth nothing
   std::map<std::string, std::string> authorization_;  // by scope
 };
 

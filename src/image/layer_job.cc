@@ -243,7 +243,7 @@ Task<Result<>> ImageStore::Rep::downloadLayer(std::shared_ptr<LayerJob> job, std
     }
     if (problem || !broken) break;
     if (ingest->size() > before) attempt = 1;  // it goes on, if slowly
-    if (!isTransient(*broken) && opened.ok() == false) {
+    if (!opened.ok() && !client->mayRetry(*broken)) {
       problem = std::move(broken);
     } else if (attempt >= client->attempts()) {
       problem = broken->wrap("download layer " + digest);

@@ -96,13 +96,23 @@ Error RegistryClient::describe(int status, std::string body, const Call& call, c
     int seconds = static_cast<int>(std::min<int64_t>(parseInt(headers.get("Retry-After")).value_or(0), 3600));
     return std::move(error).withRetryAfter(seconds);
   }
-  if (status == 401 || status == 403 || code == "DENIED" || code == "UNAUTHORIZED") {
+  bool scopeTooSmall = false;
+  for (auto& challenge : parseChallenges(headers.get("WWW-Authenticate"))) {
+    if (challenge.scheme == "bearer" && challenge.parameters["error"] == "insufficient_scope") scopeTooSmall = true;
+  }
+  bool refused = status == 403 || scopeTooSmall || code == "DENIED";
+  if (status == 401 || refused || code == "UNAUTHORIZED") {
     if (call.path == "/v2/") return Error(Code::kUnauthenticated, "unauthorized: incorrect username or password");
-    if (call.push)
+    if (call.push && (refused || code.empty()))
       return Error(Code::kPermissionDenied,
-                   code.empty() ? "denied: requested access to the resource is denied" : spoken(code) + ": " + message);
-    return Error(Code::kNotFound, "pull access denied for " + name +
-                                      ", repository does not exist or may require 'docker login'" + detail);
+                   code == "DENIED" ? "denied: " + message : "denied: requested access to the resource is denied");
+    // A name that must not be known looks like one that does not exist.
+    if (refused)
+      return Error(Code::kNotFound,
+                   "pull access denied for " + name + ", repository does not exist or may require 'docker login': " +
+                       (code == "DENIED" && !message.empty() ? "denied: " + message
+                                                             : "denied: requested access to the resource is denied"));
+    return Error(Code::kUnauthenticated, "unauthorized: " + (message.empty() ? "authentication required" : message));
   }
   if (status == 404) {
     if (call.path.find("/manifests/") != std::string::npos && code != "NAME_UNKNOWN")
@@ -131,11 +141,13 @@ Task<Result<http::StreamingResponse>> RegistryClient::call(Call call) {
     if (!call.contentLength.empty()) headers.set("Content-Length", call.contentLength);
     auto answer = co_await endpoint.request(call.method, call.path, std::move(headers), call.body, scope);
     if (!answer.ok()) {
-      last = std::move(answer).error().wrap("reach registry " + endpoint.name());
+      last = std::move(answer).error();
+      if (last->is(Code::kUnauthenticated)) answered_ = true;
       if (last->is(Code::kUnknown) || last->errnum() != 0 || last->is(Code::kNotFound))
         last = Error(Code::kUnavailable, last->message(), last->errnum());
       continue;
     }
+    answered_ = true;
     if (answer->status < 400) {
       if (!endpoint.mirror()) preferred_ = i;
       co_return std::move(*answer);
@@ -150,6 +162,10 @@ Task<Result<http::StreamingResponse>> RegistryClient::call(Call call) {
   co_return *last;
 }
 
+bool RegistryClient::mayRetry(const Error& error) const {
+  return answered_ && isTransient(error);
+}
+
 Task<> RegistryClient::backOff(int n, const Error& error) {
   Duration delay = access_.retryDelay * (1 << std::min(n - 1, 6));
   delay +=
@@ -162,7 +178,7 @@ Task<> RegistryClient::backOff(int n, const Error& error) {
 Task<Result<http::StreamingResponse>> RegistryClient::callRetrying(Call what) {
   for (int attempt = 1;; ++attempt) {
     auto answer = co_await call(what);
-    if (answer.ok() || !isTransient(answer.error()) || attempt >= access_.attempts) co_return answer;
+    if (answer.ok() || !mayRetry(answer.error()) || attempt >= access_.attempts) co_return answer;
     Error error = answer.error();
     co_await backOff(attempt, error);
   }
@@ -245,7 +261,7 @@ Task<Result<std::string>> RegistryClient::blob(std::string digest, int64_t size)
                            : bytes.error();
     } else {
       problem = opened.error();
-      if (!isTransient(*problem)) co_return std::move(*problem);
+      if (!mayRetry(*problem)) co_return std::move(*problem);
     }
     if (attempt >= access_.attempts) co_return std::move(*problem);
     co_await backOff(attempt, *problem);
@@ -284,7 +300,7 @@ Task<Result<>> RegistryClient::upload(std::string digest, uint64_t size, BodyFac
     auto done = co_await call(std::move(put));
     if (done.ok()) co_return Result<>();
     Error error = done.error();
-    if (!isTransient(error) || attempt >= access_.attempts) co_return std::move(error);
+    if (!mayRetry(error) || attempt >= access_.attempts) co_return std::move(error);
     co_await backOff(attempt, error);
   }
 }

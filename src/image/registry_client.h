@@ -64,6 +64,9 @@ class RegistryClient {
 
   Loop& loop() { return loop_; }
   int attempts() const { return access_.attempts; }
+  // Whether trying again can help. A registry that has never answered fails at once: it is named wrongly or is not
+  // there, and whoever asked should know now.
+  bool mayRetry(const Error& error) const;
   // Sleeps before attempt `n` (from 1) of what failed n times; honours the server's Retry-After.
   Task<> backOff(int n, const Error& error);
 
@@ -86,6 +89,7 @@ class RegistryClient {
   std::vector<Credentials> credentials_;
   std::vector<std::unique_ptr<Endpoint>> endpoints_;
   size_t preferred_ = 0;
+  bool answered_ = false;  // whatever it said
 };
 
 // Whether trying again can help.

@@ -209,11 +209,28 @@ TEST_F(Registry, TellsWhatIsWrongInDockersWords) {
   EXPECT_EQ(unknown.error().code(), Code::kNotFound);
   EXPECT_EQ(unknown.error().message(), "repository " + ref("nothing").familiarName() +
                                            " not found: name unknown: repository name not known to registry");
+}
+
+TEST_F(Registry, FailsAtOnceWhenNobodyAnswers) {
+  // Whoever waits between attempts waits for ever here.
+  close();
+  retryDelay = std::chrono::hours(24);
+  openStore();
   run(server->stop());
-  auto unreachable = pull("a/hello:1");
-  EXPECT_EQ(unreachable.error().code(), Code::kUnavailable);
-  EXPECT_NE(unreachable.error().message().find("localhost:" + std::to_string(port)), std::string::npos);
   server.reset();
+  for (const char* host : {"127.0.0.1", "localhost"}) {
+    std::string name = fmt::format("{}:{}/a/hello:1", host, port);
+    auto unreachable = run(store->pull(*Reference::parse(name), {}));
+    EXPECT_EQ(unreachable.error().code(), Code::kUnavailable);
+    const auto& text = unreachable.error().message();
+    EXPECT_TRUE(text.starts_with(fmt::format("Get \"http://{}:{}/v2/\": dial tcp ", host, port))) << text;
+    EXPECT_TRUE(text.ends_with(fmt::format(":{}: connect: connection refused", port))) << text;
+  }
+  auto nowhere = run(store->pull(*Reference::parse("nowhere.invalid/a"), {}));
+  const auto& text = nowhere.error().message();
+  EXPECT_TRUE(
+      text.starts_with("Get \"https://nowhere.invalid/v2/a/manifests/latest\": dial tcp: lookup nowhere.invalid: "))
+      << text;
 }
 
 TEST_F(Registry, RefusesWindowsImagesAndNamesThePlatformsThereAre) {
@@ -392,15 +409,33 @@ TEST_F(Registry, AsksForTokensAndPasswords) {
   };
   assemble(ref("t:1").familiar(), {{"a", "b"}});
   PushOptions push;
+  const std::string refused = "unauthorized: authentication required";
   auto denied = run(store->push(ref("t:1"), push));
-  EXPECT_EQ(denied.error().code(), Code::kPermissionDenied);
+  EXPECT_EQ(denied.error().code(), Code::kUnauthenticated);
+  EXPECT_TRUE(denied.error().message().ends_with(refused)) << denied.error().message();
   push.credentials = {{"me", "secret", "", ""}};
   ASSERT_TRUE(run(store->push(ref("t:1"), push)).ok());
   EXPECT_EQ(scope, "repository:t:pull,push");
-  auto anonymous = pull("t:1");
-  EXPECT_EQ(anonymous.error().code(), Code::kNotFound);
-  EXPECT_TRUE(anonymous.error().message().starts_with("pull access denied for " + ref("t").familiarName() +
-                                                      ", repository does not exist or may require 'docker login'"));
+  const std::string request = "Get \"http://localhost:" + std::to_string(port) + "/v2/t/manifests/1\": ";
+  requests.clear();
+  EXPECT_EQ(pull("t:1").error().message(), request + refused);
+  PullOptions wrong;
+  wrong.credentials = {{"me", "guessed", "", ""}};
+  EXPECT_EQ(pull("t:1", wrong).error().message(), request + refused);
+  EXPECT_EQ(count("/token"), 3u) << "a refusal is not asked for again";
+  // A token server that is not there, and one that gives what the registry does not take.
+  auto good = std::exchange(realm, "http://127.0.0.1:1/token");
+  auto lost = pull("t:1").error().message();
+  EXPECT_TRUE(lost.starts_with(request + "Get \"http://127.0.0.1:1/token?")) << lost;
+  EXPECT_TRUE(lost.ends_with("dial tcp 127.0.0.1:1: connect: connection refused")) << lost;
+  realm = good;
+  auto tokens = std::exchange(faulty, [&](http::Request&, http::ResponseWriter& writer) {
+    http::Response out;
+    out.body = R"({"token":"worthless"})";
+    return answer(writer, out);
+  });
+  EXPECT_EQ(pull("t:1").error().message(), refused);
+  faulty = tokens;
   // The second of two secrets is the right one.
   Keyring keyring;
   ASSERT_TRUE(keyring
@@ -418,9 +453,29 @@ TEST_F(Registry, AsksForTokensAndPasswords) {
   basic.authorize = basicAuth("me", "secret");
   serveRegistry(std::move(basic));
   fault = nullptr;
+  EXPECT_EQ(pull("t:1").error().message(),
+            "Get \"http://localhost:" + std::to_string(port) + "/v2/t/manifests/1\": no basic auth credentials");
+  EXPECT_EQ(pull("t:1", wrong).error().message(), refused);
   EXPECT_TRUE(run(store->login("localhost:" + std::to_string(port), {"me", "secret", "", ""})).ok());
   EXPECT_EQ(run(store->login("localhost:" + std::to_string(port), {"me", "wrong", "", ""})).error().code(),
             Code::kUnauthenticated);
+}
+
+TEST_F(Registry, ARegistryThatForbidsLooksLikeOneWithoutTheImage) {
+  pushed("f:1", {{"a", "b"}});
+  http::Response forbidden;
+  fault = [](const http::Request& request) { return request.path.starts_with("/v2/f"); };
+  faulty = [&](http::Request&, http::ResponseWriter& writer) { return answer(writer, forbidden); };
+  const std::string hidden =
+      "pull access denied for " + ref("f").familiarName() +
+      ", repository does not exist or may require 'docker login': denied: requested access to the "
+      "resource is denied";
+  forbidden.status = 403;
+  EXPECT_EQ(pull("f:1").error().message(), hidden);
+  EXPECT_EQ(pull("f:1").error().code(), Code::kNotFound);
+  forbidden.status = 401;
+  forbidden.body = R"({"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]})";
+  EXPECT_EQ(pull("f:1").error().message(), hidden);
 }
 
 TEST_F(Registry, UsesMirrorsFirstAndTheRegistryAfterThem) {

@@ -29,7 +29,7 @@ class StoreTest : public testing::Test {
     ImageStore::Options options;
     options.root = root;
     options.hosts = hosts;
-    options.retryDelay = std::chrono::milliseconds(1);
+    options.retryDelay = retryDelay;
     auto opened = ImageStore::open(loop, pool, options);
     ASSERT_TRUE(opened.ok()) << opened.error().message();
     store = std::move(*opened);
@@ -73,6 +73,7 @@ class StoreTest : public testing::Test {
   BlockingPool pool{3};
   std::string base, root;
   RegistryHosts hosts;
+  Duration retryDelay = std::chrono::milliseconds(1);
   std::unique_ptr<ImageStore> store;
   int count = 0;
 };

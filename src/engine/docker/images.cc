@@ -88,35 +88,53 @@ json::object progressJson(const image::ProgressEvent& event) {
 }
 
 // A stream of JSON lines that a long operation feeds while a task writes them out.
+// Lines of progress. The answer begins with the first of them: what fails before is an answer with its own status.
 class ProgressStream {
  public:
-  ProgressStream(Call& call) : call_(call), lines_(call.engine.loop()), gate_(call.engine.loop()) {}
-
-  Task<Result<>> start() {
-    http::Headers headers;
-    headers.set("Content-Type", "application/json");
-    auto started = co_await call_.writer.start(200, std::move(headers));
-    if (started.ok()) gate_.spawn(pump(this));
-    co_return started;
+  ProgressStream(Call& call) : call_(call), lines_(call.engine.loop()), gate_(call.engine.loop()) {
+    gate_.spawn(pump(this));
   }
+
   image::Progress sink() {
     return [this](const image::ProgressEvent& event) { add(progressJson(event)); };
   }
-  void add(const json::object& line) { lines_.push(json::serialize(line) + "\r\n"); }
-  Task<Result<>> finish(const Result<>& done) {
-    // The status is long sent: the failure is the last line.
-    if (!done.ok()) add({{"errorDetail", {{"message", done.error().message()}}}, {"error", done.error().message()}});
+  void add(const json::object& line) {
+    begun_ = true;
+    lines_.push(json::serialize(line) + "\r\n");
+  }
+  Task<Result<>> finish(Result<> done) {
+    bool begun = std::exchange(begun_, true);
+    if (!done.ok() && begun)
+      add({{"errorDetail", {{"message", done.error().message()}}}, {"error", done.error().message()}});
     lines_.close();
     co_await gate_.close();
+    if (!done.ok() && !begun) {
+      // To a client 401 means that this engine wants to know who it is, not that a registry does.
+      bool registry = done.error().is(Code::kUnauthenticated);
+      co_return registry ? Error(Code::kInternal, done.error().message()) : std::move(done).error();
+    }
+    if (!call_.writer.started()) {
+      auto started = co_await call_.writer.start(200, headers());
+      CO_RETURN_IF_ERROR(started);
+    }
     auto finished = co_await call_.writer.finish();
     co_return finished;
   }
 
  private:
+  static http::Headers headers() {
+    http::Headers headers;
+    headers.set("Content-Type", "application/json");
+    return headers;
+  }
   static Task<> pump(ProgressStream* self) {
     while (auto line = co_await self->lines_.pop()) {
       // What has queued up meanwhile goes out together.
       while (auto more = self->lines_.tryPop()) *line += *more;
+      if (!self->call_.writer.started()) {
+        auto started = co_await self->call_.writer.start(200, headers());
+        if (!started.ok()) co_return;
+      }
       auto written = co_await self->call_.writer.write(*line);
       if (!written.ok()) co_return;
     }
@@ -124,6 +142,7 @@ class ProgressStream {
   Call& call_;
   Queue<std::string> lines_;
   Gate gate_;
+  bool begun_ = false;
 };
 
 Task<Result<>> createImage(Call& call) {
@@ -140,8 +159,6 @@ Task<Result<>> createImage(Call& call) {
   ProgressStream stream(call);
   options.progress = stream.sink();
   options.cancelled = [&call] { return call.writer.closed(); };
-  auto started = co_await stream.start();
-  CO_RETURN_IF_ERROR(started);
   auto pulled = co_await call.engine.images().pull(reference.withDefaultTag(), std::move(options));
   if (pulled.ok())
     call.engine.emit("image", "pull", reference.withDefaultTag().familiar(), {{"name", reference.familiarName()}});
@@ -162,8 +179,6 @@ Task<Result<>> pushImage(Call& call) {
   ProgressStream stream(call);
   options.progress = stream.sink();
   options.cancelled = [&call] { return call.writer.closed(); };
-  auto started = co_await stream.start();
-  CO_RETURN_IF_ERROR(started);
   stream.add({{"status", fmt::format("The push refers to repository [{}]", reference.name())}});
   auto pushed = co_await call.engine.images().push(reference.withDefaultTag(), std::move(options));
   if (pushed.ok()) {
