@@ -165,5 +165,52 @@ TEST_F(Crash, AFullDiskFailsThePullAndLeavesNothing) {
   openStore();
 }
 
+// The registry's disk, too, is a small one here; smaller images fit again after the failure.
+TEST_F(Crash, AFullDiskFailsThePushAndLeavesNothingInTheRegistry) {
+  std::string small = base + "/registry";
+  ASSERT_TRUE(makeDirs(small).ok());
+  close();
+  pid_t child = ::fork();
+  if (child == 0) {
+    if (::unshare(CLONE_NEWNS) != 0 || ::mount("", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) ::_exit(10);
+    if (::mount("tmpfs", small.c_str(), "tmpfs", 0, "size=8m") != 0) ::_exit(11);
+    RealLoop own;
+    BlockingPool ownPool(3);
+    RegistryServer::Options serving;
+    serving.root = small;
+    auto registry = RegistryServer::open(own, ownPool, serving);
+    if (!registry.ok()) ::_exit(12);
+    http::Server server(own, {}, (*registry)->handler());
+    auto port = server.listenTcp("127.0.0.1", 0);
+    if (!port.ok()) ::_exit(13);
+    ImageStore::Options storing;
+    storing.root = root;
+    storing.retryDelay = 1ms;
+    auto opened = ImageStore::open(own, ownPool, storing);
+    if (!opened.ok()) ::_exit(14);
+    auto push = [&](const std::string& name, size_t size) -> Result<Pushed> {
+      std::string file = base + "/" + name, tag = fmt::format("localhost:{}/{}:1", *port, name);
+      RETURN_IF_ERROR(writeFile(file, noise(size, static_cast<unsigned>(size))));
+      AssembleOptions image;
+      image.additions = {{file, "/file"}};
+      image.tags = {tag};
+      auto made = runOn(own, (*opened)->assemble(image));
+      if (!made.ok()) return std::move(made).error();
+      return runOn(own, (*opened)->push(*Reference::parse(tag), {}));
+    };
+    auto big = push("big", 9 << 20);
+    if (big.ok()) ::_exit(15);
+    if (big.error().message().find("No space left on device") == std::string::npos) ::_exit(16);
+    if (!listDir(small + "/blobs/sha256")->empty() || !listDir(small + "/ingest")->empty()) ::_exit(17);
+    if (!push("small", 1 << 20).ok()) ::_exit(18);
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  openStore();
+}
+
 }  // namespace
 }  // namespace dhow::image

@@ -381,7 +381,9 @@ Task<http::Response> RegistryServer::Rep::finishUpload(std::string id, std::shar
   auto stored = co_await mutate([this, upload, digest]() -> Result<> {
     auto finished = upload->ingest.finish(digest);
     if (!finished.ok()) return std::move(finished).error();
-    return repositories->linkBlob(upload->repository, digest);
+    auto linked = repositories->linkBlob(upload->repository, digest);
+    if (!linked.ok()) (void)repositories->collect(digest);  // nobody could ever remove it
+    return linked;
   });
   if (!stored.ok()) co_return failure(stored.error(), "BLOB_UPLOAD_UNKNOWN");
   http::Response out;

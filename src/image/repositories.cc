@@ -121,7 +121,11 @@ Result<Repositories::Put> Repositories::putManifest(const std::string& name, con
   RETURN_IF_ERROR(makeDirs(folder(name) + "/_manifests"));
   auto put = content_->put(bytes);
   if (!put.ok()) return std::move(put).error();
-  RETURN_IF_ERROR(writeFileDurably(folder(name) + "/_manifests/" + hexOf(out.digest), type));
+  auto named = writeFileDurably(folder(name) + "/_manifests/" + hexOf(out.digest), type);
+  if (!named.ok()) {
+    (void)collect(out.digest);  // nobody could ever remove it
+    return std::move(named).error();
+  }
   if (!out.subject.empty()) {
     std::string path = folder(name) + "/_referrers/" + hexOf(out.subject);
     RETURN_IF_ERROR(makeDirs(path));

@@ -31,6 +31,7 @@ class Repositories {
   bool hasBlob(const std::string& name, const std::string& digest) const;
   Result<> linkBlob(const std::string& name, const std::string& digest);
   Result<> removeBlob(const std::string& name, const std::string& digest);  // kNotFound
+  Result<> collect(const std::string& digest);  // removes the bytes when no repository holds them
 
   struct Stored {
     std::string bytes, mediaType, digest;
@@ -49,7 +50,6 @@ class Repositories {
 
  private:
   std::string folder(const std::string& name) const { return root_ + "/repositories/" + name; }
-  Result<> collect(const std::string& digest);
   Result<> walk(const std::string& path, const std::string& name, std::vector<std::string>& out, int depth) const;
   std::string root_;
   std::unique_ptr<ContentStore> content_;
