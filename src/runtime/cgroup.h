@@ -64,6 +64,9 @@ class Cgroups {
   UniqueFd watchOom(const std::string& path) const;
   static void drainOom(int fd);
   uint64_t oomKills(const std::string& path) const;
+  // Whether the news of watchOom() are of a kill beyond those `told`. Version 1 tells just before it kills, and once
+  // more when the group is removed; version 2 tells of other changes as well.
+  bool oomStruck(const std::string& path, uint64_t told) const;
 
  private:
   const Hierarchy* of(std::string_view controller) const;

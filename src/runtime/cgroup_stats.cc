@@ -36,6 +36,12 @@ uint64_t Cgroups::oomKills(const std::string& path) const {
   return table(dir(memory, path) + (memory->v2 ? "/memory.events" : "/memory.oom_control"))["oom_kill"];
 }
 
+bool Cgroups::oomStruck(const std::string& path, uint64_t told) const {
+  const Hierarchy* memory = of("memory");
+  if (!memory) return false;
+  return memory->v2 ? oomKills(path) > told : pathExists(dir(memory, path));
+}
+
 Stats Cgroups::stats(const std::string& path) const {
   Stats out;
   statsV1(path, out);

@@ -106,6 +106,25 @@ TEST(Cgroup, MemoryLimitKillsAndIsFlagged) {
   EXPECT_TRUE(ran.exit.oom);
 }
 
+TEST(Cgroup, AKillInsideAContainerThatGoesOnIsToldWhileItRuns) {
+  NEEDS_ROOT();
+  World world;
+  Queue<Event> events(world.loop);
+  world.runtime->onEvent([&](const Event& event) { events.push(event); });
+  auto box = world.sandbox({.id = "pod"});
+  auto spec = world.shell("dd if=/dev/zero of=/dev/null bs=64M count=1; exec sleep 100");
+  spec.resources.memory = 16 << 20;
+  spec.resources.memorySwap = 16 << 20;
+  auto started = runOn(world.loop, box->start(spec));
+  ASSERT_TRUE(started.ok()) << started.error().message();
+  auto event = runOn(world.loop, events.pop());
+  ASSERT_TRUE(event);
+  EXPECT_EQ(event->kind, Event::Kind::kOom);
+  EXPECT_EQ(event->containerId, spec.id);
+  EXPECT_EQ(box->container(spec.id)->state, ContainerState::kRunning);
+  EXPECT_TRUE(runOn(world.loop, box->remove()).ok());
+}
+
 TEST(Cgroup, LimitsAreInTheKernelsFilesAndCanChange) {
   NEEDS_ROOT();
   World world;

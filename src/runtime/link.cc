@@ -1,5 +1,7 @@
 #include "link.h"
 
+#include "cgroup.h"
+
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -219,6 +221,36 @@ void ProcessWatch::cancel() {
 void ProcessWatch::kill() const {
   if (rep_->descriptor.is_open())
     (void)::syscall(SYS_pidfd_send_signal, rep_->descriptor.native_handle(), SIGKILL, nullptr, 0);
+}
+
+struct OomWatch::Rep {
+  Rep(Loop& loop, std::function<void()> run) : descriptor(loop.executor()), happened(std::move(run)) {}
+  static void wait(std::shared_ptr<Rep> rep) {
+    rep->descriptor.async_wait(asio::posix::descriptor_base::wait_read, [rep](const boost::system::error_code& failed) {
+      if (failed || !rep->happened) return;
+      Cgroups::drainOom(rep->descriptor.native_handle());
+      auto run = rep->happened;
+      run();
+      if (rep->happened) wait(rep);
+    });
+  }
+  asio::posix::stream_descriptor descriptor;
+  std::function<void()> happened;
+};
+
+OomWatch::OomWatch(Loop& loop, UniqueFd fd, std::function<void()> happened)
+    : rep_(std::make_shared<Rep>(loop, std::move(happened))) {
+  boost::system::error_code error;
+  rep_->descriptor.assign(fd.get(), error);
+  if (error) return;
+  fd.release();
+  Rep::wait(rep_);
+}
+
+OomWatch::~OomWatch() {
+  boost::system::error_code ignored;
+  rep_->happened = nullptr;
+  rep_->descriptor.close(ignored);
 }
 
 }  // namespace dhow::runtime

@@ -64,6 +64,17 @@ class ProcessWatch {
   std::shared_ptr<Rep> rep_;
 };
 
+// Calls `happened` on the loop each time that a descriptor of Cgroups::watchOom() tells.
+class OomWatch {
+ public:
+  OomWatch(Loop& loop, UniqueFd fd, std::function<void()> happened);
+  ~OomWatch();
+
+ private:
+  struct Rep;
+  std::shared_ptr<Rep> rep_;
+};
+
 // Sends or receives one message on a SEQPACKET socket. receiveMessage gives false when nothing is there,
 // kUnavailable at the end of the connection.
 Result<> sendMessage(int socket, const wire::Message& message, const std::vector<UniqueFd>& fds);

@@ -129,6 +129,7 @@ void SandboxImpl::received(const wire::Message& message) {
   bool news = message.exitedNanos && !record->status.exit;
   if (news) record->status.exit = exitOf(message);
   if (news) record->changed.notify();
+  if (!record->oom) watchOom(record, core_.cgroups.watchOom(record->cgroup));
 }
 
 void SandboxImpl::exited(const wire::Message& message) {
@@ -151,8 +152,29 @@ void SandboxImpl::exited(const wire::Message& message) {
   record->status.exit = exitOf(message);
   record->changed.notify();
   Event event{Event::Kind::kExited, record_.id, id, *record->status.exit};
-  if (event.exit.oom) core_.emit({Event::Kind::kOom, record_.id, id, event.exit});
+  record->oom.reset();
+  // Without a watch, or faster than it, the exit is what tells.
+  if (event.exit.oom && !record->oomTold) core_.emit({Event::Kind::kOom, record_.id, id, event.exit});
   core_.emit(event);
+}
+
+void SandboxImpl::oomHappened(const std::shared_ptr<ContainerRecord>& record) {
+  if (record->status.exit || removing_ || detached_) return;
+  if (!core_.cgroups.oomStruck(record->cgroup, record->oomKills)) return;
+  record->oomKills = core_.cgroups.oomKills(record->cgroup);
+  record->oomTold = true;
+  core_.emit({Event::Kind::kOom, record_.id, record->status.id, {}});
+}
+
+void SandboxImpl::watchOom(const std::shared_ptr<ContainerRecord>& record, UniqueFd fd) {
+  if (!fd || record->status.exit) return;
+  record->oomKills = core_.cgroups.oomKills(record->cgroup);
+  record->oom =
+      std::make_unique<OomWatch>(core_.loop, std::move(fd), [self = weak_from_this(), which = std::weak_ptr(record)] {
+        auto sandbox = self.lock();
+        auto record = which.lock();
+        if (sandbox && record) sandbox->oomHappened(record);
+      });
 }
 
 // The connection alone may be lost (a shim drops a daemon that does not read); then it is made again.

@@ -40,6 +40,9 @@ struct ContainerRecord {
   std::string cgroup;
   bool starting = true;
   bool busy = false;  // being removed
+  std::unique_ptr<OomWatch> oom;
+  uint64_t oomKills = 0;  // those that were told
+  bool oomTold = false;
   Signal changed;
 };
 
@@ -97,6 +100,8 @@ class SandboxImpl final : public Sandbox, public std::enable_shared_from_this<Sa
   std::string nsPath(const char* name) const { return "/proc/" + std::to_string(shimPid_) + "/ns/" + name; }
   void received(const wire::Message& message);
   void exited(const wire::Message& message);
+  void watchOom(const std::shared_ptr<ContainerRecord>& record, UniqueFd fd);
+  void oomHappened(const std::shared_ptr<ContainerRecord>& record);
   void linkEnded();
   void shimGone();
   Task<> cleanAfterShim();

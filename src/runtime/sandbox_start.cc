@@ -57,6 +57,7 @@ void addWarnings(const std::vector<wire::Message>& messages, const CompiledPlan&
 
 struct Prepared {
   CompiledPlan plan;
+  UniqueFd oom;  // tells of the memory killer; nothing to tell without a limit
   std::vector<std::string> warnings;
 };
 
@@ -87,6 +88,7 @@ Result<Prepared> prepareContainer(const Cgroups& cgroups, const ContainerSpec& s
     (void)cgroups.remove(record.cgroup).ok();
     return std::move(saved).error();
   }
+  if (resources.memory) out.oom = cgroups.watchOom(record.cgroup);
   return out;
 }
 
@@ -163,6 +165,7 @@ Task<Result<Started>> SandboxImpl::start(ContainerSpec spec, std::vector<StreamO
   record->starting = false;
   record->status.startedAt = started.startedAt;
   if (!record->status.exit) record->status.pid = started.pid;
+  watchOom(record, std::move(prepared->oom));
   for (const auto& warning : started.warnings) log::debug("runtime", "container {}: {}", spec.id, warning);
   co_return started;
 }
