@@ -66,8 +66,12 @@ long Log::reopen() {
   return r;
 }
 
+// The new file is made first: a full disk must not push the kept files out one by one.
 void Log::rotate() {
-  char from[1040], to[1040];
+  char next[1040], from[1040], to[1040];
+  Text(next, sizeof next).operator<<(path).operator<<(".next");
+  long made = sys::open(next, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+  if (made < 0) return;
   for (uint32_t i = maxFiles - 1; i > 0; --i) {
     Text(to, sizeof to).operator<<(path).operator<<(".").number(i);
     Text source(from, sizeof from);
@@ -75,8 +79,10 @@ void Log::rotate() {
     if (i > 1) (source << ".").number(i - 1);
     sys::nr<__NR_renameat2>(AT_FDCWD, from, AT_FDCWD, to, 0);
   }
-  if (maxFiles <= 1) sys::nr<__NR_unlinkat>(AT_FDCWD, path, 0);
-  reopen();
+  sys::nr<__NR_renameat2>(AT_FDCWD, next, AT_FDCWD, path, 0);
+  sys::close(fd);
+  fd = static_cast<int>(made);
+  size = 0;
 }
 
 void Log::write(const char* bytes, size_t n) {

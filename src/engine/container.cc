@@ -100,6 +100,17 @@ bool Container::autoRemove() const {
 json::object toRecord(const Container& container) {
   json::array mounts;
   for (const auto& mount : container.mounts) mounts.push_back(record(mount));
+  return {{"id", container.id},
+          {"name", container.name},
+          {"created", formatTimeNano(container.created)},
+          {"imageId", container.imageId},
+          {"imageName", container.imageName},
+          {"config", container.config},
+          {"hostConfig", container.hostConfig},
+          {"mounts", std::move(mounts)}};
+}
+
+json::object toStateRecord(const Container& container, const State& state) {
   json::array ports;
   for (const auto& port : container.ports) {
     ports.push_back(json::object{{"hostAddress", port.hostAddress.str()},
@@ -108,15 +119,7 @@ json::object toRecord(const Container& container) {
                                  {"containerPort", port.containerPort},
                                  {"protocol", protocolName(port.protocol)}});
   }
-  json::object out{{"id", container.id},
-                   {"name", container.name},
-                   {"created", formatTimeNano(container.created)},
-                   {"imageId", container.imageId},
-                   {"imageName", container.imageName},
-                   {"config", container.config},
-                   {"hostConfig", container.hostConfig},
-                   {"mounts", std::move(mounts)},
-                   {"state", record(container.state)},
+  json::object out{{"state", record(state)},
                    {"restartCount", container.restartCount},
                    {"stoppedByUser", container.stoppedByUser},
                    {"ports", std::move(ports)}};
@@ -124,7 +127,7 @@ json::object toRecord(const Container& container) {
   return out;
 }
 
-Result<ContainerPtr> fromRecord(Loop& loop, const json::object& in) {
+Result<ContainerPtr> fromRecord(Loop& loop, const json::object& in, const json::object& fares) {
   auto container = std::make_shared<Container>(loop);
   container->id = text(in, "id");
   container->name = text(in, "name");
@@ -138,17 +141,17 @@ Result<ContainerPtr> fromRecord(Loop& loop, const json::object& in) {
   for (const auto& mount : list(in, "mounts")) {
     if (mount.is_object()) container->mounts.push_back(mountOf(mount.get_object()));
   }
-  const auto& state = child(in, "state");
-  container->state.status = statusOf(text(state, "status"));
+  const auto& state = child(fares, "state");
+  if (!state.empty()) container->state.status = statusOf(text(state, "status"));
   container->state.exitCode = static_cast<int>(integer(state, "exitCode"));
   container->state.oomKilled = boolean(state, "oomKilled");
   container->state.error = text(state, "error");
   container->state.startedAt = timeOf(state, "startedAt");
   container->state.finishedAt = timeOf(state, "finishedAt");
-  container->restartCount = static_cast<int>(integer(in, "restartCount"));
-  container->stoppedByUser = boolean(in, "stoppedByUser");
-  container->network = attachmentOf(child(in, "network"), container->id);
-  for (const auto& item : list(in, "ports")) {
+  container->restartCount = static_cast<int>(integer(fares, "restartCount"));
+  container->stoppedByUser = boolean(fares, "stoppedByUser");
+  container->network = attachmentOf(child(fares, "network"), container->id);
+  for (const auto& item : list(fares, "ports")) {
     if (!item.is_object()) continue;
     const auto& port = item.get_object();
     PublishedPort published;
@@ -159,6 +162,10 @@ Result<ContainerPtr> fromRecord(Loop& loop, const json::object& in) {
     published.containerPort = static_cast<uint16_t>(integer(port, "containerPort"));
     if (auto protocol = parseProtocol(text(port, "protocol")); protocol.ok()) published.protocol = *protocol;
     container->ports.push_back(published);
+  }
+  if (!container->state.running()) {
+    container->network.reset();
+    container->ports.clear();
   }
   return container;
 }

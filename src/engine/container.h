@@ -1,5 +1,6 @@
-// One container as its users know it: what it was created with, and how it fares. Kept in
-// <root>/containers/<id>/container.json.
+// One container as its users know it: what it was created with, and how it fares. Kept in <root>/containers/<id>/:
+// container.json, which is on disk before anybody is told of the container, and state.json, which is written at each
+// start and end without waiting for the disk. A machine that lost its power loses the second at most.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -82,6 +83,7 @@ struct Container {
   boost::json::object config;  // Docker's Config, the image's own merged in
   boost::json::object hostConfig;
   std::vector<MountPoint> mounts;
+  std::vector<std::string> newVolumes;  // made for it by its own creation, which may yet fail
   State state;
   int restartCount = 0;
   bool stoppedByUser = false;  // a restart policy must not undo that
@@ -113,6 +115,8 @@ struct Container {
 using ContainerPtr = std::shared_ptr<Container>;
 
 boost::json::object toRecord(const Container& container);
-Result<ContainerPtr> fromRecord(Loop& loop, const boost::json::object& record);
+boost::json::object toStateRecord(const Container& container, const State& state);
+// `state`: as toStateRecord() made it; empty for a container that never ran.
+Result<ContainerPtr> fromRecord(Loop& loop, const boost::json::object& record, const boost::json::object& state);
 
 }  // namespace dhow::engine

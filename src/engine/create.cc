@@ -161,7 +161,9 @@ class MountCollector {
 
   Result<> addVolume(MountPoint mount, bool copy) {
     ASSIGN_OR_RETURN(mount.destination, cleanTarget(mount.destination));
-    ASSIGN_OR_RETURN(auto volume, volumes_.create(mount.name, {}, {}, container_.created));
+    bool made = false;
+    ASSIGN_OR_RETURN(auto volume, volumes_.create(mount.name, {}, {}, container_.created, &made));
+    if (made) container_.newVolumes.push_back(volume.name);
     mount.type = "volume";
     mount.name = volume.name;
     mount.source = volume.mountpoint;

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 
@@ -17,7 +19,12 @@ namespace dhow::engine {
 
 namespace {
 
+using namespace std::chrono_literals;
+
 constexpr size_t kEventsKept = 256;
+constexpr const char* kRecordFile = "container.json";
+constexpr const char* kStateFile = "state.json";
+constexpr Duration kSaveAgainAfter = 2s;
 
 // Names and ids for the users of one engine, kept over restarts.
 Result<std::string> engineId(const std::string& root) {
@@ -31,12 +38,18 @@ Result<std::string> engineId(const std::string& root) {
 Result<std::vector<ContainerPtr>> readRecords(Loop& loop, const std::string& folder) {
   std::vector<ContainerPtr> containers;
   ASSIGN_OR_RETURN(auto ids, listDir(folder));
-  for (const auto& id : ids) {
-    auto content = readFile(folder + "/" + id + "/container.json", 4 << 20);
+  auto read = [&](const std::string& id, const char* name) {
+    auto content = readFile(folder + "/" + id + "/" + name, 4 << 20);
     boost::system::error_code error;
     auto value = content.ok() ? json::parse(*content, error) : json::value();
-    auto container = value.is_object() ? fromRecord(loop, value.get_object())
-                                       : Result<ContainerPtr>(Error(Code::kDataLoss, "no record"));
+    return value.is_object() ? value.get_object() : json::object();
+  };
+  for (const auto& id : ids) {
+    auto record = read(id, kRecordFile);
+    // A version before this one kept all in one file.
+    auto state = record.contains("state") ? record : json::object();
+    if (auto own = read(id, kStateFile); !own.empty()) state = std::move(own);
+    auto container = fromRecord(loop, record, state);
     if (container.ok()) {
       containers.push_back(std::move(*container));
     } else {
@@ -114,6 +127,7 @@ Task<Result<>> Engine::takeOver() {
       if (status && status->state == runtime::ContainerState::kRunning) {
         if (!container->state.running()) container->state.status = Status::kRunning;
         container->state.pid = status->pid;
+        container->state.startedAt = status->startedAt;
         if (container->network) {
           (void)bridge_->adopt(container->id, container->network->address.address, container->network->hostInterface);
           live.push_back(container->id);
@@ -152,6 +166,7 @@ Task<Result<>> Engine::takeOver() {
 
 Task<> Engine::stop() {
   stopping_ = true;
+  saveAgain_.cancel();
   for (auto& [id, container] : byId_) container->restart.cancel();
   co_await gate_.close();
   co_await runtime_->stop();
@@ -175,10 +190,30 @@ Task<> Engine::destroy() {
   removeCgroup(options_.cgroupParent);
 }
 
-Result<> Engine::save(const Container& container, bool durably) {
+// A container that removes itself is not to outlive the machine's power: its record need not reach the disk.
+Result<> Engine::saveRecord(const Container& container) {
   auto content = json::serialize(toRecord(container));
-  auto path = folder(container) + "/container.json";
-  return durably ? writeFileDurably(path, content, 0600) : writeFile(path, content, 0600);
+  auto path = folder(container) + "/" + kRecordFile;
+  return container.autoRemove() ? writeFile(path, content, 0600) : writeFileDurably(path, content, 0600);
+}
+
+Result<> Engine::writeState(const Container& container, const State& state) const {
+  return writeFile(folder(container) + "/" + kStateFile, json::serialize(toStateRecord(container, state)), 0600);
+}
+
+void Engine::saveState(const Container& container) {
+  auto saved = writeState(container, container.state);
+  if (saved.ok()) {
+    unsaved_.erase(container.id);
+    return;
+  }
+  log::error("engine", "container {}: {}", container.name, saved.error().message());
+  unsaved_.insert(container.id);
+  saveAgain_ = loop_.after(kSaveAgainAfter, [this] {
+    for (const auto& id : std::exchange(unsaved_, {})) {
+      if (auto it = byId_.find(id); it != byId_.end() && !stopping_) saveState(*it->second);
+    }
+  });
 }
 
 Result<ContainerPtr> Engine::find(std::string_view ref) const {
@@ -257,7 +292,7 @@ Task<Result<Engine::Created>> Engine::create(std::string name, json::object body
     auto configured = co_await self->pool_.run(self->loop_, [&]() -> Result<> {
       RETURN_IF_ERROR(configure(*container, body, *image, *snapshot, *self->volumes_, *warnings));
       RETURN_IF_ERROR(makeDirs(self->folder(*container) + "/log", 0710));
-      return self->save(*container, true);
+      return self->saveRecord(*container);
     });
     co_return configured;
   };
@@ -266,6 +301,13 @@ Task<Result<Engine::Created>> Engine::create(std::string name, json::object body
     idOfName_.erase(name);
     auto cleaned = co_await images_->removeSnapshot(container->id);
     (void)removeTree(folder(*container));
+    for (const auto& volume : container->newVolumes) {
+      bool others = std::any_of(byId_.begin(), byId_.end(), [&](const auto& entry) {
+        const auto& mounts = entry.second->mounts;
+        return std::any_of(mounts.begin(), mounts.end(), [&](const auto& mount) { return mount.name == volume; });
+      });
+      if (!others) (void)volumes_->remove(volume);
+    }
     co_return std::move(done).error();
   }
   byId_[container->id] = container;

@@ -12,6 +12,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -121,7 +122,10 @@ class Engine {
   Task<> afterExit(ContainerPtr container, runtime::ExitInfo exit);
   Task<> release(ContainerPtr container);
   Task<Result<>> removeLocked(ContainerPtr container, bool withVolumes);
-  Result<> save(const Container& container, bool durably);
+  Result<> saveRecord(const Container& container);
+  // Keeps how it fares. What a full disk refuses is written as soon as it can be.
+  void saveState(const Container& container);
+  Result<> writeState(const Container& container, const State& state) const;
   void emit(const Container& container, std::string action, boost::json::object more = {});
   std::string folder(const Container& container) const { return options_.root + "/containers/" + container.id; }
 
@@ -140,6 +144,8 @@ class Engine {
   std::list<EngineEvent> events_;
   std::list<std::weak_ptr<EventListener>> listeners_;
   Gate gate_;
+  std::set<std::string> unsaved_;  // containers whose state is not on disk
+  Timer saveAgain_;
   bool stopping_ = false;
 };
 

@@ -79,7 +79,7 @@ Task<Result<>> Engine::pause(std::string ref, bool frozen) {
       frozen ? co_await container->sandbox->pause(container->id) : co_await container->sandbox->resume(container->id);
   CO_RETURN_IF_ERROR(done);
   container->state.status = frozen ? Status::kPaused : Status::kRunning;
-  (void)save(*container, false);
+  saveState(*container);
   container->changed.notify();
   emit(*container, frozen ? "pause" : "unpause");
   co_return Result<>();
@@ -102,7 +102,7 @@ Task<Result<>> Engine::rename(std::string ref, std::string name) {
             "\"{}\". You have to remove (or rename) that container to be able to reuse that name.",
             name, it->second));
   auto old = std::exchange(container->name, name);
-  auto saved = save(*container, true);
+  auto saved = saveRecord(*container);
   if (!saved.ok()) {
     container->name = old;
     co_return saved;

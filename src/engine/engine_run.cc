@@ -56,8 +56,7 @@ Task<Result<>> Engine::launch(ContainerPtr container) {
     for (auto& waiting : container->waiting) waiting->streams.emplace();
     container->waiting.clear();
   }
-  auto saved = save(*container, false);
-  if (!saved.ok()) log::error("engine", "container {}: {}", container->name, saved.error().message());
+  if (!done.ok() && !container->autoRemove()) saveState(*container);
   container->changed.notify();
   if (done.ok()) emit(*container, "start");
   co_return done;
@@ -104,10 +103,16 @@ Task<Result<>> Engine::tryLaunch(ContainerPtr container) {
   auto sandbox = sandboxSpec(*container);
   Netns netns;
   CO_RETURN_IF_ERROR(joinNetwork(*container, sandbox, netns));
-  auto spec = co_await pool_.run(
-      loop_, [&] { return containerSpec(*container, snapshot, {folder(*container), logPath(*container)}); });
-  CO_RETURN_IF_ERROR(spec);
   CO_RETURN_IF_ERROR(publishPorts(*container));
+  // What a later engine needs to take it over is kept before anything runs.
+  State running;
+  running.status = Status::kRunning;
+  running.startedAt = loop_.wallNow();
+  auto spec = co_await pool_.run(loop_, [&]() -> Result<runtime::ContainerSpec> {
+    RETURN_IF_ERROR(writeState(*container, running));
+    return containerSpec(*container, snapshot, {folder(*container), logPath(*container)});
+  });
+  CO_RETURN_IF_ERROR(spec);
   auto made = co_await runtime_->createSandbox(std::move(sandbox));
   CO_RETURN_IF_ERROR(made);
   container->sandbox = *made;
@@ -161,13 +166,11 @@ void Engine::onRuntimeEvent(const runtime::Event& event) {
 Task<> Engine::afterExit(ContainerPtr container, runtime::ExitInfo exit) {
   auto turn = co_await container->turn.take();
   if (container->removed || !container->state.running()) co_return;
-  co_await release(container);
   auto& state = container->state;
   state.status = Status::kExited;
   state.exitCode = exit.code;
   state.oomKilled = state.oomKilled || exit.oom;
   state.finishedAt = exit.time;
-  emit(*container, "die", {{"exitCode", std::to_string(exit.code)}});
 
   const auto& policy = child(container->hostConfig, "RestartPolicy");
   auto name = text(policy, "Name");
@@ -185,7 +188,10 @@ Task<> Engine::afterExit(ContainerPtr container, runtime::ExitInfo exit) {
       if (auto container = weak.lock()) gate_.spawn(launchAgain(container));
     });
   }
-  (void)save(*container, false);
+  // The exit is kept before the runtime, which knows it too, forgets it.
+  if (!container->autoRemove() || again) saveState(*container);
+  co_await release(container);
+  emit(*container, "die", {{"exitCode", std::to_string(exit.code)}});
   ++container->exits;
   container->changed.notify();
   if (container->autoRemove() && !again) {

@@ -3,6 +3,8 @@
 #include <sched.h>
 #include <sys/mount.h>
 
+#include <cstdio>
+
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 
@@ -20,6 +22,7 @@ namespace dhow::engine {
 namespace {
 
 constexpr const char* kRecord = "/volume.json";
+constexpr const char* kRemoved = ".removed-";  // what a crash leaves of a removal begins so
 
 bool validName(const std::string& name) {
   if (name.size() < 2 || name.size() > 255 || !std::isalnum(static_cast<unsigned char>(name[0]))) return false;
@@ -65,6 +68,10 @@ Result<std::unique_ptr<Volumes>> Volumes::open(std::string root) {
   std::unique_ptr<Volumes> volumes(new Volumes(root));
   ASSIGN_OR_RETURN(auto names, listDir(root));
   for (const auto& name : names) {
+    if (name.starts_with(kRemoved)) {
+      RETURN_IF_ERROR(removeTree(root + "/" + name));
+      continue;
+    }
     auto content = readFile(root + "/" + name + kRecord, 1 << 20);
     boost::system::error_code error;
     auto value = content.ok() ? json::parse(*content, error) : json::value();
@@ -80,11 +87,13 @@ Result<std::unique_ptr<Volumes>> Volumes::open(std::string root) {
   return volumes;
 }
 
-Result<Volume> Volumes::create(std::string name, json::object labels, json::object options, WallTime now) {
+Result<Volume> Volumes::create(std::string name, json::object labels, json::object options, WallTime now, bool* made) {
+  if (made) *made = false;
   Volume volume;
   volume.anonymous = name.empty();
   volume.name = name.empty() ? randomHex(64) : std::move(name);
-  if (auto it = volumes_.find(volume.name); it != volumes_.end()) return it->second;
+  std::lock_guard alone(making_);
+  if (auto known = get(volume.name); known.ok()) return known;
   if (!validName(volume.name))
     return Error(Code::kBadRequest,
                  fmt::format("create {}: \"{}\" includes invalid characters for a local volume name, only "
@@ -96,33 +105,47 @@ Result<Volume> Volumes::create(std::string name, json::object labels, json::obje
   volume.created = now;
   volume.labels = std::move(labels);
   volume.options = std::move(options);
-  RETURN_IF_ERROR(makeDirs(volume.mountpoint, 0755));
-  json::object record{{"created", formatTimeNano(now)},
-                      {"anonymous", volume.anonymous},
-                      {"labels", volume.labels},
-                      {"options", volume.options}};
-  RETURN_IF_ERROR(writeFileDurably(folder + kRecord, json::serialize(record)));
+  auto write = [&]() -> Result<> {
+    RETURN_IF_ERROR(makeDirs(volume.mountpoint, 0755));
+    json::object record{{"created", formatTimeNano(now)},
+                        {"anonymous", volume.anonymous},
+                        {"labels", volume.labels},
+                        {"options", volume.options}};
+    return writeFileDurably(folder + kRecord, json::serialize(record));
+  };
+  if (auto written = write(); !written.ok()) {
+    (void)removeTree(folder);
+    return std::move(written).error();
+  }
+  std::lock_guard lock(mutex_);
   volumes_[volume.name] = volume;
+  if (made) *made = true;
   return volume;
 }
 
 Result<Volume> Volumes::get(const std::string& name) const {
+  std::lock_guard lock(mutex_);
   auto it = volumes_.find(name);
   if (it == volumes_.end()) return Error(Code::kNotFound, "get " + name + ": no such volume");
   return it->second;
 }
 
 std::vector<Volume> Volumes::list() const {
+  std::lock_guard lock(mutex_);
   std::vector<Volume> all;
   for (const auto& [name, volume] : volumes_) all.push_back(volume);
   return all;
 }
 
 Result<> Volumes::remove(const std::string& name) {
-  RETURN_IF_ERROR(get(name));
-  RETURN_IF_ERROR(removeTree(root_ + "/" + name));
-  volumes_.erase(name);
-  return {};
+  auto away = root_ + "/" + kRemoved + randomHex(16);
+  {
+    std::lock_guard lock(mutex_);
+    if (!volumes_.contains(name)) return Error(Code::kNotFound, "get " + name + ": no such volume");
+    if (::rename((root_ + "/" + name).c_str(), away.c_str()) != 0) return Error::fromErrno("remove volume " + name);
+    volumes_.erase(name);
+  }
+  return removeTree(away);
 }
 
 Result<> Volumes::copyUp(const image::Snapshot& snapshot, const std::string& path, const Volume& volume) {

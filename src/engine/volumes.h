@@ -4,6 +4,7 @@
 #include <boost/json/object.hpp>
 
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -21,11 +22,13 @@ struct Volume {
   boost::json::object labels, options;
 };
 
+// Any thread. What fails leaves nothing behind.
 class Volumes {
  public:
   static Result<std::unique_ptr<Volumes>> open(std::string root);
-  // An existing one is returned as it is. An empty name makes an anonymous one.
-  Result<Volume> create(std::string name, boost::json::object labels, boost::json::object options, WallTime now);
+  // An existing one is returned as it is. An empty name makes an anonymous one. `made`: whether this call made it.
+  Result<Volume> create(std::string name, boost::json::object labels, boost::json::object options, WallTime now,
+                        bool* made = nullptr);
   Result<Volume> get(const std::string& name) const;  // kNotFound "get x: no such volume"
   std::vector<Volume> list() const;
   Result<> remove(const std::string& name);
@@ -35,6 +38,8 @@ class Volumes {
  private:
   explicit Volumes(std::string root) : root_(std::move(root)) {}
   std::string root_;
+  std::mutex making_;  // held over the disk's work, where mutex_ is not
+  mutable std::mutex mutex_;
   std::map<std::string, Volume> volumes_;
 };
 

@@ -22,6 +22,7 @@ struct Ipam::Rep {
   std::map<IpAddress, std::string> owners;
   UniqueFd journal;
   size_t lines = 0;
+  bool torn = false;
 
   IpAddress at(uint64_t offset) const { return options.range.network().plus(offset); }
   bool reserved(const IpAddress& address) const {
@@ -42,7 +43,11 @@ struct Ipam::Rep {
   // A write of the page cache is enough: the assignments have to outlive this process, not the kernel.
   void log(const std::string& line) {
     if (!journal) return;
-    if (::write(journal.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
+    // What a full disk cut short must not swallow the line after it.
+    const std::string text = torn ? "\n" + line : line;
+    auto written = ::write(journal.get(), text.data(), text.size());
+    if (written > 0) torn = written < static_cast<ssize_t>(text.size());
+    if (written != static_cast<ssize_t>(text.size())) {
       log::warn("network", "cannot write address journal {}: {}", options.journal, Error::fromErrno("write").message());
     }
     if (++lines > 1000 && lines > 4 * owners.size()) {
@@ -60,7 +65,8 @@ struct Ipam::Rep {
   }
   Result<> load() {
     if (options.journal.empty()) return {};
-    if (pathExists(options.journal)) {
+    bool known = pathExists(options.journal);
+    if (known) {
       ASSIGN_OR_RETURN(auto content, readFile(options.journal));
       for (auto& line : split(content, '\n')) {
         auto words = split(line, ' ');
@@ -71,7 +77,14 @@ struct Ipam::Rep {
         if (words[0] == "+" && words.size() == 3) owners[*address] = words[2];
       }
     }
-    return compact();
+    auto done = compact();
+    if (done.ok() || !known) return done;
+    // A full disk: what is known stays known, and is written anew some other time.
+    log::warn("network", "address journal: {}", done.error().message());
+    journal.reset(::open(options.journal.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
+    if (!journal) return Error::fromErrno("open " + options.journal);
+    torn = true;
+    return {};
   }
 };
 

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/time.h"
 #include "engine/docker_api.h"
 
 namespace dhow::engine::docker {
@@ -166,6 +167,13 @@ bool Call::flag(std::string_view name, bool missing) const {
   if (!request.query.has(name)) return missing;
   auto value = toLower(request.query.get(name));
   return !(value.empty() || value == "0" || value == "no" || value == "false" || value == "none");
+}
+
+std::optional<WallTime> Call::time(std::string_view name) const {
+  auto value = query(name);
+  if (value.empty()) return std::nullopt;
+  if (auto time = parseTime(value)) return time;
+  return parseUnixTime(value);
 }
 
 Task<Result<json::object>> Call::body() {

@@ -3,6 +3,7 @@
 
 #include <boost/json/value.hpp>
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,8 @@ struct Call {
   std::string query(std::string_view name) const { return std::string(request.query.get(name)); }
   // Docker's booleans: "", "0", "no", "false" and "none" are false.
   bool flag(std::string_view name, bool missing = false) const;
+  // Seconds since the epoch with a fraction, or RFC 3339.
+  std::optional<WallTime> time(std::string_view name) const;
   // The whole body as JSON; empty is an empty object. kBadRequest.
   Task<Result<json::object>> body();
   Task<Result<>> reply(int status, json::value value);

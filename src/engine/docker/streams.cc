@@ -154,12 +154,6 @@ Task<Result<>> attach(Call& call) {
   co_return Result<>();
 }
 
-std::optional<WallTime> timeParameter(const std::string& value) {
-  if (value.empty() || value == "0") return std::nullopt;
-  if (auto time = parseTime(value)) return time;
-  return parseUnixTime(value);
-}
-
 // Ends the reader when the container ends.
 Task<> finishWithContainer(ContainerPtr container, uint64_t exits, std::shared_ptr<runtime::LogReader> reader,
                            std::shared_ptr<bool> done) {
@@ -175,8 +169,8 @@ Task<Result<>> logs(Call& call) {
   runtime::LogQuery query;
   query.path = call.engine.logPath(*container);
   query.follow = call.flag("follow") && container->state.running();
-  query.since = timeParameter(call.query("since"));
-  query.until = timeParameter(call.query("until"));
+  query.since = call.time("since");
+  if (call.query("until") != "0") query.until = call.time("until");  // "0": no end
   if (auto tail = call.query("tail"); !tail.empty() && tail != "all") {
     auto lines = parseInt(tail);
     if (lines && *lines >= 0) query.tail = static_cast<uint64_t>(*lines);

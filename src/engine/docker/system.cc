@@ -180,21 +180,14 @@ bool passes(const Filters& filters, const EngineEvent& event) {
          (!filters.has("image") || among("image", {text(event.attributes, "image"), name}));
 }
 
-// Seconds since the epoch with a fraction, or RFC 3339.
-std::optional<WallTime> timeParameter(const std::string& value) {
-  if (value.empty()) return std::nullopt;
-  if (auto time = parseTime(value)) return time;
-  return parseUnixTime(value);
-}
-
 Task<Result<>> events(Call& call) {
   static constexpr std::string_view kKnown[] = {"type",   "event", "container", "image", "label",   "volume", "network",
                                                 "daemon", "scope", "plugin",    "node",  "service", "secret", "config"};
   auto parsed = Filters::parse(call.request.query.get("filters"), kKnown);
   CO_RETURN_IF_ERROR(parsed);
   const Filters& filters = *parsed;
-  auto since = timeParameter(call.query("since"));
-  auto until = timeParameter(call.query("until"));
+  auto since = call.time("since");
+  auto until = call.time("until");
   http::Headers headers;
   headers.set("Content-Type", "application/json");
   auto queue = std::make_shared<Queue<EngineEvent>>(call.engine.loop());
