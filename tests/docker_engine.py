@@ -73,19 +73,34 @@ class Engine:
         self.net = Namespace()
         # Overlay layers want a real file system.
         self.dir = tempfile.mkdtemp(prefix="dhow-docker-test-", dir="/var/tmp")
+        self.disk = self.dir
         self.socket = self.dir + "/docker.sock"
         self.cgroup = "/" + os.path.basename(self.dir)
         self.environment = {**os.environ, "DOCKER_HOST": "unix://" + self.socket, "DOCKER_CONFIG": self.dir + "/cli"}
         self.process = None
         self.registry_process = None
 
+    def machine(self, args):
+        """A command where the engine runs."""
+        return self.net.inside(args)
+
+    def data(self):
+        """The engine's data folder, as this process sees it."""
+        return self.dir
+
     def start(self):
         program = os.path.join(BUILD, "bench", "engine-bench")
         watch_logs(self.dir + "/engine.log")
         log = open(self.dir + "/engine.log", "ab")
-        self.process = subprocess.Popen(self.net.inside([program, "--serve", self.socket, "--dir", self.dir, "--cgroup", self.cgroup]),
+        self.process = subprocess.Popen(self.machine([program, "--serve", self.socket, "--dir", self.disk, "--cgroup", self.cgroup]),
                                         stdout=log, stderr=log)
-        eventually(lambda: self.docker("version", check=False).returncode == 0)
+
+        def answers():
+            if self.process.poll() is not None:
+                raise RuntimeError(open(self.dir + "/engine.log").read()[-2000:])
+            return self.docker("version", check=False).returncode == 0
+
+        eventually(answers)
 
     def kill(self):
         self.process.kill()
@@ -133,11 +148,12 @@ class Engine:
                 groups.append(top)
         with open("/proc/self/mountinfo") as f:
             mounts = [line for line in f if self.dir in line]
-        state = os.listdir(self.dir + "/run/sandboxes") if os.path.exists(self.dir + "/run/sandboxes") else []
+        data = self.data()
+        state = os.listdir(data + "/run/sandboxes") if os.path.exists(data + "/run/sandboxes") else []
         rules = run(self.net.inside(["nft", "list", "ruleset"]), check=False).stdout
         return {"cgroups": groups, "mounts": mounts, "sandboxes": state,
-                "containers": os.listdir(self.dir + "/root/containers"),
-                "layers": os.listdir(self.dir + "/root/images/snapshots"),
+                "containers": os.listdir(data + "/root/containers"),
+                "layers": os.listdir(data + "/root/images/snapshots"),
                 "ports": [line for line in rules.splitlines() if re.search(r": 10\.88\.", line)],
                 "shims": [line for pid, line in self.processes() if "shim" in line]}
 
@@ -174,6 +190,44 @@ class Engine:
                     os.rmdir(path)
             shutil.rmtree(self.dir, ignore_errors=True)
             assert not left, left
+
+
+class SmallDisk(Engine):
+    """An engine whose data lies on a small file system, which nobody but it and its containers sees."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.disk = self.dir + "/disk"
+        os.mkdir(self.disk)
+        self.holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c",
+                                        f"mount -t tmpfs -o size={size} tmpfs {self.disk} && echo ready && exec sleep infinity"], stdout=subprocess.PIPE)
+        assert self.holder.stdout.readline() == b"ready\n"
+
+    def machine(self, args):
+        return self.net.inside(["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "--", *args])
+
+    def data(self):
+        return f"/proc/{self.holder.pid}/root{self.disk}"
+
+    def fill(self):
+        """Leaves not a byte."""
+        with open(self.data() + "/ballast", "wb", buffering=0) as f:
+            for piece in (1 << 20, 4096, 1):
+                try:
+                    while True:
+                        f.write(bytes(piece))
+                except OSError:
+                    pass
+
+    def free(self):
+        os.remove(self.data() + "/ballast")
+
+    def destroy(self):
+        try:
+            super().destroy()
+        finally:
+            self.holder.kill()
+            self.holder.wait()
 
 
 class StaticRegistry(http.server.BaseHTTPRequestHandler):

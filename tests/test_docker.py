@@ -118,6 +118,14 @@ def test_memory_beyond_the_limit_is_an_oom_kill(engine):
     assert state["ExitCode"] == 137 and state["OOMKilled"] is True
 
 
+def test_an_oom_kill_inside_a_container_that_goes_on_is_told_at_once(engine):
+    engine.docker("run", "-d", "--name", "survives", "--memory", "16m", "busybox", "sh", "-c", "tail /dev/zero; sleep 100")
+    eventually(lambda: engine.inspect("survives")["State"]["OOMKilled"])
+    assert engine.inspect("survives")["State"]["Running"] is True
+    events = engine.lines("events", "--since", "10m", "--until", str(int(time.time()) + 1), "--filter", "event=oom", "--format", "{{.Action}} {{.Actor.Attributes.name}}")
+    assert events[-1] == "oom survives"
+
+
 def test_volumes_and_binds(engine):
     os.makedirs(engine.dir + "/share")
     with open(engine.dir + "/share/in", "w") as f:
@@ -313,8 +321,11 @@ def state(engine):
     (["run", "--name", "-bad", "busybox", "true"], 125, "Invalid container name (-bad), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"),
     (["run", "-u", "nobody-here", "busybox", "true"], 125, "unable to find user nobody-here: no matching entries in passwd file"),
     (["run", "--mount", "type=bind,source=/no/such/path,target=/x", "busybox", "true"], 125, "bind source path does not exist: /no/such/path"),
-    (["run", "localhost:1/none", "true"], 125, "refused"),
-    (["pull", "localhost:1/none"], 1, "refused"),
+    (["run", "localhost:1/none", "true"], 125, 'Error response from daemon: Get "http://localhost:1/v2/": dial tcp '),
+    (["run", "localhost:1/none", "true"], 125, ":1: connect: connection refused"),
+    (["pull", "localhost:1/none"], 1, 'Error response from daemon: Get "http://localhost:1/v2/": dial tcp '),
+    (["pull", "nowhere.invalid/none"], 1, 'Error response from daemon: Get "https://nowhere.invalid/v2/none/manifests/latest": dial tcp: lookup nowhere.invalid: '),
+    (["pull", "localhost:1/UPPER"], 1, "invalid reference format: repository name (UPPER) must be lowercase"),
     (["inspect", "nothing"], 1, "o such object: nothing"),
     (["stop", "nothing"], 1, "No such container: nothing"),
     (["rm", "nothing"], 1, "No such container: nothing"),
