@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -22,7 +23,18 @@ namespace {
 constexpr int kDefaultMtu = 1500, kVxlanOverhead = 50;
 constexpr uint32_t kVxlanId = 4096;
 constexpr uint16_t kVxlanPort = 4789;
-const std::string kPoolOwner = "ready:";
+const std::string kPoolOwner = "ready:", kGoneOwner = "gone:";
+
+// While the kernel takes a link or a namespace down, it stalls everybody who makes one, for tens of milliseconds. So
+// they go together, when nothing else happens here for a moment; at the latest after a while, or when they are many.
+constexpr auto kQuiet = std::chrono::milliseconds(100), kLongest = std::chrono::milliseconds(1000);
+constexpr size_t kMostDoomed = 32;
+
+// A container's network after its end. The address is nobody else's until the link is gone.
+struct Doomed {
+  std::string link, owner;
+  Netns netns;
+};
 
 struct Ready {
   Netns netns;
@@ -66,7 +78,11 @@ struct BridgeNetwork::Rep {
   bool stopping = false;
   std::map<std::string, Attachment> attachments;
   std::deque<Ready> pool;
-  std::vector<std::string> doomed;  // links to delete
+  std::map<std::string, Netns> namespaces;  // of attachments that came ready-made
+  std::vector<Doomed> doomed;
+  std::chrono::steady_clock::time_point doomedSince, lastUse;
+  bool hurry = false;    // the doomed go at once
+  bool reaping = false;  // some are on their way
   uint64_t made = 0;
   bool making = false;  // one more for the pool
   std::thread refiller, reaper;
@@ -81,7 +97,9 @@ struct BridgeNetwork::Rep {
   std::optional<Ready> takeReady();
   bool giveUpReady();
   void refill();
+  void doom(std::string link, std::string owner, Netns netns);
   void reap();
+  bool reapNow(std::unique_lock<std::mutex>& lock);
   void stop();
 };
 
@@ -98,7 +116,7 @@ Result<> BridgeNetwork::Rep::setUp() {
       ipam,
       Ipam::open({.range = o.subnet.masked(), .within = o.allocateFrom, .reserved = {o.gateway}, .journal = journal}));
   for (auto& owner : ipam->owners()) {
-    if (owner.starts_with(kPoolOwner)) ipam->release(owner);
+    if (owner.starts_with(kPoolOwner) || owner.starts_with(kGoneOwner)) ipam->release(owner);
   }
   auto existing = links.find(o.bridge);
   if (existing.ok()) {
@@ -183,7 +201,8 @@ Result<> BridgeNetwork::Rep::connectLinks(Attachment& a, int netnsFd, const Atta
   auto done = configure();
   if (!done.ok()) {
     std::lock_guard lock(mutex);
-    doomed.push_back(a.hostInterface);
+    doom(a.hostInterface, "", {});
+    hurry = true;  // its address is free already
     changed.notify_all();
   }
   return done;
@@ -238,6 +257,12 @@ bool BridgeNetwork::Rep::giveUpReady() {
   return true;
 }
 
+// The caller holds the mutex.
+void BridgeNetwork::Rep::doom(std::string link, std::string owner, Netns netns) {
+  if (doomed.empty()) doomedSince = std::chrono::steady_clock::now();
+  doomed.push_back({std::move(link), std::move(owner), std::move(netns)});
+}
+
 void BridgeNetwork::Rep::reap() {
   std::unique_lock lock(mutex);
   while (!stopping || !doomed.empty()) {
@@ -245,12 +270,36 @@ void BridgeNetwork::Rep::reap() {
       changed.wait(lock);
       continue;
     }
-    auto names = std::exchange(doomed, {});
+    auto due = std::min(lastUse + kQuiet, doomedSince + kLongest);
+    if (!stopping && !hurry && doomed.size() < kMostDoomed && std::chrono::steady_clock::now() < due) {
+      changed.wait_until(lock, due);
+      continue;
+    }
+    auto batch = std::exchange(doomed, {});
+    hurry = false;
+    reaping = true;
     lock.unlock();
+    std::vector<std::string> names;
+    for (const auto& each : batch) names.push_back(each.link);
     auto done = links.removeTogether(names);
+    for (const auto& each : batch) {
+      if (!each.owner.empty()) ipam->release(each.owner);
+    }
+    batch.clear();
     lock.lock();
+    reaping = false;
+    changed.notify_all();
     if (!done.ok()) log::warn("network", "{}", done.error().message());
   }
+}
+
+// Waits until the addresses of those that have gone are free; false when there were none.
+bool BridgeNetwork::Rep::reapNow(std::unique_lock<std::mutex>& lock) {
+  if (stopping || (doomed.empty() && !reaping)) return false;
+  hurry = !doomed.empty();
+  changed.notify_all();
+  changed.wait(lock, [&] { return stopping || (doomed.empty() && !reaping); });
+  return !stopping;
 }
 
 void BridgeNetwork::Rep::stop() {
@@ -291,7 +340,11 @@ Result<Attachment> BridgeNetwork::attach(const std::string& containerId, int net
     rep_->attachments[containerId] = {};
   }
   auto made = rep_->connect(containerId, netnsFd, options);
-  while (!made.ok() && made.error().is(Code::kUnavailable) && rep_->giveUpReady()) {
+  auto freeOne = [&] {
+    std::unique_lock lock(rep_->mutex);
+    return rep_->reapNow(lock);
+  };
+  while (!made.ok() && made.error().is(Code::kUnavailable) && (freeOne() || rep_->giveUpReady())) {
     made = rep_->connect(containerId, netnsFd, options);
   }
   std::lock_guard lock(rep_->mutex);
@@ -318,6 +371,11 @@ Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId)
   if (!ready) {
     auto made = rep_->makeReady(containerId);
     std::unique_lock lock(rep_->mutex);
+    if (!made.ok() && made.error().is(Code::kUnavailable) && rep_->reapNow(lock)) {
+      lock.unlock();
+      made = rep_->makeReady(containerId);
+      lock.lock();
+    }
     if (made.ok()) {
       ready = std::move(*made);
     } else {
@@ -332,8 +390,11 @@ Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId)
   }
   rep_->ipam->rename(ready->owner, containerId);
   ready->attachment.containerId = containerId;
+  auto held = ready->netns.duplicate();
   std::lock_guard lock(rep_->mutex);
   rep_->attachments[containerId] = ready->attachment;
+  rep_->lastUse = std::chrono::steady_clock::now();
+  if (held.ok()) rep_->namespaces[containerId] = std::move(*held);
   return AcquiredNamespace{std::move(ready->netns), std::move(ready->attachment)};
 }
 
@@ -357,9 +418,12 @@ void BridgeNetwork::detach(const std::string& containerId) {
   std::lock_guard lock(rep_->mutex);
   auto it = rep_->attachments.find(containerId);
   if (it == rep_->attachments.end()) return;
-  if (!it->second.hostInterface.empty()) rep_->doomed.push_back(it->second.hostInterface);
+  rep_->lastUse = std::chrono::steady_clock::now();
+  auto owner = fmt::format("{}{}", kGoneOwner, rep_->made++);
+  rep_->ipam->rename(containerId, owner);
+  auto held = rep_->namespaces.extract(containerId);
+  rep_->doom(it->second.hostInterface, owner, held ? std::move(held.mapped()) : Netns());
   rep_->attachments.erase(it);
-  rep_->ipam->release(containerId);
   rep_->changed.notify_all();
 }
 
@@ -367,7 +431,8 @@ void BridgeNetwork::releaseAllBut(const std::vector<std::string>& live) {
   std::set<std::string> keep(live.begin(), live.end());
   std::lock_guard lock(rep_->mutex);
   for (auto& owner : rep_->ipam->owners()) {
-    if (keep.count(owner) == 0 && !owner.starts_with(kPoolOwner) && rep_->attachments.count(owner) == 0) {
+    if (keep.count(owner) == 0 && !owner.starts_with(kPoolOwner) && !owner.starts_with(kGoneOwner) &&
+        rep_->attachments.count(owner) == 0) {
       rep_->ipam->release(owner);
     }
   }

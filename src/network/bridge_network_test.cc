@@ -253,7 +253,7 @@ TEST(BridgeNetworkTest, AKilledProcessLeavesNoReadyNamespaces) {
   EXPECT_TRUE(eventually([&] { return veths(node.netns) == 0; }));
 }
 
-TEST(BridgeNetworkTest, DetachedLinksGoInTheBackgroundAndTheirAddressesAtOnce) {
+TEST(BridgeNetworkTest, DetachedLinksGoInTheBackgroundAndTheirAddressesWhenTheyAreNeeded) {
   SKIP_UNLESS_ROOT();
   Machine node;
   auto options = podOptions("10.244.1.0/30");
@@ -266,6 +266,24 @@ TEST(BridgeNetworkTest, DetachedLinksGoInTheBackgroundAndTheirAddressesAtOnce) {
   EXPECT_OK(network->acquire("b"));
   EXPECT_TRUE(network->attach("b", a->netns.fd()).error().is(Code::kAlreadyExists));
   network->detach("b");
+  EXPECT_TRUE(eventually([&] { return veths(node.netns) == 0; }));
+}
+
+TEST(BridgeNetworkTest, MoreContainersComeAndGoThanThereAreAddresses) {
+  SKIP_UNLESS_ROOT();
+  Machine node;
+  auto network = node.network(podOptions("10.244.1.0/28"));
+  std::string before;
+  for (int i = 0; i < 40; i++) {
+    auto pod = network->acquire(fmt::format("pod{}", i));
+    ASSERT_OK(pod);
+    EXPECT_NE(before, pod->attachment.address.str()) << "still the one's before";
+    before = pod->attachment.address.str();
+    if (i > 0) network->detach(fmt::format("pod{}", i - 1));
+  }
+  network->detach("pod39");
+  // Stopping takes down what waits for others to go with.
+  network->stop();
   EXPECT_TRUE(eventually([&] { return veths(node.netns) == 0; }));
 }
 
