@@ -122,7 +122,7 @@ class TestServer {
 // A connection from inside a namespace; what it read first, or the error's name.
 class TestClient {
  public:
-  TestClient(const Netns& netns, const std::string& ip, uint16_t port, bool udp = false, int timeoutMs = 1500) {
+  TestClient(const Netns& netns, const std::string& ip, uint16_t port, bool udp = false, int timeoutMs = 15000) {
     auto made = socketInNetns(netns.fd(), AF_INET, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
     EXPECT_TRUE(made.ok());
     fd_ = std::move(*made);
