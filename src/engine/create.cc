@@ -74,6 +74,8 @@ void mergeConfig(Container& container, const image::RunConfig& image) {
     config[flag] = boolean(config, flag);
 }
 
+}  // namespace
+
 Result<> checkLimits(const json::object& host, std::vector<std::string>& warnings) {
   int64_t memory = integer(host, "Memory");
   if (memory != 0 && memory < (6 << 20)) return bad("Minimum memory limit allowed is 6MB");
@@ -102,6 +104,8 @@ Result<> checkLimits(const json::object& host, std::vector<std::string>& warning
         "out of resources.");
   return {};
 }
+
+namespace {
 
 // What Docker's daemon fills in; its clients read it back.
 void fillDefaults(json::object& host) {

@@ -12,6 +12,9 @@ namespace dhow::engine {
 Result<> configure(Container& container, const boost::json::object& body, const image::Image& image,
                    const image::Snapshot& snapshot, Volumes& volumes, std::vector<std::string>& warnings);
 
+// Checks limits and restart policy of a container's HostConfig.
+Result<> checkLimits(const boost::json::object& host, std::vector<std::string>& warnings);
+
 // Docker's random names: an adjective and a seafarer.
 std::string randomName(uint64_t random);
 bool validContainerName(std::string_view name);

@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -190,6 +191,32 @@ Task<> Engine::destroy() {
   removeCgroup(options_.cgroupParent);
 }
 
+namespace {
+
+// A file that is not there yet: nobody knows of it before this returns, so that one commit of the file system's journal
+// is enough where a replaced file needs two. A crash leaves it whole, torn or missing.
+Result<> createDurably(const std::string& folder, const std::string& name, std::string_view content) {
+  auto path = folder + "/" + name;
+  UniqueFd parent(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!parent || !file) return Error::fromErrno("create " + path);
+  while (!content.empty()) {
+    ssize_t n = ::write(file.get(), content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Error::fromErrno("write " + path);
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+  if (::fsync(file.get()) != 0 || ::fsync(parent.get()) != 0) return Error::fromErrno("fsync " + path);
+  return {};
+}
+
+}  // namespace
+
+Result<> Engine::createRecord(const Container& container) {
+  if (container.autoRemove()) return saveRecord(container);
+  return createDurably(folder(container), kRecordFile, json::serialize(toRecord(container)));
+}
+
 // A container that removes itself is not to outlive the machine's power: its record need not reach the disk.
 Result<> Engine::saveRecord(const Container& container) {
   auto content = json::serialize(toRecord(container));
@@ -292,7 +319,7 @@ Task<Result<Engine::Created>> Engine::create(std::string name, json::object body
     auto configured = co_await self->pool_.run(self->loop_, [&]() -> Result<> {
       RETURN_IF_ERROR(configure(*container, body, *image, *snapshot, *self->volumes_, *warnings));
       RETURN_IF_ERROR(makeDirs(self->folder(*container) + "/log", 0710));
-      return self->saveRecord(*container);
+      return self->createRecord(*container);
     });
     co_return configured;
   };

@@ -37,7 +37,7 @@ struct EngineOptions {
   std::string bridge = "dhow-docker";  // link name of the default network
   std::string subnet = "10.88.0.0/16";
   std::string natTable = "dhow-engine";
-  int readyNetworks = 4;  // made ahead, so that a start does not pay for its network
+  int readyNetworks = 8;  // made ahead, so that a start does not pay for its network
   image::RegistryHosts registries;
 };
 
@@ -80,6 +80,9 @@ class Engine {
   Task<Result<>> kill(std::string ref, std::string signal);
   Task<Result<>> pause(std::string ref, bool frozen);
   Task<Result<>> rename(std::string ref, std::string name);
+  // Limits and restart policy, as Docker's UpdateConfig has them; what is not given or zero stays. kBadRequest. Gives
+  // warnings.
+  Task<Result<std::vector<std::string>>> update(std::string ref, boost::json::object wanted);
   Task<Result<>> remove(std::string ref, bool force, bool withVolumes);
 
   // By name, id or a prefix of one: kNotFound "No such container: x", kBadRequest when several begin so.
@@ -122,6 +125,7 @@ class Engine {
   Task<> afterExit(ContainerPtr container, runtime::ExitInfo exit);
   Task<> release(ContainerPtr container);
   Task<Result<>> removeLocked(ContainerPtr container, bool withVolumes);
+  Result<> createRecord(const Container& container);
   Result<> saveRecord(const Container& container);
   // Keeps how it fares. What a full disk refuses is written as soon as it can be.
   void saveState(const Container& container);

@@ -58,6 +58,8 @@ std::optional<int64_t> positive(const json::object& object, std::string_view nam
   return value > 0 ? std::optional(value) : std::nullopt;
 }
 
+}  // namespace
+
 runtime::Resources resourcesOf(const json::object& host) {
   runtime::Resources out;
   out.memory = positive(host, "Memory");
@@ -82,6 +84,8 @@ runtime::Resources resourcesOf(const json::object& host) {
   if (auto weight = positive(host, "BlkioWeight")) out.blkioWeight = static_cast<uint64_t>(*weight);
   return out;
 }
+
+namespace {
 
 runtime::Mount mountOf(const MountPoint& point) {
   runtime::Mount mount;

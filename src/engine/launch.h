@@ -7,6 +7,8 @@
 
 namespace dhow::engine {
 
+runtime::Resources resourcesOf(const boost::json::object& hostConfig);
+
 struct LaunchPaths {
   std::string folder;  // hosts, hostname, resolv.conf
   std::string log;

@@ -28,7 +28,8 @@ class FaultyWatcher final : public Watcher {
     Result<WatchEvent> event = co_await watcher_->next();
     if (!event.ok()) co_return event;
     if (faults_.delay > Duration(0)) {
-      co_await loop_.sleep(Duration(static_cast<int64_t>(loop_.random() % static_cast<uint64_t>(faults_.delay.count()))));
+      co_await loop_.sleep(
+          Duration(static_cast<int64_t>(loop_.random() % static_cast<uint64_t>(faults_.delay.count()))));
     }
     if (chance(faults_.broken)) co_return Error(Code::kUnavailable, "the connection broke");
     if (chance(faults_.expired)) co_return Error(Code::kExpired, "too old resource version");
@@ -94,7 +95,8 @@ class FaultyClient final : public Client {
   Task<Result<T>> answer(Task<Result<T>> call, bool mayBeLost) {
     Result<T> result = co_await std::move(call);
     if (faults_.delay > Duration(0)) {
-      co_await loop_.sleep(Duration(static_cast<int64_t>(loop_.random() % static_cast<uint64_t>(faults_.delay.count()))));
+      co_await loop_.sleep(
+          Duration(static_cast<int64_t>(loop_.random() % static_cast<uint64_t>(faults_.delay.count()))));
     }
     if (mayBeLost && chance(faults_.lost)) co_return unavailable();
     co_return result;
@@ -119,7 +121,7 @@ class Part {
       scheduler_->start();
     } else {
       controllers::Options options;
-      options.disabled = {"deployment", "replicaset", "endpointslice", "garbagecollector", "podgc",
+      options.disabled = {"deployment", "replicaset",    "endpointslice",  "garbagecollector", "podgc",
                           "namespace",  "nodelifecycle", "serviceaccount", "nodeipam"};
       options.disabled.erase(name_);
       manager_ = std::make_unique<controllers::Manager>(world_.loop, *client_, *caches_, std::move(options));
@@ -159,8 +161,10 @@ class Judge {
  public:
   explicit Judge(World& world) : world_(world) {}
   void watch() {
-    subscription_ = world_.server.caches().of(kinds::kPods).subscribe(
-        [this](const ObjectPtr& before, const ObjectPtr& after) { changed(before, after); });
+    subscription_ =
+        world_.server.caches().of(kinds::kPods).subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
+          changed(before, after);
+        });
   }
   // While a change is under way, what was promised before it may still be acted on.
   void wish(const Wish& wish, bool settled) {
@@ -206,8 +210,10 @@ class Judge {
 class Chaos {
  public:
   explicit Chaos(uint64_t seed)
-      : // Its nodes send no heartbeats.
-        world_(seed, {"deployment", "replicaset", "garbagecollector", "scheduler", "nodelifecycle"}), judge_(world_), gate_(world_.loop) {
+      :  // Its nodes send no heartbeats.
+        world_(seed, {"deployment", "replicaset", "garbagecollector", "scheduler", "nodelifecycle"}),
+        judge_(world_),
+        gate_(world_.loop) {
     for (int i = 0; i < 3; ++i) world_.node(i, 3);
     for (std::string name : {"deployment", "replicaset", "garbagecollector", "scheduler"}) {
       Faults faults;
@@ -264,7 +270,7 @@ class Chaos {
     wish.unavailable = static_cast<int>(random(3));
     if (wish.surge + wish.unavailable == 0) wish.surge = 1;
   }
-  void deploy(const Wish& wish) {  world_.deploy("web", wish.replicas, wish.image, wish.surge, wish.unavailable); }
+  void deploy(const Wish& wish) { world_.deploy("web", wish.replicas, wish.image, wish.surge, wish.unavailable); }
   bool settled(const Wish& wish) {
     if (!world_.rolledOut("web")) return false;
     const std::vector<ObjectPtr> pods = world_.podsOf("web");
@@ -279,9 +285,8 @@ class Chaos {
     return false;
   }
   void restartLater() {
-    restart_ = world_.loop.after(std::chrono::milliseconds(200 + random(8000)), [this] {
-      gate_.spawn(restart(this, parts_[random(parts_.size())].get()));
-    });
+    restart_ = world_.loop.after(std::chrono::milliseconds(200 + random(8000)),
+                                 [this] { gate_.spawn(restart(this, parts_[random(parts_.size())].get())); });
   }
   static Task<> restart(Chaos* self, Part* part) {
     co_await part->stop();

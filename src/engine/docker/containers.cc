@@ -255,22 +255,22 @@ Task<Result<>> prune(Call& call) {
   co_return replied;
 }
 
+Task<Result<>> updateContainer(Call& call) {
+  CO_ASSIGN_OR_RETURN(auto body, co_await call.body());
+  CO_ASSIGN_OR_RETURN(auto warnings, co_await call.engine.update(call.args[0], std::move(body)));
+  auto replied = co_await call.reply(200, json::object{{"Warnings", toJson(warnings)}});
+  co_return replied;
+}
+
 constexpr Route kRoutes[] = {
-    {"GET", "/containers/json", listContainers},
-    {"POST", "/containers/create", createContainer},
-    {"POST", "/containers/prune", prune},
-    {"GET", "/containers/{}/json", inspectContainer},
-    {"POST", "/containers/{}/start", startContainer},
-    {"POST", "/containers/{}/stop", stopContainer},
-    {"POST", "/containers/{}/restart", restartContainer},
-    {"POST", "/containers/{}/kill", killContainer},
-    {"POST", "/containers/{}/pause", pauseContainer},
-    {"POST", "/containers/{}/unpause", unpauseContainer},
-    {"POST", "/containers/{}/rename", renameContainer},
-    {"POST", "/containers/{}/resize", resizeContainer},
-    {"GET", "/containers/{}/top", top},
-    {"GET", "/containers/{}/changes", changes},
-    {"DELETE", "/containers/{}", removeContainer},
+    {"POST", "/containers/{}/update", updateContainer},   {"GET", "/containers/json", listContainers},
+    {"POST", "/containers/create", createContainer},      {"POST", "/containers/prune", prune},
+    {"GET", "/containers/{}/json", inspectContainer},     {"POST", "/containers/{}/start", startContainer},
+    {"POST", "/containers/{}/stop", stopContainer},       {"POST", "/containers/{}/restart", restartContainer},
+    {"POST", "/containers/{}/kill", killContainer},       {"POST", "/containers/{}/pause", pauseContainer},
+    {"POST", "/containers/{}/unpause", unpauseContainer}, {"POST", "/containers/{}/rename", renameContainer},
+    {"POST", "/containers/{}/resize", resizeContainer},   {"GET", "/containers/{}/top", top},
+    {"GET", "/containers/{}/changes", changes},           {"DELETE", "/containers/{}", removeContainer},
 };
 
 }  // namespace
