@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 
+#include <set>
+
 #include "base/gate.h"
 #include "base/yaml.h"
 #include "bootstrap_rbac.h"
@@ -54,25 +56,71 @@ Result<std::string> firstAddress(const std::string& range) {
   return std::string(::inet_ntop(AF_INET, &address, buffer, sizeof buffer));
 }
 
-// Brings the fields `wanted` of an object to their value.
-Task<Result<>> mend(LocalClient* client, WatchCache* caches, Resource resource, std::string ns, std::string name,
-                    json::object wanted) {
-  auto present = caches->of(resource).get(ns, name);
-  bool right = present != nullptr;
-  for (const auto& [key, value] : wanted) {
-    if (key == "metadata" || !right) continue;
-    const auto* now = present->root().if_contains(key);
-    if (!now || *now != value) right = false;
+constexpr int kAttempts = 30;
+
+std::set<std::string> addressesOf(const ObjectPtr& endpoints) {
+  std::set<std::string> out;
+  if (!endpoints) return out;
+  for (const auto& subset : array(endpoints->root(), {"subsets"})) {
+    if (!subset.is_object()) continue;
+    for (const auto& address : array(subset.get_object(), {"addresses"})) {
+      if (address.is_object()) out.emplace(text(address.get_object(), "ip"));
+    }
   }
-  if (right) co_return Result<>();
-  if (present) {
-    json::object patch = wanted;
-    patch.erase("metadata");
-    auto done = co_await client->patch(resource, ns, name, "", client::PatchType::kMerge, std::move(patch));
+  return out;
+}
+
+json::object endpointsOf(const std::set<std::string>& addresses, uint16_t port) {
+  json::array list;
+  for (const auto& address : addresses) list.push_back(json::object{{"ip", address}});
+  json::array ports;
+  ports.push_back(json::object{{"name", "https"}, {"port", int64_t{port}}, {"protocol", "TCP"}});
+  json::array subsets;
+  subsets.push_back(json::object{{"addresses", std::move(list)}, {"ports", std::move(ports)}});
+  return {{"apiVersion", "v1"},
+          {"kind", "Endpoints"},
+          {"metadata", json::object{{"name", "kubernetes"},
+                                    {"labels", json::object{{"endpointslice.kubernetes.io/skip-mirror", "true"}}}}},
+          {"subsets", std::move(subsets)}};
+}
+
+json::object sliceOf(const std::set<std::string>& addresses, uint16_t port) {
+  json::array entries;
+  for (const auto& address : addresses) {
+    json::array one;
+    one.emplace_back(address);
+    entries.push_back(json::object{{"addresses", std::move(one)}, {"conditions", json::object{{"ready", true}}}});
+  }
+  json::array ports;
+  ports.push_back(json::object{{"name", "https"}, {"port", int64_t{port}}, {"protocol", "TCP"}});
+  return {{"apiVersion", "discovery.k8s.io/v1"},
+          {"kind", "EndpointSlice"},
+          {"metadata", json::object{{"name", "kubernetes"},
+                                    {"labels", json::object{{"kubernetes.io/service-name", "kubernetes"}}}}},
+          {"addressType", "IPv4"},
+          {"endpoints", std::move(entries)},
+          {"ports", std::move(ports)}};
+}
+
+// Brings the fields `wanted` of an object to their value, unless somebody changes it meanwhile (kConflict or
+// kAlreadyExists).
+Task<Result<>> mend(LocalClient* client, ObjectPtr present, Resource resource, json::object wanted) {
+  if (!present) {
+    auto done = co_await client->create(resource, "default", std::move(wanted), "", "");
     CO_RETURN_IF_ERROR(done);
     co_return Result<>();
   }
-  auto done = co_await client->create(resource, ns, std::move(wanted), "", "");
+  bool right = true;
+  json::object document = present->root();
+  for (auto& [key, value] : wanted) {
+    if (key == "metadata") continue;
+    const auto* now = document.if_contains(key);
+    if (now && *now == value) continue;
+    right = false;
+    document[key] = value;
+  }
+  if (right) co_return Result<>();
+  auto done = co_await client->update(resource, "default", "kubernetes", "", std::move(document));
   CO_RETURN_IF_ERROR(done);
   co_return Result<>();
 }
@@ -80,7 +128,7 @@ Task<Result<>> mend(LocalClient* client, WatchCache* caches, Resource resource, 
 }  // namespace
 
 Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOptions services,
-                         std::string advertiseAddress, uint16_t advertisePort) {
+                         std::string advertiseAddress, uint16_t advertisePort, bool shared) {
   Failure failure;
   {
     // All at once: they share a few commits.
@@ -133,34 +181,29 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
                                   {"labels", json::object{{"component", "apiserver"}, {"provider", "kubernetes"}}}}},
         {"spec", json::object{{"clusterIP", address}, {"type", "ClusterIP"}, {"ports", std::move(ports)}}}};
     auto made = co_await client.create(resources::kServices, "default", std::move(service), "", "");
-    CO_RETURN_IF_ERROR(made);
+    if (!made.ok() && !made.error().is(Code::kAlreadyExists)) co_return std::move(made).error();
   }
-  json::array ports;
-  ports.push_back(json::object{{"name", "https"}, {"port", int64_t{advertisePort}}, {"protocol", "TCP"}});
-  json::array addresses;
-  addresses.push_back(json::object{{"ip", advertiseAddress}});
-  json::array subsets;
-  subsets.push_back(json::object{{"addresses", std::move(addresses)}, {"ports", ports}});
-  json::object endpoints{
-      {"apiVersion", "v1"},
-      {"kind", "Endpoints"},
-      {"metadata", json::object{{"name", "kubernetes"},
-                                {"labels", json::object{{"endpointslice.kubernetes.io/skip-mirror", "true"}}}}},
-      {"subsets", std::move(subsets)}};
-  CO_RETURN_IF_ERROR(
-      co_await mend(&client, &caches, resources::kEndpoints, "default", "kubernetes", std::move(endpoints)));
-  json::array list;
-  list.emplace_back(advertiseAddress);
-  json::array entries;
-  entries.push_back(json::object{{"addresses", std::move(list)}, {"conditions", json::object{{"ready", true}}}});
-  json::object slice{{"apiVersion", "discovery.k8s.io/v1"},
-                     {"kind", "EndpointSlice"},
-                     {"metadata", json::object{{"name", "kubernetes"},
-                                               {"labels", json::object{{"kubernetes.io/service-name", "kubernetes"}}}}},
-                     {"addressType", "IPv4"},
-                     {"endpoints", std::move(entries)},
-                     {"ports", std::move(ports)}};
-  co_return co_await mend(&client, &caches, resources::kEndpointSlices, "default", "kubernetes", std::move(slice));
+  co_return co_await publishMasters(client, caches, {std::move(advertiseAddress)}, !shared, advertisePort);
+}
+
+Task<Result<>> publishMasters(LocalClient& client, WatchCache& caches, std::vector<std::string> addresses, bool exact,
+                              uint16_t port) {
+  for (int attempt = 0;; ++attempt) {
+    if (attempt > 0) CO_RETURN_IF_ERROR(co_await caches.catchUp());
+    auto endpoints = caches.of(resources::kEndpoints).get("default", "kubernetes");
+    std::set<std::string> wanted(addresses.begin(), addresses.end());
+    if (!exact) wanted.merge(addressesOf(endpoints));
+    auto done = co_await mend(&client, std::move(endpoints), resources::kEndpoints, endpointsOf(wanted, port));
+    if (done.ok()) {
+      auto slice = caches.of(resources::kEndpointSlices).get("default", "kubernetes");
+      done = co_await mend(&client, std::move(slice), resources::kEndpointSlices, sliceOf(wanted, port));
+    }
+    // The slice follows the endpoints as they are then.
+    auto now = addressesOf(caches.of(resources::kEndpoints).get("default", "kubernetes"));
+    if (done.ok() && (exact || now == wanted)) co_return done;
+    bool lost = done.ok() || done.error().is(Code::kConflict) || done.error().is(Code::kAlreadyExists);
+    if (!lost || attempt >= kAttempts) co_return done;
+  }
 }
 
 }  // namespace dhow::apiserver

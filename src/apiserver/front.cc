@@ -106,6 +106,13 @@ void Front::stop() {
   tunnels_.close();
 }
 
+namespace {
+std::string bearerOf(const http::Request& request) {
+  auto pair = splitOnce(request.headers.get("Authorization"), ' ');
+  return pair && equalsIgnoreCase(pair->first, "Bearer") ? std::string(trim(pair->second)) : std::string();
+}
+}  // namespace
+
 Result<Caller> Front::authenticate(const http::Request& request) {
   auto header = request.headers.get("Authorization");
   if (!header.empty()) {
@@ -183,8 +190,14 @@ Task<> Front::serve(http::Request& request, http::ResponseWriter& writer) {
 
 Task<Result<>> Front::dispatch(Call& call) {
   if (stopping_) co_return Error(Code::kUnavailable, "the server is shutting down");
-  CO_ASSIGN_OR_RETURN(Caller own, authenticate(call.request));
-  CO_ASSIGN_OR_RETURN(call.caller, impersonate(std::move(own), call.request));
+  auto own = authenticate(call.request);
+  if (!own.ok() && tokens_.known(bearerOf(call.request))) {
+    // The account or pod that it stands for may just have been made by another server.
+    CO_RETURN_IF_ERROR(co_await registry_.caches().catchUpIfPossible());
+    own = authenticate(call.request);
+  }
+  CO_RETURN_IF_ERROR(own);
+  CO_ASSIGN_OR_RETURN(call.caller, impersonate(std::move(*own), call.request));
   CO_ASSIGN_OR_RETURN(call.info, parseRequest(call.request));
   if (call.info.isResource) {
     call.kind = registry_.kinds().find(call.info.group, call.info.version, call.info.plural);
@@ -194,7 +207,11 @@ Task<Result<>> Front::dispatch(Call& call) {
   }
   constexpr std::string_view tunnels = client::streaming::kTunnelPrefix;
   if (call.info.path.starts_with(tunnels)) co_return co_await serveTunnel(call);
-  CO_RETURN_IF_ERROR(authorize(call));
+  if (!authorize(call).ok()) {
+    // So may be the role that allows it.
+    CO_RETURN_IF_ERROR(co_await registry_.caches().catchUpIfPossible());
+    CO_RETURN_IF_ERROR(authorize(call));
+  }
   if (!call.info.isResource) co_return co_await servePath(call);
   if (!call.kind) co_return unknownPath();
   co_return co_await serveResource(call);

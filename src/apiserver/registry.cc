@@ -9,8 +9,10 @@
 #include "object/names.h"
 #include "object/validate.h"
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
+#include <set>
 
 namespace dhow::apiserver {
 
@@ -20,6 +22,14 @@ namespace {
 constexpr int kNameAttempts = 8;
 constexpr std::string_view kLetters = "bcdfghjklmnpqrstvwxz2456789";
 constexpr size_t kMaxObject = 3 << 19;  // 1.5 MiB
+constexpr std::string_view kClaims = "/registry/claims/";
+constexpr int kAttempts = 30;
+constexpr int kMendRounds = 10;
+
+// Whether the refusal may come from a state that is not the newest.
+bool mayBeOld(const Error& error) {
+  return !error.is(Code::kUnavailable) && !error.is(Code::kDeadlineExceeded) && !error.is(Code::kTooLarge);
+}
 }  // namespace
 
 Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds,
@@ -72,13 +82,75 @@ std::string Registry::randomUid() {
                      0x8000 | (b >> 48 & 0x3fff), b & 0xffffffffffff);
 }
 
+void Registry::addClaims(const KindInfo& kind, std::string_view holder, const json::object* before,
+                         const json::object* after, store::Txn& txn) {
+  auto& strategy = strategyOf(kind);
+  auto had = before ? strategy.claims(*before) : std::vector<std::string>();
+  auto has = after ? strategy.claims(*after) : std::vector<std::string>();
+  auto add = [&](store::Operation::Type type, const std::string& claim) {
+    store::Operation operation;
+    operation.type = type;
+    operation.key = std::string(kClaims) + claim;
+    if (type == store::Operation::Type::kPut) {
+      operation.value.bytes = std::make_shared<const std::string>(holder);
+      txn.compares.push_back({operation.key, 0});
+    }
+    txn.operations.push_back(std::move(operation));
+  };
+  for (const auto& claim : has) {
+    if (std::find(had.begin(), had.end(), claim) == had.end()) add(store::Operation::Type::kPut, claim);
+  }
+  for (const auto& claim : had) {
+    if (std::find(has.begin(), has.end(), claim) == has.end()) add(store::Operation::Type::kDelete, claim);
+  }
+}
+
+Task<Result<>> Registry::mendClaims() {
+  for (int round = 0; round < kMendRounds; ++round) {
+    CO_ASSIGN_OR_RETURN(auto present, co_await store_.list(std::string(kClaims)));
+    std::set<std::string, std::less<>> held;
+    for (const auto& entry : present.entries) held.insert(entry.key.substr(kClaims.size()));
+    CO_RETURN_IF_ERROR(co_await caches_.waitFor(present.revision));
+    std::vector<store::Txn> missing;
+    for (const auto& kind : kinds_.all()) {
+      auto* cache = kind.stored && kind.storedAsKind.empty() ? caches_.find(kind.group, kind.plural) : nullptr;
+      if (!cache || !strategies_.contains(qualified(kind.plural, kind.group))) continue;
+      for (const auto& object : cache->list()) {
+        store::Txn txn;
+        for (const auto& claim : strategyOf(kind).claims(object->root())) {
+          if (!held.insert(claim).second) continue;
+          std::string key = std::string(kClaims) + claim;
+          txn.compares.push_back({key, 0});
+          store::Operation put{store::Operation::Type::kPut, std::move(key), {}};
+          put.value.bytes = std::make_shared<const std::string>(object->key());
+          txn.operations.push_back(std::move(put));
+        }
+        if (txn.operations.empty()) continue;
+        txn.compares.push_back({storeKey(kind.resource(), object->ns(), object->name()),
+                                static_cast<Revision>(object->resourceVersion())});
+        missing.push_back(std::move(txn));
+      }
+    }
+    if (missing.empty()) co_return Result<>();
+    for (auto& txn : missing) {
+      auto done = co_await store_.txn(std::move(txn));
+      // Another server was faster, or the object has changed: the next round sees.
+      if (!done.ok() && !done.error().is(Code::kConflict)) co_return std::move(done).error();
+    }
+  }
+  co_return Error(Code::kConflict, "the claims of objects change too fast to be completed");
+}
+
 // Puts the document where `old` is (null: nowhere yet) and gives it as everyone sees it from now on.
 Task<Result<ObjectPtr>> Registry::write(const KindInfo& kind, std::string ns, std::string name, ObjectPtr old,
                                         json::object document) {
   Resource resource = kind.resource();
   client::metadataOf(document).erase("resourceVersion");
+  bool mayClaim = strategies_.contains(qualified(kind.plural, kind.group));
+  auto claiming = mayClaim ? std::make_unique<json::object>(document) : nullptr;
   auto draft = std::make_shared<Draft>(std::move(document));
   store::Txn txn;
+  std::string holder = ns.empty() ? name : fmt::format("{}/{}", ns, name);
   store::Operation put;
   put.key = storeKey(resource, ns, name);
   put.value.bytes = std::make_shared<const std::string>(draft->encode());
@@ -88,12 +160,21 @@ Task<Result<ObjectPtr>> Registry::write(const KindInfo& kind, std::string ns, st
   }
   txn.compares.push_back({put.key, old ? static_cast<Revision>(old->resourceVersion()) : 0});
   txn.operations.push_back(std::move(put));
+  addClaims(kind, holder, old ? &old->root() : nullptr, claiming.get(), txn);
+  if (!old && kind.namespaced) {
+    // Nothing enters a namespace that another server has begun to empty.
+    auto space = caches_.of(object::resources::kNamespaces).get("", ns);
+    if (!space || space->deleting()) co_return modified(resource, name);
+    txn.compares.push_back(
+        {storeKey(object::resources::kNamespaces, "", ns), static_cast<Revision>(space->resourceVersion())});
+  }
   auto revision = co_await store_.txn(std::move(txn));
   if (!revision.ok()) {
     if (!revision.error().is(Code::kConflict)) co_return std::move(revision).error();
-    co_return old ? modified(resource, name) : alreadyExists(resource, name);
+    co_return modified(resource, name);
   }
-  CO_RETURN_IF_ERROR(co_await caches_.waitFor(*revision));
+  // It is done, whether or not the caches come to show it in time.
+  (void)co_await caches_.waitFor(*revision);
   co_return draft->at(*revision);
 }
 
@@ -105,12 +186,13 @@ Task<Result<ObjectPtr>> Registry::erase(const KindInfo& kind, ObjectPtr old) {
   operation.key = storeKey(resource, old->ns(), old->name());
   txn.compares.push_back({operation.key, static_cast<Revision>(old->resourceVersion())});
   txn.operations.push_back(std::move(operation));
+  addClaims(kind, old->key(), &old->root(), nullptr, txn);
   auto revision = co_await store_.txn(std::move(txn));
   if (!revision.ok()) {
     if (revision.error().is(Code::kConflict)) co_return modified(resource, old->name());
     co_return std::move(revision).error();
   }
-  CO_RETURN_IF_ERROR(co_await caches_.waitFor(*revision));
+  (void)co_await caches_.waitFor(*revision);
   co_return atRevision(old, *revision);
 }
 
@@ -136,7 +218,7 @@ Task<Result<Outcome>> Registry::create(Context context, const KindInfo& asked, s
   for (int attempt = 1;; ++attempt) {
     json::object copy = document;
     if (generated) client::metadataOf(copy)["name"] = base + randomSuffix();
-    auto outcome = co_await createOnce(context, kind, ns, std::move(copy), false);
+    auto outcome = co_await createSoon(context, kind, ns, std::move(copy), false);
     bool again = generated && !outcome.ok() && outcome.error().is(Code::kAlreadyExists) && attempt < kNameAttempts;
     if (again) continue;
     if (outcome.ok()) outcome->object = convertObject(kind, asked, outcome->object);
@@ -144,10 +226,22 @@ Task<Result<Outcome>> Registry::create(Context context, const KindInfo& asked, s
   }
 }
 
-Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind, std::string ns, json::object document,
+// First from the state at hand, which another server may have overtaken; what that refuses is asked of the newest.
+Task<Result<Outcome>> Registry::createSoon(Context context, const KindInfo& kind, std::string ns, json::object document,
                                            bool applied) {
+  for (int attempt = 0;; ++attempt) {
+    json::object copy = document;
+    auto outcome = co_await createOnce(context, kind, ns, std::move(copy), applied, attempt > 0);
+    if (outcome.ok() || !mayBeOld(outcome.error())) co_return outcome;
+    bool lost = outcome.error().is(Code::kConflict);
+    if (attempt > 0 && (!lost || attempt >= kAttempts)) co_return outcome;
+  }
+}
+
+Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind, std::string ns, json::object document,
+                                           bool applied, bool fresh) {
   Resource resource = kind.resource();
-  CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+  if (fresh) CO_RETURN_IF_ERROR(co_await caches_.catchUp());
   {
     auto& metadata = client::metadataOf(document);
     if (kind.namespaced) {
@@ -213,16 +307,18 @@ Task<Result<ObjectPtr>> Registry::createSubresource(Context context, const KindI
   auto found = creates_.find(kind.plural + "/" + subresource);
   if (found == creates_.end())
     co_return Error(Code::kMethodNotAllowed, "the server does not allow this method on the requested resource");
-  CO_RETURN_IF_ERROR(co_await caches_.catchUp());
-  if (!caches_.of(kind.resource()).get(ns, name)) co_return notFound(kind.resource(), name);
+  if (!caches_.of(kind.resource()).get(ns, name)) {
+    CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+    if (!caches_.of(kind.resource()).get(ns, name)) co_return notFound(kind.resource(), name);
+  }
   auto create = found->second;
   co_return co_await create(std::move(context), std::move(ns), std::move(name), std::move(body));
 }
 
-Task<Result<ObjectPtr>> Registry::get(const KindInfo& asked, std::string ns, std::string name,
-                                      std::string subresource) {
+Task<Result<ObjectPtr>> Registry::get(const KindInfo& asked, std::string ns, std::string name, std::string subresource,
+                                      std::vector<std::string>* warnings, std::string resourceVersion) {
   const KindInfo& kind = stored(asked);
-  CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+  if (resourceVersion != "0") CO_RETURN_IF_ERROR(co_await caches_.catchUpIfPossible(warnings));
   auto object = caches_.of(kind.resource()).get(ns, name);
   if (!object) co_return notFound(asked.resource(), name);
   if (subresource == "scale") {
@@ -313,7 +409,9 @@ Task<Result<ListOutcome>> Registry::list(const KindInfo& asked, ListQuery query)
                       "is forbidden unless resourceVersion is provided");
     }
   }
-  CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+  // Version 0: whatever is at hand. Another: at least that. None: the newest.
+  bool newest = query.resourceVersion.empty() || wanted > caches_.revision() || from.revision > caches_.revision();
+  if (newest) CO_RETURN_IF_ERROR(co_await caches_.catchUpIfPossible(query.warnings));
   outcome.revision = caches_.revision();
   auto& cache = caches_.of(kind.resource());
   if (wanted > outcome.revision) {
@@ -363,7 +461,9 @@ Task<Result<std::unique_ptr<KindWatch>>> Registry::watch(const KindInfo& asked, 
     };
   }
   options.sendInitial = query.sendInitialEvents || options.after == 0;
-  CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+  if (query.resourceVersion.empty() || options.after > caches_.revision()) {
+    CO_RETURN_IF_ERROR(co_await caches_.catchUpIfPossible());
+  }
   if (options.after > caches_.revision()) {
     co_return Error(Code::kExpired,
                     fmt::format("too large resource version: {}, current: {}", options.after, caches_.revision()));

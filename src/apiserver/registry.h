@@ -32,6 +32,7 @@ struct ListQuery {
   std::string continueToken;
   std::string resourceVersion;
   std::string resourceVersionMatch;
+  std::vector<std::string>* warnings = nullptr;  // told when the answer may be old
 };
 
 struct ListOutcome {
@@ -79,7 +80,9 @@ class Registry {
   Task<Result<Outcome>> create(Context context, const KindInfo& kind, std::string ns, json::object body);
   Task<Result<ObjectPtr>> createSubresource(Context context, const KindInfo& kind, std::string ns, std::string name,
                                             std::string subresource, json::object body);
-  Task<Result<ObjectPtr>> get(const KindInfo& kind, std::string ns, std::string name, std::string subresource = "");
+  // `warnings`: told when the answer may be old. `resourceVersion` "0": an old one will do.
+  Task<Result<ObjectPtr>> get(const KindInfo& kind, std::string ns, std::string name, std::string subresource = "",
+                              std::vector<std::string>* warnings = nullptr, std::string resourceVersion = "");
   Task<Result<ListOutcome>> list(const KindInfo& kind, ListQuery query);
   Task<Result<std::unique_ptr<KindWatch>>> watch(const KindInfo& kind, WatchQuery query);
   Task<Result<Outcome>> update(Context context, const KindInfo& kind, std::string ns, std::string name,
@@ -94,6 +97,8 @@ class Registry {
   void onSubresource(std::string kindAndName, SubresourceCreate create) {
     creates_[std::move(kindAndName)] = std::move(create);
   }
+  // Writes the claims of objects that were stored without them. Several servers may do it at the same time.
+  Task<Result<>> mendClaims();
   // Asked before each write with the document as it would be; `old` is null on create. One guard: authorization sets
   // it.
   using Guard = std::function<Result<>(const Context& context, const KindInfo& kind, const json::object& document,
@@ -103,15 +108,29 @@ class Registry {
   const KindInfo& stored(const KindInfo& kind) const;
 
  private:
+  // How an attempt to change something ended.
+  enum class Attempt {
+    kDecided,  // by what the caches hold, which may be old
+    kLost,     // somebody else was faster
+    kWritten,  // the store has spoken
+  };
   // Makes the new document out of the present one; run again when somebody else was faster.
   using Change = std::function<Result<json::object>(const object::Object& old)>;
 
   Strategy& strategyOf(const KindInfo& kind);
+  // Adds what the change from one document to the other means for claims; null: there is none.
+  void addClaims(const KindInfo& kind, std::string_view holder, const json::object* before, const json::object* after,
+                 store::Txn& txn);
   Task<Result<ObjectPtr>> write(const KindInfo& kind, std::string ns, std::string name, ObjectPtr old,
                                 json::object document);
   Task<Result<ObjectPtr>> erase(const KindInfo& kind, ObjectPtr old);
+  // `fresh`: after catching up; what is refused otherwise may be refused by an old state.
   Task<Result<Outcome>> createOnce(Context context, const KindInfo& kind, std::string ns, json::object document,
+                                   bool applied, bool fresh);
+  Task<Result<Outcome>> createSoon(Context context, const KindInfo& kind, std::string ns, json::object document,
                                    bool applied);
+  Task<Result<Outcome>> changeOnce(const Context& context, const KindInfo& kind, std::string ns, std::string name,
+                                   std::string subresource, bool applied, const Change& make, Attempt& attempt);
   Task<Result<Outcome>> change(Context context, const KindInfo& kind, std::string ns, std::string name,
                                std::string subresource, bool retry, bool applied, Change make);
   Result<json::object> settle(const Context& context, const KindInfo& kind, std::string_view subresource,
@@ -123,6 +142,7 @@ class Registry {
   Task<> removeOne(Context context, const KindInfo* kind, ObjectPtr object, DeleteQuery query, ListOutcome* removed,
                    std::optional<Error>* failure);
   Task<Result<ObjectPtr>> bind(Context context, std::string ns, std::string name, json::object binding);
+  Task<Result<>> bindOnce(std::string ns, std::string name, const json::object& binding, bool dryRun, Attempt& attempt);
   Task<Result<ObjectPtr>> evict(Context context, std::string ns, std::string name, json::object eviction);
 
   std::string randomSuffix();

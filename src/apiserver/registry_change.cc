@@ -156,44 +156,54 @@ Result<json::object> Registry::settle(const Context& context, const KindInfo& ki
   return document;
 }
 
+Task<Result<Outcome>> Registry::changeOnce(const Context& context, const KindInfo& kind, std::string ns,
+                                           std::string name, std::string subresource, bool applied, const Change& make,
+                                           Attempt& attempt) {
+  attempt = Attempt::kDecided;
+  auto old = caches_.of(kind.resource()).get(ns, name);
+  if (!old) co_return notFound(kind.resource(), name);
+  CO_ASSIGN_OR_RETURN(auto proposed, make(*old));
+  auto& strategy = strategyOf(kind);
+  auto settled = settle(context, kind, subresource, std::move(proposed), *old, applied);
+  CO_ASSIGN_OR_RETURN(auto document, std::move(settled));
+  Outcome outcome;
+  if (object::sameContent(old->root(), document)) {
+    outcome.object = old;
+    co_return outcome;
+  }
+  json::object reserved{{"spec", client::object(document, {"spec"})}};
+  if (context.dryRun) {
+    strategy.release(reserved);
+    outcome.object = object::Object::make(std::move(document));
+    co_return outcome;
+  }
+  bool gone = old->deleting() && client::array(document, {"metadata", "finalizers"}).empty() &&
+              !strategy.holdsDeletion(document) &&
+              client::number(document, {"metadata", "deletionGracePeriodSeconds"}, 0) == 0;
+  Result<ObjectPtr> written = Error(Code::kInternal, "");
+  if (gone)
+    written = co_await erase(kind, old);
+  else
+    written = co_await write(kind, ns, name, old, std::move(document));
+  strategy.release(reserved);
+  attempt = !written.ok() && written.error().is(Code::kConflict) ? Attempt::kLost : Attempt::kWritten;
+  CO_ASSIGN_OR_RETURN(outcome.object, std::move(written));
+  outcome.gone = gone;
+  co_return outcome;
+}
+
+// First on the state at hand, which another server may have overtaken; only a write that the store took is believed
+// there. All later attempts are on the newest.
 Task<Result<Outcome>> Registry::change(Context context, const KindInfo& kind, std::string ns, std::string name,
                                        std::string subresource, bool retry, bool applied, Change make) {
   auto held = co_await locks_.acquire(storeKey(kind.resource(), ns, name));
-  for (int attempt = 1;; ++attempt) {
-    CO_RETURN_IF_ERROR(co_await caches_.catchUp());
-    auto old = caches_.of(kind.resource()).get(ns, name);
-    if (!old) co_return notFound(kind.resource(), name);
-    CO_ASSIGN_OR_RETURN(auto proposed, make(*old));
-    auto& strategy = strategyOf(kind);
-    auto settled = settle(context, kind, subresource, std::move(proposed), *old, applied);
-    CO_ASSIGN_OR_RETURN(auto document, std::move(settled));
-    Outcome outcome;
-    if (object::sameContent(old->root(), document)) {
-      outcome.object = old;
-      co_return outcome;
-    }
-    json::object reserved{{"spec", client::object(document, {"spec"})}};
-    if (context.dryRun) {
-      strategy.release(reserved);
-      outcome.object = object::Object::make(std::move(document));
-      co_return outcome;
-    }
-    bool gone = old->deleting() && client::array(document, {"metadata", "finalizers"}).empty() &&
-                !strategy.holdsDeletion(document) &&
-                client::number(document, {"metadata", "deletionGracePeriodSeconds"}, 0) == 0;
-    Result<ObjectPtr> written = Error(Code::kInternal, "");
-    if (gone)
-      written = co_await erase(kind, old);
-    else
-      written = co_await write(kind, ns, name, old, std::move(document));
-    strategy.release(reserved);
-    if (written.ok()) {
-      outcome.object = std::move(*written);
-      outcome.gone = gone;
-      co_return outcome;
-    }
-    bool lost = written.error().is(Code::kConflict);
-    if (!lost || !retry || attempt >= kAttempts) co_return std::move(written).error();
+  for (int round = 0;; ++round) {
+    if (round > 0) CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+    Attempt attempt{};
+    auto outcome = co_await changeOnce(context, kind, ns, name, subresource, applied, make, attempt);
+    if (attempt == Attempt::kWritten) co_return outcome;
+    if (round == 0) continue;
+    if (attempt == Attempt::kDecided || !retry || round >= kAttempts) co_return outcome;
   }
 }
 
@@ -278,7 +288,7 @@ Task<Result<Outcome>> Registry::patch(Context context, const KindInfo& asked, st
         CO_ASSIGN_OR_RETURN(auto fresh, object::applyConfig(kind, nullptr, *wanted, options));
         client::metadataOf(fresh)["name"] = name;
         client::metadataOf(fresh).erase("resourceVersion");
-        outcome = co_await createOnce(context, kind, ns, std::move(fresh), true);
+        outcome = co_await createSoon(context, kind, ns, std::move(fresh), true);
         if (outcome.ok() || !outcome.error().is(Code::kAlreadyExists)) break;
         continue;
       }

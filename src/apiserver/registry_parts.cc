@@ -12,6 +12,8 @@ using client::text;
 
 namespace {
 
+constexpr int kAttempts = 30;
+
 // ".spec.replicas" -> the value there.
 const json::value* follow(const json::object& root, std::string_view path) {
   const json::object* here = &root;
@@ -95,9 +97,52 @@ void copyTopology(const ObjectPtr& node, json::object& pod) {
   }
 }
 
+Task<Result<>> Registry::bindOnce(std::string ns, std::string name, const json::object& binding, bool dryRun,
+                                  Attempt& attempt) {
+  attempt = Attempt::kDecided;
+  const auto* kind = kinds_.find(object::resources::kPods);
+  Resource bindings{"", "v1", "pods/binding"};
+  auto old = caches_.of(kind->resource()).get(ns, name);
+  if (!old) co_return notFound(kind->resource(), name);
+  auto uid = text(binding, {"metadata", "uid"});
+  if (!uid.empty() && uid != old->uid()) {
+    co_return conflict(
+        kind->resource(), name,
+        fmt::format("Precondition failed: UID in precondition: {}, UID in object meta: {}", uid, old->uid()));
+  }
+  if (old->deleting())
+    co_return conflict(bindings, name, fmt::format("pod {} is being deleted, cannot be assigned to a host", name));
+  if (auto present = text(old->root(), {"spec", "nodeName"}); !present.empty()) {
+    co_return conflict(bindings, name, fmt::format("pod {} is already assigned to node \"{}\"", name, present));
+  }
+  std::string node(text(binding, {"target", "name"}));
+  json::object pod = old->root();
+  client::objectAt(pod, "spec")["nodeName"] = node;
+  copyTopology(caches_.of(object::resources::kNodes).get("", node), pod);
+  auto& conditions = client::arrayAt(client::objectAt(pod, "status"), "conditions");
+  json::object scheduled{{"type", "PodScheduled"},
+                         {"status", "True"},
+                         {"lastProbeTime", nullptr},
+                         {"lastTransitionTime", formatTime(loop_.wallNow())}};
+  bool replaced = false;
+  for (auto& one : conditions) {
+    if (one.is_object() && text(one.get_object(), "type") == "PodScheduled") {
+      one = scheduled;
+      replaced = true;
+    }
+  }
+  if (!replaced) conditions.push_back(std::move(scheduled));
+  for (const auto& [key, value] : client::object(binding, {"metadata", "annotations"}))
+    client::objectAt(client::metadataOf(pod), "annotations")[key] = value;
+  if (dryRun) co_return Result<>();
+  auto written = co_await write(*kind, ns, name, old, std::move(pod));
+  attempt = !written.ok() && written.error().is(Code::kConflict) ? Attempt::kLost : Attempt::kWritten;
+  CO_RETURN_IF_ERROR(written);
+  co_return Result<>();
+}
+
 // The scheduler's word: the pod runs on that node.
 Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::string name, json::object binding) {
-  std::string node(text(binding, {"target", "name"}));
   auto kindOfTarget = text(binding, {"target", "kind"});
   if (!kindOfTarget.empty() && kindOfTarget != "Node") {
     co_return invalid("Binding", "", name,
@@ -105,50 +150,16 @@ Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::str
                         fmt::format("Unsupported value: \"{}\": supported values: \"Node\", \"<empty>\"", kindOfTarget),
                         "target.kind"}});
   }
-  if (node.empty()) co_return invalid("Binding", "", name, {{"FieldValueRequired", "Required value", "target.name"}});
-  const auto* kind = kinds_.find(object::resources::kPods);
-  Resource bindings{"", "v1", "pods/binding"};
-  std::string now = formatTime(loop_.wallNow());
-  auto annotations = std::make_shared<json::object>(client::object(binding, {"metadata", "annotations"}));
-  std::string uid(text(binding, {"metadata", "uid"}));
-  bool dryRun = context.dryRun;
-  auto held = co_await locks_.acquire(storeKey(kind->resource(), ns, name));
-  for (int attempt = 0;; ++attempt) {
-    CO_RETURN_IF_ERROR(co_await caches_.catchUp());
-    auto old = caches_.of(kind->resource()).get(ns, name);
-    if (!old) co_return notFound(kind->resource(), name);
-    if (!uid.empty() && uid != old->uid()) {
-      co_return conflict(
-          kind->resource(), name,
-          fmt::format("Precondition failed: UID in precondition: {}, UID in object meta: {}", uid, old->uid()));
-    }
-    if (old->deleting())
-      co_return conflict(bindings, name, fmt::format("pod {} is being deleted, cannot be assigned to a host", name));
-    if (auto present = text(old->root(), {"spec", "nodeName"}); !present.empty()) {
-      co_return conflict(bindings, name, fmt::format("pod {} is already assigned to node \"{}\"", name, present));
-    }
-    json::object pod = old->root();
-    client::objectAt(pod, "spec")["nodeName"] = node;
-    copyTopology(caches_.of(object::resources::kNodes).get("", node), pod);
-    auto& conditions = client::arrayAt(client::objectAt(pod, "status"), "conditions");
-    json::object scheduled{
-        {"type", "PodScheduled"}, {"status", "True"}, {"lastProbeTime", nullptr}, {"lastTransitionTime", now}};
-    bool replaced = false;
-    for (auto& one : conditions) {
-      if (one.is_object() && text(one.get_object(), "type") == "PodScheduled") {
-        one = scheduled;
-        replaced = true;
-      }
-    }
-    if (!replaced) conditions.push_back(std::move(scheduled));
-    for (const auto& [key, value] : *annotations) client::objectAt(client::metadataOf(pod), "annotations")[key] = value;
-    if (!dryRun) {
-      auto written = co_await write(*kind, ns, name, old, std::move(pod));
-      if (!written.ok()) {
-        if (written.error().is(Code::kConflict) && attempt < 30) continue;
-        co_return std::move(written).error();
-      }
-    }
+  if (text(binding, {"target", "name"}).empty())
+    co_return invalid("Binding", "", name, {{"FieldValueRequired", "Required value", "target.name"}});
+  auto held = co_await locks_.acquire(storeKey(object::resources::kPods, ns, name));
+  for (int round = 0;; ++round) {
+    if (round > 0) CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+    Attempt attempt{};
+    auto bound = co_await bindOnce(ns, name, binding, context.dryRun, attempt);
+    bool again = attempt != Attempt::kWritten && (round == 0 || (attempt == Attempt::kLost && round < kAttempts));
+    if (again) continue;
+    CO_RETURN_IF_ERROR(bound);
     co_return object::Object::make(json::object{
         {"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
   }

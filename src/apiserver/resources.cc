@@ -129,7 +129,8 @@ Task<Result<>> Front::sendObject(Call& call, int status, ObjectPtr object) {
 
 Task<Result<>> Front::serveGet(Call& call) {
   std::string sub = call.info.subresource == "status" || call.info.subresource == "scale" ? call.info.subresource : "";
-  auto object = co_await registry_.get(*call.kind, call.kind->namespaced ? call.info.ns : "", call.info.name, sub);
+  auto object = co_await registry_.get(*call.kind, call.kind->namespaced ? call.info.ns : "", call.info.name, sub,
+                                       &call.warnings, std::string(call.request.query.get("resourceVersion")));
   CO_RETURN_IF_ERROR(object);
   co_return co_await sendObject(call, 200, *object);
 }
@@ -143,6 +144,7 @@ Task<Result<>> Front::serveList(Call& call) {
   wanted.continueToken = query.get("continue");
   wanted.resourceVersion = query.get("resourceVersion");
   wanted.resourceVersionMatch = query.get("resourceVersionMatch");
+  wanted.warnings = &call.warnings;
   if (auto limit = query.get("limit"); !limit.empty()) {
     auto number = parseInt(limit);
     if (!number || *number < 0)
@@ -349,7 +351,7 @@ Task<Result<>> Front::serveReview(Call& call) {
   options.expected = call.kind;
   auto decoded = object::decodeBody(registry_.kinds(), bytes, call.request.headers.get("Content-Type"), options);
   CO_RETURN_IF_ERROR(decoded);
-  CO_RETURN_IF_ERROR(co_await registry_.caches().catchUp());
+  CO_RETURN_IF_ERROR(co_await registry_.caches().catchUpIfPossible(&call.warnings));
   auto answer = reviews_.answer(call.caller, call.kind->kind, call.info.ns, std::move(decoded->document));
   CO_RETURN_IF_ERROR(answer);
   co_return co_await sendObject(call, 201, object::Object::make(std::move(*answer)));

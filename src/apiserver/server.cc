@@ -33,12 +33,20 @@ ApiServer::~ApiServer() = default;
 
 Task<Result<>> ApiServer::start() {
   CO_RETURN_IF_ERROR(co_await rep_->caches.start());
+  CO_RETURN_IF_ERROR(co_await rep_->registry->mendClaims());
   LocalClient client(*rep_->registry, systemCaller());
   auto made = co_await bootstrap(client, rep_->caches, rep_->options.services, rep_->options.advertiseAddress,
-                                 rep_->options.advertisePort);
+                                 rep_->options.advertisePort, rep_->options.sharedStore);
   if (!made.ok()) co_return std::move(made).error().wrap("make the objects that every cluster has");
   rep_->front->setReady(true);
   co_return Result<>();
+}
+
+Task<Result<>> ApiServer::publishMasters(std::vector<std::string> addresses) {
+  if (addresses.empty()) co_return Error(Code::kInvalid, "no master is left to be published");
+  LocalClient client(*rep_->registry, systemCaller());
+  co_return co_await apiserver::publishMasters(client, rep_->caches, std::move(addresses), true,
+                                               rep_->options.advertisePort);
 }
 
 Task<> ApiServer::stop() {

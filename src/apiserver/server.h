@@ -15,8 +15,9 @@ namespace dhow::apiserver {
 
 struct ServerOptions {
   StrategyOptions services;                    // ranges of cluster addresses and node ports
-  std::string advertiseAddress = "127.0.0.1";  // endpoints of the service `kubernetes`
+  std::string advertiseAddress = "127.0.0.1";  // among the endpoints of the service `kubernetes`
   uint16_t advertisePort = 6443;
+  bool sharedStore = false;  // other masters use the store too
   TokenOptions tokens;
 };
 
@@ -29,6 +30,10 @@ class ApiServer {
   Task<Result<>> start();
   // Ends watches and tunnels, refuses requests. Stop the http::Server that uses handler() after this.
   Task<> stop();
+
+  // Makes these the endpoints of the service `kubernetes`: the living masters, as whoever leads sees them. Each server
+  // adds its own address when it starts; no server removes another's by itself.
+  Task<Result<>> publishMasters(std::vector<std::string> addresses);
 
   // For http::Server. Any number of servers may use it.
   http::Handler handler();

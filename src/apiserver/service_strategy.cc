@@ -1,5 +1,6 @@
 // Services: cluster addresses and node ports. What is taken is what the watch cache shows and what writes in flight
-// have reserved; both live on the loop, so that nothing is given twice.
+// have reserved; both live on the loop, so that this server gives nothing twice. Other servers are kept from it by the
+// claims that are written with each service.
 #include <arpa/inet.h>
 
 #include <cstring>
@@ -119,6 +120,23 @@ class ServiceStrategy final : public Strategy {
     for (const auto& port : array(spec, {"ports"})) {
       if (port.is_object()) reserved_.erase(std::to_string(client::number(port.get_object(), {"nodePort"}, 0)));
     }
+  }
+
+  std::vector<std::string> claims(const json::object& service) const override {
+    std::set<std::string> held;
+    if (auto ip = text(service, {"spec", "clusterIP"}); !ip.empty() && ip != "None") {
+      held.insert(fmt::format("service-address/{}", ip));
+    }
+    for (const auto& port : array(service, {"spec", "ports"})) {
+      if (!port.is_object()) continue;
+      if (auto number = client::number(port.get_object(), {"nodePort"}, 0)) {
+        held.insert(fmt::format("service-port/{}", number));
+      }
+    }
+    if (auto number = client::number(service, {"spec", "healthCheckNodePort"}, 0)) {
+      held.insert(fmt::format("service-port/{}", number));
+    }
+    return {held.begin(), held.end()};
   }
 
   void check(std::string_view, const json::object& service, const object::Object* old,

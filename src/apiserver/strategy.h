@@ -40,6 +40,9 @@ class Strategy {
   virtual void check(std::string_view /*subresource*/, const json::object&, const object::Object* /*old*/,
                      std::vector<ErrorCause>&) {}
   virtual bool hasGeneration() const { return false; }
+  // What no two objects may hold at once, as "address/10.96.0.1": written beside the object in the same transaction, so
+  // that servers which share a store never give anything twice.
+  virtual std::vector<std::string> claims(const json::object&) const { return {}; }
   // Keeps a deleted object until this is false, beside metadata.finalizers.
   virtual bool holdsDeletion(const json::object&) const { return false; }
   virtual Result<> beforeDelete(const Context&, const object::Object&) { return {}; }

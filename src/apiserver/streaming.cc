@@ -105,7 +105,7 @@ Task<Result<std::unique_ptr<http::Stream>>> Streaming::openAgent(Target target, 
 }
 
 Task<Result<>> Streaming::serve(http::Request& request, http::ResponseWriter& writer, const RequestInfo& info) {
-  CO_RETURN_IF_ERROR(co_await caches_.catchUp());
+  CO_RETURN_IF_ERROR(co_await caches_.catchUpIfPossible());
   if (info.plural == "nodes" && info.subresource == "proxy") co_return co_await serveNodeProxy(request, writer, info);
   if (info.plural != "pods" || info.ns.empty() || info.name.empty())
     co_return Error(Code::kNotFound, "the server could not find the requested resource");

@@ -28,6 +28,8 @@ class Tokens {
   // kUnauthenticated when it is not (any more) a valid token for one of `audiences` (empty: the server's own).
   Result<Caller> verify(const std::string& token, const std::vector<std::string>& audiences = {},
                         std::vector<std::string>* granted = nullptr);
+  // Whether the token's signature has been found good before.
+  bool known(const std::string& token) const { return proven_.contains(token); }
   const TokenOptions& options() const { return options_; }
   // GET /openid/v1/jwks and /.well-known/openid-configuration.
   Result<json::object> keySet() const;

@@ -15,6 +15,10 @@ constexpr std::string_view kRoot = "/registry/";
 constexpr size_t kWindowChanges = 1024;
 constexpr size_t kWindowBytes = 2 << 20;
 constexpr size_t kBatch = 256;
+constexpr Duration kCatchUpLimit = std::chrono::seconds(5);
+// How long a revision is waited for before the store is asked how far it has got.
+constexpr Duration kNudgeAfter = std::chrono::milliseconds(20);
+constexpr Duration kReadAgain = std::chrono::milliseconds(250);
 
 void setRevision(json::object& document, Revision revision) {
   auto& metadata = document["metadata"];
@@ -41,6 +45,7 @@ ObjectPtr Draft::at(Revision revision) const {
     setRevision(document_, revision);
     made_ = object::Object::make(std::move(document_));
   }
+  if (made_->resourceVersion() != static_cast<uint64_t>(revision)) return atRevision(made_, revision);
   return made_;
 }
 
@@ -72,6 +77,12 @@ KindCache::~KindCache() {
 void KindCache::startAt(Revision revision) {
   windowAfter_ = revision;
   objects_.setSynced();
+}
+
+void KindCache::expireBefore(Revision revision) {
+  window_.clear();
+  windowBytes_ = 0;
+  windowAfter_ = revision;
 }
 
 void KindCache::apply(const store::Event& event) {
@@ -107,7 +118,8 @@ void KindCache::wake() {
   for (auto* watch : watches_) watch->changed_.notify();
 }
 
-WatchCache::WatchCache(Loop& loop, store::Store& store) : loop_(loop), store_(store), moved_(loop), gate_(loop) {}
+WatchCache::WatchCache(Loop& loop, store::Store& store)
+    : loop_(loop), store_(store), moved_(loop), gate_(loop), stopping_(loop) {}
 WatchCache::~WatchCache() = default;
 
 void WatchCache::add(const Resource& resource) {
@@ -148,6 +160,8 @@ Task<Result<>> WatchCache::start() {
 Task<> WatchCache::stop() {
   stopped_ = true;
   if (watcher_) watcher_->close();
+  stopping_.notify();
+  moved_.notify();
   for (auto& [prefix, kind] : kinds_) {
     for (auto* watch : kind->watches_) watch->close();
   }
@@ -161,6 +175,18 @@ Task<> WatchCache::feed(std::unique_ptr<store::Watcher> watcher) {
     if (!batch.ok()) {
       if (batch.error().is(Code::kCancelled)) {
         stopped_ = true;
+      } else if (batch.error().is(Code::kExpired) && !stopped_) {
+        log::warn("apiserver", "the store is read anew: {}", batch.error().message());
+        watcher_ = nullptr;
+        auto from = co_await readAnew();
+        auto again = from.ok() ? store_.watch(std::string(kRoot), *from) : std::move(from).error();
+        if (again.ok()) {
+          watcher = std::move(*again);
+          watcher_ = watcher.get();
+          if (!stopped_) continue;
+        } else if (!stopped_) {
+          failure_ = again.error();
+        }
       } else if (!stopped_) {
         log::error("apiserver", "the watch of the store ended: {}", batch.error().message());
         failure_ = batch.error();
@@ -189,15 +215,94 @@ void WatchCache::apply(const store::Watcher::Batch& batch) {
   moved_.notify();
 }
 
+Task<Result<Revision>> WatchCache::readAnew() {
+  while (true) {
+    auto all = co_await store_.list(std::string(kRoot));
+    if (stopped_) co_return Error(Code::kCancelled, "the server is stopping");
+    if (all.ok()) {
+      Revision revision = all->revision;
+      applyAll(std::move(*all));
+      co_return revision;
+    }
+    log::warn("apiserver", "the store cannot be read: {}", all.error().message());
+    (void)co_await stopping_.waitFor(kReadAgain);
+    if (stopped_) co_return Error(Code::kCancelled, "the server is stopping");
+  }
+}
+
+void WatchCache::applyAll(store::ListResult all) {
+  store::Watcher::Batch batch;
+  batch.revision = all.revision;
+  std::map<std::string_view, const store::Entry*> present;
+  for (const auto& entry : all.entries) present[entry.key] = &entry;
+  auto remove = [&](std::string key) {
+    store::Event event;
+    event.type = store::Event::Type::kDelete;
+    event.entry = {std::move(key), {}, 0, all.revision};
+    batch.events.push_back(std::move(event));
+  };
+  for (const auto& [prefix, kind] : kinds_) {
+    for (const auto& object : kind->objects_.list("")) {
+      auto version = static_cast<Revision>(object->resourceVersion());
+      auto key = storeKey(kind->resource_, object->ns(), object->name());
+      auto found = present.find(key);
+      if (found == present.end()) {
+        remove(std::move(key));
+      } else if (found->second->modified == version) {
+        present.erase(found);
+      } else if (found->second->created > version) {
+        remove(std::move(key));  // another object of that name
+      }
+    }
+  }
+  for (const auto& [key, entry] : present) {
+    store::Event event;
+    event.entry = *entry;
+    batch.events.push_back(std::move(event));
+  }
+  apply(batch);
+  for (const auto& [prefix, kind] : kinds_) {
+    kind->expireBefore(all.revision);
+    kind->wake();
+  }
+}
+
 Task<Result<>> WatchCache::catchUp() {
-  return waitFor(store_.revision());
+  CO_ASSIGN_OR_RETURN(Revision current, co_await store_.currentRevision());
+  co_return co_await waitFor(current);
+}
+
+Task<Result<>> WatchCache::catchUpIfPossible(std::vector<std::string>* warnings) {
+  auto done = co_await catchUp();
+  if (done.ok() || !done.error().is(Code::kUnavailable) || stopped_) co_return done;
+  if (warnings) {
+    warnings->push_back(
+        fmt::format("this may be out of date, the store cannot be asked for newer: {}", done.error().message()));
+  }
+  co_return Result<>();
+}
+
+// One question in that time, however many wait.
+void WatchCache::nudge() {
+  if (!watcher_ || loop_.now() - nudged_ < kNudgeAfter) return;
+  nudged_ = loop_.now();
+  watcher_->requestProgress();
 }
 
 Task<Result<>> WatchCache::waitFor(Revision revision) {
+  TimePoint end = loop_.now() + kCatchUpLimit;
   while (revision_ < revision) {
     if (failure_) co_return Error(Code::kUnavailable, failure_->message());
     if (stopped_) co_return Error(Code::kUnavailable, "the server is stopping");
-    co_await moved_.wait();
+    Duration left = end - loop_.now();
+    if (left <= Duration(0)) {
+      co_return Error(
+          Code::kDeadlineExceeded,
+          fmt::format("this server has seen the store up to revision {}, and {} is asked for", revision_, revision))
+          .withRetryAfter(1);
+    }
+    bool moved = co_await moved_.waitFor(std::min(left, kNudgeAfter));
+    if (!moved) nudge();
   }
   co_return Result<>();
 }

@@ -1,6 +1,9 @@
 // The API server's view of the store: every object of every kind, decoded once, with its resourceVersion in it, and a
 // window of recent changes that watches follow. Reads are served from here. One watch of the store feeds all kinds, so
 // they stand at the same revision. All on the loop's thread.
+//
+// Others may write to the same store. catchUp() makes the caches as new as anything acknowledged to anybody; when the
+// store's watch has lost its place, everything is read anew and the watches of clients expire.
 #pragma once
 
 #include <deque>
@@ -27,7 +30,7 @@ class Draft {
  public:
   explicit Draft(json::object document) : document_(std::move(document)) {}
   ObjectPtr at(Revision revision) const;
-  std::string encode() const;
+  std::string encode() const;  // before at()
 
  private:
   mutable json::object document_;  // given away when the object is made
@@ -71,6 +74,8 @@ class KindCache final : public client::Cache {
   };
   void restore(ObjectPtr object) { objects_.put(std::move(object)); }
   void startAt(Revision revision);
+  // Watches that have not come so far expire.
+  void expireBefore(Revision revision);
   void apply(const store::Event& event);
   void wake();
 
@@ -97,8 +102,11 @@ class WatchCache final : public client::Caches {
   KindCache* find(std::string_view group, std::string_view plural);
 
   Revision revision() const { return revision_; }
-  // Waits until the caches hold everything that the store had acknowledged when this was called.
+  // Waits until the caches hold everything that the store had acknowledged, to whichever process, when this was called.
+  // kUnavailable when the store cannot tell (no quorum), kDeadlineExceeded when the caches do not get there in time.
   Task<Result<>> catchUp();
+  // For reads: where catchUp() is kUnavailable the caches are good enough, and `warnings` says so.
+  Task<Result<>> catchUpIfPossible(std::vector<std::string>* warnings = nullptr);
   Task<Result<>> waitFor(Revision revision);
   // Set when the store has failed for good.
   const std::optional<Error>& failure() const { return failure_; }
@@ -107,6 +115,10 @@ class WatchCache final : public client::Caches {
   friend class KindWatch;
   Task<> feed(std::unique_ptr<store::Watcher> watcher);
   void apply(const store::Watcher::Batch& batch);
+  // After the store's watch has lost its place: what is there now, as changes to what was.
+  Task<Result<Revision>> readAnew();
+  void applyAll(store::ListResult all);
+  void nudge();
 
   Loop& loop_;
   store::Store& store_;
@@ -116,6 +128,8 @@ class WatchCache final : public client::Caches {
   Signal moved_;
   Gate gate_;
   store::Watcher* watcher_ = nullptr;
+  TimePoint nudged_{};
+  Signal stopping_;
   bool stopped_ = false;
 };
 

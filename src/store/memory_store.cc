@@ -89,7 +89,7 @@ Task<Result<Revision>> MemoryStore::txn(Txn txn) {
     auto done = co_await rep->core->waitFor(revision);
     CO_RETURN_IF_ERROR(done);
   }
-  if (fault == Fault::kLostAnswer) co_return Error(Code::kUnavailable, "the answer of the store was lost");
+  if (fault == Fault::kLostAnswer) co_return Error(Code::kDeadlineExceeded, "the answer of the store was lost");
   co_return revision;
 }
 

@@ -13,7 +13,7 @@ class MemoryStore final : public Store {
   enum class Fault {
     kNone,
     kRefused,     // nothing is written, the caller is told kUnavailable
-    kLostAnswer,  // it is written, but the caller is told kUnavailable
+    kLostAnswer,  // it is written, but the caller is told kDeadlineExceeded
   };
   struct Options {
     Duration commitDelay{0};  // of the loop's time, between a transaction and its being durable

@@ -401,7 +401,7 @@ TEST(MemoryStore, FaultsAreWhatTheTestAsksFor) {
   MemoryStore store(loop, options);
   EXPECT_EQ(runOn(loop, store.txn({{}, {put("/a", "1")}})).error().code(), Code::kUnavailable);
   EXPECT_EQ(store.revision(), 0);
-  EXPECT_EQ(runOn(loop, store.txn({{}, {put("/a", "1")}})).error().code(), Code::kUnavailable);
+  EXPECT_EQ(runOn(loop, store.txn({{}, {put("/a", "1")}})).error().code(), Code::kDeadlineExceeded);
   EXPECT_EQ(store.revision(), 1);
   EXPECT_TRUE(runOn(loop, store.txn({{}, {put("/a", "2")}})).ok());
   store.breakDown();
