@@ -315,10 +315,14 @@ Task<Result<ObjectPtr>> Registry::createSubresource(Context context, const KindI
   co_return co_await create(std::move(context), std::move(ns), std::move(name), std::move(body));
 }
 
+Task<Result<>> Registry::catchUp(std::vector<std::string>* warnings) {
+  return warnings ? caches_.catchUpIfPossible(warnings) : caches_.catchUp();
+}
+
 Task<Result<ObjectPtr>> Registry::get(const KindInfo& asked, std::string ns, std::string name, std::string subresource,
                                       std::vector<std::string>* warnings, std::string resourceVersion) {
   const KindInfo& kind = stored(asked);
-  if (resourceVersion != "0") CO_RETURN_IF_ERROR(co_await caches_.catchUpIfPossible(warnings));
+  if (resourceVersion != "0") CO_RETURN_IF_ERROR(co_await catchUp(warnings));
   auto object = caches_.of(kind.resource()).get(ns, name);
   if (!object) co_return notFound(asked.resource(), name);
   if (subresource == "scale") {
@@ -411,7 +415,7 @@ Task<Result<ListOutcome>> Registry::list(const KindInfo& asked, ListQuery query)
   }
   // Version 0: whatever is at hand. Another: at least that. None: the newest.
   bool newest = query.resourceVersion.empty() || wanted > caches_.revision() || from.revision > caches_.revision();
-  if (newest) CO_RETURN_IF_ERROR(co_await caches_.catchUpIfPossible(query.warnings));
+  if (newest) CO_RETURN_IF_ERROR(co_await catchUp(query.warnings));
   outcome.revision = caches_.revision();
   auto& cache = caches_.of(kind.resource());
   if (wanted > outcome.revision) {

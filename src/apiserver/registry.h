@@ -32,7 +32,7 @@ struct ListQuery {
   std::string continueToken;
   std::string resourceVersion;
   std::string resourceVersionMatch;
-  std::vector<std::string>* warnings = nullptr;  // told when the answer may be old
+  std::vector<std::string>* warnings = nullptr;  // as of get()
 };
 
 struct ListOutcome {
@@ -80,7 +80,8 @@ class Registry {
   Task<Result<Outcome>> create(Context context, const KindInfo& kind, std::string ns, json::object body);
   Task<Result<ObjectPtr>> createSubresource(Context context, const KindInfo& kind, std::string ns, std::string name,
                                             std::string subresource, json::object body);
-  // `warnings`: told when the answer may be old. `resourceVersion` "0": an old one will do.
+  // Without a quorum: with `warnings` an answer that may be old, and it says so there; else kUnavailable.
+  // `resourceVersion` "0": an old one will do.
   Task<Result<ObjectPtr>> get(const KindInfo& kind, std::string ns, std::string name, std::string subresource = "",
                               std::vector<std::string>* warnings = nullptr, std::string resourceVersion = "");
   Task<Result<ListOutcome>> list(const KindInfo& kind, ListQuery query);
@@ -118,6 +119,7 @@ class Registry {
   using Change = std::function<Result<json::object>(const object::Object& old)>;
 
   Strategy& strategyOf(const KindInfo& kind);
+  Task<Result<>> catchUp(std::vector<std::string>* warnings);
   // Adds what the change from one document to the other means for claims; null: there is none.
   void addClaims(const KindInfo& kind, std::string_view holder, const json::object* before, const json::object* after,
                  store::Txn& txn);

@@ -105,7 +105,8 @@ class WatchCache final : public client::Caches {
   // Waits until the caches hold everything that the store had acknowledged, to whichever process, when this was called.
   // kUnavailable when the store cannot tell (no quorum), kDeadlineExceeded when the caches do not get there in time.
   Task<Result<>> catchUp();
-  // For reads: where catchUp() is kUnavailable the caches are good enough, and `warnings` says so.
+  // For reads that had rather be old than refused: where catchUp() is kUnavailable the caches will do, and `warnings`
+  // says so.
   Task<Result<>> catchUpIfPossible(std::vector<std::string>* warnings = nullptr);
   Task<Result<>> waitFor(Revision revision);
   // Set when the store has failed for good.

@@ -74,9 +74,7 @@ Task<Result<bool>> OwnWrites::seen(std::string owner) {
         if (!cached || cached->deleting()) continue;
         write = {.uid = std::string(cached->uid()), .deletion = true, .since = write.since};
       } else {
-        write = {.uid = std::string((*there)->uid()),
-                 .version = versionOf(**there),
-                 .since = context_.loop.now()};
+        write = {.uid = std::string((*there)->uid()), .version = versionOf(**there), .since = context_.loop.now()};
         if (shows(key, write)) continue;
       }
     }
