@@ -215,8 +215,8 @@ class Shared final : public http::Stream {
 Task<> forwardPort(Loop* loop, Pair pair, OpenPort open) {
   auto agent = co_await open(pair.port);
   if (!agent.ok()) {
-    co_await failPort(std::move(pair),
-                      fmt::format("an error occurred forwarding {}: {}", pair.port, agent.error().message()));
+    std::string message = fmt::format("an error occurred forwarding {}: {}", pair.port, agent.error().message());
+    co_await failPort(std::move(pair), std::move(message));
     co_return;
   }
   co_await http::pipeBoth(*loop, std::make_unique<Shared>(pair.data), std::move(*agent));

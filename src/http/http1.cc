@@ -194,7 +194,7 @@ Task<Result<std::optional<RawHead>>> readHead(Input& input) {
     // A TLS handshake on a plain port is answered at once: its client would wait for its own time-out.
     if (!data.empty() && data[0] == '\x16') co_return bad("it is not HTTP");
     size_t end = data.find("\r\n\r\n", searched > 3 ? searched - 3 : 0);
-    if (end != std::string_view::npos && end <= kMaxHead) {
+    if (end <= kMaxHead) {  // npos is greater
       co_return std::optional(RawHead{data.substr(0, end), end + 4});
     }
     if (data.size() > kMaxHead) co_return Error(Code::kTooLarge, "the message's head is too large");

@@ -108,7 +108,7 @@ Task<Result<ImagePtr>> ImageStore::Rep::pull(Reference asked, PullOptions pullin
     if (chosen.error().message().starts_with("no matching manifest")) tell(shownTag, "Pulling from " + reference.path);
     co_return std::move(chosen).error();
   }
-  tell(shownTag, "Pulling from " + (reference.domain == "docker.io" ? reference.path : reference.path));
+  tell(shownTag, "Pulling from " + reference.path);
   CO_ASSIGN_OR_RETURN(auto manifest, parseManifest(chosen->manifest.bytes));
   bool isImage = manifest.config.mediaType == media::kOciConfig || manifest.config.mediaType == media::kDockerConfig;
   if (!isImage)

@@ -99,7 +99,7 @@ Task<Result<Pushed>> ImageStore::push(Reference asked, PushOptions options) {
   auto found = rep_->find(reference.familiar());
   if (!found.ok())
     co_return Error(Code::kNotFound, "An image does not exist locally with the tag: " + reference.familiarName());
-  ImagePtr image = *found;
+  ImagePtr image = std::move(*found);
   if (options.progress)
     options.progress(ProgressEvent{"", "The push refers to repository [" + reference.name() + "]", 0, 0});
 

@@ -92,7 +92,7 @@ struct TarReader::Pax {
     std::optional<uint64_t> offset;
     while (!text.empty() && text.find_first_not_of('\0') != std::string_view::npos) {
       auto space = text.find(' ');
-      if (space == std::string_view::npos || space > 10) return invalid("invalid pax record");
+      if (space > 10) return invalid("invalid pax record");  // npos, too
       auto length = parseUint(text.substr(0, space));
       if (!length || *length <= space + 1 || *length > text.size() || text[*length - 1] != '\n')
         return invalid("invalid pax record");
@@ -286,7 +286,7 @@ Result<bool> TarReader::next(TarEntry& entry) {
       ASSIGN_OR_RETURN(auto text, content(length, kMaxPax, "pax header"));
       RETURN_IF_ERROR(pax.parse(text));
     } else if (flag == 'g') {
-      ASSIGN_OR_RETURN(auto ignored, content(length, kMaxPax, "global pax header"));
+      RETURN_IF_ERROR(content(length, kMaxPax, "global pax header"));
     } else if (flag == 'L' || flag == 'K') {
       ASSIGN_OR_RETURN(auto text, content(length, kMaxName, "long name"));
       (flag == 'L' ? longName : longLink) = text.substr(0, text.find('\0'));

@@ -143,7 +143,7 @@ Task<Result<>> AgentServer::logs(http::Request& request, http::ResponseWriter& w
   }
   runtime::LogQuery query;
   query.path = target.worker->paths().log(path[3], attempt);
-  if (auto tail = parseUint(request.query.get("tailLines"))) query.tail = *tail;
+  query.tail = parseUint(request.query.get("tailLines"));
   if (auto since = parseInt(request.query.get("sinceSeconds"))) query.since = loop_.wallNow() - boundedSeconds(*since);
   if (auto since = parseTime(request.query.get("sinceTime"))) query.since = *since;
   const bool runs = !previous && target.record->state == ContainerRecord::State::kRunning;

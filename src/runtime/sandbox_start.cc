@@ -232,7 +232,7 @@ Task<Result<std::unique_ptr<Exec>>> SandboxImpl::exec(std::string containerId, P
   auto self = shared_from_this();
   auto found = findRunning(containerId);
   if (!found.ok()) co_return found.error();
-  auto record = *found;
+  auto record = std::move(*found);
   auto state = std::make_shared<ExecState>(core_.loop);
   uint64_t number = core_.loop.random();
   state->id = "exec-" + toHex(std::string_view(reinterpret_cast<const char*>(&number), sizeof number));
