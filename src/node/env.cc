@@ -14,7 +14,8 @@ std::optional<std::string_view> subscript(std::string_view path, std::string_vie
   return path.substr(2, path.size() - 4);
 }
 
-std::string quoted(std::string_view value) {
+// (Not "quoted": an argument of type std::string would bring std::quoted in.)
+std::string inQuotes(std::string_view value) {
   std::string out = "\"";
   for (char c : value) {
     switch (c) {
@@ -35,7 +36,7 @@ std::string formatMap(const json::object& values) {
   std::string out;
   for (const auto& [key, value] : sorted) {
     if (!out.empty()) out += '\n';
-    out += key + "=" + quoted(value);
+    out += key + "=" + inQuotes(value);
   }
   return out;
 }
