@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 #include "base/blocking.h"
 #include "base/files.h"
@@ -34,6 +35,19 @@ Result<> needRoot() {
   return Error(Code::kPermissionDenied, "this needs root: namespaces, cgroups and links are made");
 }
 
+// What to try next, in words that work as they stand: who came through sudo cannot read the kubeconfig, which is
+// root's.
+void printNext(const std::string& dhow, const std::string& own, const std::string& url) {
+  std::printf("Next:\n");
+  const bool sudo = std::getenv("SUDO_USER") != nullptr;
+  if (sudo)
+    std::printf("  sudo %s kubectl%s get pods -o wide\n", dhow.c_str(), own.c_str());
+  else
+    std::printf("  export KUBECONFIG=$(%s kubeconfig%s)\n  kubectl get pods -o wide\n", dhow.c_str(), own.c_str());
+  if (sudo || url.empty()) std::printf("  %s%s status%s\n", sudo ? "sudo " : "", dhow.c_str(), own.c_str());
+  if (!url.empty()) std::printf("  curl %s\n", url.c_str());
+}
+
 int up(const UpOptions& options) {
   if (auto root = needRoot(); !root.ok()) return fail(root.error());
   auto programs = platform::Programs::ofThisProcess();
@@ -54,13 +68,7 @@ int up(const UpOptions& options) {
   std::printf("  API          %s\n", config.apiUrl().c_str());
   std::printf("  kubeconfig   %s\n", config.paths().kubeconfig().c_str());
   std::printf("  docker       unix://%s\n\n", config.paths().dockerSocket().c_str());
-  std::printf("Next:\n");
-  std::printf("  export KUBECONFIG=$(%s kubeconfig%s)\n", programs->dhow.c_str(), own.c_str());
-  std::printf("  kubectl get pods -o wide\n");
-  if (done->urls.empty())
-    std::printf("  %s status%s\n", programs->dhow.c_str(), own.c_str());
-  else
-    std::printf("  curl %s\n", done->urls[0].c_str());
+  printNext(programs->dhow, own, done->urls.empty() ? std::string() : done->urls[0]);
   return 0;
 }
 
@@ -89,6 +97,8 @@ const char* howIs(const platform::MachineInfo& machine, const platform::ClusterS
 }
 
 int status(const ClusterOption& option) {
+  if (::geteuid() != 0)
+    return fail(Error(Code::kPermissionDenied, "this needs root: the cluster's identities are root's"));
   auto config = option.load();
   if (!config.ok()) return fail(config.error());
   auto programs = platform::Programs::ofThisProcess();

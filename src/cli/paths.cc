@@ -1,6 +1,7 @@
 // kubeconfig, docker-socket, kubectl: where a cluster is reached.
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 
@@ -22,11 +23,14 @@ int printPath(const ClusterOption& option, const std::string& path) {
 int execKubectl(const ClusterOption& option, const std::vector<std::string>& args) {
   auto config = option.load();
   if (!config.ok()) return fail(config.error());
-  ::setenv("KUBECONFIG", option.paths().kubeconfig().c_str(), 1);
+  const std::string kubeconfig = option.paths().kubeconfig();
+  if (::access(kubeconfig.c_str(), R_OK) != 0) return fail(Error::fromErrno("read " + kubeconfig + " (it is root's)"));
+  ::setenv("KUBECONFIG", kubeconfig.c_str(), 1);
   std::vector<char*> argv{const_cast<char*>("kubectl")};
   for (const auto& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
   argv.push_back(nullptr);
   ::execvp("kubectl", argv.data());
+  if (errno == ENOENT) return fail(Error(Code::kNotFound, "kubectl is not installed, or not on PATH"));
   return fail(Error::fromErrno("start kubectl"));
 }
 
