@@ -376,7 +376,11 @@ Result<ObjectPtr> FakeClient::apply(const Resource& resource, const ObjectPtr& b
     return Error(Code::kConflict, fmt::format("Operation cannot be fulfilled on {}: the object has been modified",
                                               describe(resource, before->name())));
   }
-  json::object merged = subresource.empty() ? std::move(after) : copyOf(before);
+  if (subresource.empty()) {
+    if (const json::value* status = before->root().if_contains("status")) after["status"] = *status;
+    return write(resource, before, std::move(after));
+  }
+  json::object merged = copyOf(before);
   if (subresource == "status") {
     merged["status"] = after["status"];
     if (after.contains("metadata")) {
@@ -386,8 +390,6 @@ Result<ObjectPtr> FakeClient::apply(const Resource& resource, const ObjectPtr& b
     }
   } else if (subresource == "finalize") {
     objectAt(merged, "spec")["finalizers"] = array(after, {"spec", "finalizers"});
-  } else if (subresource.empty()) {
-    if (const json::value* status = before->root().if_contains("status")) merged["status"] = *status;
   } else {
     return Error(Code::kUnimplemented, fmt::format("the fake has no {}", subresource));
   }
