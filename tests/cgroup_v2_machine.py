@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 from docker_engine import busybox_layer, docker_archive
-from harness import BUILD, run
+from harness import BUILD, SANITIZED, run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -20,6 +20,8 @@ TOOLS = ["kubectl", "docker", "modprobe"]
 
 def missing():
     """Why no machine can be made here, or None."""
+    if SANITIZED:
+        return "an emulated machine has neither the speed nor the disk for programs under sanitizers"
     if os.uname().machine != "x86_64":
         return "the emulated machine runs this machine's programs, and is an x86-64 one"
     for tool in ["qemu-system-x86_64", "mke2fs", "depmod", "dpkg-deb", "apt-get", "busybox", *TOOLS]:
