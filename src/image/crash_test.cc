@@ -27,6 +27,12 @@ std::string noise(size_t size, unsigned seed) {
 
 class Crash : public StoreTest {
  protected:
+  void SetUp() override {
+#if __has_feature(thread_sanitizer)
+    GTEST_SKIP() << "the thread sanitizer does not know threads that begin in a forked child";
+#endif
+    StoreTest::SetUp();
+  }
   // A registry in a child of its own, with an image of several layers.
   uint16_t startRegistry() {
     int fds[2];
