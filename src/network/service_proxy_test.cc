@@ -67,7 +67,7 @@ class ServiceProxyTest : public testing::TestWithParam<bool> {
   std::map<std::string, int> ask(const Netns& from, const std::string& address, uint16_t port, int times,
                                  bool udp = false) {
     std::map<std::string, int> out;
-    for (int i = 0; i < times; i++) out[TestClient(from, address, port, udp, 400).server()]++;
+    for (int i = 0; i < times; i++) out[TestClient(from, address, port, udp).server()]++;
     return out;
   }
 
