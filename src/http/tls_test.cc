@@ -134,8 +134,8 @@ TEST(Tls, CarriesLargeBodiesBothWays) {
 TEST(Tls, GarbageInsteadOfAHandshakeEndsTheConnection) {
   Secured s;
   auto port = portOf(s.url);
-  for (std::string bytes : {std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), std::string("\x16\x03\x01\xff\xff", 5),
-                            std::string(100, '\0')}) {
+  for (const std::string& bytes : {std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+                                   std::string("\x16\x03\x01\xff\xff", 5), std::string(100, '\0')}) {
     runOn(s.fixture.loop, talk(s.fixture.loop, port, bytes));
   }
   EXPECT_EQ(s.fixture.counters->handled, 0);

@@ -275,7 +275,7 @@ TEST_F(SchedulerTest, ThousandNodesTenThousandPods) {
   EXPECT_EQ(scheduler.scheduled(), static_cast<uint64_t>(pods));
   std::map<std::string, int> zones;
   for (int i = 0; i < pods; ++i) ++zones[zoneOf(fmt::format("p{}", i))];
-  EXPECT_NEAR(zones["z0"], pods / 3, pods / 100 + 1);
+  EXPECT_NEAR(zones["z0"], pods / 3.0, pods / 100.0 + 1);
   RecordProperty("pods_per_second", fmt::format("{:.0f}", pods / seconds));
   fmt::print("{} pods on {} nodes: {:.0f} pods/s\n", pods, nodes, pods / seconds);
 }
