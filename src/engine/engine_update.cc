@@ -9,8 +9,9 @@ namespace dhow::engine {
 
 namespace {
 
-constexpr const char* kLimits[] = {"Memory",    "MemorySwap", "MemoryReservation", "NanoCpus",   "CpuShares",  "CpuQuota",
-                                   "CpuPeriod", "PidsLimit",  "BlkioWeight",       "CpusetCpus", "CpusetMems"};
+constexpr const char* kLimits[] = {"Memory",      "MemorySwap", "MemoryReservation", "NanoCpus",
+                                   "CpuShares",   "CpuQuota",   "CpuPeriod",         "PidsLimit",
+                                   "BlkioWeight", "CpusetCpus", "CpusetMems"};
 
 bool given(const json::value& value) {
   if (value.is_string()) return !value.get_string().empty();
@@ -28,9 +29,11 @@ Result<json::object> merged(const Container& container, const json::object& want
   // One way of saying it replaces the other.
   bool period = integer(wanted, "CpuPeriod") > 0 || integer(wanted, "CpuQuota") > 0;
   if (period && integer(wanted, "NanoCpus") == 0 && integer(host, "NanoCpus") > 0)
-    return Error(Code::kBadRequest, "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set");
+    return Error(Code::kBadRequest,
+                 "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set");
   if (integer(wanted, "NanoCpus") > 0 && !period && integer(host, "CpuPeriod") + integer(host, "CpuQuota") > 0)
-    return Error(Code::kBadRequest, "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set");
+    return Error(Code::kBadRequest,
+                 "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set");
   if (integer(wanted, "Memory") > 0 && integer(wanted, "MemorySwap") == 0 && integer(host, "MemorySwap") > 0 &&
       integer(host, "MemorySwap") < integer(wanted, "Memory"))
     return Error(Code::kConflict,
@@ -38,8 +41,7 @@ Result<json::object> merged(const Container& container, const json::object& want
                  "time");
   if (const auto& policy = child(wanted, "RestartPolicy"); !text(policy, "Name").empty()) {
     if (container.autoRemove())
-      return Error(Code::kConflict,
-                   "Restart policy cannot be updated because AutoRemove is enabled for the container");
+      return Error(Code::kConflict, "Restart policy cannot be updated because AutoRemove is enabled for the container");
     host["RestartPolicy"] = policy;
   }
   RETURN_IF_ERROR(checkLimits(host, warnings));
