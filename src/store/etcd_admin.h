@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "base/blocking.h"
 #include "base/gate.h"
 #include "store/etcd_store.h"
 
@@ -44,7 +45,8 @@ class EtcdAdmin {
   };
 
   Task<Result<std::vector<Member>>> members();
-  // A learner copies everything before it is promoted; adding one never endangers the quorum.
+  // A learner copies everything before it is promoted; adding one never endangers the quorum. kFailedPrecondition until
+  // the members that there are have all been well for five seconds.
   Task<Result<Member>> addMember(std::vector<std::string> peerUrls, bool learner = true);
   // kFailedPrecondition while it has not caught up.
   Task<Result<>> promoteMember(uint64_t id);
@@ -67,9 +69,9 @@ class EtcdAdmin {
   // Compacts what was current when this was last called, so that watchers have the time between two calls to catch up;
   // disarms a space alarm once there is space again. For the leader's timer; the first call only remembers.
   Task<Result<>> maintain();
-  // The member's whole database in etcd's own format (etcdutl snapshot restore), verified by the digest at its end.
+  // The member's whole database in etcd's own format (etcdctl snapshot restore), verified by the digest at its end.
   // Written to a temporary file, renamed when whole.
-  Task<Result<Revision>> saveDatabase(std::string endpoint, std::string path);
+  Task<Result<>> saveDatabase(BlockingPool& pool, std::string endpoint, std::string path);
 
  private:
   struct Rep;
@@ -85,7 +87,6 @@ class EtcdUpkeep {
 
  private:
   Task<> work();
-  Loop& loop_;
   EtcdAdmin admin_;
   const Duration interval_;
   Gate gate_;

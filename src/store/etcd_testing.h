@@ -12,6 +12,7 @@
 #include "base/files.h"
 #include "base/pki.h"
 #include "base/process.h"
+#include "store/etcd_admin.h"
 #include "store/etcd_store.h"
 
 namespace dhow::store {
@@ -103,6 +104,23 @@ class TestEtcd {
     pids_[i] = process->pid();
     processes_.push_back(std::move(*process));
   }
+  // That member serves; false when it does not in half a minute.
+  Task<bool> memberReady(Loop& loop, size_t i) {
+    EtcdAdmin admin(loop, options());
+    for (int attempt = 0; attempt < 300; ++attempt) {
+      auto well = co_await admin.health(url(clientPort(i)));
+      if (well.ok()) co_return true;
+      co_await loop.sleep(std::chrono::milliseconds(100));
+    }
+    co_return false;
+  }
+  // All members that run serve.
+  bool waitReady(RealLoop& loop) {
+    for (size_t i = 0; i < pids_.size(); ++i) {
+      if (runs(i) && !runOn(loop, memberReady(loop, i))) return false;
+    }
+    return true;
+  }
   void kill(size_t i) {
     if (pids_[i] <= 0) return;
     ::kill(pids_[i], SIGKILL);
@@ -121,7 +139,7 @@ class TestEtcd {
     spec.commonName = name;
     spec.server = server;
     spec.client = true;
-    spec.ipAddresses = {address_};
+    spec.ipAddresses = {address_, "127.0.0.1"};  // members check where their peers call from
     spec.notBefore = std::chrono::system_clock::now();
     return issueCertificate(authority, spec).value();
   }

@@ -238,7 +238,8 @@ Task<> EtcdWatcher::run(StatePtr state) {
       state->changed.notify();
       break;
     }
-    log::info("etcd", "the watch of {} moves on from {}: {}", state->prefix, channel->url(), why.message());
+    if (answered)
+      log::info("etcd", "the watch of {} moves on from {}: {}", state->prefix, channel->url(), why.message());
     state->rep->cluster->failed(channel);
     pause = answered ? kFirstPause : std::min(pause * 2, kLongestPause);
     (void)co_await state->stopped.waitFor(pause);

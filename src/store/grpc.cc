@@ -36,6 +36,9 @@ Result<size_t> frameSize(std::string_view head) {
 bool saysNoLeader(std::string_view text) {
   return text.find("no leader") != text.npos;
 }
+bool saysUnhealthy(std::string_view text) {
+  return text.find("unhealthy cluster") != text.npos;
+}
 bool saysLearner(std::string_view text) {
   return text.find("for learner") != text.npos;
 }
@@ -61,6 +64,8 @@ Answer answerOf(const http::Headers& headers, const http::Headers* trailers) {
     case 16: return Answer::failed(Failure::kRefused, Error(Code::kUnauthenticated, text));
     case 14:
       if (saysNoLeader(text)) return Answer::failed(Failure::kNoLeader, Error(Code::kUnavailable, text));
+      // A change of the members that would endanger the quorum, until those that there are have been well for a while.
+      if (saysUnhealthy(text)) return Answer::failed(Failure::kRefused, Error(Code::kFailedPrecondition, text));
       if (saysLearner(text)) return Answer::failed(Failure::kUnreached, Error(Code::kUnavailable, text));
       return Answer::failed(Failure::kLost, Error(Code::kUnavailable, text));
     case 4: return Answer::failed(Failure::kLost, Error(Code::kDeadlineExceeded, text));
@@ -295,6 +300,11 @@ GrpcStream::~GrpcStream() {
 void GrpcStream::send(std::string message) {
   if (outgoing_->ended) return;
   outgoing_->bytes += frame(message);
+  outgoing_->changed.notify();
+}
+
+void GrpcStream::finish() {
+  outgoing_->ended = true;
   outgoing_->changed.notify();
 }
 

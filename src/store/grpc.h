@@ -87,6 +87,8 @@ class GrpcStream {
   Task<Result<std::optional<std::string>>> receive();
   // Why it ended, once receive() has failed.
   Failure failure() const { return failure_; }
+  // No more will be sent.
+  void finish();
   // Ends both directions; receive() gives kCancelled.
   void close();
 
