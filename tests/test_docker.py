@@ -135,6 +135,36 @@ def test_limits_and_restart_policy_can_change(engine):
     assert "Restart policy cannot be updated because AutoRemove is enabled for the container" in refused.stderr
 
 
+def test_a_health_check_tells_how_a_container_fares(engine):
+    engine.docker("run", "-d", "--name", "patient", "--health-cmd", "echo looked; test -e /tmp/well", "--health-interval", "300ms", "--health-retries", "2",
+                  "busybox", "sleep", "100")
+    assert engine.inspect("patient")["State"]["Health"]["Status"] in ("starting", "unhealthy")
+    eventually(lambda: "(unhealthy)" in engine.docker("ps").stdout)
+    health = engine.inspect("patient")["State"]["Health"]
+    assert health["FailingStreak"] >= 2 and health["Log"][-1]["ExitCode"] == 1 and health["Log"][-1]["Output"] == "looked\n" and len(health["Log"]) <= 5
+    engine.docker("exec", "patient", "touch", "/tmp/well")
+    eventually(lambda: "(healthy)" in engine.docker("ps").stdout)
+    assert engine.lines("ps", "-q", "--filter", "health=healthy") != [] == engine.lines("ps", "-q", "--filter", "health=unhealthy")
+    told = engine.lines("events", "--since", "10m", "--until", str(int(time.time()) + 1), "--filter", "container=patient", "--format", "{{.Action}}")
+    assert [action for action in told if action.startswith("health_status")] == ["health_status: unhealthy", "health_status: healthy"]
+    engine.kill()
+    engine.start()
+    eventually(lambda: "(healthy)" in engine.docker("ps").stdout)
+    engine.docker("stop", "-t", "0", "patient")
+    assert engine.docker("inspect", "-f", "{{.State.Status}}", "patient").stdout == "exited\n"
+
+
+def test_a_health_check_that_hangs_is_ended(engine):
+    engine.docker("run", "-d", "--name", "hangs", "--health-cmd", "exec sleep 100", "--health-interval", "100ms", "--health-timeout", "500ms", "--health-retries", "1",
+                  "busybox", "sleep", "1000")
+    eventually(lambda: engine.inspect("hangs")["State"]["Health"]["Status"] == "unhealthy")
+    probe = engine.inspect("hangs")["State"]["Health"]["Log"][0]
+    assert probe["ExitCode"] == -1 and probe["Output"] == "Health check exceeded timeout (500ms)"
+    engine.docker("rm", "-f", "hangs")  # in the middle of a check
+    refused = engine.docker("run", "--health-cmd", "true", "--health-interval", "1us", "busybox", "true", check=False)
+    assert refused.returncode == 125 and "Interval in Healthcheck cannot be less than 1ms" in refused.stderr
+
+
 def test_memory_beyond_the_limit_is_an_oom_kill(engine):
     engine.docker("run", "--name", "greedy", "--memory", "16m", "busybox", "sh", "-c", "exec tail /dev/zero", check=False)
     state = engine.inspect("greedy")["State"]

@@ -5,6 +5,7 @@
 
 #include <boost/json/object.hpp>
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +33,29 @@ struct State {
   WallTime finishedAt{};
   bool running() const { return status == Status::kRunning || status == Status::kPaused; }
 };
+
+// What HEALTHCHECK or --health-cmd asks for; a test that is empty is none.
+struct HealthPlan {
+  std::vector<std::string> command;
+  Duration interval{}, timeout{}, startPeriod{}, startInterval{};
+  int64_t retries = 0;
+};
+
+struct Health {
+  enum class Status { kStarting, kHealthy, kUnhealthy };
+  struct Probe {
+    WallTime start{}, end{};
+    int exitCode = 0;
+    std::string output;  // its beginning
+  };
+  HealthPlan plan;
+  Status status = Status::kStarting;
+  int64_t failingStreak = 0;
+  std::deque<Probe> log;  // the last five
+  Timer next;
+  std::shared_ptr<struct HealthProbe> running;
+};
+std::string_view healthName(Health::Status status);  // as Docker spells it
 
 struct MountPoint {
   std::string type;  // "bind", "volume", "tmpfs"
@@ -92,6 +116,8 @@ struct Container {
   std::optional<Attachment> network;
   std::vector<PublishedPort> ports;
   std::shared_ptr<runtime::Sandbox> sandbox;
+
+  std::unique_ptr<Health> health;  // while it runs, and as its last run left it
 
   // Clients that attached before the start get their streams with it.
   struct Waiting {

@@ -52,6 +52,30 @@ void mergeCommand(json::object& config, const image::RunConfig& image) {
   config["Cmd"] = command.empty() ? json::value(nullptr) : json::value(toJson(command));
 }
 
+// What the client leaves open of a health check is as the image has it.
+Result<> mergeHealth(json::object& config, const image::RunConfig& image) {
+  json::object check = child(config, "Healthcheck");
+  for (const char* name : {"Interval", "Timeout", "StartPeriod", "StartInterval"}) {
+    auto span = integer(check, name);
+    if (span != 0 && span < 1000000) return bad(fmt::format("{} in Healthcheck cannot be less than 1ms", name));
+  }
+  if (integer(check, "Retries") < 0) return bad("Retries in Healthcheck cannot be negative");
+  if (image.healthcheck) {
+    const auto& given = *image.healthcheck;
+    if (texts(check, "Test").empty()) check["Test"] = toJson(given.test);
+    auto inherit = [&](const char* name, int64_t value) {
+      if (integer(check, name) == 0 && value > 0) check[name] = value;
+    };
+    inherit("Interval", given.interval.count());
+    inherit("Timeout", given.timeout.count());
+    inherit("StartPeriod", given.startPeriod.count());
+    inherit("StartInterval", given.startInterval.count());
+    inherit("Retries", given.retries);
+  }
+  if (!check.empty()) config["Healthcheck"] = std::move(check);
+  return {};
+}
+
 void mergeConfig(Container& container, const image::RunConfig& image) {
   auto& config = container.config;
   config["Env"] = environment(image, texts(config, "Env"));
@@ -59,6 +83,7 @@ void mergeConfig(Container& container, const image::RunConfig& image) {
   if (text(config, "User").empty()) config["User"] = image.user;
   if (text(config, "WorkingDir").empty()) config["WorkingDir"] = image.workingDir;
   if (text(config, "StopSignal").empty() && !image.stopSignal.empty()) config["StopSignal"] = image.stopSignal;
+  if (texts(config, "Shell").empty() && !image.shell.empty()) config["Shell"] = toJson(image.shell);
   if (text(config, "Hostname").empty() && text(container.hostConfig, "UTSMode") != "host")
     config["Hostname"] = container.id.substr(0, 12);
   json::object labels;
@@ -283,6 +308,7 @@ Result<> configure(Container& container, const json::object& body, const image::
   fillDefaults(container.hostConfig);
   RETURN_IF_ERROR(checkLimits(container.hostConfig, warnings));
   mergeConfig(container, image.config.run);
+  RETURN_IF_ERROR(mergeHealth(container.config, image.config.run));
   if (texts(container.config, "Entrypoint").empty() && texts(container.config, "Cmd").empty())
     return bad("no command specified");
   RETURN_IF_ERROR(wantedPorts(container));

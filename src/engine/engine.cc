@@ -134,6 +134,7 @@ Task<Result<>> Engine::takeOver() {
           live.push_back(container->id);
         }
         if (!container->ports.empty()) (void)nat_->publish(container->id, container->ports);
+        watchHealth(container);
         sandboxes.erase(it);
         continue;
       }
@@ -168,7 +169,10 @@ Task<Result<>> Engine::takeOver() {
 Task<> Engine::stop() {
   stopping_ = true;
   saveAgain_.cancel();
-  for (auto& [id, container] : byId_) container->restart.cancel();
+  for (auto& [id, container] : byId_) {
+    container->restart.cancel();
+    endHealth(*container);
+  }
   co_await gate_.close();
   co_await runtime_->stop();
   co_await images_->stop();

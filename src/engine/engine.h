@@ -124,6 +124,12 @@ class Engine {
   void onRuntimeEvent(const runtime::Event& event);
   Task<> afterExit(ContainerPtr container, runtime::ExitInfo exit);
   Task<> release(ContainerPtr container);
+  // engine_health.cc: a container's health, from its start (or taking over) to its end.
+  void watchHealth(ContainerPtr container);
+  void scheduleProbe(ContainerPtr container);
+  Task<> probeHealth(ContainerPtr container, uint64_t exits);
+  void judge(Container& container, Health::Probe probe);
+  void endHealth(Container& container);
   Task<Result<>> removeLocked(ContainerPtr container, bool withVolumes);
   Result<> createRecord(const Container& container);
   Result<> saveRecord(const Container& container);

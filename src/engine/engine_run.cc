@@ -59,6 +59,7 @@ Task<Result<>> Engine::launch(ContainerPtr container) {
   if (!done.ok() && !container->autoRemove()) saveState(*container);
   container->changed.notify();
   if (done.ok()) emit(*container, "start");
+  if (done.ok() && container->state.running()) watchHealth(container);
   co_return done;
 }
 
@@ -137,6 +138,7 @@ Task<Result<>> Engine::tryLaunch(ContainerPtr container) {
 // Takes away what a run needed: ports, network, sandbox. What fails is logged; the next start of the engine tries
 // again.
 Task<> Engine::release(ContainerPtr container) {
+  endHealth(*container);
   auto unpublished = nat_->unpublish(container->id);
   if (!unpublished.ok()) log::warn("engine", "ports of {}: {}", container->name, unpublished.error().message());
   container->ports.clear();

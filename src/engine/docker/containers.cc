@@ -58,7 +58,10 @@ bool passes(Engine& engine, const Filters& filters, const Container& container) 
                       return std::any_of(container.mounts.begin(), container.mounts.end(),
                                          [&](const auto& m) { return m.name == volume || m.destination == volume; });
                     }) &&
-         matchesAny(filters.of("health"), [](const auto& health) { return health == "none"; }) &&
+         matchesAny(filters.of("health"),
+                    [&](const auto& health) {
+                      return health == (container.health ? healthName(container.health->status) : "none");
+                    }) &&
          filters.labelsMatch(child(container.config, "Labels")) && relative("before", true) && relative("since", false);
 }
 

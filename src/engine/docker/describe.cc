@@ -153,12 +153,29 @@ json::object networkSettings(const Container& container) {
   return out;
 }
 
+json::object healthJson(const Health& health) {
+  json::array log;
+  for (const auto& probe : health.log) {
+    log.push_back(json::object{{"Start", formatTimeNano(probe.start)},
+                               {"End", formatTimeNano(probe.end)},
+                               {"ExitCode", probe.exitCode},
+                               {"Output", probe.output}});
+  }
+  return {{"Status", healthName(health.status)}, {"FailingStreak", health.failingStreak}, {"Log", std::move(log)}};
+}
+
 }  // namespace
 
 std::string statusLine(const Container& container, WallTime now) {
   const auto& state = container.state;
   switch (state.status) {
-    case Status::kRunning: return "Up " + human(now - state.startedAt);
+    case Status::kRunning: {
+      std::string up = "Up " + human(now - state.startedAt);
+      if (!container.health) return up;
+      auto health = container.health->status;
+      return up +
+             (health == Health::Status::kStarting ? " (health: starting)" : fmt::format(" ({})", healthName(health)));
+    }
     case Status::kPaused: return "Up " + human(now - state.startedAt) + " (Paused)";
     case Status::kRestarting:
       return fmt::format("Restarting ({}) {} ago", state.exitCode, human(now - state.finishedAt));
@@ -206,6 +223,7 @@ json::object inspectionOf(Engine& engine, const Container& container, int) {
                          {"Error", state.error},
                          {"StartedAt", timeOrNever(state.startedAt)},
                          {"FinishedAt", timeOrNever(state.finishedAt)}};
+  if (container.health) stateJson["Health"] = healthJson(*container.health);
   json::object graph{{"Name", "overlay2"}, {"Data", nullptr}};
   if (auto snapshot = engine.images().snapshot(container.id); snapshot.ok()) {
     graph["Data"] = json::object{
