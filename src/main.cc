@@ -2,7 +2,10 @@
 #include "roles.h"
 
 int main(int argc, char** argv) {
-  return dhow::cli::run(
-      argc, argv,
-      {.server = dhow::runServer, .region = dhow::runRegion, .engine = dhow::runEngine, .agent = dhow::runAgent});
+  return dhow::cli::run(argc, argv,
+                        {.server = dhow::runServer,
+                         .member = dhow::runMember,
+                         .region = dhow::runRegion,
+                         .engine = dhow::runEngine,
+                         .agent = dhow::runAgent});
 }

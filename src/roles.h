@@ -7,6 +7,7 @@
 namespace dhow {
 
 int runServer(const std::string& configFile);  // a master: API server, controllers, scheduler
+int runMember(const std::string& configFile);  // a master's member of etcd
 int runRegion(
     const std::string& clusterDir);  // what a cloud gives: the API's address, machines, registry, load balancer
 int runEngine(const std::string& clusterDir);  // Docker's API on a socket

@@ -6,14 +6,19 @@
 #include "apiserver/server.h"
 #include "base/blocking.h"
 #include "base/files.h"
+#include "base/gate.h"
 #include "base/log.h"
 #include "base/notify.h"
+#include "client/fields.h"
+#include "client/leader.h"
+#include "client/leading_client.h"
 #include "controllers/manager.h"
 #include "http/server.h"
 #include "platform/master_options.h"
+#include "platform/members.h"
 #include "roles.h"
 #include "scheduler/scheduler.h"
-#include "store/sqlite_store.h"
+#include "store/datastore.h"
 
 namespace dhow {
 
@@ -23,23 +28,49 @@ using platform::MasterOptions;
 
 constexpr size_t kBlockingThreads = 4;
 
+// Of several masters the leader is known to be dead this long after its last renewal.
+constexpr Duration kLease = std::chrono::seconds(2);
+constexpr Duration kRenewDeadline = std::chrono::milliseconds(1500);
+constexpr Duration kRenewEvery = std::chrono::milliseconds(500);
+constexpr Duration kStoreAgain = std::chrono::milliseconds(200);
+constexpr const char* kLeaseName = "dhow-master";
+
+// What one master at a time does.
+struct Duties {
+  std::vector<std::unique_ptr<client::Client>> clients;
+  std::unique_ptr<controllers::Manager> controllers;
+  std::unique_ptr<scheduler::Scheduler> scheduler;
+
+  Task<> stop() {
+    if (scheduler) co_await scheduler->stop();
+    if (controllers) co_await controllers->stop();
+  }
+};
+
 // The parts in the order in which they depend on each other.
 struct Master {
   Loop& loop;
   BlockingPool& pool;
   MasterOptions options;
-  std::unique_ptr<store::SqliteStore> store;
+  std::unique_ptr<store::Store> store;
   std::unique_ptr<apiserver::ApiServer> api;
-  std::vector<std::unique_ptr<client::Client>> clients;
-  std::unique_ptr<controllers::Manager> controllers;
-  std::unique_ptr<scheduler::Scheduler> scheduler;
   std::unique_ptr<http::Server> front;
+  std::unique_ptr<client::Client> leaseClient;
+  std::unique_ptr<client::LeaderElector> elector;  // null with the embedded store: there is no other master
+  std::unique_ptr<client::Cache::Subscription> leases;
+  std::unique_ptr<Duties> duties;
+  // Whether this master is to have its duties; tendDuties() makes it so.
+  bool leads = false, stopping = false;
+  Signal changed{loop};
+  Gate gate{loop};
 
   Task<Result<>> start();
   Task<> stop();
-  Result<> openStore();
+  Task<Result<>> openStore();
   Task<Result<>> startApi();
-  Result<> startControllers();
+  Result<> stand();
+  Result<std::unique_ptr<Duties>> takeUpDuties();
+  static Task<> tendDuties(Master* self);
   Result<std::shared_ptr<http::TlsServer>> tls();
 };
 
@@ -51,11 +82,25 @@ Result<std::shared_ptr<http::TlsServer>> Master::tls() {
   return http::TlsServer::create(std::move(out));
 }
 
-Result<> Master::openStore() {
-  store::SqliteStore::Options embedded;
-  embedded.path = options.store;
-  ASSIGN_OR_RETURN(store, store::SqliteStore::open(loop, std::move(embedded)));
-  return {};
+Task<Result<>> Master::openStore() {
+  store::DatastoreConfig config;
+  config.sqlitePath = options.store;
+  if (options.store.empty()) {
+    config.kind = store::DatastoreConfig::Kind::kEtcd;
+    CO_ASSIGN_OR_RETURN(config.etcd, platform::storeOptions(options));
+  }
+  // Members start beside their masters, and need each other.
+  for (bool told = false;; told = true) {
+    auto opened = co_await store::openStore(loop, config);
+    if (opened.ok()) {
+      store = std::move(*opened);
+      co_return Result<>();
+    }
+    const bool later = opened.error().is(Code::kUnavailable) || opened.error().is(Code::kDeadlineExceeded);
+    if (!options.store.empty() || !later || stopping) co_return std::move(opened).error();
+    if (!told) log::info("server", "waiting for the store: {}", opened.error().message());
+    co_await changed.waitFor(kStoreAgain);
+  }
 }
 
 Task<Result<>> Master::startApi() {
@@ -76,33 +121,101 @@ Task<Result<>> Master::startApi() {
   co_return Result<>();
 }
 
-Result<> Master::startControllers() {
+Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
+  auto made = std::make_unique<Duties>();
+  // What it writes with: only while it leads.
+  auto clientFor = [&](const char* component) -> client::Client& {
+    made->clients.push_back(api->clientFor(component));
+    if (elector) made->clients.push_back(std::make_unique<client::LeadingClient>(*made->clients.back(), *elector));
+    return *made->clients.back();
+  };
   controllers::Options manager;
   manager.clusterCidr = options.podRange;
   manager.loadBalancerPool = options.loadBalancerRange;
   ASSIGN_OR_RETURN(manager.rootCaPem, readFile(options.caFile, 1 << 20));
-  clients.push_back(api->clientFor("system:kube-controller-manager"));
-  controllers = std::make_unique<controllers::Manager>(loop, *clients.back(), api->caches(), std::move(manager));
-  controllers->start();
-  clients.push_back(api->clientFor("system:kube-scheduler"));
-  scheduler = std::make_unique<scheduler::Scheduler>(loop, *clients.back(), api->caches(), scheduler::Options{});
-  scheduler->start();
+  made->controllers = std::make_unique<controllers::Manager>(loop, clientFor("system:kube-controller-manager"),
+                                                             api->caches(), std::move(manager));
+  made->scheduler = std::make_unique<scheduler::Scheduler>(loop, clientFor("system:kube-scheduler"), api->caches(),
+                                                           scheduler::Options{});
+  made->controllers->start();
+  made->scheduler->start();
+  return made;
+}
+
+Task<> Master::tendDuties(Master* self) {
+  while (true) {
+    if (self->leads && !self->duties) {
+      auto taken = self->takeUpDuties();
+      if (taken.ok()) {
+        self->duties = std::move(*taken);
+      } else {
+        log::error("server", "{}", taken.error().message());
+        co_await self->changed.waitFor(std::chrono::seconds(1));
+        continue;
+      }
+    } else if (!self->leads && self->duties) {
+      auto laidDown = std::move(self->duties);
+      co_await laidDown->stop();
+    } else if (self->stopping) {
+      co_return;
+    } else {
+      co_await self->changed.wait();
+    }
+  }
+}
+
+// Has the duties at once when there is no other master, or whenever it holds the lease.
+Result<> Master::stand() {
+  gate.spawn(tendDuties(this));
+  auto lead = [this](bool now) {
+    leads = now && !stopping;
+    changed.notify();
+  };
+  if (!options.store.empty()) {
+    lead(true);
+    return {};
+  }
+  leaseClient = api->clientFor("system:kube-controller-manager");
+  client::LeaderElector::Options election;
+  election.name = kLeaseName;
+  election.identity = options.name;
+  election.leaseDuration = kLease;
+  election.renewDeadline = kRenewDeadline;
+  election.retryPeriod = kRenewEvery;
+  election.onLead = [lead] { lead(true); };
+  election.onLost = [lead] { lead(false); };
+  elector = std::make_unique<client::LeaderElector>(loop, *leaseClient, std::move(election));
+  // A lease that is given up is taken at once.
+  leases = api->caches()
+               .of(object::resources::kLeases)
+               .subscribe([this](const object::ObjectPtr&, const object::ObjectPtr& after) {
+                 if (after && after->name() != kLeaseName) return;
+                 const bool free = !after || client::text(after->root(), {"spec", "holderIdentity"}).empty();
+                 if (free && !elector->leading()) elector->look();
+               });
+  elector->start();
   return {};
 }
 
 Task<Result<>> Master::start() {
-  CO_RETURN_IF_ERROR(openStore());
+  auto opened = co_await openStore();
+  CO_RETURN_IF_ERROR(opened);
   auto api = co_await startApi();
   CO_RETURN_IF_ERROR(api);
-  CO_RETURN_IF_ERROR(startControllers());
+  CO_RETURN_IF_ERROR(stand());
   log::info("server", "{} serves on {}:{}", options.name, options.address, options.port);
   notifyReady();
   co_return Result<>();
 }
 
 Task<> Master::stop() {
-  if (scheduler) co_await scheduler->stop();
-  if (controllers) co_await controllers->stop();
+  stopping = true;
+  leases.reset();
+  // The duties end before the lease is given up.
+  leads = false;
+  changed.notify();
+  co_await gate.close();
+  if (elector) co_await elector->stop();
   if (api) co_await api->stop();
   if (front) co_await front->stop();
   if (store) co_await store->close();

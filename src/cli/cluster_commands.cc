@@ -91,6 +91,7 @@ const char* howIs(const platform::MachineInfo& machine, const platform::ClusterS
   if (machine.cut) return "Cut";
   const auto& seen = machine.master ? state.mastersAlive : state.nodesReady;
   auto found = seen.find(machine.name);
+  if (machine.master && machine.name == state.leader) return "Leads";
   if (machine.master) return found != seen.end() && found->second ? "Running" : "Starting";
   if (found == seen.end()) return state.serverAnswers ? "NotReady" : "Running";
   return found->second ? "Ready" : "NotReady";
@@ -141,7 +142,14 @@ void addUp(CLI::App& app, Action* chosen) {
   auto options = std::make_shared<UpOptions>();
   command->add_option("--name", options->request.name, "the cluster's name")->capture_default_str();
   command->add_option("--data", options->request.dataDir, "where clusters keep their data")->capture_default_str();
-  command->add_option("--masters", options->request.masters, "how many masters")->capture_default_str();
+  command
+      ->add_option("--masters", options->request.masters, "how many masters, an odd number; each in a zone of its own")
+      ->capture_default_str();
+  command->add_option("--datastore", options->request.datastore,
+                      "etcd=https://<address>:2379,...: a store that is there already, for any number of masters");
+  command->add_option("--datastore-ca", options->request.datastoreCa, "PEM of its authority");
+  command->add_option("--datastore-cert", options->request.datastoreCert, "PEM of a client certificate for it");
+  command->add_option("--datastore-key", options->request.datastoreKey, "PEM of that certificate's key");
   command->add_option("--nodes", options->request.nodes, "how many nodes")->capture_default_str();
   command->add_option("--zones", options->request.zones, "over how many availability zones")->capture_default_str();
   command->add_option("--deploy", options->example, "an example to put onto it: a folder with image.json and manifests")

@@ -22,6 +22,7 @@ int fail(const Error& error);
 // Roles need the whole house; main.cc brings them (see src/roles.h).
 struct Roles {
   int (*server)(const std::string& configFile);
+  int (*member)(const std::string& configFile);
   int (*region)(const std::string& clusterDir);
   int (*engine)(const std::string& clusterDir);
   int (*agent)(const std::string& configFile);

@@ -38,6 +38,7 @@ void addRoles(CLI::App& app, const Roles& roles, Action* chosen) {
     command->callback([=] { *chosen = [=] { return role(*path); }; });
   };
   add("server", "a master: API server, controllers and scheduler", roles.server, "--config");
+  add("member", "a master's member of the etcd that several masters share", roles.member, "--config");
   add("region", "what a cloud gives a cluster: the API's address, machines, registry, load balancer", roles.region,
       "--cluster");
   add("engine", "the container engine with Docker's API", roles.engine, "--cluster");

@@ -23,24 +23,34 @@ void LeaderElector::setLeading(bool leading) {
   if (call) call();
 }
 
+// Until the next look at the lease: the end of another's is not slept through.
+Duration LeaderElector::pause() const {
+  const auto fifth = options_.retryPeriod.count() / 5;
+  const Duration jitter(fifth > 0 ? static_cast<int64_t>(loop_.random() % static_cast<uint64_t>(fifth)) : 0);
+  const Duration usual = options_.retryPeriod + jitter;
+  const Duration left = liveUntil_ - loop_.now();
+  if (leading_ || left <= Duration::zero()) return usual;
+  return std::min(usual, left + jitter / 4);
+}
+
 Task<> LeaderElector::run(LeaderElector* self) {
   while (!self->stopping_) {
     const TimePoint asked = self->loop_.now();
     Result<> result = co_await self->tryAcquire();
     if (self->stopping_) break;
-    if (result.ok()) {
-      // From before the request: the lease is live from then on at the latest.
-      self->renewedAt_ = asked;
+    // Counted from before the request: others count from when they see it, which is later.
+    const Duration left = asked + self->options_.renewDeadline - self->loop_.now();
+    if (result.ok() && left > Duration::zero()) {
+      self->expiry_ = self->loop_.after(left, [self] { self->setLeading(false); });
       self->setLeading(true);
-    } else if (self->leading_ && (result.error().is(Code::kFailedPrecondition) ||
-                                  self->loop_.now() - self->renewedAt_ >= self->options_.renewDeadline)) {
+    } else if (self->leading_ && !result.ok()) {
       log::warn("leader", "renew {}: {}", self->options_.name, result.error().message());
-      self->setLeading(false);
+      // Somebody else holds it. Any other failure may pass before the time is over.
+      if (result.error().is(Code::kFailedPrecondition)) self->setLeading(false);
     }
-    const auto fifth = self->options_.retryPeriod.count() / 5;
-    const Duration jitter(fifth > 0 ? static_cast<int64_t>(self->loop_.random() % static_cast<uint64_t>(fifth)) : 0);
-    co_await self->wake_.waitFor(self->options_.retryPeriod + jitter);
+    co_await self->wake_.waitFor(self->pause());
   }
+  self->expiry_.cancel();
   if (!self->leading_) co_return;
   // Those who act as the leader end first, only then may another begin.
   self->setLeading(false);
@@ -89,7 +99,8 @@ Task<Result<>> LeaderElector::tryAcquire() {
   if (!ours && !holder_.empty()) {
     // The holder's own duration counts: it may be configured otherwise than we are.
     const std::chrono::seconds held(number(lease->root(), {"spec", "leaseDurationSeconds"}, 15));
-    if (loop_.now() < seenAt_ + held) {
+    liveUntil_ = seenAt_ + held;
+    if (loop_.now() < liveUntil_) {
       co_return Error(Code::kFailedPrecondition, fmt::format("the lease is held by {}", holder_));
     }
   }

@@ -1,6 +1,8 @@
 // Leader election over a coordination.k8s.io Lease: of all that run with one lease name, one leads. Writes are guarded
 // by the lease's resourceVersion; a holder's lease counts as live for leaseDuration after this process last saw it
-// change, by this process's own monotonic clock, so that clocks need not agree.
+// change, by this process's own monotonic clock, so that clocks need not agree. A leader whose last renewal was asked
+// for longer than renewDeadline ago no longer leads, whether or not an answer comes: onLost runs before the lease ends
+// for others.
 #pragma once
 
 #include <functional>
@@ -18,7 +20,7 @@ class LeaderElector {
     std::string name;
     std::string identity;
     Duration leaseDuration = std::chrono::seconds(15);
-    Duration renewDeadline = std::chrono::seconds(10);  // a leader that could not renew for so long steps down
+    Duration renewDeadline = std::chrono::seconds(10);  // shorter than leaseDuration
     Duration retryPeriod = std::chrono::seconds(2);
     std::function<void()> onLead;
     std::function<void()> onLost;
@@ -29,11 +31,14 @@ class LeaderElector {
   // Gives the lease up, so that another takes over at once.
   Task<> stop();
   bool leading() const { return leading_; }
+  // Looks again at once: somebody has seen the lease change.
+  void look() { wake_.notify(); }
   // Who holds the lease, as last seen.
   const std::string& holder() const { return holder_; }
 
  private:
   static Task<> run(LeaderElector* self);
+  Duration pause() const;
   Task<Result<>> tryAcquire();
   Task<> release();
   boost::json::object leaseBody(std::string_view holder, int64_t transitions, std::string_view acquireTime) const;
@@ -45,7 +50,8 @@ class LeaderElector {
   std::string holder_;
   std::string seenVersion_;
   TimePoint seenAt_{};
-  TimePoint renewedAt_{};
+  TimePoint liveUntil_{};  // of another's lease
+  Timer expiry_;
   ObjectPtr lease_;
   bool leading_ = false;
   bool stopping_ = false;

@@ -10,6 +10,7 @@
 #include "base/notify.h"
 #include "base/process.h"
 #include "base/strings.h"
+#include "client/fields.h"
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
 #include "http/client.h"
@@ -80,6 +81,10 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
   if (pathExists(paths.config())) {
     ASSIGN_OR_RETURN(auto config, loadConfig(paths));
     const auto& has = config.request;
+    if (has.datastore != request.datastore)
+      return Error(Code::kInvalid, fmt::format("cluster \"{}\" has another --datastore; `dhow down` it first to change "
+                                               "that",
+                                               has.name));
     if (has.masters != request.masters || has.nodes != request.nodes || has.zones != request.zones)
       return Error(
           Code::kInvalid,
@@ -128,6 +133,7 @@ struct Cluster::Rep {
 
   Task<Result<>> startMasters(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
   Task<Result<>> startMaster(const ClusterConfig& config, std::string name);
+  Task<bool> masterAnswers(const ClusterConfig& config, std::string name);
   Task<Result<>> startMachine(const ClusterConfig& config, std::string name);
   Task<Result<>> startEngine(const ClusterConfig& config);
   Task<Result<>> startNodes(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
@@ -160,10 +166,29 @@ Task<Result<>> Cluster::Rep::startMachine(const ClusterConfig& config, std::stri
   co_return started;
 }
 
+Task<bool> Cluster::Rep::masterAnswers(const ClusterConfig& config, std::string name) {
+  auto kubeconfig = client::loadKubeconfig(config.paths().kubeconfig());
+  if (!kubeconfig.ok()) co_return false;
+  for (const auto& plan : config.masterPlans()) {
+    if (plan.name == name) kubeconfig->server = fmt::format("https://{}:{}", plan.address, config.apiPort);
+  }
+  auto options = client::httpOptions(*kubeconfig);
+  if (!options.ok()) co_return false;
+  options->requestTimeout = 2s;
+  HttpClient api(loop, std::move(*options));
+  auto answer = co_await api.raw("GET", "/readyz");
+  co_await api.stop();
+  co_return answer.ok();
+}
+
+// One that runs may have been started a moment ago by an `up` that was cut short: then it is waited for as well. It
+// listens before it tells so, so that none of both is missed.
 Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, std::string name) {
   CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready(name)));
   auto started = co_await startMachine(config, name);
   CO_RETURN_IF_ERROR(started);
+  const bool answers = co_await masterAnswers(config, name);
+  if (answers) co_return Result<>();
   auto waited = co_await ready.wait(loop, kStartLimit);
   if (!waited.ok())
     co_return std::move(waited).error().wrap(
@@ -174,8 +199,7 @@ Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, std::strin
 Task<Result<>> Cluster::Rep::startMasters(const ClusterConfig& config, const std::vector<MachineInfo>& machines) {
   Together together(loop);
   for (const auto& machine : machines) {
-    if (machine.master && !machine.running)
-      together.gate.spawn(Together::one(&together, startMaster(config, machine.name)));
+    if (machine.master) together.gate.spawn(Together::one(&together, startMaster(config, machine.name)));
   }
   co_await together.gate.close();
   co_return std::move(together.first);
@@ -299,6 +323,9 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
     CO_RETURN_IF_ERROR(checkExample(example, rep_->programs.folder()));
   }
   ClusterPaths paths(request.dataDir, request.name);
+  if (request.ownMembers()) {
+    CO_RETURN_IF_ERROR(findEtcd());
+  }
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
   auto config = co_await rep_->pool.run(rep_->loop, [&] { return chooseConfig(request); });
   if (!config.ok() && !pathExists(paths.config())) (void)removeRemains(paths).ok();
@@ -428,6 +455,10 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
   state.serverAnswers = nodes.ok();
   if (nodes.ok()) {
     for (const auto& object : nodes->items) state.nodesReady[std::string(object->name())] = isReady(object);
+    if (config.request.masters > 1) {
+      auto lease = co_await api->get(object::resources::kLeases, "kube-system", "dhow-master");
+      if (lease.ok()) state.leader = client::text((*lease)->root(), {"spec", "holderIdentity"});
+    }
   }
   co_await api->stop();
   co_return state;

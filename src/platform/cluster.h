@@ -14,6 +14,7 @@
 #include "base/loop.h"
 #include "base/result.h"
 #include "platform/config.h"
+#include "platform/members.h"
 #include "platform/programs.h"
 #include "platform/provider.h"
 
@@ -28,6 +29,7 @@ struct ClusterState {
   bool engineAnswers = false;
   bool regionAnswers = false;  // when not, it is not known what runs
   std::vector<MachineInfo> machines;
+  std::string leader;                        // the master that runs controllers and scheduler; empty: not known
   std::map<std::string, bool> mastersAlive;  // as the API's address sees them
   std::map<std::string, bool> nodesReady;    // as the API tells; empty when it does not answer
 };

@@ -21,6 +21,10 @@ std::string addressIn(const std::string& range, int offset) {
   return fmt::format("{}.{}.{}.{}", octets[0], octets[1], octets[2], offset);
 }
 
+std::vector<std::string> endpointsOf(const std::string& datastore) {
+  return split(datastore.substr(datastore.find('=') + 1), ',');
+}
+
 bool isDnsLabel(const std::string& name) {
   if (name.empty() || name.size() > 40 || name.front() == '-' || name.back() == '-') return false;
   return std::all_of(name.begin(), name.end(),
@@ -93,19 +97,57 @@ std::vector<MasterPlan> ClusterConfig::masterPlans() const {
   return plans;
 }
 
+std::vector<std::string> ClusterConfig::storeEndpoints() const {
+  if (!request.datastore.empty()) return endpointsOf(request.datastore);
+  std::vector<std::string> urls;
+  if (!request.ownMembers()) return urls;
+  for (const auto& plan : masterPlans()) urls.push_back(fmt::format("https://{}:{}", plan.address, kMemberClientPort));
+  return urls;
+}
+
 std::vector<std::string> ClusterConfig::masterUrls() const {
   std::vector<std::string> urls;
   for (const auto& plan : masterPlans()) urls.push_back(fmt::format("https://{}:{}", plan.address, apiPort));
   return urls;
 }
 
+namespace {
+
+Result<> validateMasters(const ClusterRequest& request) {
+  auto invalid = [](std::string text) { return Error(Code::kInvalid, std::move(text)); };
+  if (request.masters < 1 || request.masters > kMaxMasters)
+    return invalid(fmt::format("--masters {}: from 1 to {}", request.masters, kMaxMasters));
+  if (!request.datastore.empty()) {
+    if (!request.datastore.starts_with("etcd="))
+      return invalid(fmt::format("--datastore {}: give etcd=https://<address>:2379,...", request.datastore));
+    for (const auto& endpoint : endpointsOf(request.datastore)) {
+      if (!endpoint.starts_with("https://") && !endpoint.starts_with("http://"))
+        return invalid(fmt::format("--datastore {}: {} is no http(s) address", request.datastore, endpoint));
+    }
+    for (const auto* file : {&request.datastoreCa, &request.datastoreCert, &request.datastoreKey}) {
+      if (!file->empty() && file->front() != '/')
+        return invalid(fmt::format("--datastore: {}: give an absolute path", *file));
+    }
+    if (request.datastoreCert.empty() != request.datastoreKey.empty())
+      return invalid("--datastore-cert and --datastore-key belong together");
+    return {};
+  }
+  if (request.masters % 2 == 0)
+    return invalid(
+        fmt::format("--masters {}: give an odd number: the store goes on while more than half of its members "
+                    "live, so that {} masters survive the loss of no more than {} do",
+                    request.masters, request.masters, request.masters - 1));
+  return {};
+}
+
+}  // namespace
+
 Result<> validateRequest(const ClusterRequest& request) {
   auto invalid = [](std::string text) { return Error(Code::kInvalid, std::move(text)); };
   if (!isDnsLabel(request.name))
     return invalid(
         fmt::format("--name {}: a cluster's name is 1 to 40 lower-case letters, digits or '-'", request.name));
-  if (request.masters != 1)
-    return invalid(fmt::format("--masters {}: the embedded store serves one master", request.masters));
+  RETURN_IF_ERROR(validateMasters(request));
   if (request.nodes < 1 || request.nodes > kMaxNodes)
     return invalid(fmt::format("--nodes {}: from 1 to {}", request.nodes, kMaxNodes));
   if (request.zones < 1 || request.zones > kMaxZones)
@@ -135,6 +177,10 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"masters", config.request.masters},
                    {"nodes", config.request.nodes},
                    {"zones", config.request.zones},
+                   {"datastore", config.request.datastore},
+                   {"datastoreCa", config.request.datastoreCa},
+                   {"datastoreCert", config.request.datastoreCert},
+                   {"datastoreKey", config.request.datastoreKey},
                    {"index", config.index},
                    {"region", config.region},
                    {"domain", config.domain},
@@ -169,6 +215,10 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   config.request.masters = number("masters");
   config.request.nodes = number("nodes");
   config.request.zones = number("zones");
+  config.request.datastore = text_("datastore");
+  config.request.datastoreCa = text_("datastoreCa");
+  config.request.datastoreCert = text_("datastoreCert");
+  config.request.datastoreKey = text_("datastoreKey");
   config.index = number("index");
   config.region = text_("region");
   config.domain = text_("domain");

@@ -17,6 +17,12 @@ struct ClusterRequest {
   int masters = 1;
   int nodes = 3;
   int zones = 3;
+  // "": the embedded store for one master, and etcd on the masters' machines for several. "etcd=https://a:2379,...":
+  // one that is there already, with the files that its clients need.
+  std::string datastore;
+  std::string datastoreCa, datastoreCert, datastoreKey;
+
+  bool ownMembers() const { return datastore.empty() && masters > 1; }
 };
 
 // A machine on its zone's segment.
@@ -60,8 +66,12 @@ struct ClusterConfig {
   std::string engineSubnet() const;
   std::vector<NodePlan> nodePlans() const;
   std::vector<MasterPlan> masterPlans() const;
+  // Of the store that the masters share; empty for the embedded one.
+  std::vector<std::string> storeEndpoints() const;
 };
 
+inline constexpr uint16_t kMemberClientPort = 2379;
+inline constexpr uint16_t kMemberPeerPort = 2380;
 inline constexpr int kMaxZones = 7;
 inline constexpr int kMaxClusters = 32;
 inline constexpr int kMaxNodes = 100;

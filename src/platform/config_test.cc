@@ -20,6 +20,22 @@ TEST(Config, NodesGoRoundTheZonesAndAddressesDiffer) {
   EXPECT_EQ(addresses.size(), 7u);
 }
 
+TEST(Config, MastersStandInDifferentZonesOverOneStore) {
+  ClusterRequest request;
+  request.masters = 3;
+  auto config = configFor(request, 0);
+  auto plans = config.masterPlans();
+  ASSERT_EQ(plans.size(), 3u);
+  EXPECT_EQ(plans[0].name, "dhow-master-1");
+  EXPECT_EQ(plans[1].zone, "local-east-2");
+  EXPECT_EQ(plans[2].address, "10.89.3.5");
+  EXPECT_EQ(config.storeEndpoints(),
+            (std::vector<std::string>{"https://10.89.1.3:2379", "https://10.89.2.4:2379", "https://10.89.3.5:2379"}));
+  EXPECT_TRUE(configFor({}, 0).storeEndpoints().empty());
+  request.datastore = "etcd=https://a:2379";
+  EXPECT_EQ(configFor(request, 0).storeEndpoints(), std::vector<std::string>{"https://a:2379"});
+}
+
 TEST(Config, ClustersOfDifferentIndexShareNoRangeOrPort) {
   std::set<std::string> seen;
   for (int i = 0; i < kMaxClusters; ++i) {
@@ -60,7 +76,16 @@ TEST(Config, ImpossibleRequestsAreRefusedByName) {
   EXPECT_NE(refused([](auto& r) { r.name = "Upper"; }).find("--name"), std::string::npos);
   EXPECT_NE(refused([](auto& r) { r.nodes = 0; }).find("--nodes"), std::string::npos);
   EXPECT_NE(refused([](auto& r) { r.zones = 4; }).find("more zones than nodes"), std::string::npos);
-  EXPECT_NE(refused([](auto& r) { r.masters = 3; }).find("--masters"), std::string::npos);
+  EXPECT_NE(refused([](auto& r) { r.masters = 2; }).find("odd"), std::string::npos);
+  EXPECT_NE(refused([](auto& r) { r.masters = 9; }).find("--masters"), std::string::npos);
+  EXPECT_NE(refused([](auto& r) { r.datastore = "mysql=x"; }).find("--datastore"), std::string::npos);
+  EXPECT_NE(refused([](auto& r) { r.datastore = "etcd=10.0.0.1:2379"; }).find("--datastore"), std::string::npos);
+  EXPECT_EQ(refused([](auto& r) { r.masters = 3; }), "");
+  EXPECT_EQ(refused([](auto& r) {
+              r.masters = 2;
+              r.datastore = "etcd=https://10.0.0.1:2379,https://10.0.0.2:2379";
+            }),
+            "");
   EXPECT_EQ(refused([](auto&) {}), "");
 }
 

@@ -75,6 +75,8 @@ runtime::MachineSpec masterMachine(const ClusterConfig& config, const Programs& 
   auto spec = machine(config, master.name, paths.master(master.name));
   spec.args = {programs.dhow, "server", "--config", paths.masterConfig(master.name)};
   spec.env.push_back("NOTIFY_SOCKET=" + paths.ready(master.name));
+  if (config.request.ownMembers())
+    spec.beside = {{programs.dhow, "member", "--config", paths.masterConfig(master.name)}};
   spec.netPath = paths.machineNamespace(master.name);
   spec.mounts.push_back(writable(paths.master(master.name)));
   spec.mounts.push_back(writable(paths.readiness()));
@@ -107,7 +109,23 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   options.keyFile = fmt::format("{}/{}.key", folder, kServer);
   options.serviceAccountKeyFile = paths.pki(kServiceAccountKey);
   options.regionUrl = fmt::format("https://{}:{}", config.hostAddress(), config.regionPort);
-  options.store = paths.store(master.name);
+  options.etcd = config.storeEndpoints();
+  if (options.etcd.empty()) options.store = paths.store(master.name);
+  if (!config.request.datastore.empty()) options.storePrefix = "/dhow/" + config.request.name;
+  options.etcdCaFile = config.request.datastoreCa;
+  options.etcdCertFile = config.request.datastoreCert;
+  options.etcdKeyFile = config.request.datastoreKey;
+  if (config.request.ownMembers()) {
+    options.etcdCaFile = paths.pki(std::string(kMemberAuthority) + ".crt");
+    options.etcdCertFile = fmt::format("{}/{}.crt", folder, kMember);
+    options.etcdKeyFile = fmt::format("{}/{}.key", folder, kMember);
+    options.member = paths.member(master.name);
+    for (const auto& plan : config.masterPlans()) options.peers[plan.name] = plan.address;
+    // The nearest member first.
+    const auto own = fmt::format("https://{}:{}", master.address, kMemberClientPort);
+    std::erase(options.etcd, own);
+    options.etcd.insert(options.etcd.begin(), own);
+  }
   return writeFileDurably(paths.masterConfig(master.name), json::serialize(toJson(options)) + "\n", 0600);
 }
 
@@ -124,6 +142,10 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const No
   options.zone = node.zone;
   options.region = config.region;
   options.servers = config.masterUrls();
+  // Nodes begin with different masters.
+  std::rotate(options.servers.begin(),
+              options.servers.begin() + static_cast<long>(std::hash<std::string>{}(node.name) % options.servers.size()),
+              options.servers.end());
   options.caFile = paths.pki(std::string(kAuthority) + ".crt");
   options.certFile = folder + "/node.crt";
   options.keyFile = folder + "/node.key";

@@ -2,6 +2,8 @@
 
 #include <boost/json/parse.hpp>
 
+#include <span>
+
 #include "base/files.h"
 
 namespace dhow::platform {
@@ -27,7 +29,14 @@ constexpr TextField kTexts[] = {
     {"keyFile", &MasterOptions::keyFile},
     {"serviceAccountKeyFile", &MasterOptions::serviceAccountKeyFile},
     {"regionUrl", &MasterOptions::regionUrl},
+};
+constexpr TextField kStoreTexts[] = {
     {"store", &MasterOptions::store},
+    {"etcdCaFile", &MasterOptions::etcdCaFile},
+    {"etcdCertFile", &MasterOptions::etcdCertFile},
+    {"etcdKeyFile", &MasterOptions::etcdKeyFile},
+    {"storePrefix", &MasterOptions::storePrefix},
+    {"member", &MasterOptions::member},
 };
 
 Error wrong(std::string_view field, std::string_view what) {
@@ -35,10 +44,29 @@ Error wrong(std::string_view field, std::string_view what) {
 }
 
 Result<> readField(MasterOptions& options, std::string_view name, const json::value& value) {
-  for (const auto& field : kTexts) {
-    if (name != field.name) continue;
-    if (!value.is_string()) return wrong(name, "must be a text");
-    options.*field.member = value.get_string();
+  for (std::span<const TextField> fields :
+       {std::span<const TextField>(kTexts), std::span<const TextField>(kStoreTexts)}) {
+    for (const auto& field : fields) {
+      if (name != field.name) continue;
+      if (!value.is_string()) return wrong(name, "must be a text");
+      options.*field.member = value.get_string();
+      return {};
+    }
+  }
+  if (name == "etcd") {
+    if (!value.is_array()) return wrong(name, "must be a list");
+    for (const auto& endpoint : value.get_array()) {
+      if (!endpoint.is_string()) return wrong(name, "must be a list of texts");
+      options.etcd.emplace_back(endpoint.get_string());
+    }
+    return {};
+  }
+  if (name == "peers") {
+    if (!value.is_object()) return wrong(name, "must be an object");
+    for (const auto& [peer, address] : value.get_object()) {
+      if (!address.is_string()) return wrong(name, "must be an object of texts");
+      options.peers[peer] = address.get_string();
+    }
     return {};
   }
   if (name != "port") return wrong(name, "unknown field");
@@ -59,6 +87,8 @@ Result<MasterOptions> parseMasterOptions(std::string_view bytes) {
     if ((options.*field.member).empty()) return wrong(field.name, "is needed");
   }
   if (options.port == 0) return wrong("port", "is needed");
+  if (options.store.empty() == options.etcd.empty()) return wrong("store", "give either this or etcd");
+  if (!options.member.empty() && !options.peers.contains(options.name)) return wrong("peers", "must name this master");
   return options;
 }
 
@@ -72,7 +102,12 @@ Result<MasterOptions> loadMasterOptions(const std::string& path) {
 json::object toJson(const MasterOptions& options) {
   json::object out;
   for (const auto& field : kTexts) out[field.name] = options.*field.member;
+  for (const auto& field : kStoreTexts) out[field.name] = options.*field.member;
   out["port"] = options.port;
+  out["etcd"] = json::array(options.etcd.begin(), options.etcd.end());
+  json::object peers;
+  for (const auto& [peer, address] : options.peers) peers[peer] = address;
+  out["peers"] = std::move(peers);
   return out;
 }
 

@@ -8,13 +8,19 @@
 //   certFile, keyFile   serves the API, and is shown to the region
 //   serviceAccountKeyFile
 //   regionUrl        the region's API (platform/region_api.h)
-//   store            path of the embedded store's file
+//   store            path of the embedded store's file, or
+//   etcd             ["https://10.89.1.3:2379", ...] with etcdCaFile, etcdCertFile, etcdKeyFile (empty for http://)
+//   storePrefix      put before each key: where several clusters share one etcd
+//   member           where this machine keeps its own member of that etcd (`dhow member`); empty: it has none
+//   peers            {"<master>": "<address>"}: who the members are, this one among them
 #pragma once
 
 #include <boost/json/object.hpp>
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 
@@ -29,6 +35,11 @@ struct MasterOptions {
   std::string caFile, certFile, keyFile, serviceAccountKeyFile;
   std::string regionUrl;
   std::string store;
+  std::vector<std::string> etcd;
+  std::string etcdCaFile, etcdCertFile, etcdKeyFile;
+  std::string storePrefix;
+  std::string member;
+  std::map<std::string, std::string> peers;
 };
 
 // kInvalid names the field that is wrong, missing or unknown.

@@ -7,6 +7,7 @@
 #include "base/notify.h"
 #include "base/process.h"
 #include "base/strings.h"
+#include "platform/region_api.h"
 
 namespace dhow::platform {
 
@@ -42,16 +43,25 @@ pid_t findRegionProcess(const ClusterPaths& paths) {
 
 Task<Result<>> startRegionProcess(Loop& loop, const ClusterConfig& config, const Programs& programs, Duration limit) {
   auto paths = config.paths();
-  if (findRegionProcess(paths) != 0) co_return Result<>();
   CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(paths.ready(kRole)));
+  const bool runs = findRegionProcess(paths) != 0;
+  if (runs) {
+    RegionClient::Options local;
+    local.unixSocket = paths.regionSocket();
+    RegionClient client(loop, std::move(local));
+    auto answer = co_await client.list();
+    if (answer.ok()) co_return Result<>();
+  }
   SpawnOptions options;
   options.args = {programs.shim, "init", "--", programs.dhow, kRole, "--cluster", paths.root};
   options.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET=" + ready.path()};
   options.cwd = "/";
   options.fds = {-1, -1, -1};
   options.newSession = true;
-  auto process = Process::spawn(options);
-  CO_RETURN_IF_ERROR(process);
+  if (!runs) {
+    auto process = Process::spawn(options);
+    CO_RETURN_IF_ERROR(process);
+  }
   auto waited = co_await ready.wait(loop, limit);
   if (!waited.ok()) co_return std::move(waited).error().wrap("start the region (its log: " + paths.region() + "/log)");
   co_return Result<>();

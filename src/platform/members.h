@@ -1,0 +1,29 @@
+// The members of the etcd that a cluster's masters share: one on each master's machine. What starts one, what keeps
+// them all well, and what is told about them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/gate.h"
+#include "base/loop.h"
+#include "base/result.h"
+#include "platform/config.h"
+#include "platform/master_options.h"
+#include "store/etcd_store.h"
+
+namespace dhow::platform {
+
+// How the master's store is reached, with the files' contents.
+Result<store::EtcdOptions> storeOptions(const MasterOptions& options);
+
+// kNotFound with what to do when the machine has no etcd.
+Result<std::string> findEtcd();
+
+// What runs the master's own member: etcd's program and arguments. A member that has lost its data is taken out of the
+// cluster and added anew as a learner first; kUnavailable while the others do not answer, since with an empty log it
+// must not vote under its old name.
+Task<Result<std::vector<std::string>>> prepareMember(Loop& loop, const MasterOptions& options);
+
+}  // namespace dhow::platform
