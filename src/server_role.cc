@@ -16,6 +16,7 @@
 #include "http/server.h"
 #include "platform/master_options.h"
 #include "platform/members.h"
+#include "region_machines.h"
 #include "roles.h"
 #include "scheduler/scheduler.h"
 #include "store/datastore.h"
@@ -55,6 +56,7 @@ struct Master {
   std::unique_ptr<store::Store> store;
   std::unique_ptr<apiserver::ApiServer> api;
   std::unique_ptr<http::Server> front;
+  std::unique_ptr<RegionMachines> machines;
   std::unique_ptr<client::Client> leaseClient;
   std::unique_ptr<client::LeaderElector> elector;  // null with the embedded store: there is no other master
   std::unique_ptr<client::Cache::Subscription> leases;
@@ -70,6 +72,7 @@ struct Master {
   Task<Result<>> startApi();
   Result<> stand();
   Result<std::unique_ptr<Duties>> takeUpDuties();
+  Result<> reachRegion();
   static Task<> tendDuties(Master* self);
   Result<std::shared_ptr<http::TlsServer>> tls();
 };
@@ -121,6 +124,21 @@ Task<Result<>> Master::startApi() {
   co_return Result<>();
 }
 
+Result<> Master::reachRegion() {
+  http::TlsClient::Options tls;
+  ASSIGN_OR_RETURN(tls.caPem, readFile(options.caFile, 1 << 20));
+  http::KeyPair pair;
+  ASSIGN_OR_RETURN(pair.certificatePem, readFile(options.certFile, 1 << 20));
+  ASSIGN_OR_RETURN(pair.privateKeyPem, readFile(options.keyFile, 1 << 20));
+  tls.keyPair = std::move(pair);
+  platform::RegionClient::Options region;
+  region.url = options.regionUrl;
+  ASSIGN_OR_RETURN(region.tls, http::TlsClient::create(std::move(tls)));
+  machines = std::make_unique<RegionMachines>(loop, std::move(region));
+  machines->start();
+  return {};
+}
+
 Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
   auto made = std::make_unique<Duties>();
   // What it writes with: only while it leads.
@@ -132,6 +150,8 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
   controllers::Options manager;
   manager.clusterCidr = options.podRange;
   manager.loadBalancerPool = options.loadBalancerRange;
+  manager.machines = machines.get();
+  manager.clusterName = options.cluster;
   ASSIGN_OR_RETURN(manager.rootCaPem, readFile(options.caFile, 1 << 20));
   made->controllers = std::make_unique<controllers::Manager>(loop, clientFor("system:kube-controller-manager"),
                                                              api->caches(), std::move(manager));
@@ -202,6 +222,7 @@ Task<Result<>> Master::start() {
   CO_RETURN_IF_ERROR(opened);
   auto api = co_await startApi();
   CO_RETURN_IF_ERROR(api);
+  CO_RETURN_IF_ERROR(reachRegion());
   CO_RETURN_IF_ERROR(stand());
   log::info("server", "{} serves on {}:{}", options.name, options.address, options.port);
   notifyReady();
@@ -216,6 +237,7 @@ Task<> Master::stop() {
   changed.notify();
   co_await gate.close();
   if (elector) co_await elector->stop();
+  if (machines) co_await machines->stop();
   if (api) co_await api->stop();
   if (front) co_await front->stop();
   if (store) co_await store->close();

@@ -8,6 +8,7 @@
 #include "client/fake_client.h"
 #include "client/fields.h"
 #include "client/leader.h"
+#include "client/leading_client.h"
 #include "client/reflector.h"
 
 namespace dhow::client {
@@ -313,6 +314,27 @@ TEST(LeaderElector, ALeaderThatCannotRenewStepsDownBeforeAnotherLeads) {
   EXPECT_FALSE(a.elector.leading());
   runOn(loop, a.elector.stop());
   runOn(loop, b.elector.stop());
+}
+
+TEST(LeadingClient, WritesOnlyWhileItsProcessLeads) {
+  SimLoop loop;
+  FakeClient api(loop);
+  Candidate a(loop, api, "a");
+  LeadingClient client(api, a.elector);
+  json::object body{{"apiVersion", "v1"}, {"kind", "ConfigMap"}, {"metadata", {{"name", "one"}}}};
+  auto early = runOn(loop, client.create(kConfigMaps, "default", body, "", ""));
+  EXPECT_TRUE(early.error().is(Code::kFailedPrecondition));
+  loop.advance(1s);
+  EXPECT_TRUE(runOn(loop, client.create(kConfigMaps, "default", body, "", "")).ok());
+  api.inject = [](const FakeClient::Action& action) -> std::optional<Error> {
+    if (action.resource != object::resources::kLeases) return std::nullopt;
+    return Error(Code::kUnavailable, "cut off");
+  };
+  loop.advance(11s);
+  EXPECT_FALSE(a.elector.leading());
+  EXPECT_TRUE(runOn(loop, client.remove(kConfigMaps, "default", "one", {})).error().is(Code::kFailedPrecondition));
+  EXPECT_TRUE(runOn(loop, client.get(kConfigMaps, "default", "one")).ok());
+  runOn(loop, a.elector.stop());
 }
 
 }  // namespace

@@ -4,8 +4,8 @@
 //   <data>/pods/<ns>_<name>_<uid>/              one pod
 //     pod.json                                  as last seen at the API (0600)
 //     objects.json                              the config maps and secrets that it uses, as last seen (0600)
-//     status.json                               its status as last computed here
-//     volumes/<kind>/<volume>/                  0750
+//     tokens.json                               its service account's tokens (0600): a reboot without a master needs
+//     them status.json                               its status as last computed here volumes/<kind>/<volume>/ 0750
 //     hosts, resolv.conf                        mounted as /etc/hosts and /etc/resolv.conf
 //     subpaths/
 //     <container>/<attempt>.log[.1 ...]         logs, CRI format
@@ -34,6 +34,7 @@ struct PodPaths {
 
   std::string pod() const { return root + "/pod.json"; }
   std::string objects() const { return root + "/objects.json"; }
+  std::string tokens() const { return root + "/tokens.json"; }
   std::string status() const { return root + "/status.json"; }
   std::string volumes() const { return root + "/volumes"; }
   std::string volume(std::string_view kind, std::string_view name) const {

@@ -5,6 +5,7 @@
 #include "base/digest.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/time.h"
 #include "pod_worker.h"
 #include "volume_files.h"
 
@@ -82,6 +83,33 @@ void PodWorker::keepObjects() {
   if (!written.ok()) log::warn("node", "pod {}: {}", describe(), written.error().message());
 }
 
+void PodWorker::seedTokens() {
+  auto bytes = readFile(paths_.tokens(), 1 << 20);
+  if (!bytes.ok()) return;
+  boost::system::error_code failed;
+  json::value parsed = json::parse(*bytes, failed);
+  if (failed || !parsed.is_array()) return;
+  for (const json::value& value : parsed.get_array()) {
+    if (!value.is_object()) continue;
+    const json::object& entry = value.get_object();
+    auto expires = client::time(entry, {"expires"});
+    TokenRequest request{std::string(text(entry, "audience")), number(entry, {"expirationSeconds"}, 0)};
+    if (expires) tokens_[request] = {std::string(text(entry, "token")), *expires};
+  }
+}
+
+void PodWorker::keepTokens() {
+  json::array all;
+  for (const auto& [request, token] : tokens_) {
+    all.push_back(json::object{{"audience", request.audience},
+                               {"expirationSeconds", request.expirationSeconds},
+                               {"token", token.token},
+                               {"expires", formatTime(token.expires)}});
+  }
+  auto written = writeFile(paths_.tokens(), json::serialize(all), 0600);
+  if (!written.ok()) log::warn("node", "pod {}: {}", describe(), written.error().message());
+}
+
 void PodWorker::objectsChanged() {
   if (over_ || quitting_) return;
   for (ContainerRecord& record : records_) record.configFailed = false;
@@ -106,6 +134,7 @@ Task<Result<>> PodWorker::fetchTokens() {
   std::string account(text(podSpec(), "serviceAccountName"));
   if (account.empty()) account = "default";
   std::optional<Duration> next;
+  bool fetched = false;
   for (const TokenRequest& request : wanted) {
     const WallTime now = loop_.wallNow();
     const Duration life = std::chrono::seconds(request.expirationSeconds);
@@ -119,11 +148,13 @@ Task<Result<>> PodWorker::fetchTokens() {
         continue;
       }
       tokens_[request] = std::move(*token);
+      fetched = true;
     }
     const Duration left =
         std::max<Duration>(std::chrono::seconds(10), tokens_[request].expires - loop_.wallNow() - life / 5);
     if (!next || left < *next) next = left;
   }
+  if (fetched) keepTokens();
   if (next) tokenRefresh_ = loop_.after(*next, [this] { refreshVolumes(); });
   co_return Result<>();
 }

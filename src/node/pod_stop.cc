@@ -103,8 +103,9 @@ Task<> PodWorker::stopPod(PodWorker* self) {
   const std::string root = self->paths_.root;
   while (self->writingPod_ || self->sending_) co_await self->changed_.wait();
   // The logs stay for a while; the node's store of old logs takes them.
-  for (const std::string& file : {self->paths_.pod(), self->paths_.status(), self->paths_.objects(),
-                                  self->paths_.hosts(), self->paths_.resolvConf(), root + "/hostname"}) {
+  for (const std::string& file :
+       {self->paths_.pod(), self->paths_.status(), self->paths_.objects(), self->paths_.tokens(), self->paths_.hosts(),
+        self->paths_.resolvConf(), root + "/hostname"}) {
     (void)removeTree(file);
   }
   self->over();

@@ -112,6 +112,7 @@ FieldContext PodWorker::fieldContext() {
 
 void PodWorker::restoreFromDisk() {
   seedObjects();
+  seedTokens();
   json::object from;
   auto bytes = readFile(paths_.status(), 4 << 20);
   if (bytes.ok()) {

@@ -109,6 +109,8 @@ class PodWorker {
   Task<Result<>> makeSandbox();
   void objectsChanged();
   void keepObjects();
+  void seedTokens();
+  void keepTokens();
   void seedObjects();
   void refreshVolumes();
   void volumesFailed(const Error& error);

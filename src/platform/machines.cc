@@ -98,6 +98,10 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   RETURN_IF_ERROR(ensureMasterIdentities(config, master, std::chrono::system_clock::now()));
   MasterOptions options;
   options.name = master.name;
+  options.cluster = config.request.name;
+  options.region = config.region;
+  for (int zone = 1; zone <= config.request.zones; ++zone) options.zones.push_back(config.zoneName(zone));
+  options.nodes = config.request.nodes;
   options.address = master.address;
   options.port = config.apiPort;
   options.advertise = config.hostAddress();

@@ -19,6 +19,8 @@ struct TextField {
 
 constexpr TextField kTexts[] = {
     {"name", &MasterOptions::name},
+    {"cluster", &MasterOptions::cluster},
+    {"region", &MasterOptions::region},
     {"address", &MasterOptions::address},
     {"advertise", &MasterOptions::advertise},
     {"podRange", &MasterOptions::podRange},
@@ -43,6 +45,15 @@ Error wrong(std::string_view field, std::string_view what) {
   return Error(Code::kInvalid, fmt::format("master configuration: {}: {}", field, what));
 }
 
+Result<> readTexts(std::string_view name, const json::value& value, std::vector<std::string>& out) {
+  if (!value.is_array()) return wrong(name, "must be a list");
+  for (const auto& item : value.get_array()) {
+    if (!item.is_string()) return wrong(name, "must be a list of texts");
+    out.emplace_back(item.get_string());
+  }
+  return {};
+}
+
 Result<> readField(MasterOptions& options, std::string_view name, const json::value& value) {
   for (std::span<const TextField> fields :
        {std::span<const TextField>(kTexts), std::span<const TextField>(kStoreTexts)}) {
@@ -53,20 +64,19 @@ Result<> readField(MasterOptions& options, std::string_view name, const json::va
       return {};
     }
   }
-  if (name == "etcd") {
-    if (!value.is_array()) return wrong(name, "must be a list");
-    for (const auto& endpoint : value.get_array()) {
-      if (!endpoint.is_string()) return wrong(name, "must be a list of texts");
-      options.etcd.emplace_back(endpoint.get_string());
-    }
-    return {};
-  }
+  if (name == "etcd") return readTexts(name, value, options.etcd);
+  if (name == "zones") return readTexts(name, value, options.zones);
   if (name == "peers") {
     if (!value.is_object()) return wrong(name, "must be an object");
     for (const auto& [peer, address] : value.get_object()) {
       if (!address.is_string()) return wrong(name, "must be an object of texts");
       options.peers[peer] = address.get_string();
     }
+    return {};
+  }
+  if (name == "nodes") {
+    if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() > 10000) return wrong(name, "from 0 to 10000");
+    options.nodes = static_cast<int>(value.get_int64());
     return {};
   }
   if (name != "port") return wrong(name, "unknown field");
@@ -104,6 +114,8 @@ json::object toJson(const MasterOptions& options) {
   for (const auto& field : kTexts) out[field.name] = options.*field.member;
   for (const auto& field : kStoreTexts) out[field.name] = options.*field.member;
   out["port"] = options.port;
+  out["nodes"] = options.nodes;
+  out["zones"] = json::array(options.zones.begin(), options.zones.end());
   out["etcd"] = json::array(options.etcd.begin(), options.etcd.end());
   json::object peers;
   for (const auto& [peer, address] : options.peers) peers[peer] = address;

@@ -1,6 +1,8 @@
 // What a master's process reads: `dhow server --config <file>`. One JSON object:
 //
 //   name             "dhow-master-1"
+//   cluster, region  their names
+//   zones, nodes     ["local-east-1", ...] and how many nodes a new cluster begins with
 //   address, port    where its API server listens
 //   advertise        the address under which every client finds the API: the region's
 //   podRange, serviceRange, loadBalancerRange
@@ -28,6 +30,9 @@ namespace dhow::platform {
 
 struct MasterOptions {
   std::string name;
+  std::string cluster, region;
+  std::vector<std::string> zones;
+  int nodes = 0;
   std::string address;
   uint16_t port = 0;
   std::string advertise;

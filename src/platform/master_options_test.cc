@@ -1,0 +1,65 @@
+#include "platform/master_options.h"
+
+#include <boost/json/serialize.hpp>
+#include <gtest/gtest.h>
+
+namespace dhow::platform {
+namespace {
+
+MasterOptions whole() {
+  MasterOptions options;
+  options.name = "a";
+  options.cluster = "c";
+  options.region = "r";
+  options.zones = {"r-1", "r-2"};
+  options.nodes = 3;
+  options.address = "10.0.0.1";
+  options.port = 6443;
+  options.advertise = "10.0.0.9";
+  options.podRange = options.serviceRange = options.loadBalancerRange = "10.1.0.0/16";
+  options.caFile = options.certFile = options.keyFile = options.serviceAccountKeyFile = "/f";
+  options.regionUrl = "https://10.0.0.9:7443";
+  options.store = "/store.db";
+  return options;
+}
+
+std::string refusal(const MasterOptions& options) {
+  auto parsed = parseMasterOptions(boost::json::serialize(toJson(options)));
+  return parsed.ok() ? "" : parsed.error().message();
+}
+
+TEST(MasterOptions, WhatIsWrittenReadsTheSame) {
+  auto options = whole();
+  options.store.clear();
+  options.etcd = {"https://10.0.0.1:2379", "https://10.0.0.2:2379"};
+  options.member = "/etcd";
+  options.peers = {{"a", "10.0.0.1"}, {"b", "10.0.0.2"}};
+  const auto text = boost::json::serialize(toJson(options));
+  auto parsed = parseMasterOptions(text);
+  ASSERT_TRUE(parsed.ok()) << parsed.error().message();
+  EXPECT_EQ(boost::json::serialize(toJson(*parsed)), text);
+  EXPECT_EQ(parsed->etcd, options.etcd);
+  EXPECT_EQ(parsed->peers, options.peers);
+  EXPECT_EQ(parsed->zones, options.zones);
+}
+
+TEST(MasterOptions, WhatIsWrongIsNamed) {
+  EXPECT_EQ(refusal(whole()), "");
+  auto options = whole();
+  options.address.clear();
+  EXPECT_NE(refusal(options).find("address"), std::string::npos);
+  options = whole();
+  options.etcd = {"https://10.0.0.1:2379"};
+  EXPECT_NE(refusal(options).find("store"), std::string::npos);
+  options = whole();
+  options.store.clear();
+  EXPECT_NE(refusal(options).find("store"), std::string::npos);
+  options = whole();
+  options.member = "/etcd";
+  EXPECT_NE(refusal(options).find("peers"), std::string::npos);
+  EXPECT_FALSE(parseMasterOptions("{\"surprise\": 1}").ok());
+  EXPECT_FALSE(parseMasterOptions("[]").ok());
+}
+
+}  // namespace
+}  // namespace dhow::platform
