@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import queue
+import signal
 import ssl
 import statistics
 import sys
@@ -280,6 +281,48 @@ def measure_idle(cluster, table, seconds, when):
     table.add(f"idle PSS of {len(sizes)} processes, {when}", 100, "MiB", [sum(sizes.values()) / 1024])
 
 
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/dhow-master"
+
+
+def leader_of(api):
+    """The master that has the duties; empty while it cannot be told."""
+    try:
+        return api.request("GET", LEASE)["spec"].get("holderIdentity", "")
+    except (OSError, http.client.HTTPException, RuntimeError):
+        api.own = threading.local()
+        return ""
+
+
+def measure_masters(make, table, ups, runs):
+    """Three masters and six nodes: their start, and how soon another leads when the leader's machine loses its power."""
+    cluster, taken, took_over = make(nodes=6, zones=3), [], []
+    try:
+        for i in range(ups):
+            if i > 0:
+                cluster.dhow("down")
+            start = time.monotonic()
+            cluster.up("--masters", "3")
+            taken.append((time.monotonic() - start) * 1e3)
+        table.add("dhow up, 3 masters and 6 nodes Ready", 10000, "ms", taken)
+        enter(cluster.net.name)
+        api = Api(cluster.kubeconfig)
+        for _ in range(runs):
+            while not (old := leader_of(api)):
+                time.sleep(0.05)
+            row = next(line.split() for line in cluster.dhow("status").stdout.splitlines() if line.startswith(old + " "))
+            start = time.monotonic()
+            os.kill(int(row[2]), signal.SIGKILL)
+            while leader_of(api) in ("", old):
+                time.sleep(0.01)
+            took_over.append((time.monotonic() - start) * 1e3)
+            cluster.dhow("machine", "start", old)
+            while f"{old} " not in "".join(line for line in cluster.dhow("status").stdout.splitlines() if " Running " in line):
+                time.sleep(0.1)
+        table.add("another master leads after the leader's machine was killed", 3000, "ms", took_over)
+    finally:
+        cluster.destroy()
+
+
 def enter(namespace):
     """Takes this thread, and those it starts, into the network namespace."""
     with open(f"/run/netns/{namespace}") as f:
@@ -290,7 +333,7 @@ def enter(namespace):
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--dhow", default=os.path.join(ROOT, "build/dhow"), help="the program; examples/hello is taken from its folder")
-    options.add_argument("--only", default="up,idle,pod,probe,scale,roll", help="which measurements, separated by commas")
+    options.add_argument("--only", default="up,idle,pod,probe,scale,roll,masters", help="which measurements, separated by commas")
     options.add_argument("--ups", type=int, default=5, help="how often the cluster is started")
     options.add_argument("--pods", type=int, default=50, help="how many single pods")
     options.add_argument("--runs", type=int, default=5, help="how often deployments are scaled and rolled")
@@ -339,6 +382,10 @@ def main():
             measure_idle(cluster, table, given.idle, "after the work")
     finally:
         cluster.destroy()
+    try:
+        if "masters" in wanted:
+            measure_masters(Cluster, table, given.ups, given.runs)
+    finally:
         print(f"load average at the end: {' '.join(f'{x:.1f}' for x in os.getloadavg())}", file=sys.stderr)
     table.print()
     if given.json:

@@ -9,7 +9,7 @@ namespace dhow::node {
 namespace {
 
 constexpr Duration kFirstDelay = std::chrono::milliseconds(100);
-constexpr Duration kMostDelay = std::chrono::seconds(10);
+constexpr Duration kMostDelay = std::chrono::seconds(2);
 
 http::Client::Options clientOptions(const Tunnels::Options& options) {
   http::Client::Options out;

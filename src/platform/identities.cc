@@ -70,7 +70,8 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
   auto paths = config.paths();
   RETURN_IF_ERROR(makeDirs(paths.pki(), 0700));
   ASSIGN_OR_RETURN(auto authority, ensureAuthority(paths.pki(kAuthority), "dhow-" + config.request.name, now));
-  RETURN_IF_ERROR(ensureAuthority(paths.pki(kMemberAuthority), "dhow-" + config.request.name + "-etcd", now));
+  if (config.request.ownMembers())
+    RETURN_IF_ERROR(ensureAuthority(paths.pki(kMemberAuthority), "dhow-" + config.request.name + "-etcd", now));
 
   CertificateSpec region;
   region.commonName = "system:kube-proxy";
@@ -115,6 +116,7 @@ Result<> ensureMasterIdentities(const ClusterConfig& config, const MasterPlan& m
   server.ipAddresses = {"127.0.0.1", config.hostAddress(), config.kubernetesServiceAddress(), master.address};
   RETURN_IF_ERROR(ensureIdentity(folder + "/" + kServer, authority, server));
 
+  if (!config.request.ownMembers()) return {};
   ASSIGN_OR_RETURN(auto members, readIdentity(paths.pki(kMemberAuthority)));
   CertificateSpec member;
   member.commonName = master.name;

@@ -25,7 +25,7 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now);
 inline constexpr const char* kServer = "server";  // serves the API; the region's API knows masters by it
 inline constexpr const char* kMember = "etcd";    // member of etcd and its client
 inline constexpr const char* kMasterGroup = "dhow:masters";
-// kServer and kMember of a master, each made anew as a node's.
+// kServer of a master and, where it has a member, kMember; each made anew as a node's.
 Result<> ensureMasterIdentities(const ClusterConfig& config, const MasterPlan& master, WallTime now);
 // CN system:node:<name>, O system:nodes. Made anew when its certificate has less than a third of its life left.
 Result<Identity> ensureNodeIdentity(const ClusterConfig& config, const std::string& node, WallTime now);

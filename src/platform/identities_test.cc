@@ -12,6 +12,7 @@ TEST(Identities, AreMadeOnceAndRenewedInTheLastThirdOfTheirLife) {
   ASSERT_TRUE(dir.ok());
   ClusterRequest request;
   request.dataDir = *dir;
+  request.masters = 3;
   auto config = configFor(request, 0);
   auto now = WallTime(std::chrono::system_clock::now());
   ASSERT_TRUE(ensureIdentities(config, now).ok());

@@ -1,7 +1,7 @@
 #include "platform/master_options.h"
 
-#include <boost/json/serialize.hpp>
 #include <gtest/gtest.h>
+#include <boost/json/serialize.hpp>
 
 namespace dhow::platform {
 namespace {
