@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "client/http_client.h"
+#include "client/node_lease.h"
 #include "http/tls.h"
 #include "image/hosts.h"
 #include "image/store.h"
@@ -38,6 +39,7 @@ struct AgentProcess {
   std::unique_ptr<runtime::Runtime> runtime;
   std::unique_ptr<image::ImageStore> images;
   std::unique_ptr<client::HttpClient> client;
+  std::unique_ptr<client::HttpClient> leases;
   std::unique_ptr<node::Agent> agent;
   bool stopping = false;
   int code = 0;
@@ -79,6 +81,10 @@ Result<> AgentProcess::openFloors() {
   ASSIGN_OR_RETURN(api.tls, tls(true));
   api.userAgent = "dhow-agent";
   api.fieldManager = "kubelet";
+  client::HttpClient::Options brief = api;
+  brief.requestTimeout = client::kRenewEvery;
+  brief.dropOnTimeout = true;
+  leases = std::make_unique<client::HttpClient>(loop, std::move(brief));
   client = std::make_unique<client::HttpClient>(loop, std::move(api));
   return {};
 }
@@ -86,7 +92,8 @@ Result<> AgentProcess::openFloors() {
 Task<Result<>> startAgent(AgentProcess* self) {
   CO_RETURN_IF_ERROR(self->openFloors());
   CO_ASSIGN_OR_RETURN(auto tunnelTls, self->tls(false));
-  node::Agent::Parts parts{self->loop, self->pool, *self->client, *self->runtime, *self->images, std::move(tunnelTls)};
+  node::Agent::Parts parts{self->loop,    self->pool,           *self->client,     *self->runtime,
+                           *self->images, std::move(tunnelTls), self->leases.get()};
   self->agent = std::make_unique<node::Agent>(std::move(parts), self->options);
   auto started = co_await self->agent->start();
   CO_RETURN_IF_ERROR(started);
@@ -98,6 +105,7 @@ Task<> endAgent(AgentProcess* self) {
   if (self->stopping) co_return;
   self->stopping = true;
   if (self->agent) co_await self->agent->stop();
+  if (self->leases) co_await self->leases->stop();
   if (self->client) co_await self->client->stop();
   if (self->images) co_await self->images->stop();
   if (self->runtime) co_await self->runtime->stop();

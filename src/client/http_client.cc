@@ -98,7 +98,8 @@ Error errorOfStatus(int httpStatus, std::string_view body) {
 }
 
 struct HttpClient::Rep {
-  Rep(Loop& loop, Options given) : loop(loop), options(std::move(given)), gate(loop) {
+  Rep(Loop& loop, Options given) : loop(loop), options(std::move(given)), gate(loop) { reopen(); }
+  void reopen() {
     http::Client::Options transport;
     transport.tls = options.tls;
     transport.dial = options.dial;
@@ -181,6 +182,11 @@ Task<Result<T>> HttpClient::Rep::bounded(std::shared_ptr<Rep> rep, std::shared_p
   if (!waiting->result) co_await waiting->done.waitFor(rep->options.requestTimeout);
   if (!waiting->result) {
     if (!rep->options.servers.empty()) rep->server = (rep->server + 1) % rep->options.servers.size();
+    // Those that there are may lead to nobody any more.
+    if (rep->options.dropOnTimeout) {
+      rep->http->close();
+      rep->reopen();
+    }
     co_return Error(Code::kDeadlineExceeded, "the server did not answer in time");
   }
   co_return std::move(*waiting->result);
@@ -204,7 +210,7 @@ Task<Result<std::string>> HttpClient::Rep::call(std::shared_ptr<Rep> rep, Call c
     if (!repeatable || attempt + 1 >= rep->options.servers.size()) {
       if (error.is(Code::kDeadlineExceeded) || error.is(Code::kTooLarge)) co_return error;
       // Whatever the transport said, to the caller the server is away.
-      co_return Error(Code::kUnavailable, error.message());
+      co_return Error(Code::kUnavailable, error.message(), error.errnum());
     }
   }
 }
@@ -250,7 +256,7 @@ Task<Result<std::unique_ptr<Watcher>>> HttpClient::Rep::watch(std::shared_ptr<Re
     Error error = std::move(opened).error();
     if (error.is(Code::kCancelled)) co_return error;
     if (rep->server == server) rep->server = (server + 1) % rep->options.servers.size();
-    co_return Error(Code::kUnavailable, error.message());
+    co_return Error(Code::kUnavailable, error.message(), error.errnum());
   }
   std::shared_ptr<http::StreamingResponse> response = std::move(*opened);
   if (response->status != 200) {

@@ -21,6 +21,7 @@ class HttpClient final : public Client {
     std::string userAgent = "dhow";
     std::string fieldManager;                            // sent with writes when not empty
     Duration requestTimeout = std::chrono::seconds(30);  // watches: only until the response starts
+    bool dropOnTimeout = false;  // a request without an answer ends all connections; the next one dials anew
     size_t watchLineLimit = 16 << 20;
     size_t bodyLimit = 256 << 20;
     std::function<Task<Result<std::unique_ptr<http::Stream>>>()> dial;  // as in http::Client::Options

@@ -13,8 +13,13 @@
 #pragma once
 
 #include "base/loop.h"
+#include "object/object.h"
 
 namespace dhow::client {
+
+// Pods that must never run twice: a StatefulSet's, those with a claim on a volume, and those annotated
+// dhow.io/exclusive: "true".
+bool hasIdentity(const object::Object& pod);
 
 inline constexpr Duration kRenewEvery = std::chrono::seconds(3);
 inline constexpr Duration kSilentAfter = std::chrono::seconds(8);  // two renewals and a bit have been missed

@@ -1,6 +1,7 @@
 #include "evacuation.h"
 
 #include "base/log.h"
+#include "client/node_lease.h"
 
 namespace dhow::controllers {
 

@@ -1,7 +1,7 @@
 // Pods of a zone that is down move at once: those of its silent nodes are deleted, so that their owners make others.
-// Pods with an identity (platform.h) move only when their node has surely fenced itself or its machine is surely off;
-// then they are erased, so that their owner can give the identity anew. Pods that nobody would make again stay.
-// On a machine that is off, whatever its zone, pods that were deleted are erased: nobody is left to end them.
+// Pods with an identity (client/node_lease.h) move only when their node has surely fenced itself or its machine is
+// surely off; then they are erased, so that their owner can give the identity anew. Pods that nobody would make again
+// stay. On a machine that is off, whatever its zone, pods that were deleted are erased: nobody is left to end them.
 #pragma once
 
 #include "heartbeats.h"

@@ -50,16 +50,6 @@ bool boundToNode(const Object& pod) {
   return owner != nullptr && (text(*owner, "kind") == "DaemonSet" || text(*owner, "kind") == "Node");
 }
 
-bool hasIdentity(const Object& pod) {
-  const json::object* owner = controllerOf(pod);
-  if (owner != nullptr && text(*owner, "kind") == "StatefulSet") return true;
-  if (pod.annotation("dhow.io/exclusive") == "true") return true;
-  for (const json::value& volume : array(pod.root(), {"spec", "volumes"})) {
-    if (volume.is_object() && has(volume.get_object(), {"persistentVolumeClaim"})) return true;
-  }
-  return false;
-}
-
 bool leaving(const Object& pod) {
   return !pod.annotation(kLeaving).empty();
 }

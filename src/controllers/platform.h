@@ -35,8 +35,6 @@ bool nodeReady(const Object& node);
 void indexByNode(client::Cache& pods);
 // Pods that stay with their node whatever happens: a DaemonSet's, static ones, finished ones.
 bool boundToNode(const Object& pod);
-// Pods that must never run twice: a StatefulSet's, with a claim on a volume, or annotated dhow.io/exclusive: "true".
-bool hasIdentity(const Object& pod);
 // The pod is annotated to leave.
 bool leaving(const Object& pod);
 

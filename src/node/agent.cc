@@ -6,6 +6,7 @@
 #include "base/strings.h"
 #include "client/event_recorder.h"
 #include "client/reflector.h"
+#include "fence.h"
 #include "network/dns.h"
 #include "network/links.h"
 #include "network/service_proxy.h"
@@ -101,7 +102,8 @@ struct Agent::Rep {
                {.component = "kubelet", .host = options.name, .hold = std::chrono::milliseconds(100)}),
         dns(dnsOptions(options)),
         dnsServer(parts.loop, dns, dnsServerOptions(options, resolvConf)),
-        nodeStatus(parts.loop, parts.client, options, machine, images),
+        nodeStatus(parts.loop, parts.client, parts.leases ? *parts.leases : parts.client, options, machine, images),
+        fence(parts.loop, options.runDir + "/lease"),
         gate(parts.loop) {
     caches.select(resources::kPods, {"", "", "spec.nodeName=" + options.name});
   }
@@ -122,6 +124,7 @@ struct Agent::Rep {
   ClusterDns dns;
   DnsServer dnsServer;
   NodeStatus nodeStatus;
+  Fence fence;
   std::unique_ptr<NetSink> sink;
   std::unique_ptr<ServiceFeed> services;
   std::unique_ptr<WorkerContext> context;
@@ -218,6 +221,8 @@ Task<Result<>> Agent::start() {
     }
   };
   r.pods = std::make_unique<PodManager>(*r.context, r.caches.of(resources::kPods), r.options.maxPods);
+  r.pods->fenceBy(r.fence);
+  r.nodeStatus.onRenewed = [&r](TimePoint sent) { r.fence.renewed(sent); };
   r.services->start();
   // The range of an earlier run serves without a master.
   auto range = readFile(r.rangeFile(), 256);

@@ -23,6 +23,7 @@ class Agent {
     runtime::Runtime& runtime;
     image::ImageStore& images;
     std::shared_ptr<http::TlsClient> tunnelTls;  // with the node's certificate, HTTP/1.1
+    client::Client* leases = nullptr;            // for the node's lease, with short limits; null: as all else
   };
   Agent(Parts parts, NodeOptions options);
   ~Agent();

@@ -7,17 +7,17 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "client/node_lease.h"
 
 namespace dhow::node {
 
 namespace {
 
+using client::kRenewEvery;
 using dhow::object::resources::kLeases;
 using dhow::object::resources::kNodes;
 
-constexpr Duration kLeaseEvery = std::chrono::seconds(10);
 constexpr Duration kStatusEvery = std::chrono::minutes(5);
-constexpr int64_t kLeaseSeconds = 40;
 constexpr uint64_t kMemoryLow = 100 << 20;
 constexpr double kDiskLow = 0.1;
 constexpr const char* kVersion = "v1.35.0";
@@ -101,10 +101,11 @@ std::map<std::string, std::string> allocatableOf(const std::map<std::string, std
   return out;
 }
 
-NodeStatus::NodeStatus(Loop& loop, client::Client& client, const NodeOptions& options, MachineFacts machine,
-                       Images& images)
+NodeStatus::NodeStatus(Loop& loop, client::Client& client, client::Client& leases, const NodeOptions& options,
+                       MachineFacts machine, Images& images)
     : loop_(loop),
       client_(client),
+      leases_(leases),
       options_(options),
       machine_(std::move(machine)),
       images_(images),
@@ -144,7 +145,9 @@ json::object NodeStatus::metadata() const {
   labels["beta.kubernetes.io/arch"] = machine_.architecture;
   if (!options_.zone.empty()) labels["topology.kubernetes.io/zone"] = options_.zone;
   if (!options_.region.empty()) labels["topology.kubernetes.io/region"] = options_.region;
-  return {{"name", options_.name}, {"labels", std::move(labels)}};
+  return {{"name", options_.name},
+          {"labels", std::move(labels)},
+          {"annotations", json::object{{client::kFencesItself, "true"}}}};
 }
 
 json::object NodeStatus::conditionOf(std::string_view type, bool holds, std::string_view reason,
@@ -225,7 +228,8 @@ Task<Result<>> NodeStatus::writeNode() {
     if (made.ok()) {
       node = std::move(*made);
     } else if (made.error().is(Code::kAlreadyExists)) {
-      json::object labels{{"metadata", json::object{{"labels", metadata()["labels"]}}}};
+      json::object own = metadata();
+      json::object labels{{"metadata", json::object{{"labels", own["labels"]}, {"annotations", own["annotations"]}}}};
       auto patched =
           co_await client_.patch(kNodes, "", options_.name, "", client::PatchType::kMerge, std::move(labels));
       if (!patched.ok()) co_return std::move(patched).error();
@@ -281,7 +285,7 @@ Task<> NodeStatus::keepNode(NodeStatus* self) {
 Task<Result<>> NodeStatus::writeLease() {
   const std::string ns = "kube-node-lease";
   json::object spec{{"holderIdentity", options_.name},
-                    {"leaseDurationSeconds", kLeaseSeconds},
+                    {"leaseDurationSeconds", client::kLeaseSeconds},
                     {"renewTime", formatTimeMicro(loop_.wallNow())}};
   if (!lease_) {
     json::object metadata{{"name", options_.name}, {"namespace", ns}};
@@ -291,17 +295,17 @@ Task<Result<>> NodeStatus::writeLease() {
     }
     json::object body{
         {"apiVersion", "coordination.k8s.io/v1"}, {"kind", "Lease"}, {"metadata", std::move(metadata)}, {"spec", spec}};
-    auto made = co_await client_.create(kLeases, ns, std::move(body));
+    auto made = co_await leases_.create(kLeases, ns, std::move(body));
     if (made.ok()) {
       lease_ = std::move(*made);
       co_return Result<>();
     }
     if (!made.error().is(Code::kAlreadyExists)) co_return std::move(made).error();
-    auto found = co_await client_.get(kLeases, ns, options_.name);
+    auto found = co_await leases_.get(kLeases, ns, options_.name);
     if (!found.ok()) co_return std::move(found).error();
     lease_ = std::move(*found);
   }
-  auto written = co_await client_.patch(kLeases, ns, options_.name, "", client::PatchType::kMerge,
+  auto written = co_await leases_.patch(kLeases, ns, options_.name, "", client::PatchType::kMerge,
                                         json::object{{"spec", std::move(spec)}});
   if (!written.ok()) {
     if (written.error().is(Code::kNotFound)) lease_.reset();
@@ -310,26 +314,39 @@ Task<Result<>> NodeStatus::writeLease() {
   co_return Result<>();
 }
 
+// The client asks one master after the other. When all have refused in a row, there was none at the first refusal that
+// could have taken anything from this node; one that came later has not looked for long.
+void NodeStatus::refused(TimePoint sent) {
+  const size_t masters = std::max<size_t>(options_.servers.size(), 1);
+  refusals_.push_back(sent);
+  while (refusals_.size() > masters) refusals_.pop_front();
+  if (refusals_.size() == masters && onRenewed) onRenewed(refusals_.front());
+}
+
 Task<> NodeStatus::keepLease(NodeStatus* self) {
   Duration delay = std::chrono::milliseconds(200);
   while (!self->stopping_) {
+    const TimePoint sent = self->loop_.now();
     auto written = co_await self->writeLease();
     if (self->stopping_) break;
+    if (written.ok() || written.error().errnum() != ECONNREFUSED) self->refusals_.clear();
+    if (!written.ok() && written.error().errnum() == ECONNREFUSED) self->refused(sent);
     if (written.ok()) {
       delay = std::chrono::milliseconds(200);
+      if (self->onRenewed) self->onRenewed(sent);
       const TimePoint now = self->loop_.now();
-      if (!self->leaseWritten_ || now - *self->leaseWritten_ > 2 * kLeaseEvery) {
+      if (!self->leaseWritten_ || now - *self->leaseWritten_ > 2 * kRenewEvery) {
         self->statusDue_ = true;
         self->changed_.notify();
       }
       self->leaseWritten_ = now;
       // Not woken by pokes: they come with contact, when the lease has just been written or is about to be.
-      const TimePoint next = self->loop_.now() + kLeaseEvery;
+      const TimePoint next = self->loop_.now() + kRenewEvery;
       while (self->loop_.now() < next && !self->stopping_) co_await self->leaseWake_.waitFor(next - self->loop_.now());
       continue;
     }
     co_await self->leaseWake_.waitFor(delay);
-    delay = std::min<Duration>(delay * 2, kLeaseEvery / 2);
+    delay = std::min<Duration>(delay * 2, kRenewEvery / 2);
   }
 }
 

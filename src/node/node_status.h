@@ -1,7 +1,8 @@
 // The Node object and its lease: registers the node, tells its state on change (and every five minutes), renews the
-// lease every ten seconds. While no master answers it tries on, with growing delays.
+// lease every few seconds (client/node_lease.h). While no master answers it tries on, with growing delays.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <string>
 
@@ -27,7 +28,9 @@ std::map<std::string, std::string> allocatableOf(const std::map<std::string, std
 
 class NodeStatus {
  public:
-  NodeStatus(Loop& loop, client::Client& client, const NodeOptions& options, MachineFacts machine, Images& images);
+  // `leases`: for the lease alone, as its calls must end soon, whatever becomes of others.
+  NodeStatus(Loop& loop, client::Client& client, client::Client& leases, const NodeOptions& options,
+             MachineFacts machine, Images& images);
   void start();
   Task<> stop();
   // The pod network works: the node can take pods.
@@ -37,6 +40,8 @@ class NodeStatus {
   // Calls with the pods' range when the Node has one.
   std::function<void(const std::string& range)> onRange;
   std::function<void()> onRegistered;
+  // The lease was renewed by a request that was sent then; or every master refused to be connected with since then.
+  std::function<void(TimePoint sent)> onRenewed;
   json::object status() const;
 
  private:
@@ -44,12 +49,14 @@ class NodeStatus {
   static Task<> keepLease(NodeStatus* self);
   Task<Result<>> writeNode();
   Task<Result<>> writeLease();
+  void refused(TimePoint sent);
   json::object metadata() const;
   json::array conditions() const;
   json::object conditionOf(std::string_view type, bool holds, std::string_view reason, std::string_view message) const;
 
   Loop& loop_;
   client::Client& client_;
+  client::Client& leases_;
   const NodeOptions& options_;
   MachineFacts machine_;
   Images& images_;
@@ -58,6 +65,7 @@ class NodeStatus {
   // The lease had lapsed: the master may have put its own word in the place of ours.
   bool statusDue_ = false;
   std::optional<TimePoint> leaseWritten_;
+  std::deque<TimePoint> refusals_;  // in a row
   std::string uid_;
   ObjectPtr lease_;
   Signal changed_, leaseWake_;

@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "client/node_lease.h"
 
 namespace dhow::node {
 
@@ -68,7 +69,7 @@ Task<Result<>> PodManager::recover() {
     if (!snapshots.contains(snapshot)) (void)co_await context_.images.removeSnapshot(snapshot);
   }
   log::info("node", "{} pods from disk, {} sandboxes were lost", restored.size(), found->lost.size());
-  for (PodWorker* worker : restored) worker->start();
+  for (PodWorker* worker : restored) begin(worker);
   dropOldLogs();
   co_return Result<>();
 }
@@ -142,7 +143,37 @@ void PodManager::seen(const ObjectPtr& before, const ObjectPtr& after) {
                     active, maxPods_));
     return;
   }
+  begin(worker);
+}
+
+void PodManager::fenceBy(Fence& fence) {
+  fence_ = &fence;
+  fence.onLost = [this] { leaseLost(); };
+  fence.onHeld = [this] { leaseHeld(); };
+}
+
+void PodManager::begin(PodWorker* worker) {
+  const bool fenced = fence_ != nullptr && client::hasIdentity(*worker->pod()) && !fence_->holds();
+  if (fenced && !worker->sandbox()) {
+    held_.emplace(worker->pod()->uid());
+    return;
+  }
   worker->start();
+  if (fenced) worker->fence();
+}
+
+void PodManager::leaseLost() {
+  for (PodWorker* worker : workers()) {
+    if (!client::hasIdentity(*worker->pod()) || held_.contains(std::string(worker->pod()->uid()))) continue;
+    log::warn("node", "pod {} ends: this node has lost its lease", worker->pod()->key());
+    worker->fence();
+  }
+}
+
+void PodManager::leaseHeld() {
+  for (const std::string& uid : std::exchange(held_, {})) {
+    if (auto found = workers_.find(uid); found != workers_.end()) found->second->start();
+  }
 }
 
 Task<> PodManager::forgetPod(PodManager* self, ObjectPtr pod) {

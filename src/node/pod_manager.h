@@ -4,9 +4,11 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "client/cache.h"
+#include "fence.h"
 #include "pod_worker.h"
 
 namespace dhow::node {
@@ -17,6 +19,8 @@ class PodManager {
   PodManager(WorkerContext& context, client::Cache& pods, int64_t maxPods, size_t oldLogs = 100);
   ~PodManager();
 
+  // From now on pods with an identity run only while the lease holds. Before recover().
+  void fenceBy(Fence& fence);
   // Takes up what an earlier agent left: sandboxes that run, pods on disk. Before start().
   Task<Result<>> recover();
   void start();
@@ -33,6 +37,9 @@ class PodManager {
  private:
   void seen(const ObjectPtr& before, const ObjectPtr& after);
   PodWorker* add(ObjectPtr pod);
+  void begin(PodWorker* worker);
+  void leaseLost();
+  void leaseHeld();
   void over(const std::string& uid);
   void told(const runtime::Event& event);
   void containerEnded(const std::string& containerId);
@@ -53,6 +60,8 @@ class PodManager {
   std::map<uint64_t, Ender> enders_;
   uint64_t nextEnder_ = 1;
   std::unique_ptr<client::Cache::Subscription> subscription_;
+  Fence* fence_ = nullptr;
+  std::set<std::string> held_;  // uids of pods that wait for the lease
   bool stopping_ = false;
   Gate gate_;
 };

@@ -85,6 +85,7 @@ std::string PodWorker::describe() const {
 }
 
 Duration PodWorker::graceOf() const {
+  if (fenced_) return Duration::zero();
   auto given = number(pod_->root(), {"metadata", "deletionGracePeriodSeconds"});
   const int64_t seconds = given.value_or(number(podSpec(), {"terminationGracePeriodSeconds"}, 30));
   // Even a forced deletion gives the processes a moment.
@@ -303,6 +304,13 @@ void PodWorker::fail(std::string reason, std::string message) {
   changed_.notify();
   gate_.spawn(finishPod(this));
   step();
+}
+
+void PodWorker::fence() {
+  if (over_ || std::exchange(fenced_, true)) return;
+  stopDeadline_ = loop_.now();
+  changed_.notify();  // a stop that is under way has no more time
+  fail("Fenced", "The node lost its lease: the pod may be given to another node.");
 }
 
 void PodWorker::lookAgain(Duration delay) {

@@ -62,6 +62,8 @@ class PodWorker {
   void removed();
   // Ends it with phase Failed ("Evicted", "OutOfpods").
   void fail(std::string reason, std::string message);
+  // Ends it now, without grace: another node may be about to run it.
+  void fence();
 
   void onExit(const std::string& containerId, const runtime::ExitInfo& exit);
   void onSandboxGone();
@@ -183,6 +185,7 @@ class PodWorker {
   std::map<TokenRequest, Tokens::Token> tokens_;
 
   bool initialized_ = false;
+  bool fenced_ = false;                     // there is no time for grace
   bool finished_ = false, failed_ = false;  // the pod has ended by itself, or by fail()
   bool stopWanted_ = false, stopping_ = false, removedFromApi_ = false;
   bool tearing_ = false, tornDown_ = false, stopped_ = false, over_ = false, quitting_ = false;
