@@ -88,6 +88,23 @@ TEST_F(EndpointsTest, ShowsReadinessZoneNodeAndNamedPort) {
   EXPECT_EQ(array(subset, {"notReadyAddresses"}).size(), 1u);
 }
 
+TEST_F(EndpointsTest, HintsFollowTheTrafficDistribution) {
+  api.seed(kinds::kNodes, R"({"metadata":{"name":"n1","namespace":"","labels":{"topology.kubernetes.io/zone":"z1"}}})");
+  pod("a", "10.244.0.1", true);
+  pod("b", "10.244.0.2", false);
+  service({{"trafficDistribution", "PreferSameZone"}});
+  run<EndpointSliceController>();
+  const json::object ready = endpoints().at(0).as_object();
+  EXPECT_EQ(client::field(ready, {"hints"})->as_object(),
+            (json::object{{"forZones", json::array{json::object{{"name", "z1"}}}}}));
+  EXPECT_FALSE(client::has(endpoints().at(1).as_object(), {"hints"}));
+  api.change(kinds::kServices, "default", "web",
+             [](json::object& o) { objectAt(o, "spec")["trafficDistribution"] = "PreferSameNode"; });
+  loop.advance(1s);
+  EXPECT_TRUE(client::has(endpoints().at(0).as_object(), {"hints", "forNodes"}));
+  EXPECT_TRUE(client::has(endpoints().at(0).as_object(), {"hints", "forZones"}));
+}
+
 TEST_F(EndpointsTest, TerminatingPodStillServes) {
   pod("a", "10.244.0.1", true);
   service();

@@ -64,6 +64,16 @@ json::array portsJson(const std::vector<EndpointPort>& ports) {
   return out;
 }
 
+// For whom the endpoint is meant first, by the service's trafficDistribution (KEP-4444, KEP-3015).
+json::object hintsFor(const Object& service, const Object& node) {
+  const std::string_view wish = text(service.root(), {"spec", "trafficDistribution"});
+  json::object hints;
+  if (wish == "PreferSameNode") hints["forNodes"] = json::array{json::object{{"name", node.name()}}};
+  if (wish == "PreferSameNode" || wish == "PreferSameZone" || wish == "PreferClose")
+    hints["forZones"] = json::array{json::object{{"name", node.label(kZoneLabel)}}};
+  return hints;
+}
+
 json::object endpointOf(const Object& service, const Object& pod, const ObjectPtr& node) {
   const bool ready = podReady(pod);
   json::object endpoint{{"addresses", json::array{text(pod.root(), {"status", "podIP"})}},
@@ -73,7 +83,11 @@ json::object endpointOf(const Object& service, const Object& pod, const ObjectPt
                         {"targetRef", targetOf(pod)},
                         {"nodeName", text(pod.root(), {"spec", "nodeName"})}};
   if (std::string hostname = hostnameIn(service, pod); !hostname.empty()) endpoint["hostname"] = hostname;
-  if (node && !node->label(kZoneLabel).empty()) endpoint["zone"] = node->label(kZoneLabel);
+  if (node && !node->label(kZoneLabel).empty()) {
+    endpoint["zone"] = node->label(kZoneLabel);
+    if (json::object hints = hintsFor(service, *node); ready && !pod.deleting() && !hints.empty())
+      endpoint["hints"] = std::move(hints);
+  }
   return endpoint;
 }
 
