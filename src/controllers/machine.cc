@@ -128,7 +128,10 @@ Task<Result<>> MachineController::reconcile(std::string key) {
     case MachineInfo::State::kCreating:
     case MachineInfo::State::kRunning: break;
   }
-  if (info->version != text(machine->root(), {"spec", "version"})) {
+  // One that was there before its Machine counts as made from the first template that it was seen with.
+  const std::string made =
+      info->version.empty() ? std::string(text(machine->root(), {"status", "version"})) : info->version;
+  if (!made.empty() && made != text(machine->root(), {"spec", "version"})) {
     done = co_await renew(machine, node);
     co_return done;
   }
@@ -257,7 +260,8 @@ Task<Result<>> MachineController::renew(ObjectPtr machine, ObjectPtr node) {
   Result<> forgotten = co_await forgetNode(nodeNameOf(*machine));  // it registers as the new template says
   CO_RETURN_IF_ERROR(forgotten);
   json::object status = client::object(machine->root(), {"status"});
-  for (std::string_view field : {"drain", "message", "repairs", "repairStep", "repairedAt"}) status.erase(field);
+  for (std::string_view field : {"drain", "message", "repairs", "repairStep", "repairedAt", "version"})
+    status.erase(field);
   status["phase"] = "Creating";
   status["since"] = formatTime(context_.loop.wallNow());
   Result<> told = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
@@ -361,7 +365,10 @@ Task<Result<>> MachineController::setPhase(ObjectPtr machine, std::string_view p
   if (!phase.empty()) status["phase"] = std::string(phase);
   const MachineInfo* info = inventory_.find(machine->name());
   if (info != nullptr && !info->address.empty()) status["address"] = info->address;
-  if (info != nullptr && phase == "Running" && !info->version.empty()) status["version"] = info->version;
+  if (info != nullptr && phase == "Running") {
+    const std::string_view made = info->version.empty() ? text(status, "version") : std::string_view(info->version);
+    status["version"] = std::string(made.empty() ? text(machine->root(), {"spec", "version"}) : made);
+  }
   if (message.empty())
     status.erase("message");
   else

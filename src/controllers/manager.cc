@@ -1,5 +1,6 @@
 #include "controllers/manager.h"
 
+#include "autoscaler.h"
 #include "deployment.h"
 #include "endpointslice.h"
 #include "evacuation.h"
@@ -13,6 +14,7 @@
 #include "node_lifecycle.h"
 #include "node_pool.h"
 #include "object/kinds.h"
+#include "platform_seed.h"
 #include "pod_gc.h"
 #include "replicaset.h"
 #include "returns.h"
@@ -78,10 +80,15 @@ void Manager::addPlatform(Rep& rep, const Context& context, const Options& optio
   rep.components.push_back(std::move(health));
   rep.components.push_back(std::make_unique<EvacuationController>(context, *rep.heartbeats, *rep.inventory));
   rep.components.push_back(std::make_unique<ReturnsController>(context, ReturnsController::Options{}));
+  if (!options.region.empty() && !options.zones.empty()) {
+    rep.components.push_back(
+        std::make_unique<PlatformSeed>(context, PlatformSeed::Plan{options.region, options.zones, options.nodes}));
+  }
   if (options.machines == nullptr) return;
   rep.components.push_back(std::make_unique<MachineController>(context, *options.machines, *rep.heartbeats,
                                                                *rep.inventory, zones, MachineController::Options{}));
   rep.components.push_back(std::make_unique<NodePoolController>(context, options.clusterName));
+  rep.components.push_back(std::make_unique<AutoscalerController>(context));
 }
 
 Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Options options)

@@ -27,6 +27,11 @@ struct Options {
   size_t terminatedPodLimit = 12500;                     // finished pods that are kept
   MachineProvider* machines = nullptr;                   // null: machines and pools are let alone; outlives the manager
   std::string clusterName = "dhow";                      // begins the names of machines
+  // What a new cluster is given: its Region, its Zones and the NodePool "default". Empty: nothing. Made once; what a
+  // user changes or deletes later stays so.
+  std::string region;
+  std::vector<std::string> zones;
+  int nodes = 0;
   std::set<std::string>
       disabled;  // names of controllers that do not start: deployment, replicaset, endpointslice,
                  // garbagecollector, podgc, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer, platform

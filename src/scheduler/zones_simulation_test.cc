@@ -173,6 +173,78 @@ TEST(ZonesSimulation, FullZonesLeaveStandInsOutAndSaySo) {
   EXPECT_THAT(std::string(text(pool->root(), {"status", "message"})), ::testing::HasSubstr("no room"));
 }
 
+TEST(ZonesSimulation, UpgradeThatCannotDrainStopsAndNamesThePod) {
+  Region region(9);
+  region.pool(3, {{"drainDeadlineSeconds", 30}});
+  ASSERT_TRUE(region.loop.runUntil([&] { return region.whole(3); }, 60s));
+  region.create(kinds::kPods,
+                {{"metadata", {{"name", "alone"}, {"namespace", "default"}}},
+                 {"spec",
+                  {{"nodeSelector", {{"kubernetes.io/hostname", "c-node-1"}}},
+                   {"containers", json::array{{{"name", "c"}, {"image", "i"}}}}}}},
+                "default");
+  region.loop.advance(10s);
+  region.change(kinds::kNodePools, "default", {{"spec", {{"upgrade", "now"}}}});
+  auto pool = [&] { return region.server.caches().of(kinds::kNodePools).get("", "default"); };
+  auto stuck = [&] {
+    const json::object* upgrading = condition(pool()->root(), "Upgrading");
+    return upgrading != nullptr && text(*upgrading, "reason") == "DrainBlocked";
+  };
+  ASSERT_TRUE(region.loop.runUntil(stuck, 200s)) << region.describe();
+  EXPECT_THAT(std::string(text(pool()->root(), {"status", "message"})),
+              ::testing::AllOf(::testing::HasSubstr("machine c-node-1"),
+                               ::testing::HasSubstr("pod default/alone stays: nobody would make it again")));
+  region.loop.advance(120s);
+  EXPECT_EQ(region.machines().size(), 4u) << "nothing else is touched meanwhile";
+  EXPECT_NE(region.server.caches().of(kinds::kPods).get("default", "alone"), nullptr);
+  // Once the pod is gone it goes on by itself.
+  ASSERT_TRUE(runOn(region.loop, region.admin->remove(kinds::kPods, "default", "alone", {})).ok());
+  EXPECT_TRUE(region.loop.runUntil([&] { return region.whole(3); }, 600s)) << region.describe();
+}
+
+TEST(ZonesSimulation, PendingPodsBringMachinesAndIdleOnesLeave) {
+  Region region(10);
+  region.pool(3, {{"min", 3}, {"max", 8}, {"idleSeconds", 60}, {"template", {{"size", {{"cpu", "4"}}}}}});
+  ASSERT_TRUE(region.loop.runUntil([&] { return region.whole(3); }, 60s));
+  region.deploy("web", 5, "3");
+  ASSERT_TRUE(region.loop.runUntil([&] { return region.whole(5) && region.serving("web") == 5; }, 120s))
+      << region.describe();
+  EXPECT_LE(region.skew(), 1);
+  // In the zone that it needs, and no further than evenness allows.
+  region.create(
+      kinds::kPods,
+      {{"metadata", {{"name", "here"}, {"namespace", "default"}, {"labels", {{"app", "here"}}}}},
+       {"spec",
+        {{"nodeSelector", {{controllers::kZoneLabel, "z3"}}},
+         {"containers", json::array{{{"name", "c"}, {"image", "i"}, {"resources", {{"requests", {{"cpu", "3"}}}}}}}}}}},
+      "default");
+  ASSERT_TRUE(region.loop.runUntil([&] { return region.serving("here") == 1; }, 120s)) << region.describe();
+  EXPECT_TRUE(region.loop.runUntil([&] { return region.whole(6); }, 60s)) << region.describe();
+  ASSERT_TRUE(runOn(region.loop, region.admin->remove(kinds::kPods, "default", "here", {})).ok());
+  region.change(kinds::kDeployments, "web", {{"spec", {{"replicas", 1}}}}, "default");
+  EXPECT_TRUE(region.loop.runUntil([&] { return region.whole(3); }, 900s)) << region.describe();
+  EXPECT_EQ(region.serving("web"), 1);
+  EXPECT_LE(region.skew(), 1);
+}
+
+TEST(ZonesSimulation, MachinesOfANewClusterAreTakenOverAsTheyAre) {
+  Region region(11);
+  for (int i = 1; i <= 3; ++i) {
+    MachineRequest planned;
+    planned.name = fmt::format("c-node-{}", i);
+    planned.zone = fmt::format("z{}", i);
+    ASSERT_TRUE(runOn(region.loop, region.provider.create(planned)).ok());
+  }
+  region.loop.advance(10s);
+  region.pool(3);
+  ASSERT_TRUE(region.loop.runUntil([&] { return region.whole(3); }, 60s)) << region.describe();
+  for (const auto& [name, info] : region.provider.machines()) EXPECT_EQ(info.version, "") << "it was made anew";
+  region.change(kinds::kNodePools, "default", {{"spec", {{"upgrade", "now"}}}});
+  region.loop.advance(1s);
+  ASSERT_TRUE(region.loop.runUntil([&] { return region.whole(3); }, 600s)) << region.describe();
+  for (const auto& [name, info] : region.provider.machines()) EXPECT_NE(info.version, "");
+}
+
 // Many regions, each with its own mishaps. After every step: no identity runs twice, the pool is even over live zones.
 // At the end all is as it was meant: zones up, machines under their names, stand-ins gone, pods even, nothing lost.
 void mishaps(uint64_t seed) {
