@@ -45,7 +45,8 @@ Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const ob
   strategies_["services"] = makeServiceStrategy(loop, caches, options);
   strategies_["namespaces"] = makeNamespaceStrategy();
   strategies_["secrets"] = makeSecretStrategy();
-  for (auto name : {"deployments.apps", "replicasets.apps"}) strategies_[name] = makeWorkloadStrategy();
+  for (auto name : {"deployments.apps", "replicasets.apps", "poddisruptionbudgets.policy"})
+    strategies_[name] = makeWorkloadStrategy();
   strategies_["regions.dhow.io"] = makeRegionStrategy(caches);
   strategies_["zones.dhow.io"] = makeZoneStrategy(caches);
   strategies_["nodepools.dhow.io"] = makeNodePoolStrategy(caches);

@@ -145,6 +145,8 @@ class Registry {
                    std::optional<Error>* failure);
   Task<Result<ObjectPtr>> bind(Context context, std::string ns, std::string name, json::object binding);
   Task<Result<>> bindOnce(std::string ns, std::string name, const json::object& binding, bool dryRun, Attempt& attempt);
+  // eviction.cc
+  Task<Result<>> takeFromBudget(Context context, ObjectPtr pod);
   Task<Result<ObjectPtr>> evict(Context context, std::string ns, std::string name, json::object eviction);
 
   std::string randomSuffix();

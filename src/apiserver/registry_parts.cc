@@ -1,4 +1,4 @@
-// The subresources scale, binding and eviction, and the kinds that have two forms.
+// The subresources scale and binding, and the kinds that have two forms.
 #include "apiserver/registry.h"
 #include "base/strings.h"
 #include "base/time.h"
@@ -163,20 +163,6 @@ Task<Result<ObjectPtr>> Registry::bind(Context context, std::string ns, std::str
     co_return object::Object::make(json::object{
         {"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
   }
-}
-
-Task<Result<ObjectPtr>> Registry::evict(Context context, std::string ns, std::string name, json::object eviction) {
-  DeleteQuery query;
-  const auto& options = client::object(eviction, {"deleteOptions"});
-  query.gracePeriodSeconds = client::number(options, {"gracePeriodSeconds"});
-  query.propagationPolicy = text(options, "propagationPolicy");
-  query.uid = text(options, {"preconditions", "uid"});
-  query.resourceVersion = text(options, {"preconditions", "resourceVersion"});
-  const auto* kind = kinds_.find(object::resources::kPods);
-  auto outcome = co_await remove(std::move(context), *kind, std::move(ns), std::move(name), std::move(query));
-  CO_RETURN_IF_ERROR(outcome);
-  co_return object::Object::make(json::object{
-      {"kind", "Status"}, {"apiVersion", "v1"}, {"metadata", json::object()}, {"status", "Success"}, {"code", 201}});
 }
 
 namespace {

@@ -2,6 +2,7 @@
 
 #include "autoscaler.h"
 #include "deployment.h"
+#include "disruption.h"
 #include "endpointslice.h"
 #include "evacuation.h"
 #include "garbage_collector.h"
@@ -99,6 +100,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   };
   add("deployment", [&] { return std::make_unique<DeploymentController>(context); });
   add("replicaset", [&] { return std::make_unique<ReplicaSetController>(context); });
+  add("disruption", [&] { return std::make_unique<DisruptionController>(context); });
   add("endpointslice", [&] { return std::make_unique<EndpointSliceController>(context); });
   add("garbagecollector", [&] { return std::make_unique<GarbageCollector>(context, collectedKinds()); });
   add("podgc", [&] { return std::make_unique<PodGarbageCollector>(context, options.terminatedPodLimit); });

@@ -1,6 +1,7 @@
-// Starts the controllers of the control plane: deployment, replicaset, endpointslice, endpoints, garbage collection,
-// namespaces, node lifecycle, pod garbage collection, service accounts, root certificate, node addresses, load
-// balancers, zones, node pools, machines. On the loop's thread; one manager leads at a time (client/leader.h).
+// Starts the controllers of the control plane: deployment, replicaset, disruption budgets, endpointslice, endpoints,
+// garbage collection, namespaces, node lifecycle, pod garbage collection, service accounts, root certificate, node
+// addresses, load balancers, zones, node pools, machines. On the loop's thread; one manager leads at a time
+// (client/leader.h).
 #pragma once
 
 #include <memory>
@@ -33,7 +34,7 @@ struct Options {
   std::vector<std::string> zones;
   int nodes = 0;
   std::set<std::string>
-      disabled;  // names of controllers that do not start: deployment, replicaset, endpointslice,
+      disabled;  // names of controllers that do not start: deployment, replicaset, disruption, endpointslice,
                  // garbagecollector, podgc, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer, platform
 };
 

@@ -170,6 +170,8 @@ class Conformer {
     if (!v.is_object()) return mismatch(*owner_, v, goTypeName(shape));
     const Type* owner = owner_;
     for (auto& member : v.get_object()) {
+      // A time that is not set is null, wherever it stands.
+      if (member.value().is_null() && shape.element->base == Base::kTime) continue;
       size_t mark = path_.size(), plainMark = plain_.size();
       path_ += "." + std::string(member.key());
       if (member.value().is_null()) member.value() = zero(*shape.element);

@@ -96,7 +96,9 @@ TEST(Discovery, BothForms) {
   EXPECT_FALSE(apiResourceListDocument(kinds(), "nope", "v1"));
   json::value groups = json::parse(apiGroupListDocument(kinds()));
   EXPECT_GE(groups.at("groups").as_array().size(), 7u);
-  EXPECT_FALSE(apiGroupDocument(kinds(), "policy"));  // only the body of pods/eviction, which is no resource
+  EXPECT_TRUE(apiGroupDocument(kinds(), "policy"));
+  // Only the body of a subresource, which is no resource.
+  EXPECT_FALSE(apiGroupDocument(kinds(), "autoscaling"));
   json::value aggregated = json::parse(aggregatedDiscoveryDocument(kinds(), false));
   EXPECT_EQ(aggregated.at("kind"), "APIGroupDiscoveryList");
   EXPECT_EQ(json::parse(aggregatedDiscoveryDocument(kinds(), true)).at("items").as_array().size(), 1u);

@@ -65,6 +65,12 @@ void deploymentStrategy(const json::object& value, const json::object*, Context&
   }
 }
 
+void disruptionBudget(const json::object& value, const json::object*, Context& context) {
+  if (value.contains("minAvailable") && value.contains("maxUnavailable")) {
+    context.problems.invalid("spec", json::value(value), "minAvailable and maxUnavailable cannot be both set");
+  }
+}
+
 void keys(const json::object& value, std::string_view field, size_t& size, Context& context) {
   const json::object* map = child(value, field);
   if (!map) return;
@@ -275,7 +281,7 @@ constexpr Entry kRules[] = {{"workload", workload},       {"deploymentStrategy",
                             {"configMap", configMap},     {"secret", secret},
                             {"serviceSpec", serviceSpec}, {"endpointSlice", endpointSlice},
                             {"roleRef", roleRef},         {"subject", subject},
-                            {"policyRule", policyRule}};
+                            {"policyRule", policyRule},   {"disruptionBudget", disruptionBudget}};
 
 }  // namespace
 

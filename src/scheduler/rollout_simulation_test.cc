@@ -122,7 +122,7 @@ class Part {
     } else {
       controllers::Options options;
       options.disabled = {"deployment", "replicaset",    "endpointslice",  "garbagecollector", "podgc",
-                          "namespace",  "nodelifecycle", "serviceaccount", "nodeipam"};
+                          "namespace",  "nodelifecycle", "serviceaccount", "nodeipam",         "disruption"};
       options.disabled.erase(name_);
       manager_ = std::make_unique<controllers::Manager>(world_.loop, *client_, *caches_, std::move(options));
       manager_->start();
