@@ -186,9 +186,26 @@ void Core::publish(const Commit& commit, bool keepValues) {
 }
 
 Task<Result<>> Core::waitFor(Revision revision) {
-  while (durable_ < revision && !failure_) co_await published_.wait();
-  if (durable_ < revision) co_return *failure_;
+  const std::shared_ptr<Epoch> epoch = epoch_;
+  while (durable_ < revision && !failure_ && !epoch->aborted) co_await published_.wait();
+  // The number of an aborted revision is given again, to another.
+  if (epoch->aborted) {
+    if (epoch->durable < revision) co_return *epoch->aborted;
+  } else if (durable_ < revision) {
+    co_return *failure_;
+  }
   co_return Result<>();
+}
+
+void Core::abort(Error error) {
+  overlay_.clear();
+  assigned_ = durable_;
+  epoch_->aborted = std::move(error);
+  epoch_->durable = durable_;
+  auto next = std::make_shared<Epoch>();
+  next->number = epoch_->number + 1;
+  epoch_ = std::move(next);
+  published_.notify();
 }
 
 void Core::fail(Error error) {

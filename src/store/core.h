@@ -73,6 +73,12 @@ class Core {
   // Waits until everything up to `revision` is published, or the store has failed.
   Task<Result<>> waitFor(Revision revision);
 
+  // What was accepted and is not published never happened: whoever waits for it gets the error, and the store goes on
+  // from what is published.
+  void abort(Error error);
+  // Counts the calls of abort(): a commit belongs to the epoch in which it was prepared.
+  uint64_t epoch() const { return epoch_->number; }
+  // For good.
   void fail(Error error);
   const std::optional<Error>& failure() const { return failure_; }
   void closeWatchers();
@@ -100,6 +106,11 @@ class Core {
     Revision since = 0;  // the revision that replaced the row
     int64_t row = 0;
   };
+  struct Epoch {
+    uint64_t number = 0;
+    std::optional<Error> aborted;
+    Revision durable = 0;  // when it was aborted
+  };
   struct Windowed {
     Revision revision = 0;
     std::vector<Event> events;
@@ -119,6 +130,7 @@ class Core {
   Revision assigned_ = 0;
   Revision durable_ = 0;
   Revision compacted_ = 0;
+  std::shared_ptr<Epoch> epoch_ = std::make_shared<Epoch>();
   std::optional<Error> failure_;
   std::unordered_set<CoreWatcher*> watchers_;
   Signal published_{loop_};

@@ -110,6 +110,7 @@ TEST(SqliteStoreCrash, KillAtAnyMomentLosesNothingAcknowledgedAndShowsNoHalfTran
 
 // A file layer that fails on request: SQLite's own, with the write and sync of each file put in front.
 std::atomic<int> gFailWritesAfter{-1};  // counts down; at 0 every write and sync fails
+std::atomic<bool> gFull{false};         // the disk
 struct FaultyFile {
   sqlite3_file base;
   sqlite3_file* real;
@@ -139,6 +140,7 @@ const sqlite3_io_methods* faultyMethods() {
       return real(f)->pMethods->xRead(real(f), p, n, at);
     };
     m.xWrite = [](sqlite3_file* f, const void* p, int n, sqlite3_int64 at) {
+      if (gFull) return SQLITE_FULL;
       return failNow() ? SQLITE_IOERR_WRITE : real(f)->pMethods->xWrite(real(f), p, n, at);
     };
     m.xTruncate = [](sqlite3_file* f, sqlite3_int64 n) { return real(f)->pMethods->xTruncate(real(f), n); };
@@ -217,6 +219,64 @@ TEST(SqliteStoreFaults, AFailedWriteRefusesEveryLaterOneUntilReopened) {
     EXPECT_EQ(runOn(loop, read(again->get(), "/a")), "safe");
     EXPECT_EQ(runOn(loop, (*again)->txn({{}, {put("/c", "late")}})).value(), 2);
   }
+  EXPECT_TRUE(removeTree(dir).ok());
+}
+
+Task<> writeUntilFull(Store* store, int writer, int* done, int* refused) {
+  // Its own key, and one that all share: what is refused stands on what was refused before.
+  for (int i = 0; i < 20; ++i) {
+    if (writer == 0 && i == 10) gFull = true;
+    auto written =
+        co_await store->txn({{}, {put(fmt::format("/own/{}", writer), std::to_string(i)), put("/all", "x")}});
+    if (written.ok()) {
+      ++*done;
+    } else {
+      EXPECT_EQ(written.error().code(), Code::kUnavailable);
+      EXPECT_EQ(written.error().errnum(), ENOSPC);
+      ++*refused;
+    }
+  }
+}
+Task<bool> fillDisk(Loop& loop, Store* store, int* done, int* refused) {
+  Gate gate(loop);
+  for (int i = 0; i < 8; ++i) gate.spawn(writeUntilFull(store, i, done, refused));
+  co_await gate.close();
+  co_return true;
+}
+
+TEST(SqliteStoreFaults, AFullDiskRefusesWritesUntilThereIsRoom) {
+  registerFaultyVfs();
+  auto dir = makeTempDir("/tmp", "dhow-full").value();
+  SqliteStore::Options options;
+  options.path = dir + "/state.db";
+  options.vfs = "faulty";
+  options.keepRevisions = 8;  // erasures are put off, too
+  gFailWritesAfter = -1;
+  Revision last = 0;
+  {
+    RealLoop loop;
+    auto store = SqliteStore::open(loop, options).value();
+    for (int round = 0; round < 3; ++round) {
+      int done = 0, refused = 0;
+      const Revision before = store->revision();
+      EXPECT_TRUE(runOn(loop, fillDisk(loop, store.get(), &done, &refused)));
+      EXPECT_EQ(done + refused, 160);
+      EXPECT_GE(refused, 10);
+      EXPECT_EQ(store->revision(), before + done);
+      EXPECT_EQ(runOn(loop, read(store.get(), "/all")), "x");
+      auto late = runOn(loop, store->txn({{}, {put("/late", "1")}}));
+      ASSERT_FALSE(late.ok());
+      gFull = false;
+      auto written = runOn(loop, store->txn({{}, {put("/late", std::to_string(round))}}));
+      ASSERT_TRUE(written.ok()) << written.error().message();
+      EXPECT_EQ(*written, before + done + 1);
+      last = *written;
+    }
+  }
+  RealLoop loop;
+  auto again = SqliteStore::open(loop, options).value();
+  EXPECT_EQ(again->revision(), last);
+  EXPECT_EQ(runOn(loop, read(again.get(), "/late")), "2");
   EXPECT_TRUE(removeTree(dir).ok());
 }
 

@@ -2,6 +2,8 @@
 
 #include <sqlite3.h>
 
+#include <cerrno>
+
 #include "base/files.h"
 
 namespace dhow::store {
@@ -51,6 +53,7 @@ Error SqliteFile::failure(std::string_view attempted, int code) const {
   switch (code & 0xff) {
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB: return Error(Code::kDataLoss, std::move(text));
+    case SQLITE_FULL: return Error(Code::kUnavailable, std::move(text), ENOSPC);
     case SQLITE_CANTOPEN: return Error(Code::kNotFound, std::move(text));
     default: return Error(Code::kUnavailable, std::move(text));
   }

@@ -29,6 +29,7 @@ class SqliteFile {
   Result<> scan(const std::function<void(Row)>& each);
   Result<Revision> readCompacted();
 
+  // A full disk is kUnavailable with errnum ENOSPC: after rollback() nothing was written, and all goes on.
   Result<> begin();
   Result<> insert(const Change& change);
   Result<> erase(const std::vector<int64_t>& rows, Revision compacted);

@@ -14,6 +14,7 @@ constexpr size_t kHistoryRows = 1000;
 
 struct Job {
   std::optional<Commit> commit;
+  uint64_t epoch = 0;            // of the commit
   std::vector<int64_t> garbage;  // rows to erase, with `compacted`
   Revision compacted = 0;
   std::function<void(SqliteFile&)> read;
@@ -29,6 +30,7 @@ struct SqliteStore::Rep : std::enable_shared_from_this<SqliteStore::Rep> {
   std::unique_ptr<SqliteFile> file;  // the thread's
   std::thread thread;
   bool closed = false;
+  bool full = false;  // the disk, when it was last written to
 
   std::mutex mutex;
   std::condition_variable changed;
@@ -54,6 +56,7 @@ struct SqliteStore::Rep : std::enable_shared_from_this<SqliteStore::Rep> {
 
   void work();
   Result<> write(std::vector<Job>& jobs);
+  void refuse(uint64_t epoch, Error error);
   Result<> fillPrevious(Commit& commit);
   void published(std::vector<Job> jobs);
   template <class T>
@@ -63,6 +66,8 @@ struct SqliteStore::Rep : std::enable_shared_from_this<SqliteStore::Rep> {
 // The thread: takes all that is queued, reads first, then commits all transactions together.
 void SqliteStore::Rep::work() {
   std::optional<Error> broken;
+  std::optional<uint64_t> refused;  // commits of this epoch and before stand on what was not written
+  std::vector<Job> owed;            // erasures that a full disk has put off
   while (true) {
     std::vector<Job> writes;
     std::vector<Job> reads;
@@ -78,11 +83,31 @@ void SqliteStore::Rep::work() {
       }
     }
     for (auto& job : reads) job.read(*file);
+    if (refused) std::erase_if(writes, [&](const Job& job) { return job.commit && job.epoch <= *refused; });
     if (writes.empty()) continue;
+    writes.insert(writes.begin(), std::make_move_iterator(owed.begin()), std::make_move_iterator(owed.end()));
+    owed.clear();
     if (!broken) {
       auto done = write(writes);
       if (!done.ok()) {
         file->rollback();
+        if (done.error().errnum() == ENOSPC) {
+          bool waited = false;
+          for (auto& job : writes) {
+            if (!job.commit) {
+              owed.push_back(std::move(job));
+              continue;
+            }
+            waited = true;
+            refused = std::max(refused.value_or(0), job.epoch);
+          }
+          // Erasures alone have nobody who waits for them.
+          if (!waited) continue;
+          core->loop().post([self = weak_from_this(), epoch = *refused, error = done.error()] {
+            if (auto rep = self.lock()) rep->refuse(epoch, error);
+          });
+          continue;
+        }
         broken = std::move(done).error();
       }
     }
@@ -120,7 +145,16 @@ Result<> SqliteStore::Rep::fillPrevious(Commit& commit) {
   return {};
 }
 
+void SqliteStore::Rep::refuse(uint64_t epoch, Error error) {
+  if (!full) log::error("store", "writes are refused while the disk is full: {}", error.message());
+  full = true;
+  if (epoch < core->epoch()) return;
+  core->abort(Error(Code::kUnavailable, "the store's disk is full: " + error.message(), ENOSPC));
+}
+
 void SqliteStore::Rep::published(std::vector<Job> jobs) {
+  if (full) log::info("store", "the disk has room again");
+  full = false;
   for (auto& job : jobs) {
     if (job.commit) core->publish(*job.commit, false);
   }
@@ -245,6 +279,7 @@ Task<Result<Revision>> SqliteStore::txn(Txn txn) {
   if (!commit->changes.empty()) {
     Job job;
     job.commit = std::move(*commit);
+    job.epoch = rep->core->epoch();
     rep->push(std::move(job));
   }
   CO_RETURN_IF_ERROR(co_await rep->core->waitFor(revision));
