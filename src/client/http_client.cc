@@ -103,6 +103,9 @@ struct HttpClient::Rep {
     http::Client::Options transport;
     transport.tls = options.tls;
     transport.dial = options.dial;
+    transport.priorKnowledgeHttp2 = options.priorKnowledgeHttp2;
+    transport.pingAfter = options.keepAlive;
+    transport.pingTimeout = options.keepAliveTimeout;
     http = std::make_shared<http::Client>(loop, std::move(transport));
   }
 

@@ -22,9 +22,14 @@ class HttpClient final : public Client {
     std::string fieldManager;                            // sent with writes when not empty
     Duration requestTimeout = std::chrono::seconds(30);  // watches: only until the response starts
     bool dropOnTimeout = false;  // a request without an answer ends all connections; the next one dials anew
+    // HTTP/2: a server that says nothing for `keepAlive` while it is asked or watched is pinged, and given up when it
+    // does not answer within `keepAliveTimeout`: requests and watches end with kUnavailable.
+    Duration keepAlive = std::chrono::seconds(5);
+    Duration keepAliveTimeout = std::chrono::seconds(5);
     size_t watchLineLimit = 16 << 20;
     size_t bodyLimit = 256 << 20;
     std::function<Task<Result<std::unique_ptr<http::Stream>>>()> dial;  // as in http::Client::Options
+    bool priorKnowledgeHttp2 = false;                                   // as there
   };
   HttpClient(Loop& loop, Options options);
   ~HttpClient() override;

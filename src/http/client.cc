@@ -279,6 +279,7 @@ Task<Result<Client::Rep::Route>> Client::Rep::route(const Target& target, std::s
     if (rep && origin) rep->http2Changed(origin);
   };
   origin->http2 = Http2Client::start(loop, std::move(dialed->input), std::move(changed));
+  origin->http2->keepAlive(options.pingAfter, options.pingTimeout);
   out.http2 = origin->http2;
   co_return out;
 }

@@ -29,6 +29,10 @@ class Client {
     std::shared_ptr<TlsClient> tls;  // for https; null: the system's roots
     Duration connectTimeout = std::chrono::seconds(10);
     Duration idleTimeout = std::chrono::seconds(60);
+    // HTTP/2: a peer that sends nothing for so long while a request is open is asked for a sign of life, and the
+    // connection ends when none comes in time. Zero: never asked.
+    Duration pingAfter{0};
+    Duration pingTimeout = std::chrono::seconds(5);
     bool http2 = true;  // https only, by ALPN; many requests share one connection
     // Called for each new connection instead of dialing; for reversed connections.
     std::function<Task<Result<std::unique_ptr<Stream>>>()> dial;

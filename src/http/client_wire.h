@@ -37,6 +37,8 @@ class Http2Client {
   virtual ~Http2Client() = default;
   // `changed` runs when usable() or streams() may have changed; it must not destroy the connection.
   static std::shared_ptr<Http2Client> start(Loop& loop, std::shared_ptr<Input> input, std::function<void()> changed);
+  // As Http2Session::keepAlive().
+  virtual void keepAlive(Duration after, Duration timeout) = 0;
   virtual bool usable() const = 0;
   virtual size_t streams() const = 0;
   // `untouched`: on failure, whether the server has certainly not worked on the request.

@@ -77,6 +77,7 @@ class Http2ClientImpl final : public Http2Client {
   bool usable() const override { return !session_->draining(); }
   size_t streams() const override { return session_->streams(); }
   void close() override { session_->terminate(); }
+  void keepAlive(Duration after, Duration timeout) override { session_->keepAlive(after, timeout); }
 
   Task<Result<StreamingResponse>> exchange(Outgoing& request, bool& untouched) override {
     return exchangeOn(session_, &request, &untouched);

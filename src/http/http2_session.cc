@@ -112,6 +112,7 @@ Error Http2Session::streamError(const H2Stream& stream) const {
     return Error(Code::kUnavailable,
                  fmt::format("the peer reset the stream: {}", nghttp2_http2_strerror(stream.errorCode)));
   }
+  if (silent_) return Error(Code::kUnavailable, "the peer does not answer any more");
   return Error(Code::kUnavailable, ended_ ? "the connection ended" : "the peer has closed the stream");
 }
 
@@ -136,7 +137,10 @@ Task<> Http2Session::run(std::shared_ptr<Http2Session> self) {
     if (!nghttp2_session_want_read(self->session_) && !nghttp2_session_want_write(self->session_)) break;
     auto more = co_await self->input_->fill();
     if (!more.ok() || !*more) break;
+    self->heard_ = self->loop_.now();
+    self->asked_ = false;
   }
+  self->keepAlive_.cancel();
   // What explains the end goes out, if the peer takes it in time.
   self->draining_ = true;
   if (self->writing_) co_await self->written_.waitFor(std::chrono::seconds(1));
@@ -144,6 +148,36 @@ Task<> Http2Session::run(std::shared_ptr<Http2Session> self) {
   self->input_->close();
   while (self->writing_) co_await self->written_.wait();
   self->farewell_.cancel();
+}
+
+void Http2Session::keepAlive(Duration after, Duration timeout) {
+  pingAfter_ = after;
+  pingTimeout_ = timeout;
+  heard_ = loop_.now();
+  if (after > Duration(0)) watchPeer(after);
+}
+
+void Http2Session::watchPeer(Duration in) {
+  keepAlive_ = loop_.after(in, [weak = weak_from_this()] {
+    auto self = weak.lock();
+    if (!self || self->ended_) return;
+    if (self->asked_) {
+      self->silent_ = true;
+      self->draining_ = true;
+      self->input_->close();
+      return;
+    }
+    const Duration silence = self->loop_.now() - self->heard_;
+    if (self->streams_.empty() || silence < self->pingAfter_) {
+      // Nobody waits for the peer, or it has spoken meanwhile.
+      self->watchPeer(self->streams_.empty() ? self->pingAfter_ : self->pingAfter_ - silence);
+      return;
+    }
+    self->asked_ = true;
+    nghttp2_submit_ping(self->session_, NGHTTP2_FLAG_NONE, nullptr);
+    self->flush();
+    self->watchPeer(self->pingTimeout_);
+  });
 }
 
 void Http2Session::endAll() {

@@ -62,6 +62,9 @@ class Http2Session : public std::enable_shared_from_this<Http2Session> {
 
   // Serves the connection until it ends; then every stream is closed.
   static Task<> run(std::shared_ptr<Http2Session> self);
+  // While streams are open and nothing has come for `after`, the peer is asked for a sign of life (PING). None within
+  // `timeout` ends the connection: its streams fail with kUnavailable.
+  void keepAlive(Duration after, Duration timeout);
   // Says goodbye and ends the connection, in a second at most.
   void terminate(uint32_t code = NGHTTP2_NO_ERROR);
   bool ended() const { return ended_; }
@@ -90,6 +93,7 @@ class Http2Session : public std::enable_shared_from_this<Http2Session> {
 
  private:
   Http2Session(Loop& loop, std::shared_ptr<Input> input, bool server);
+  void watchPeer(Duration in);
   static Task<> writeLoop(std::shared_ptr<Http2Session> self);
   H2StreamPtr find(int32_t id) const;
   void closeStream(const H2StreamPtr& stream, uint32_t code);
@@ -119,6 +123,11 @@ class Http2Session : public std::enable_shared_from_this<Http2Session> {
   bool cancelled_ = false;  // our side ended it
   Signal written_;
   Timer farewell_;
+  Duration pingAfter_{0}, pingTimeout_{0};
+  TimePoint heard_{};  // when the peer last sent something
+  bool asked_ = false;
+  bool silent_ = false;  // it did not answer
+  Timer keepAlive_;
 };
 
 // A stream of the connection as a raw stream of bytes.

@@ -22,7 +22,7 @@ class TlsServer {
   virtual ~TlsServer() = default;
   struct Options {
     KeyPair keyPair;
-    std::string clientCaPem;  // non-empty: a client certificate is asked for, and must verify when given
+    std::string clientCaPem;  // non-empty: a client certificate is asked for; one that does not verify counts as none
     bool http2 = true;
   };
   static Result<std::shared_ptr<TlsServer>> create(Options options);

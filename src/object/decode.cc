@@ -47,7 +47,9 @@ Result<Decoded> decodeBody(const Kinds& kinds, std::string_view body, std::strin
   if (media == kProtobuf) {
     ASSIGN_OR_RETURN(value, decodeProtobuf(kinds, body, options.expected));
   } else if (media.empty() || media == "application/json" || media == "text/json") {
-    ASSIGN_OR_RETURN(value, parseJson(body, collect ? &duplicates : nullptr));
+    auto parsed = parseJson(body, collect ? &duplicates : nullptr);
+    if (!parsed.ok()) return std::move(parsed).error().wrap("couldn't get version/kind; json parse error");
+    value = std::move(*parsed);
   } else if (media == "application/yaml" || media == "text/yaml" || media == "application/x-yaml" ||
              media == "application/apply-patch+yaml") {
     ASSIGN_OR_RETURN(value, parseYaml(body, &duplicates));
