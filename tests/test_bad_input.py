@@ -237,13 +237,13 @@ def test_strangers_are_unauthorized(cluster, raw, tmp_path):
     raw.refused("/api/v1/pods", 401, "Unauthorized", "Unauthorized", certificate=None, Authorization="Basic YTpi")
     # A certificate of an authority of one's own, and one of the cluster's that has expired.
     pki = f"{cluster.data}/clusters/{cluster.name}/pki"
-    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=admin/O=system:masters", "-keyout", raw.path("own-key")]
-    run([*new, "-x509", "-days", "1", "-out", raw.path("own")])
+    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=admin/O=system:masters"]
+    run([*new, "-x509", "-days", "1", "-keyout", raw.path("own-key"), "-out", raw.path("own")])
     raw.refused("/api/v1/pods", 401, "Unauthorized", "Unauthorized", certificate="own", key="own-key")
-    run([*new, "-new", "-out", raw.path("request")])
+    run([*new, "-new", "-keyout", raw.path("old-key"), "-out", raw.path("request")])
     run(["openssl", "x509", "-req", "-in", raw.path("request"), "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key", "-CAserial", str(tmp_path / "serial"), "-CAcreateserial",
          "-days", "-1", "-out", raw.path("old")])
-    raw.refused("/api/v1/pods", 401, "Unauthorized", "Unauthorized", certificate="old", key="own-key")
+    raw.refused("/api/v1/pods", 401, "Unauthorized", "Unauthorized", certificate="old", key="old-key")
     done = run(cluster.net.inside(["kubectl", "--kubeconfig", "/dev/null", "--server", raw.server, "--certificate-authority", raw.path("ca"),
                                    "--client-certificate", raw.path("own"), "--client-key", raw.path("own-key"), "get", "pods"]), check=False)
     assert done.returncode == 1 and done.stderr.strip().endswith("You must be logged in to the server (Unauthorized)")
