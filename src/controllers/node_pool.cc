@@ -210,13 +210,12 @@ Task<Result<>> NodePoolController::createMachine(ObjectPtr pool, PoolStep::Creat
   if (what.surge) labels[kSurgeLabel] = "true";
   log::info("nodepool", "machine {} of pool {} in zone {}{}", name, pool->name(), what.zone,
             what.original.empty() ? (what.surge ? ", for the upgrade" : "") : ", in for " + what.original);
-  json::object body{{"apiVersion", "dhow.io/v1"},
-                    {"kind", "Machine"},
-                    {"metadata",
-                     {{"name", std::move(name)},
-                      {"labels", std::move(labels)},
-                      {"ownerReferences", json::array{controllerReference(*pool)}}}},
-                    {"spec", std::move(spec)}};
+  json::object body{
+      {"apiVersion", "dhow.io/v1"},
+      {"kind", "Machine"},
+      {"metadata",
+       {{"name", name}, {"labels", std::move(labels)}, {"ownerReferences", json::array{controllerReference(*pool)}}}},
+      {"spec", std::move(spec)}};
   Result<ObjectPtr> made = co_await context_.client.create(kinds::kMachines, "", std::move(body));
   if (!made.ok() && !made.error().is(Code::kAlreadyExists)) co_return std::move(made).error();
   co_return Result<>();

@@ -159,8 +159,7 @@ Task<> Engine::probeHealth(ContainerPtr container, uint64_t exits) {
       auto exit = probe->exec->exit();
       result.exitCode = probe->late || !exit ? -1 : exit->code;
       result.output = std::move(probe->output);
-      if (probe->late)
-        result.output = fmt::format("Health check exceeded timeout ({})", shown(timeout));
+      if (probe->late) result.output = fmt::format("Health check exceeded timeout ({})", shown(timeout));
     } else {
       result.exitCode = -1;
       result.output = exec.error().message();

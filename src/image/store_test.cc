@@ -22,7 +22,7 @@ TEST_F(Store, AssemblesAnImageAndFindsItByNameIdAndPrefix) {
   EXPECT_EQ(image->repoTags, std::vector<std::string>{"hello:1"});
   EXPECT_EQ(image->config.run.entrypoint, std::vector<std::string>{"/bin/hello"});
   EXPECT_EQ(image->config.diffIds.size(), 1u);
-  for (std::string name :
+  for (const std::string& name :
        {std::string("hello:1"), std::string("docker.io/library/hello:1"), image->id, image->id.substr(7, 12)}) {
     auto found = store->get(name);
     ASSERT_TRUE(found.ok()) << name;

@@ -75,7 +75,6 @@ class ClusterDnsTest : public testing::Test {
 };
 
 TEST_F(ClusterDnsTest, AnswersAsTheSpecificationSays) {
-  const std::string zone = "cluster.local";
   EXPECT_EQ(Texts{"1.1.0"}, ask("dns-version.cluster.local", kDnsTxt));
   EXPECT_EQ(Texts{"10.96.0.10"}, ask("kube-dns.kube-system.svc.cluster.local"));
   EXPECT_EQ(Texts{"10.96.0.10"}, ask("KUBE-dns.Kube-System.SVC.cluster.local")) << "any case";

@@ -56,7 +56,7 @@ TEST(Apply, CreateOwnsWhatItSets) {
 
 TEST(Apply, RemovesWhatIsNoLongerListedAndKeepsTheOthers) {
   auto first = apply(configMaps(), nullptr, map(R"({"a":"1","b":"2"})"), "me");
-  json::object live = *first;
+  const json::object& live = *first;
   json::object edited = live;
   edited["data"].as_object()["c"] = "3";
   trackUpdate(configMaps(), &live, edited, {"other", ""}, at(1));

@@ -50,7 +50,7 @@ inline void fuzzOne(std::string_view data) {
   }
   auto patch = parseJson(rest);
   if (!patch.ok()) return;
-  boost::json::value document = *patch;
+  const boost::json::value& document = *patch;
   if (choice == 4) (void)applyJsonPatch(document, *patch);
   if (choice == 5) (void)applyMergePatch(document, *patch);
   if (choice == 6 && patch->is_object())

@@ -42,7 +42,7 @@ TEST(Fuzz, RandomProtobufNeverCrashes) {
   std::mt19937 random(2);
   auto byte = [&] { return static_cast<char>(std::uniform_int_distribution<int>(0, 60)(random)); };
   for (int round = 0; round < 4000; ++round) {
-    std::string input = std::string("\x02k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12", 18);
+    std::string input = std::string("\x02k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12", 17);
     std::string body;
     for (int i = 0; i < 100; ++i) body.push_back(byte());
     input.push_back(static_cast<char>(body.size()));

@@ -111,12 +111,12 @@ Task<http::Response> createMachine(Api api, std::string name, std::string body) 
 
 Task<http::Response> actOnMachine(Api api, std::string name, std::string verb) {
   Result<> done(Error(Code::kNotFound, "there is no operation " + verb));
-  if (verb == "start") done = co_await api.provider.start(std::move(name));
-  if (verb == "stop") done = co_await api.provider.stop(std::move(name), kStopGrace);
-  if (verb == "kill") done = co_await api.provider.kill(std::move(name));
-  if (verb == "restart") done = co_await api.provider.restart(std::move(name));
-  if (verb == "cut") done = co_await api.provider.setLink(std::move(name), false);
-  if (verb == "restore") done = co_await api.provider.setLink(std::move(name), true);
+  if (verb == "start") done = co_await api.provider.start(name);
+  if (verb == "stop") done = co_await api.provider.stop(name, kStopGrace);
+  if (verb == "kill") done = co_await api.provider.kill(name);
+  if (verb == "restart") done = co_await api.provider.restart(name);
+  if (verb == "cut") done = co_await api.provider.setLink(name, false);
+  if (verb == "restore") done = co_await api.provider.setLink(name, true);
   co_return answer(done);
 }
 
