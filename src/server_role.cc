@@ -41,8 +41,10 @@ struct Duties {
   std::vector<std::unique_ptr<client::Client>> clients;
   std::unique_ptr<controllers::Manager> controllers;
   std::unique_ptr<scheduler::Scheduler> scheduler;
+  std::unique_ptr<platform::MemberKeeper> members;
 
   Task<> stop() {
+    if (members) co_await members->stop();
     if (scheduler) co_await scheduler->stop();
     if (controllers) co_await controllers->stop();
   }
@@ -158,6 +160,11 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
                                                              api->caches(), std::move(manager));
   made->scheduler = std::make_unique<scheduler::Scheduler>(loop, clientFor("system:kube-scheduler"), api->caches(),
                                                            scheduler::Options{});
+  if (!options.member.empty()) {
+    ASSIGN_OR_RETURN(auto etcd, platform::storeOptions(options));
+    made->members = std::make_unique<platform::MemberKeeper>(loop, std::move(etcd));
+    made->members->start();
+  }
   made->controllers->start();
   made->scheduler->start();
   return made;

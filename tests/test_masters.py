@@ -1,13 +1,16 @@
 """One master and three: what survives the death of any of them, of a member of their store, of most, and of all."""
 
+import base64
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from harness import Cluster, eventually
+from harness import Cluster, eventually, run
 from pods import (HELLO, apply, command_of, in_pod, in_pod_network, main_process, node_is_ready, processes_of, publish_shell, restarts,
                   role_process, shell_pod, wait_answers, wait_ready)
 
@@ -211,6 +214,31 @@ def test_without_a_quorum_writes_fail_with_a_reason_and_workloads_go_on(three):
     three.kubectl("delete", "configmap", "quorum")
 
 
+def members(cluster):
+    """The store's members as `dhow status` lists them: state by master."""
+    out = cluster.dhow("status", check=False).stdout
+    return {line.split()[0]: line.split()[1] for line in out[out.find("MEMBER OF"):].splitlines()[1:] if line.startswith(cluster.name + "-")}
+
+
+def test_a_member_that_lost_its_data_joins_anew(three, writer):
+    assert sorted(eventually(lambda: set(members(three).values()) == {"Leads", "Follows"} and members(three))) == three.masters
+    lost, other = three.masters[1], three.masters[2]
+    three.dhow("machine", "stop", lost)
+    shutil.rmtree(f"{three.data}/clusters/{three.name}/masters/{lost}/etcd")
+    writer.goes_on()
+    three.dhow("machine", "start", lost)
+    eventually(lambda: members(three)[lost] in ("Follows", "Leads"), timeout=60)
+    # It counts: another may go now.
+    three.dhow("machine", "stop", other)
+    try:
+        writer.goes_on()
+    finally:
+        three.dhow("machine", "start", other)
+    eventually(lambda: set(members(three).values()) == {"Leads", "Follows"})
+    writer.stop()
+    writer.nothing_is_lost()
+
+
 def test_workloads_do_without_any_master_and_come_back_from_their_nodes_disks(any_number):
     cluster = any_number
     eventually(lambda: ready(cluster))
@@ -301,3 +329,31 @@ def test_the_regions_api_is_for_masters_alone(three):
     node = f"{folder}/nodes/{three.name}-node-1"
     assert "PermissionDenied" in ask("--cert", f"{node}/node.crt", "--key", f"{node}/node.key")
     assert "PermissionDenied" in ask()
+
+
+def test_masters_use_an_etcd_that_is_there_already():
+    cluster = Cluster(nodes=2, zones=2)
+    endpoint = "http://10.77.0.1:2379"
+    etcd = None
+    try:
+        run(cluster.net.inside(["ip", "address", "add", "10.77.0.1/32", "dev", "lo"]))
+        etcd = subprocess.Popen(cluster.net.inside(["etcd", f"--data-dir={cluster.data}/own-etcd", f"--listen-client-urls={endpoint}",
+                                                    f"--advertise-client-urls={endpoint}", "--listen-peer-urls=http://127.0.0.1:2380"]),
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually(lambda: "true" in cluster.curl(f"{endpoint}/health", check=False).stdout)
+        cluster.up("--masters", "2", "--datastore", f"etcd={endpoint}")
+        cluster.kubectl("create", "configmap", "kept", "--from-literal=a=b")
+        keys = cluster.curl(f"{endpoint}/v3/kv/range", "-X", "POST", "-d", '{"key": "Lw==", "range_end": "MA==", "keys_only": true}').stdout
+        found = [base64.b64decode(entry["key"]).decode() for entry in json.loads(keys)["kvs"]]
+        assert f"/dhow/{cluster.name}/registry/configmaps/default/kept" in found
+        assert all(key.startswith(f"/dhow/{cluster.name}/") for key in found)
+        # Two masters over a store of their own need no majority of masters.
+        cluster.dhow("machine", "stop", eventually(lambda: leader(cluster)))
+        eventually(lambda: rows(cluster) and cluster.kubectl("create", "configmap", "on-one", check=False).returncode == 0)
+        refused = cluster.dhow("up", "--masters", "1", "--nodes", "2", "--zones", "2", check=False)
+        assert refused.returncode != 0 and "--datastore" in refused.stderr
+    finally:
+        cluster.destroy()
+        if etcd:
+            etcd.kill()
+            etcd.wait()

@@ -119,6 +119,11 @@ int status(const ClusterOption& option) {
   for (const auto& machine : state->machines)
     std::printf("%-24s %-10s %-10d %-16s %-16s\n", machine.name.c_str(), howIs(machine, *state), machine.pid,
                 machine.zone.c_str(), machine.address.c_str());
+  if (!state->members.empty()) std::printf("\n%-24s %-10s %-10s\n", "MEMBER OF THE STORE", "STATE", "SIZE");
+  for (const auto& member : state->members) {
+    const char* how = !member.answers ? "Away" : member.learner ? "Learns" : member.leads ? "Leads" : "Follows";
+    std::printf("%-24s %-10s %.1f MiB\n", member.name.c_str(), how, static_cast<double>(member.bytes) / (1 << 20));
+  }
   return state->serverAnswers ? 0 : 1;
 }
 

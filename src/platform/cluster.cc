@@ -460,6 +460,7 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
       if (lease.ok()) state.leader = client::text((*lease)->root(), {"spec", "holderIdentity"});
     }
   }
+  if (!state.down) state.members = co_await memberStates(rep_->loop, config);
   co_await api->stop();
   co_return state;
 }

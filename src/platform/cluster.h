@@ -30,6 +30,7 @@ struct ClusterState {
   bool regionAnswers = false;  // when not, it is not known what runs
   std::vector<MachineInfo> machines;
   std::string leader;                        // the master that runs controllers and scheduler; empty: not known
+  std::vector<MemberState> members;          // of the store that several masters share
   std::map<std::string, bool> mastersAlive;  // as the API's address sees them
   std::map<std::string, bool> nodesReady;    // as the API tells; empty when it does not answer
 };

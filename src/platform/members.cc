@@ -11,6 +11,8 @@ using namespace std::chrono_literals;
 
 namespace {
 
+constexpr Duration kLearnerLook = 500ms;
+constexpr Duration kUsualLook = 10s;
 constexpr int64_t kQuotaBytes = int64_t{8} << 30;
 
 std::string peerUrl(const std::string& address) {
@@ -24,6 +26,13 @@ std::string joinedFile(const MasterOptions& options) {
   return options.member + ".joined";
 }
 
+std::string nameOfPeer(const MasterOptions& options, const std::string& url) {
+  for (const auto& [name, address] : options.peers) {
+    if (peerUrl(address) == url) return name;
+  }
+  return "";
+}
+
 struct InitialCluster {
   bool existing = false;
   std::vector<std::string> members;  // "name=url"
@@ -35,9 +44,47 @@ InitialCluster plannedCluster(const MasterOptions& options) {
   return cluster;
 }
 
-Task<Result<InitialCluster>> findCluster(const MasterOptions& options) {
-  if (!pathExists(joinedFile(options))) co_return plannedCluster(options);
-  co_return Error(Code::kDataLoss, fmt::format("{} has lost its data", options.name));
+// The cluster as its members tell it.
+InitialCluster toldCluster(const MasterOptions& options, const std::vector<store::EtcdAdmin::Member>& members) {
+  InitialCluster cluster;
+  cluster.existing = true;
+  for (const auto& member : members) {
+    for (const auto& url : member.peerUrls) {
+      const auto known = nameOfPeer(options, url);
+      cluster.members.push_back((known.empty() ? member.name : known) + "=" + url);
+    }
+  }
+  return cluster;
+}
+
+Task<Result<InitialCluster>> findCluster(Loop& loop, const MasterOptions& options) {
+  CO_ASSIGN_OR_RETURN(auto etcd, storeOptions(options));
+  const std::string own = clientUrl(options.address);
+  std::erase(etcd.endpoints, own);
+  etcd.timeout = 2s;
+  etcd.patience = 500ms;
+  store::EtcdAdmin admin(loop, std::move(etcd));
+  auto members = co_await admin.members();
+  if (!members.ok()) {
+    if (!pathExists(joinedFile(options))) co_return plannedCluster(options);
+    co_return Error(Code::kUnavailable, fmt::format("{} has lost its data and no other member answers: {}",
+                                                    options.name, members.error().message()));
+  }
+  const std::string url = peerUrl(options.address);
+  for (const auto& member : *members) {
+    const auto& urls = member.peerUrls;
+    if (std::find(urls.begin(), urls.end(), url) == urls.end()) continue;
+    // Listed, and never started: its place is free.
+    if (member.name.empty()) co_return toldCluster(options, *members);
+    log::warn("member", "{} has lost its data: it joins anew", options.name);
+    auto removed = co_await admin.removeMember(member.id);
+    CO_RETURN_IF_ERROR(removed);
+  }
+  auto added = co_await admin.addMember({url}, true);
+  CO_RETURN_IF_ERROR(added);
+  auto now = co_await admin.members();
+  CO_RETURN_IF_ERROR(now);
+  co_return toldCluster(options, *now);
 }
 
 std::vector<std::string> commandOf(const std::string& program, const MasterOptions& options,
@@ -90,11 +137,11 @@ Result<std::string> findEtcd() {
   return Error(Code::kNotFound, "several masters need etcd; install Debian's etcd-server");
 }
 
-Task<Result<std::vector<std::string>>> prepareMember(Loop&, const MasterOptions& options) {
+Task<Result<std::vector<std::string>>> prepareMember(Loop& loop, const MasterOptions& options) {
   CO_ASSIGN_OR_RETURN(auto program, findEtcd());
   InitialCluster cluster = plannedCluster(options);
   if (!pathExists(options.member + "/member/wal")) {
-    auto found = co_await findCluster(options);
+    auto found = co_await findCluster(loop, options);
     CO_RETURN_IF_ERROR(found);
     cluster = std::move(*found);
     // What a start that was cut short has left.
@@ -103,6 +150,80 @@ Task<Result<std::vector<std::string>>> prepareMember(Loop&, const MasterOptions&
   CO_RETURN_IF_ERROR(makeDirs(options.member, 0700));
   CO_RETURN_IF_ERROR(writeFileDurably(joinedFile(options), ""));
   co_return commandOf(program, options, cluster);
+}
+
+MemberKeeper::MemberKeeper(Loop& loop, store::EtcdOptions options)
+    : admin_(loop, options), upkeep_(loop, options), stopped_(loop), gate_(loop) {}
+
+void MemberKeeper::start() {
+  upkeep_.start();
+  gate_.spawn(run(this));
+}
+
+Task<> MemberKeeper::stop() {
+  stopping_ = true;
+  stopped_.notify();
+  co_await upkeep_.stop();
+  co_await gate_.close();
+}
+
+// Whether one is still learning.
+Task<bool> MemberKeeper::promoteLearners() {
+  auto members = co_await admin_.members();
+  if (!members.ok()) co_return false;
+  bool learning = false;
+  for (const auto& member : *members) {
+    if (!member.learner || stopping_) continue;
+    auto promoted = co_await admin_.promoteMember(member.id);
+    if (promoted.ok())
+      log::info("member", "{} has caught up and votes", member.name);
+    else
+      learning = true;
+  }
+  co_return learning;
+}
+
+Task<> MemberKeeper::run(MemberKeeper* self) {
+  while (!self->stopping_) {
+    const bool learning = co_await self->promoteLearners();
+    if (self->stopping_) break;
+    co_await self->stopped_.waitFor(learning ? kLearnerLook : kUsualLook);
+  }
+}
+
+namespace {
+
+struct Asked {
+  explicit Asked(Loop& loop) : gate(loop) {}
+  Gate gate;
+  static Task<> one(store::EtcdAdmin* admin, MemberState* state) {
+    auto status = co_await admin->status(state->endpoint);
+    if (!status.ok()) co_return;
+    state->answers = true;
+    state->leads = status->leads();
+    state->learner = status->learner;
+    state->bytes = status->fileBytes;
+  }
+};
+
+}  // namespace
+
+Task<std::vector<MemberState>> memberStates(Loop& loop, const ClusterConfig& config) {
+  std::vector<MemberState> states;
+  if (!config.request.ownMembers()) co_return states;
+  const auto plans = config.masterPlans();
+  for (const auto& plan : plans) states.push_back({plan.name, clientUrl(plan.address)});
+  auto options = loadMasterOptions(config.paths().masterConfig(plans[0].name));
+  if (!options.ok()) co_return states;
+  auto etcd = storeOptions(*options);
+  if (!etcd.ok()) co_return states;
+  etcd->timeout = 2s;
+  etcd->patience = 500ms;
+  store::EtcdAdmin admin(loop, std::move(*etcd));
+  Asked asked(loop);
+  for (auto& state : states) asked.gate.spawn(Asked::one(&admin, &state));
+  co_await asked.gate.close();
+  co_return states;
 }
 
 }  // namespace dhow::platform

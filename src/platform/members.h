@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "platform/config.h"
 #include "platform/master_options.h"
-#include "store/etcd_store.h"
+#include "store/etcd_admin.h"
 
 namespace dhow::platform {
 
@@ -25,5 +25,33 @@ Result<std::string> findEtcd();
 // cluster and added anew as a learner first; kUnavailable while the others do not answer, since with an empty log it
 // must not vote under its old name.
 Task<Result<std::vector<std::string>>> prepareMember(Loop& loop, const MasterOptions& options);
+
+// Run by the leading master: compacts and defragments regularly, and promotes learners that have caught up.
+class MemberKeeper {
+ public:
+  MemberKeeper(Loop& loop, store::EtcdOptions options);
+  void start();
+  Task<> stop();
+
+ private:
+  static Task<> run(MemberKeeper* self);
+  Task<bool> promoteLearners();
+
+  store::EtcdAdmin admin_;
+  store::EtcdUpkeep upkeep_;
+  bool stopping_ = false;
+  Signal stopped_;
+  Gate gate_;
+};
+
+struct MemberState {
+  std::string name, endpoint;
+  bool answers = false;
+  bool leads = false;
+  bool learner = false;
+  int64_t bytes = 0;
+};
+// Of a cluster of this machine; empty for one with the embedded store.
+Task<std::vector<MemberState>> memberStates(Loop& loop, const ClusterConfig& config);
 
 }  // namespace dhow::platform

@@ -100,6 +100,7 @@ struct Provider::Rep {
     for (const auto& listener : listeners) listener(name);
   }
   Task<Result<>> run(Known known);
+  Task<Result<>> save(const Known& known);
 };
 
 Result<> Provider::Rep::readMachines() {
@@ -172,6 +173,15 @@ Task<Result<>> Provider::Rep::run(Known known) {
   co_return Result<>();
 }
 
+Task<Result<>> Provider::Rep::save(const Known& known) {
+  auto saved = co_await pool.run(loop, [&]() -> Result<> {
+    auto paths = config.paths();
+    RETURN_IF_ERROR(makeDirs(paths.node(known.plan.name), 0700));
+    return writeFileDurably(paths.nodeRecord(known.plan.name), json::serialize(recordOf(known)) + "\n", 0600);
+  });
+  co_return saved;
+}
+
 Provider::Provider(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 Provider::~Provider() = default;
 
@@ -228,25 +238,25 @@ Task<Result<>> Provider::create(std::string name, std::string zone, NodeTraits t
                     fmt::format("machine {} is there already, in zone {}", name, found->second.plan.zone));
   if (rep_->cutZones.contains(zone)) co_return Error(Code::kUnavailable, fmt::format("zone {} does not answer", zone));
   Known known{{name, zone, index, ""}, false, std::move(traits)};
+  bool run = true;
   if (found != rep_->machines.end()) {
     known.plan = found->second.plan;
     auto made = co_await rep_->runtime->machines();
     CO_RETURN_IF_ERROR(made);
     const bool there =
         std::any_of(made->begin(), made->end(), [&](const auto& machine) { return machine.name == name; });
-    if (there || rep_->held(known)) co_return Result<>();
+    run = !there && !rep_->held(known);
+    // What `up` has started belongs to whoever asks for it first.
+    if (!run && !rep_->machines[name].traits.version.empty()) co_return Result<>();
   } else {
     CO_ASSIGN_OR_RETURN(known.plan.address, rep_->freeAddress(index));
   }
   // Taken before the disk is waited for, so that no other machine takes the address meanwhile.
   const bool isNew = rep_->machines.insert_or_assign(name, known).second;
-  auto saved = co_await rep_->pool.run(rep_->loop, [&]() -> Result<> {
-    auto paths = rep_->config.paths();
-    RETURN_IF_ERROR(makeDirs(paths.node(name), 0700));
-    return writeFileDurably(paths.nodeRecord(name), json::serialize(recordOf(known)) + "\n", 0600);
-  });
+  auto saved = co_await rep_->save(known);
   if (!saved.ok() && isNew) rep_->machines.erase(name);
   CO_RETURN_IF_ERROR(saved);
+  if (!run) co_return Result<>();
   auto ran = co_await rep_->run(std::move(known));
   co_return ran;
 }

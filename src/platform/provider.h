@@ -43,8 +43,8 @@ class Provider {
   // Planned ones (config.h) and those that were made here, masters first.
   Task<Result<std::vector<MachineInfo>>> list();
   std::vector<ZoneInfo> zones() const;
-  // Makes a node and starts it; its address is the region's choice. One that is there is left as it is, and is
-  // kConflict in another zone. kUnavailable while the zone is cut off.
+  // Makes a node and starts it; its address is the region's choice. One that is there is left as it is (one that `up`
+  // started takes over pool and version), and is kConflict in another zone. kUnavailable while the zone is cut off.
   Task<Result<>> create(std::string name, std::string zone, NodeTraits traits);
   // Starting what runs and stopping what does not is fine. kNotFound when there is no such machine.
   Task<Result<>> start(std::string name);
