@@ -12,6 +12,7 @@
 #include "client/fields.h"
 #include "client/leader.h"
 #include "client/leading_client.h"
+#include "client/node_lease.h"
 #include "controllers/manager.h"
 #include "http/server.h"
 #include "platform/master_options.h"
@@ -155,6 +156,10 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
   manager.loadBalancerPool = options.loadBalancerRange;
   manager.machines = machines.get();
   manager.clusterName = options.cluster;
+  manager.region = options.region;
+  manager.zones = options.zones;
+  manager.nodes = options.nodes;
+  manager.nodeMonitorGrace = 4 * client::kRenewEvery;
   ASSIGN_OR_RETURN(manager.rootCaPem, readFile(options.caFile, 1 << 20));
   made->controllers = std::make_unique<controllers::Manager>(loop, clientFor("system:kube-controller-manager"),
                                                              api->caches(), std::move(manager));

@@ -9,6 +9,7 @@
 #include "namespace.h"
 #include "node_ipam.h"
 #include "node_lifecycle.h"
+#include "platform_seed.h"
 #include "pod_gc.h"
 #include "service_account.h"
 #include "service_lb.h"
@@ -349,6 +350,18 @@ TEST_F(NodeTest, PodsOfARemovedNodeGo) {
   api.drop(kinds::kNodes, "", "n1");
   loop.advance(60s);
   EXPECT_EQ(api.find(kinds::kPods, "default", "p"), nullptr);
+}
+
+TEST_F(Base, NewClusterIsGivenItsRegionZonesAndPoolOnce) {
+  const PlatformSeed::Plan plan{"r", {"a", "b"}, 4};
+  run<PlatformSeed>(plan);
+  EXPECT_EQ(api.all(kinds::kZones).size(), 2u);
+  EXPECT_EQ(number(api.find(kinds::kNodePools, "", "default")->root(), {"spec", "count"}), 4);
+  EXPECT_EQ(api.find(kinds::kRegions, "", "r")->annotation("dhow.io/unfinished"), "");
+  api.drop(kinds::kNodePools, "", "default");
+  runOn(loop, component->stop());
+  run<PlatformSeed>(plan);
+  EXPECT_EQ(api.find(kinds::kNodePools, "", "default"), nullptr);
 }
 
 TEST_F(Base, OldestFinishedPodsGoBeyondTheLimit) {

@@ -18,10 +18,10 @@ namespace dhow::controllers {
 class MachineController final : public Component {
  public:
   struct Options {
-    Duration silentPatience = std::chrono::seconds(6);  // after it fell silent, before it is repaired
-    Duration startPatience = std::chrono::seconds(60);  // for a machine to be heard after a restart
-    Duration makePatience = std::chrono::seconds(180);  // after it was made
-    Duration healthyFor = std::chrono::minutes(10);     // then earlier repairs are forgotten
+    Duration silentPatience = std::chrono::seconds(45);  // after it fell silent, before it is repaired
+    Duration startPatience = std::chrono::seconds(60);   // for a machine to be heard after a restart
+    Duration makePatience = std::chrono::seconds(180);   // after it was made
+    Duration healthyFor = std::chrono::minutes(10);      // then earlier repairs are forgotten
   };
   MachineController(Context context, MachineProvider& provider, Heartbeats& heartbeats, Inventory& inventory,
                     const ZoneHealthController& zones, Options options);
