@@ -372,7 +372,7 @@ Task<Result<>> MachineController::setPhase(ObjectPtr machine, std::string_view p
   if (message.empty())
     status.erase("message");
   else
-    status["message"] = std::move(message);
+    status["message"] = message;
   Result<> written = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
   co_return written;
 }
