@@ -137,6 +137,9 @@ Task<EtcdCluster::Outcome> EtcdCluster::call(std::shared_ptr<EtcdCluster> self, 
     if (self->closed_) {
       out.answer = Answer::failed(Failure::kUnreached, Error(Code::kUnavailable, "the store is closed"));
     } else if (self->outage_) {
+      // At once, but not without letting others run: who tries again and again must not keep the end of it away.
+      co_await self->loop_.sleep(std::chrono::milliseconds(1));
+      if (!self->outage_) continue;
       out.answer = Answer::failed(Failure::kUnreached, *self->outage_);
     } else {
       auto channel = self->channel();

@@ -5,9 +5,9 @@
 #include <random>
 
 #include "base/gate.h"
-#include "etcd_testing.h"
 #include "store/datastore.h"
 #include "store/etcd_admin.h"
+#include "store/etcd_testing.h"
 
 namespace dhow::store {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "etcd_testing.h"
+#include "store/etcd_testing.h"
 #include "store/memory_store.h"
 #include "store/sqlite_store.h"
 

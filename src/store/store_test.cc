@@ -3,7 +3,7 @@
 
 #include "base/files.h"
 #include "base/gate.h"
-#include "etcd_testing.h"
+#include "store/etcd_testing.h"
 #include "store/memory_store.h"
 #include "store/sqlite_store.h"
 
