@@ -27,8 +27,10 @@ MachineInfo infoOf(const platform::MachineInfo& machine) {
   info.version = machine.version;
   info.address = machine.address;
   info.held = machine.held;
-  info.state = machine.running ? MachineInfo::State::kRunning : MachineInfo::State::kStopped;
-  if (!machine.running) info.message = machine.held ? "it was stopped" : "nothing of it runs";
+  info.state = machine.running    ? MachineInfo::State::kRunning
+               : machine.starting ? MachineInfo::State::kCreating
+                                  : MachineInfo::State::kStopped;
+  if (info.state == MachineInfo::State::kStopped) info.message = machine.held ? "it was stopped" : "nothing of it runs";
   return info;
 }
 
@@ -107,8 +109,13 @@ Task<Result<>> RegionMachines::remove(std::string name) {
 }
 
 Task<Result<>> RegionMachines::restart(std::string name) {
-  auto restarted = co_await client_.restart(std::move(name));
-  co_return restarted;
+  auto all = co_await client_.list();
+  CO_RETURN_IF_ERROR(all);
+  // One that is off is not switched off again: somebody else may be starting it just now.
+  const bool runs = std::any_of(all->machines.begin(), all->machines.end(),
+                                [&](const auto& machine) { return machine.name == name && machine.running; });
+  auto done = co_await (runs ? client_.restart(name) : client_.start(name));
+  co_return done;
 }
 
 Task<Result<std::vector<MachineInfo>>> RegionMachines::list(std::string zone) {
@@ -117,6 +124,8 @@ Task<Result<std::vector<MachineInfo>>> RegionMachines::list(std::string zone) {
   if (!zone.empty() && !isUp(*all, zone)) co_return unavailable(zone);
   std::vector<MachineInfo> out;
   for (const auto& machine : all->machines) {
+    // What is planned and was never made is not there yet.
+    if (!machine.made && !machine.starting && !machine.running) continue;
     if (machine.master || !isUp(*all, machine.zone) || (!zone.empty() && machine.zone != zone)) continue;
     out.push_back(infoOf(machine));
   }

@@ -52,6 +52,8 @@ struct ClusterPaths {
   std::string nodeConfig(const std::string& node) const { return this->node(node) + "/node.json"; }
   // There while the machine is stopped because somebody asked for that.
   std::string held(const std::string& folder) const { return folder + "/stopped"; }
+  // There when a node of the plan was removed through the region's API: `up` does not make it again.
+  std::string nodeRemoved(const std::string& node) const { return nodes() + "/." + node + ".removed"; }
   std::string nodeRecord(const std::string& node) const { return this->node(node) + "/machine.json"; }
 
   std::string lock() const { return run + "/lock"; }

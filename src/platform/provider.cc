@@ -83,6 +83,7 @@ struct Provider::Rep {
   std::unique_ptr<runtime::Runtime> runtime;
   std::map<std::string, Known> machines;
   std::set<std::string> cutMachines, cutZones;
+  std::set<std::string> starting;
   std::vector<std::function<void(const std::string&)>> listeners;
   KeyLocks locks;
 
@@ -100,13 +101,16 @@ struct Provider::Rep {
     for (const auto& listener : listeners) listener(name);
   }
   Task<Result<>> run(Known known);
+  Task<Result<>> boot(const Known& known);
   Task<Result<>> save(const Known& known);
 };
 
 Result<> Provider::Rep::readMachines() {
   for (const auto& plan : config.masterPlans()) machines[plan.name] = {plan, true, {}};
-  for (const auto& plan : config.nodePlans()) machines[plan.name] = {plan, false, {}};
   auto paths = config.paths();
+  for (const auto& plan : config.nodePlans()) {
+    if (!pathExists(paths.nodeRemoved(plan.name))) machines[plan.name] = {plan, false, {}};
+  }
   if (!pathExists(paths.nodes())) return {};
   ASSIGN_OR_RETURN(auto names, listDir(paths.nodes()));
   for (const auto& name : names) {
@@ -153,6 +157,14 @@ Result<> Provider::Rep::hold(const Known& known, bool held) const {
 }
 
 Task<Result<>> Provider::Rep::run(Known known) {
+  starting.insert(known.plan.name);
+  auto done = co_await boot(known);
+  starting.erase(known.plan.name);
+  if (done.ok()) changed(known.plan.name);
+  co_return done;
+}
+
+Task<Result<>> Provider::Rep::boot(const Known& known) {
   auto states = co_await runtime->machines();
   CO_RETURN_IF_ERROR(states);
   for (const auto& state : *states) {
@@ -169,7 +181,6 @@ Task<Result<>> Provider::Rep::run(Known known) {
   CO_RETURN_IF_ERROR(created);
   auto started = co_await runtime->startMachine(known.plan.name);
   CO_RETURN_IF_ERROR(started);
-  changed(known.plan.name);
   co_return Result<>();
 }
 
@@ -177,6 +188,7 @@ Task<Result<>> Provider::Rep::save(const Known& known) {
   auto saved = co_await pool.run(loop, [&]() -> Result<> {
     auto paths = config.paths();
     RETURN_IF_ERROR(makeDirs(paths.node(known.plan.name), 0700));
+    RETURN_IF_ERROR(removeTree(paths.nodeRemoved(known.plan.name)));
     return writeFileDurably(paths.nodeRecord(known.plan.name), json::serialize(recordOf(known)) + "\n", 0600);
   });
   co_return saved;
@@ -208,7 +220,10 @@ Task<Result<std::vector<MachineInfo>>> Provider::list() {
   auto add = [&](bool masters) {
     for (const auto& [name, known] : rep_->machines) {
       if (known.master != masters) continue;
-      MachineInfo info{name, known.master, known.plan.zone, known.plan.address, false, 0, false};
+      MachineInfo info{name, known.master, known.plan.zone, known.plan.address};
+      auto paths = rep_->config.paths();
+      info.made = pathExists(known.master ? paths.masterConfig(name) : paths.nodeConfig(name));
+      info.starting = rep_->starting.contains(name);
       info.held = rep_->held(known);
       info.pool = known.traits.pool;
       info.version = known.traits.version;
@@ -320,8 +335,12 @@ Task<Result<>> Provider::remove(std::string name) {
   auto removed = co_await rep_->runtime->removeMachine(name);
   CO_RETURN_IF_ERROR(removed);
   auto cleaned = co_await rep_->pool.run(rep_->loop, [&]() -> Result<> {
+    auto paths = rep_->config.paths();
+    for (const auto& plan : rep_->config.nodePlans()) {
+      if (plan.name == name) RETURN_IF_ERROR(writeFileDurably(paths.nodeRemoved(name), ""));
+    }
     RETURN_IF_ERROR(removeMachineLink(rep_->config, name));
-    return removeTree(rep_->config.paths().node(name));
+    return removeTree(paths.node(name));
   });
   CO_RETURN_IF_ERROR(cleaned);
   rep_->machines.erase(name);

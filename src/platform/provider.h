@@ -22,6 +22,8 @@ struct MachineInfo {
   std::string name;
   bool master = false;
   std::string zone, address;
+  bool made = false;      // it has been started once; planned ones are listed before that
+  bool starting = false;  // just now
   bool running = false;
   int pid = 0;        // of its PID 1 on this host; 0 when stopped
   bool cut = false;   // its link or its zone's is down

@@ -59,6 +59,7 @@ http::Response answer(const Result<>& done) {
 json::object describe(const MachineInfo& machine) {
   return {{"name", machine.name},       {"role", machine.master ? "master" : "node"},
           {"zone", machine.zone},       {"address", machine.address},
+          {"made", machine.made},       {"starting", machine.starting},
           {"running", machine.running}, {"pid", machine.pid},
           {"cut", machine.cut},         {"held", machine.held},
           {"pool", machine.pool},       {"version", machine.version}};
@@ -312,6 +313,8 @@ Task<Result<RegionClient::Machines>> RegionClient::list() {
     info.master = text(item, "role") == "master";
     info.zone = text(item, "zone");
     info.address = text(item, "address");
+    info.made = client::flag(item, {"made"});
+    info.starting = client::flag(item, {"starting"});
     info.running = client::flag(item, {"running"});
     info.pid = static_cast<int>(client::number(item, {"pid"}, 0));
     info.cut = client::flag(item, {"cut"});
