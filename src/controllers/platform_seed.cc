@@ -27,7 +27,7 @@ void PlatformSeed::start() {
 
 Task<Result<>> PlatformSeed::make(Resource kind, std::string name, json::object body) {
   json::object& metadata = metadataOf(body);
-  metadata["name"] = std::move(name);
+  metadata["name"] = name;
   Result<ObjectPtr> made = co_await context_.client.create(kind, "", std::move(body));
   if (!made.ok() && !made.error().is(Code::kAlreadyExists)) co_return std::move(made).error();
   co_return Result<>();
