@@ -106,7 +106,7 @@ TEST(ZonesSimulation, OnlyNodeOfAZoneIsNotTakenForTheZone) {
   region.cutNodes.insert("c-node-2");
   region.loop.advance(12s);
   EXPECT_EQ(region.phase("z2"), "Up");
-  region.cutNodes.clear();
+  region.mendNodes();
   ASSERT_TRUE(region.loop.runUntil([&] { return region.whole(3); }, 120s)) << region.describe();
   // Its provider does not answer either: it is the zone.
   region.lose("z2", true);
@@ -308,11 +308,11 @@ void mishaps(uint64_t seed) {
       lost.clear();
       region.loop.advance(std::chrono::milliseconds(pick(15000)));
     }
-    if (pick(2) == 0) region.cutNodes.clear();
+    if (pick(2) == 0) region.mendNodes();
     ASSERT_EQ(region.doubled, 0u) << region.describe();
   }
   for (const std::string& one : lost) region.giveBack(one);
-  region.cutNodes.clear();
+  region.mendNodes();
   region.provider.faults = 0;
   ASSERT_TRUE(region.loop.runUntil(
       [&] { return region.whole(count) && region.serving("web") == 6 && region.serving("db") == 2; }, 2000s))

@@ -164,6 +164,13 @@ class Region {
       if (agent->zone() == zone) agent->reconnected();
     }
   }
+  // The nodes that were cut off one by one reach the masters again.
+  void mendNodes() {
+    for (const std::string& name : std::exchange(cutNodes, {})) {
+      auto agent = agents.find(name);
+      if (agent != agents.end()) agent->second->reconnected();
+    }
+  }
   void cut(bool now) {
     masterCut = now;
     if (now) return;
