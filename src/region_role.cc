@@ -108,7 +108,9 @@ Result<> Region::watchMasters() {
     options.maxDelay = kLastLook;
     options.onContact = [this, name = plans[i].name](bool connected) {
       log::info("region", "{} {}", name, connected ? "answers" : "does not answer");
-      if (!stopping) address->setAlive(name, connected);
+      if (stopping) return;
+      address->setAlive(name, connected);
+      if (connected) caches->retry();
     };
     watch.reflector =
         std::make_unique<client::Reflector>(loop, *watch.client, object::resources::kNodes, std::move(options));

@@ -334,7 +334,7 @@ def fill(path):
                 pass
 
 
-@pytest.mark.parametrize("small", [("server", "24m")], indirect=True)
+@pytest.mark.parametrize("small", [("masters/{name}-master-1", "24m")], indirect=True)
 def test_a_full_disk_of_the_master_refuses_writes_until_there_is_room(small):
     small.kubectl("create", "configmap", "before", "--from-literal=a=b")
     fill(f"{small.folder}/filler")
@@ -373,7 +373,9 @@ def test_a_full_disk_of_a_node_is_told_by_the_pod_and_leaves_nothing(small, tmp_
     small.kubectl("create", "-f", "-", input=json.dumps(pod("big", image=image)))
 
     def told():
-        state = small.get("pod", "big")["status"]["containerStatuses"][0]["state"]["waiting"]
+        containers = small.get("pod", "big")["status"].get("containerStatuses")
+        assert containers, "nothing is told yet"
+        state = containers[0]["state"]["waiting"]
         assert state["reason"] in ("ErrImagePull", "ImagePullBackOff") and "no space left on device" in state["message"].lower(), state
         return True
 

@@ -11,7 +11,7 @@ Reflector::Reflector(Loop& loop, Client& client, Resource resource, Options opti
       resource_(std::move(resource)),
       options_(std::move(options)),
       cache_(loop),
-      stopped_(loop),
+      wake_(loop),
       gate_(loop) {}
 
 Reflector::~Reflector() = default;
@@ -22,7 +22,7 @@ void Reflector::start() {
 
 Task<> Reflector::stop() {
   stopping_ = true;
-  stopped_.notify();
+  wake_.notify();
   cache_.close();
   if (watcher_) watcher_->close();
   co_await gate_.close();
@@ -33,6 +33,11 @@ void Reflector::setConnected(bool connected) {
   if (connected_ == connected) return;
   connected_ = connected;
   if (options_.onContact) options_.onContact(connected);
+}
+
+void Reflector::retry() {
+  failures_ = 0;
+  wake_.notify();
 }
 
 Task<> Reflector::run(Reflector* self) {
@@ -60,7 +65,7 @@ Task<> Reflector::run(Reflector* self) {
     // Between half and all of it, so that clients of a server that comes back do not come all at once.
     const auto half = delay.count() / 2;
     const Duration jittered(half + static_cast<int64_t>(self->loop_.random() % static_cast<uint64_t>(half + 1)));
-    co_await self->stopped_.waitFor(jittered);
+    co_await self->wake_.waitFor(jittered);
   }
 }
 
@@ -125,6 +130,12 @@ Reflector* HttpCaches::reflector(const Resource& resource) {
 void HttpCaches::start() {
   if (std::exchange(started_, true)) return;
   for (auto& [resource, reflector] : reflectors_) reflector->start();
+}
+
+void HttpCaches::retry() {
+  for (auto& [resource, reflector] : reflectors_) {
+    if (!reflector->connected()) reflector->retry();
+  }
 }
 
 Task<> HttpCaches::stop() {

@@ -26,6 +26,8 @@ class Reflector {
 
   MemoryCache& cache() { return cache_; }
   void start();
+  // The server is back: try now, whatever the delay that was due.
+  void retry();
   Task<> stop();
   bool connected() const { return connected_; }
   // For tests: how many times it listed.
@@ -44,7 +46,7 @@ class Reflector {
   MemoryCache cache_;
   std::string resourceVersion_;  // empty: list
   std::shared_ptr<Watcher> watcher_;
-  Signal stopped_;
+  Signal wake_;
   bool stopping_ = false;
   bool connected_ = false;
   bool progressed_ = false;  // the last watch lived or said something
@@ -64,6 +66,7 @@ class HttpCaches final : public Caches {
   Reflector* reflector(const Resource& resource);
   // Starts those that exist; one that is made later starts at once.
   void start();
+  void retry();  // see Reflector
   Task<> stop();
 
  private:

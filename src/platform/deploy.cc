@@ -11,6 +11,7 @@
 #include "client/fields.h"
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
+#include "http/stream.h"
 #include "object/kinds.h"
 #include "platform/machines.h"
 
@@ -21,6 +22,8 @@ using client::HttpClient;
 using object::ObjectPtr;
 
 namespace {
+
+constexpr Duration kConnectLimit = std::chrono::milliseconds(250);
 
 struct Manifest {
   const object::KindInfo* kind;
@@ -72,13 +75,22 @@ bool complete(const object::Object& deployment) {
          client::number(root, {"status", "updatedReplicas"}, 0) >= wanted;
 }
 
-std::string urlOf(const object::Object& service) {
+// Where the load balancer answers for a service.
+struct Front {
+  std::string address;  // empty: it has none yet
+  uint16_t port = 0;
+
+  std::string url() const {
+    return port == 80 ? fmt::format("http://{}/", address) : fmt::format("http://{}:{}/", address, port);
+  }
+};
+
+Front frontOf(const object::Object& service) {
   const auto& ingress = client::array(service.root(), {"status", "loadBalancer", "ingress"});
   const auto& ports = client::array(service.root(), {"spec", "ports"});
-  if (ingress.empty() || ports.empty()) return "";
-  auto port = client::number(ports[0].get_object(), {"port"}, 80);
-  auto address = client::text(ingress[0].get_object(), "ip");
-  return port == 80 ? fmt::format("http://{}/", address) : fmt::format("http://{}:{}/", address, port);
+  if (ingress.empty() || ports.empty()) return {};
+  return {std::string(client::text(ingress[0].get_object(), "ip")),
+          static_cast<uint16_t>(client::number(ports[0].get_object(), {"port"}, 80))};
 }
 
 // What still has to happen to the object; an empty text when nothing has.
@@ -88,7 +100,7 @@ std::string missing(const object::Object& object) {
                        client::number(object.root(), {"status", "availableReplicas"}, 0),
                        client::number(object.root(), {"spec", "replicas"}, 1));
   bool balanced = object.kind() == "Service" && client::text(object.root(), {"spec", "type"}) == "LoadBalancer";
-  if (balanced && urlOf(object).empty()) return fmt::format("service {}: no address yet", object.name());
+  if (balanced && frontOf(object).address.empty()) return fmt::format("service {}: no address yet", object.name());
   return "";
 }
 
@@ -189,12 +201,26 @@ Task<Result<>> applyManifests(Loop& loop, const ClusterConfig& config, std::stri
   co_return done;
 }
 
+namespace {
+
+// The load balancer learns of a service as everybody does, a moment after the API knows it.
+Task<Result<>> waitReached(Loop& loop, Front front, TimePoint deadline) {
+  while (true) {
+    auto connected = co_await http::connectTcp(loop, front.address, front.port, kConnectLimit);
+    if (connected.ok()) co_return Result<>();
+    if (loop.now() >= deadline) co_return std::move(connected).error().wrap("reach " + front.url());
+    co_await loop.sleep(kConnectLimit / 10);
+  }
+}
+
+}  // namespace
+
 Task<Result<std::vector<std::string>>> waitDeployed(Loop& loop, const ClusterConfig& config, std::string folder,
                                                     Duration limit) {
   CO_ASSIGN_OR_RETURN(auto manifests, readManifests(folder));
   CO_ASSIGN_OR_RETURN(auto api, clientOf(loop, config));
   auto deadline = loop.now() + limit;
-  std::vector<std::string> urls;
+  std::vector<Front> fronts;
   std::optional<Error> failure;
   for (const auto& manifest : manifests) {
     auto done = co_await waitFor(loop, *api, manifest, deadline);
@@ -203,10 +229,16 @@ Task<Result<std::vector<std::string>>> waitDeployed(Loop& loop, const ClusterCon
       break;
     }
     if ((*done)->kind() != "Service") continue;
-    if (auto url = urlOf(**done); !url.empty()) urls.push_back(url);
+    if (Front front = frontOf(**done); !front.address.empty()) fronts.push_back(std::move(front));
   }
   co_await api->stop();
   if (failure) co_return std::move(*failure);
+  std::vector<std::string> urls;
+  for (const Front& front : fronts) {
+    auto reached = co_await waitReached(loop, front, deadline);
+    CO_RETURN_IF_ERROR(reached);
+    urls.push_back(front.url());
+  }
   co_return urls;
 }
 

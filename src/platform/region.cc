@@ -48,6 +48,10 @@ Result<> setUpRouter(const ClusterConfig& config) {
     ASSIGN_OR_RETURN(auto address, prefix(config.zoneGateway(zone), 24));
     RETURN_IF_ERROR(links.addAddress(bridge, address));
     RETURN_IF_ERROR(links.setUp(bridge));
+    // Who is not there is told within half a second, and who just came is found within a tenth, instead of whole
+    // seconds.
+    RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv4/neigh/{}/retrans_time_ms", zoneBridge(zone)), "100"));
+    RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv4/neigh/{}/mcast_solicit", zoneBridge(zone)), "5"));
   }
   ASSIGN_OR_RETURN(auto uplink, links.find("uplink"));
   ASSIGN_OR_RETURN(auto address, prefix(config.routerAddress(), 25));
