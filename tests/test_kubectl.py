@@ -38,7 +38,7 @@ def kubectl(request, cluster, namespace):
     """Runs a kubectl command line in the test's namespace."""
     program = "kubectl" if request.param == "installed" else request.getfixturevalue("newer") + "/kubectl/kubectl"
 
-    def call(line, check=None, input=None, timeout=30, env=None):
+    def call(line, check=None, input=None, timeout=90, env=None):
         args = shlex.split(line) if isinstance(line, str) else list(line)
         command = cluster.net.inside([program, "--kubeconfig", cluster.kubeconfig, "-n", namespace, *args])
         done = run(command, check=False, input=input, timeout=timeout, env={**os.environ, **(env or {})})
