@@ -67,9 +67,13 @@ class Machine:
         assert not os.path.exists(f"{cluster.data}/clusters/{cluster.name}")
 
     def network_is_as_before(self):
-        now = self.network()
-        assert now == self.before
-        return True
+        """The kernel takes the links of an ended namespace away a moment after its last process."""
+        def same():
+            now = self.network()
+            assert now == self.before
+            return True
+
+        return eventually(same)
 
     def delete(self):
         try:

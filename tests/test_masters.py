@@ -288,6 +288,8 @@ def test_workloads_do_without_any_master_and_come_back_from_their_nodes_disks(an
     eventually(lambda: ready(cluster))
     assert {p["metadata"]["uid"] for p in hello_pods(cluster)} == {p["metadata"]["uid"] for p in pods.values()}
     touched = {victim["metadata"]["name"], *(p["metadata"]["name"] for p in lost)}
+    # Its node tells of the restart when it has found a master again.
+    eventually(lambda: any(n > before[k] for k, n in restarts(cluster).items() if k[1] == victim["metadata"]["name"]))
     assert {k: n for k, n in restarts(cluster).items() if k in before and k[1] not in touched} == {
         k: n for k, n in before.items() if k[1] not in touched}
     assert "hello from pod" in eventually(lambda: cluster.curl(f"http://{address}/", check=False).stdout)
