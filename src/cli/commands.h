@@ -8,6 +8,7 @@ namespace dhow::cli {
 void addUp(CLI::App& app, Action* chosen);
 void addDown(CLI::App& app, Action* chosen);
 void addStatus(CLI::App& app, Action* chosen);
+void addClusters(CLI::App& app, Action* chosen);
 void addMachine(CLI::App& app, Action* chosen);
 void addKubeconfig(CLI::App& app, Action* chosen);
 void addDockerSocket(CLI::App& app, Action* chosen);

@@ -21,6 +21,7 @@ constexpr Entry kCommands[] = {
     {"up", addUp},
     {"down", addDown},
     {"status", addStatus},
+    {"clusters", addClusters},
     {"machine", addMachine},
     {"kubeconfig", addKubeconfig},
     {"docker-socket", addDockerSocket},

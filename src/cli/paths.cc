@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "cluster_option.h"
 #include "commands.h"
+#include "platform/contexts.h"
 
 namespace dhow::cli {
 
@@ -16,6 +17,14 @@ namespace {
 int printPath(const ClusterOption& option, const std::string& path) {
   auto config = option.load();
   if (!config.ok()) return fail(config.error());
+  std::printf("%s\n", path.c_str());
+  return 0;
+}
+
+int printShared(const ClusterOption& option) {
+  const auto path = platform::sharedKubeconfig(option.data);
+  if (!pathExists(path))
+    return fail(Error(Code::kNotFound, fmt::format("no cluster in {} is up; `dhow up` starts one", option.data)));
   std::printf("%s\n", path.c_str());
   return 0;
 }
@@ -39,7 +48,13 @@ int execKubectl(const ClusterOption& option, const std::vector<std::string>& arg
 void addKubeconfig(CLI::App& app, Action* chosen) {
   auto* command = app.add_subcommand("kubeconfig", "print the path of the cluster's kubeconfig");
   auto option = addClusterOption(command);
-  command->callback([=] { *chosen = [=] { return printPath(*option, option->paths().kubeconfig()); }; });
+  auto all = std::make_shared<bool>(false);
+  command->add_flag("--all", *all,
+                    "of the one that all clusters in --data share, with a context for each, named after it: "
+                    "`kubectl config use-context` switches them");
+  command->callback([=] {
+    *chosen = [=] { return *all ? printShared(*option) : printPath(*option, option->paths().kubeconfig()); };
+  });
 }
 
 void addDockerSocket(CLI::App& app, Action* chosen) {

@@ -14,6 +14,7 @@
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
 #include "http/client.h"
+#include "platform/contexts.h"
 #include "platform/deploy.h"
 #include "platform/identities.h"
 #include "platform/provider.h"
@@ -74,6 +75,42 @@ Result<> removeRemains(const ClusterPaths& paths) {
   return removeTree(paths.run);
 }
 
+std::set<int> indexesOf(const std::vector<ClusterPaths>& clusters) {
+  std::set<int> indexes;
+  for (const auto& paths : clusters) {
+    // One that cannot be read holds nothing that could be kept free.
+    if (auto config = loadConfig(paths); config.ok()) indexes.insert(config->index);
+  }
+  return indexes;
+}
+
+// What clusters that are down will want back.
+Result<std::set<int>> indexesIn(const std::string& dataDir) {
+  ASSIGN_OR_RETURN(auto clusters, clustersIn(dataDir));
+  return indexesOf(clusters);
+}
+
+// A cluster that was down comes back to its ranges only where nobody has taken them meanwhile.
+Result<> checkRanges(const ClusterConfig& config) {
+  ASSIGN_OR_RETURN(auto range, rangeInUse(config));
+  if (range.empty()) return {};
+  const auto& name = config.request.name;
+  ASSIGN_OR_RETURN(auto others, knownClusters());
+  for (const auto& paths : others) {
+    auto other = loadConfig(paths);
+    if (other.ok() && other->index == config.index && paths.root != config.paths().root && regionExists(*other))
+      return Error(Code::kConflict,
+                   fmt::format("cluster \"{}\" has the address range {}, which cluster \"{}\" uses now; `dhow down "
+                               "--name {} --data {}` that one first",
+                               name, range, other->request.name, other->request.name, paths.data));
+  }
+  return Error(Code::kConflict,
+               fmt::format("cluster \"{}\" has the address range {}, to which this machine has another route now (`ip "
+                           "route`); remove that, or `dhow down --name {}` and make the cluster anew, which chooses "
+                           "free ranges",
+                           name, range, name));
+}
+
 // The configuration of a cluster that exists, or a new one.
 Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
   RETURN_IF_ERROR(validateRequest(request));
@@ -85,16 +122,31 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
       return Error(Code::kInvalid, fmt::format("cluster \"{}\" has another --datastore; `dhow down` it first to change "
                                                "that",
                                                has.name));
+    if (!request.sensitivity.empty() && has.sensitivity != request.sensitivity)
+      return Error(Code::kInvalid,
+                   fmt::format("cluster \"{}\" is {}, and a cluster's sensitivity never changes; make "
+                               "another with --name and --sensitivity {}, or `dhow down` this one first",
+                               has.name, has.sensitivity, request.sensitivity));
     if (has.masters != request.masters || has.nodes != request.nodes || has.zones != request.zones)
       return Error(
           Code::kInvalid,
           fmt::format("cluster \"{}\" has {} masters and {} nodes in {} zones; `dhow down` it first to change that",
                       has.name, has.masters, has.nodes, has.zones));
+    ASSIGN_OR_RETURN(auto lock, lockFile(std::string(kRunDir) + "/choose.lock", true));
+    if (!regionExists(config)) {
+      RETURN_IF_ERROR(checkRanges(config));
+      // From here on the ranges are taken.
+      RETURN_IF_ERROR(createRegion(config));
+    }
     return config;
   }
   // Two clusters that start at once must not choose the same ranges.
   ASSIGN_OR_RETURN(auto lock, lockFile(std::string(kRunDir) + "/choose.lock", true));
-  ASSIGN_OR_RETURN(int index, freeClusterIndex());
+  ASSIGN_OR_RETURN(auto kept, indexesIn(request.dataDir));
+  auto free = freeClusterIndex(kept);
+  // Rather the range of a cluster that is down than none.
+  if (!free.ok()) free = freeClusterIndex();
+  ASSIGN_OR_RETURN(int index, std::move(free));
   auto config = configFor(request, index);
   RETURN_IF_ERROR(makeDirs(paths.root));
   RETURN_IF_ERROR(saveConfig(config));
@@ -333,6 +385,8 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
   auto prepared = co_await rep_->pool.run(rep_->loop, [&] { return prepareCluster(*config, rep_->loop.wallNow()); });
   CO_RETURN_IF_ERROR(prepared);
   watch.step("region and identities");
+  auto context = co_await rep_->pool.run(rep_->loop, [&] { return addContext(*config); });
+  if (!context.ok()) log::warn("platform", "{}", context.error().message());
 
   auto started = co_await startRegionProcess(rep_->loop, *config, rep_->programs, kStartLimit);
   CO_RETURN_IF_ERROR(started);
@@ -398,6 +452,7 @@ Task<Result<>> Cluster::down(ClusterPaths paths, bool keepData, Progress progres
   if (!anythingOf(paths)) co_return noSuchCluster(paths);
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
   // An `up` that was cut short before it made anything, or a `down` that had removed all else.
+  if (auto removed = removeContext(paths); !removed.ok()) log::warn("platform", "{}", removed.error().message());
   if (!pathExists(paths.config())) co_return removeRemains(paths);
   CO_ASSIGN_OR_RETURN(auto config, loadConfig(paths));
   if (pathExists(paths.engineLock())) {

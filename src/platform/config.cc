@@ -147,6 +147,9 @@ Result<> validateRequest(const ClusterRequest& request) {
   if (!isDnsLabel(request.name))
     return invalid(
         fmt::format("--name {}: a cluster's name is 1 to 40 lower-case letters, digits or '-'", request.name));
+  if (!request.sensitivity.empty() && request.sensitivity != kPublic && request.sensitivity != kInternal &&
+      request.sensitivity != kRestricted)
+    return invalid(fmt::format("--sensitivity {}: public, internal or restricted", request.sensitivity));
   RETURN_IF_ERROR(validateMasters(request));
   if (request.nodes < 1 || request.nodes > kMaxNodes)
     return invalid(fmt::format("--nodes {}: from 1 to {}", request.nodes, kMaxNodes));
@@ -162,6 +165,7 @@ Result<> validateRequest(const ClusterRequest& request) {
 ClusterConfig configFor(const ClusterRequest& request, int index) {
   ClusterConfig config;
   config.request = request;
+  if (config.request.sensitivity.empty()) config.request.sensitivity = kInternal;
   config.index = index;
   // The first cluster has Kubernetes' customary ranges; pods grow down and services up from there.
   config.podRange = fmt::format("10.{}.0.0/16", 244 - index);
@@ -181,6 +185,7 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"datastoreCa", config.request.datastoreCa},
                    {"datastoreCert", config.request.datastoreCert},
                    {"datastoreKey", config.request.datastoreKey},
+                   {"sensitivity", config.request.sensitivity},
                    {"index", config.index},
                    {"region", config.region},
                    {"domain", config.domain},
@@ -219,6 +224,8 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   config.request.datastoreCa = text_("datastoreCa");
   config.request.datastoreCert = text_("datastoreCert");
   config.request.datastoreKey = text_("datastoreKey");
+  // Clusters that are older than this field are internal.
+  config.request.sensitivity = object.contains("sensitivity") ? text_("sensitivity") : kInternal;
   config.index = number("index");
   config.region = text_("region");
   config.domain = text_("domain");
@@ -244,6 +251,17 @@ Result<std::vector<ClusterPaths>> knownClusters() {
   for (const auto& name : names) {
     auto data = readFile(fmt::format("{}/{}/data", kRunDir, name), 4096);
     if (data.ok()) clusters.emplace_back(std::string(trim(*data)), name);
+  }
+  return clusters;
+}
+
+Result<std::vector<ClusterPaths>> clustersIn(const std::string& dataDir) {
+  std::vector<ClusterPaths> clusters;
+  if (!pathExists(dataDir + "/clusters")) return clusters;
+  ASSIGN_OR_RETURN(auto names, listDir(dataDir + "/clusters"));
+  for (const auto& name : names) {
+    ClusterPaths paths(dataDir, name);
+    if (pathExists(paths.config())) clusters.push_back(std::move(paths));
   }
   return clusters;
 }

@@ -11,6 +11,10 @@
 
 namespace dhow::platform {
 
+inline constexpr const char* kPublic = "public";
+inline constexpr const char* kInternal = "internal";
+inline constexpr const char* kRestricted = "restricted";
+
 struct ClusterRequest {
   std::string name = "dhow";
   std::string dataDir = kDefaultDataDir;
@@ -22,6 +26,11 @@ struct ClusterRequest {
   std::string datastore;
   std::string datastoreCa, datastoreCert, datastoreKey;
 
+  // "public", "internal" or "restricted"; "": what the cluster has, and internal for a new one. Restricted clusters
+  // enforce the restricted Pod Security level, encrypt secrets in the store and keep a full audit log.
+  std::string sensitivity;
+
+  bool restricted() const { return sensitivity == kRestricted; }
   bool ownMembers() const { return datastore.empty() && masters > 1; }
 };
 
@@ -91,5 +100,7 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths);
 Error noSuchCluster(const ClusterPaths& paths);
 // Clusters that are running or stopped on this machine, by name; each is known by /run/dhow/<name>/data.
 Result<std::vector<ClusterPaths>> knownClusters();
+// Those with a configuration in this data folder, up or down, by name.
+Result<std::vector<ClusterPaths>> clustersIn(const std::string& dataDir);
 
 }  // namespace dhow::platform

@@ -53,16 +53,40 @@ TEST(Config, SavedConfigurationLoadsTheSame) {
   request.name = "other";
   request.dataDir = *dir;
   request.nodes = 5;
+  request.sensitivity = kRestricted;
   auto config = configFor(request, 3);
   ASSERT_TRUE(makeDirs(config.paths().root).ok());
   ASSERT_TRUE(saveConfig(config).ok());
   auto loaded = loadConfig(config.paths());
   ASSERT_TRUE(loaded.ok()) << loaded.error().message();
   EXPECT_EQ(loaded->request.nodes, 5);
+  EXPECT_TRUE(loaded->request.restricted());
+  auto found = clustersIn(*dir);
+  ASSERT_TRUE(found.ok());
+  ASSERT_EQ(found->size(), 1u);
+  EXPECT_EQ(found->front().root, config.paths().root);
   EXPECT_EQ(loaded->podRange, config.podRange);
   EXPECT_EQ(loaded->apiPort, config.apiPort);
   ASSERT_TRUE(writeFileDurably(config.paths().config(), "{\"name\":\"x\"}").ok());
   EXPECT_EQ(loadConfig(config.paths()).error().code(), Code::kDataLoss);
+  ASSERT_TRUE(removeTree(*dir).ok());
+}
+
+TEST(Config, ClustersAreInternalUnlessSaidOtherwise) {
+  EXPECT_EQ(configFor({}, 0).request.sensitivity, kInternal);
+  auto dir = makeTempDir("/tmp", "dhow-config-");
+  ASSERT_TRUE(dir.ok());
+  ClusterRequest request;
+  request.dataDir = *dir;
+  auto config = configFor(request, 0);
+  ASSERT_TRUE(makeDirs(config.paths().root).ok());
+  ASSERT_TRUE(saveConfig(config).ok());
+  auto text = readFile(config.paths().config()).value();
+  const std::string field = "\"sensitivity\":\"internal\",";
+  ASSERT_NE(text.find(field), std::string::npos);
+  text.erase(text.find(field), field.size());
+  ASSERT_TRUE(writeFileDurably(config.paths().config(), text).ok());
+  EXPECT_EQ(loadConfig(config.paths()).value().request.sensitivity, kInternal);
   ASSERT_TRUE(removeTree(*dir).ok());
 }
 
@@ -80,6 +104,7 @@ TEST(Config, ImpossibleRequestsAreRefusedByName) {
   EXPECT_NE(refused([](auto& r) { r.masters = 9; }).find("--masters"), std::string::npos);
   EXPECT_NE(refused([](auto& r) { r.datastore = "mysql=x"; }).find("--datastore"), std::string::npos);
   EXPECT_NE(refused([](auto& r) { r.datastore = "etcd=10.0.0.1:2379"; }).find("--datastore"), std::string::npos);
+  EXPECT_NE(refused([](auto& r) { r.sensitivity = "secret"; }).find("--sensitivity"), std::string::npos);
   EXPECT_EQ(refused([](auto& r) { r.masters = 3; }), "");
   EXPECT_EQ(refused([](auto& r) {
               r.masters = 2;

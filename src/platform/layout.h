@@ -1,5 +1,6 @@
 // Where a cluster of this machine keeps its things. Every path function is here.
 //
+//   <data>/kubeconfig       one context for each cluster that is up (contexts.h)
 //   <data>/clusters/<name>/
 //     cluster.json          what was asked for and which ranges and ports were chosen
 //     kubeconfig            the administrator's

@@ -185,19 +185,26 @@ Result<> removeRegion(const ClusterConfig& config) {
   return Netns::unpin(paths.regionNamespace());
 }
 
-Result<int> freeClusterIndex() {
+Result<std::string> rangeInUse(const ClusterConfig& config) {
   ASSIGN_OR_RETURN(auto links, NetLinks::open());
   ASSIGN_OR_RETURN(auto all, links.list());
+  for (const auto& link : all) {
+    if (link.name == uplinkName(config)) return config.allSegments();
+  }
   ASSIGN_OR_RETURN(auto routes, links.routes());
-  for (int index = 0; index < kMaxClusters; ++index) {
-    auto config = configFor({}, index);
-    bool taken = std::any_of(all.begin(), all.end(), [&](const Link& link) { return link.name == uplinkName(config); });
-    for (const auto& range : {config.allSegments(), config.podRange, config.serviceRange}) {
-      ASSIGN_OR_RETURN(auto wanted, IpPrefix::parse(range));
-      for (const auto& route : routes)
-        taken = taken || (route.destination.length > 0 && route.destination.overlaps(wanted));
+  for (const auto& range : {config.allSegments(), config.podRange, config.serviceRange}) {
+    ASSIGN_OR_RETURN(auto wanted, IpPrefix::parse(range));
+    for (const auto& route : routes) {
+      if (route.destination.length > 0 && route.destination.overlaps(wanted)) return range;
     }
-    if (!taken) return index;
+  }
+  return std::string();
+}
+
+Result<int> freeClusterIndex(const std::set<int>& kept) {
+  for (int index = 0; index < kMaxClusters; ++index) {
+    ASSIGN_OR_RETURN(auto used, rangeInUse(configFor({}, index)));
+    if (used.empty() && !kept.contains(index)) return index;
   }
   return Error(
       Code::kUnavailable,

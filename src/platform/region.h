@@ -8,6 +8,9 @@
 // All functions block and are idempotent: they make or remove what is missing or left.
 #pragma once
 
+#include <set>
+#include <string>
+
 #include "base/result.h"
 #include "platform/config.h"
 
@@ -24,7 +27,9 @@ Result<> setZoneLink(const ClusterConfig& config, int zone, bool up);
 // Whether the router stands.
 bool regionExists(const ClusterConfig& config);
 Result<> removeRegion(const ClusterConfig& config);
-// The lowest index whose ranges and links nothing on this machine uses.
-Result<int> freeClusterIndex();
+// Which of the cluster's ranges or links something on this machine uses, where the cluster itself is down; empty: none.
+Result<std::string> rangeInUse(const ClusterConfig& config);
+// The lowest index, of those not `kept`, whose ranges and links nothing on this machine uses.
+Result<int> freeClusterIndex(const std::set<int>& kept = {});
 
 }  // namespace dhow::platform
