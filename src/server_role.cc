@@ -114,6 +114,7 @@ Task<Result<>> Master::startApi() {
   server.services.serviceRange = options.serviceRange;
   server.advertiseAddress = options.advertise;
   server.advertisePort = options.port;
+  if (options.restricted) server.podSecurity = apiserver::PodSecurityOptions::restricted();
   server.sharedStore = options.store.empty();
   CO_ASSIGN_OR_RETURN(server.tokens.signingKeyPem, readFile(options.serviceAccountKeyFile, 1 << 16));
   api = std::make_unique<apiserver::ApiServer>(loop, *store, object::Kinds::builtin(), std::move(server));

@@ -93,9 +93,10 @@ void mountToken(json::object& spec, const std::string& suffix) {
 
 }  // namespace
 
-Admission::Admission(Loop& loop, WatchCache& caches)
+Admission::Admission(Loop& loop, WatchCache& caches, PodSecurityOptions security)
     : loop_(loop),
       caches_(caches),
+      security_(std::move(security)),
       namespaces_(caches.of(object::resources::kNamespaces)),
       serviceAccounts_(caches.of(object::resources::kServiceAccounts)) {}
 
@@ -167,9 +168,104 @@ Task<Result<>> Admission::giveServiceAccount(std::string ns, json::object& pod) 
   co_return Result<>();
 }
 
-Result<> Admission::admitUpdate(const Context&, const object::KindInfo& kind, std::string_view subresource,
+namespace {
+
+bool isKind(const object::KindInfo& kind, std::string_view group, std::string_view plural) {
+  return kind.group == group && kind.plural == plural;
+}
+
+// Those that make pods of a template.
+bool hasTemplate(const object::KindInfo& kind) {
+  if (kind.group == "apps")
+    return kind.plural == "deployments" || kind.plural == "replicasets" || kind.plural == "statefulsets" ||
+           kind.plural == "daemonsets";
+  return isKind(kind, "batch", "jobs") || isKind(kind, "", "replicationcontrollers");
+}
+
+// Attempts that are repeated warn once.
+void warn(const Context& context, std::string text) {
+  if (context.warnings &&
+      std::find(context.warnings->begin(), context.warnings->end(), text) == context.warnings->end())
+    context.warnings->push_back(std::move(text));
+}
+
+std::string wouldViolate(const PodPolicy& policy, const std::string& violations) {
+  return fmt::format("would violate PodSecurity \"{}\": {}", policy.text(), violations);
+}
+
+void note(const Context& context, const char* name, std::string text) {
+  if (context.annotations) (*context.annotations)[std::string("pod-security.kubernetes.io/") + name] = std::move(text);
+}
+
+}  // namespace
+
+Result<> Admission::checkPod(const Context& context, std::string_view ns, const json::object& pod) {
+  auto space = namespaces_.get("", ns);
+  if (!space) return {};
+  const auto policies = security_.policiesOf(*space);
+  if (policies.privileged()) return {};
+  note(context, "enforce-policy", policies.enforce.text());
+  auto enforced = podViolations(pod, policies.enforce);
+  auto audited = policies.audit == policies.enforce ? enforced : podViolations(pod, policies.audit);
+  if (!audited.empty()) note(context, "audit-violations", wouldViolate(policies.audit, audited));
+  if (!enforced.empty()) {
+    auto name = text(pod, {"metadata", "name"});
+    return forbidden(object::resources::kPods, name.empty() ? text(pod, {"metadata", "generateName"}) : name,
+                     fmt::format("violates PodSecurity \"{}\": {}", policies.enforce.text(), enforced));
+  }
+  if (policies.warn == policies.enforce) return {};
+  auto warned = podViolations(pod, policies.warn);
+  if (!warned.empty()) warn(context, wouldViolate(policies.warn, warned));
+  return {};
+}
+
+void Admission::checkTemplate(const Context& context, std::string_view ns, const json::object& document) {
+  if (!context.warnings && !context.annotations) return;
+  auto space = namespaces_.get("", ns);
+  if (!space) return;
+  const auto policies = security_.policiesOf(*space);
+  const auto& pod = client::object(document, {"spec", "template"});
+  auto warned = podViolations(pod, policies.warn);
+  if (!warned.empty()) warn(context, wouldViolate(policies.warn, warned));
+  auto audited = policies.audit == policies.warn ? warned : podViolations(pod, policies.audit);
+  if (!audited.empty()) note(context, "audit-violations", wouldViolate(policies.audit, audited));
+}
+
+Result<> Admission::checkNamespaceLabels(const Context& context, const json::object& document,
+                                         const object::Object* old) {
+  const auto& labels = client::object(document, {"metadata", "labels"});
+  if (old && labels == client::object(old->root(), {"metadata", "labels"})) return {};
+  std::vector<ErrorCause> causes;
+  security_.checkLabels(document, causes);
+  auto name = text(document, {"metadata", "name"});
+  if (!causes.empty()) return invalid("Namespace", "", name, std::move(causes));
+  if (!old || !context.warnings || security_.exempts(name)) return {};
+  const auto before = security_.policiesOf(*old).enforce;
+  const auto after = security_.policiesOf(*object::Object::make(document)).enforce;
+  const bool relaxed = after.minor == before.minor && after.level <= before.level;
+  if (after == before || after.level == PodLevel::kPrivileged || relaxed) return {};
+  for (auto& text : PodSecurity::violationsIn(name, caches_.of(object::resources::kPods).list(name), after))
+    warn(context, std::move(text));
+  return {};
+}
+
+Result<> Admission::admitValid(const Context& context, const object::KindInfo& kind, std::string_view ns,
+                               const json::object& document) {
+  if (isKind(kind, "", "pods")) return checkPod(context, ns, document);
+  if (isKind(kind, "", "namespaces")) return checkNamespaceLabels(context, document, nullptr);
+  if (hasTemplate(kind)) checkTemplate(context, ns, document);
+  return {};
+}
+
+Result<> Admission::admitUpdate(const Context& context, const object::KindInfo& kind, std::string_view subresource,
                                 const json::object& document, const object::Object& old) {
+  if (subresource.empty() && isKind(kind, "", "namespaces")) return checkNamespaceLabels(context, document, &old);
+  if (subresource.empty() && hasTemplate(kind)) {
+    const auto& before = client::object(old.root(), {"spec", "template"});
+    if (before != client::object(document, {"spec", "template"})) checkTemplate(context, old.ns(), document);
+  }
   if (!kind.group.empty() || kind.plural != "pods" || subresource == "status") return {};
+  if (changesPodSecurity(old.root(), document)) RETURN_IF_ERROR(checkPod(context, old.ns(), document));
   auto space = namespaces_.get("", old.ns());
   if (!space || space->label("dhow.io/pod-labels") != "immutable") return {};
   if (client::object(document, {"metadata", "labels"}) == client::object(old.root(), {"metadata", "labels"})) return {};

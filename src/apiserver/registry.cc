@@ -33,12 +33,12 @@ bool mayBeOld(const Error& error) {
 }  // namespace
 
 Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds,
-                   const StrategyOptions& options)
+                   const StrategyOptions& options, PodSecurityOptions security)
     : loop_(loop),
       store_(store),
       caches_(caches),
       kinds_(kinds),
-      admission_(loop, caches),
+      admission_(loop, caches, std::move(security)),
       locks_(loop),
       plain_(makePlainStrategy()) {
   strategies_["pods"] = makePodStrategy();
@@ -276,6 +276,7 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
   }
   if (caches_.of(resource).get(ns, name)) co_return alreadyExists(resource, name);
   if (guard_) CO_RETURN_IF_ERROR(guard_(context, kind, document, nullptr));
+  CO_RETURN_IF_ERROR(admission_.admitValid(context, kind, ns, document));
   auto allocated = strategy.allocate(context, document, nullptr);
   if (!allocated.ok()) {
     strategy.release(document);

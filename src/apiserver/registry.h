@@ -71,7 +71,7 @@ using SubresourceCreate =
 class Registry {
  public:
   Registry(Loop& loop, store::Store& store, WatchCache& caches, const object::Kinds& kinds,
-           const StrategyOptions& options);
+           const StrategyOptions& options, PodSecurityOptions security = {});
 
   const object::Kinds& kinds() const { return kinds_; }
   WatchCache& caches() { return caches_; }

@@ -12,7 +12,7 @@ struct ApiServer::Rep {
     for (const auto& kind : kinds.all()) {
       if (kind.stored && kind.storedAsKind.empty() && !kind.plural.empty()) caches.add(kind.resource());
     }
-    registry = std::make_unique<Registry>(loop, store, caches, kinds, options.services);
+    registry = std::make_unique<Registry>(loop, store, caches, kinds, options.services, options.podSecurity);
     authorizer = std::make_unique<Authorizer>(caches);
     tokens = std::make_unique<Tokens>(loop, caches, options.tokens);
     front = std::make_unique<Front>(loop, *registry, *authorizer, *tokens,

@@ -17,6 +17,7 @@ struct ServerOptions {
   StrategyOptions services;                    // ranges of cluster addresses and node ports
   std::string advertiseAddress = "127.0.0.1";  // among the endpoints of the service `kubernetes`
   uint16_t advertisePort = 6443;
+  PodSecurityOptions podSecurity;
   bool sharedStore = false;  // other masters use the store too
   TokenOptions tokens;
 };

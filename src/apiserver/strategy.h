@@ -4,6 +4,7 @@
 #include <boost/json/object.hpp>
 
 #include <functional>
+#include <map>
 #include <memory>
 
 #include "apiserver/caller.h"
@@ -20,6 +21,7 @@ struct Context {
   object::FieldValidation fieldValidation = object::FieldValidation::kIgnore;
   bool force = false;  // of an apply
   std::vector<std::string>* warnings = nullptr;
+  std::map<std::string, std::string>* annotations = nullptr;  // of the request's audit event
 };
 
 class Strategy {

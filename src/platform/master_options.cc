@@ -66,6 +66,11 @@ Result<> readField(MasterOptions& options, std::string_view name, const json::va
   }
   if (name == "etcd") return readTexts(name, value, options.etcd);
   if (name == "zones") return readTexts(name, value, options.zones);
+  if (name == "restricted") {
+    if (!value.is_bool()) return wrong(name, "must be true or false");
+    options.restricted = value.get_bool();
+    return {};
+  }
   if (name == "peers") {
     if (!value.is_object()) return wrong(name, "must be an object");
     for (const auto& [peer, address] : value.get_object()) {
@@ -114,6 +119,7 @@ json::object toJson(const MasterOptions& options) {
   for (const auto& field : kTexts) out[field.name] = options.*field.member;
   for (const auto& field : kStoreTexts) out[field.name] = options.*field.member;
   out["port"] = options.port;
+  out["restricted"] = options.restricted;
   out["nodes"] = options.nodes;
   out["zones"] = json::array(options.zones.begin(), options.zones.end());
   out["etcd"] = json::array(options.etcd.begin(), options.etcd.end());
