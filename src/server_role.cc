@@ -115,6 +115,12 @@ Task<Result<>> Master::startApi() {
   server.advertiseAddress = options.advertise;
   server.advertisePort = options.port;
   if (options.restricted) server.podSecurity = apiserver::PodSecurityOptions::restricted();
+  if (!options.encryptionFile.empty()) {
+    CO_ASSIGN_OR_RETURN(auto text, readFile(options.encryptionFile, 1 << 20));
+    auto cipher = apiserver::ValueCipher::parse(text);
+    if (!cipher.ok()) co_return std::move(cipher).error().wrap("read " + options.encryptionFile);
+    server.cipher = std::move(*cipher);
+  }
   server.sharedStore = options.store.empty();
   CO_ASSIGN_OR_RETURN(server.tokens.signingKeyPem, readFile(options.serviceAccountKeyFile, 1 << 16));
   api = std::make_unique<apiserver::ApiServer>(loop, *store, object::Kinds::builtin(), std::move(server));

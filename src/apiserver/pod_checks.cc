@@ -124,11 +124,10 @@ Finding hostProbes(const Pod& pod) {
   if (pod.minor < 34) return {};
   std::set<std::string> hosts, names;
   for (const auto* container : pod.containers) {
-    const json::object* handlers[] = {&client::object(*container, {"livenessProbe"}),
-                                      &client::object(*container, {"readinessProbe"}),
-                                      &client::object(*container, {"startupProbe"}),
-                                      &client::object(*container, {"lifecycle", "postStart"}),
-                                      &client::object(*container, {"lifecycle", "preStop"})};
+    const json::object* handlers[] = {
+        &client::object(*container, {"livenessProbe"}), &client::object(*container, {"readinessProbe"}),
+        &client::object(*container, {"startupProbe"}), &client::object(*container, {"lifecycle", "postStart"}),
+        &client::object(*container, {"lifecycle", "preStop"})};
     for (const auto* handler : handlers) {
       for (std::string_view how : {"httpGet", "tcpSocket"}) {
         auto host = text(*handler, {how, "host"});
@@ -139,10 +138,10 @@ Finding hostProbes(const Pod& pod) {
     }
   }
   if (names.empty()) return {};
-  return {"probe or lifecycle host",
-          fmt::format("{} {} {} {}", containersOf(Names(names.begin(), names.end())),
-                      names.size() == 1 ? "uses" : "use",
-                      hosts.size() == 1 ? "probe or lifecycle host" : "probe or lifecycle hosts", quoted(hosts))};
+  return {
+      "probe or lifecycle host",
+      fmt::format("{} {} {} {}", containersOf(Names(names.begin(), names.end())), names.size() == 1 ? "uses" : "use",
+                  hosts.size() == 1 ? "probe or lifecycle host" : "probe or lifecycle hosts", quoted(hosts))};
 }
 
 Finding privileged(const Pod& pod) {
@@ -193,12 +192,18 @@ Finding sysctls(const Pod& pod) {
     int since;
   };
   constexpr Allowed allowed[] = {
-      {"kernel.shm_rmid_forced", 0},           {"net.ipv4.ip_local_port_range", 0},
-      {"net.ipv4.tcp_syncookies", 0},          {"net.ipv4.ping_group_range", 0},
-      {"net.ipv4.ip_unprivileged_port_start", 0}, {"net.ipv4.ip_local_reserved_ports", 27},
-      {"net.ipv4.tcp_keepalive_time", 29},     {"net.ipv4.tcp_fin_timeout", 29},
-      {"net.ipv4.tcp_keepalive_intvl", 29},    {"net.ipv4.tcp_keepalive_probes", 29},
-      {"net.ipv4.tcp_rmem", 32},               {"net.ipv4.tcp_wmem", 32},
+      {"kernel.shm_rmid_forced", 0},
+      {"net.ipv4.ip_local_port_range", 0},
+      {"net.ipv4.tcp_syncookies", 0},
+      {"net.ipv4.ping_group_range", 0},
+      {"net.ipv4.ip_unprivileged_port_start", 0},
+      {"net.ipv4.ip_local_reserved_ports", 27},
+      {"net.ipv4.tcp_keepalive_time", 29},
+      {"net.ipv4.tcp_fin_timeout", 29},
+      {"net.ipv4.tcp_keepalive_intvl", 29},
+      {"net.ipv4.tcp_keepalive_probes", 29},
+      {"net.ipv4.tcp_rmem", 32},
+      {"net.ipv4.tcp_wmem", 32},
   };
   Names forbidden;
   for (const auto& value : array(pod.context(), {"sysctls"})) {
@@ -212,16 +217,16 @@ Finding sysctls(const Pod& pod) {
 }
 
 Finding hostProcess(const Pod& pod) {
-  auto setters = settersThat(
-      pod, [](const json::object& context) { return isTrue(context, {"windowsOptions", "hostProcess"}); });
+  auto setters =
+      settersThat(pod, [](const json::object& context) { return isTrue(context, {"windowsOptions", "hostProcess"}); });
   if (setters.empty()) return {};
   return {"hostProcess", setters + " must not set securityContext.windowsOptions.hostProcess=true"};
 }
 
 Finding capabilitiesBaseline(const Pod& pod) {
-  static const std::set<std::string_view> usual = {
-      "AUDIT_WRITE", "CHOWN",  "DAC_OVERRIDE", "FOWNER",  "FSETID", "KILL",      "MKNOD",
-      "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"};
+  static const std::set<std::string_view> usual = {"AUDIT_WRITE", "CHOWN",  "DAC_OVERRIDE",     "FOWNER",  "FSETID",
+                                                   "KILL",        "MKNOD",  "NET_BIND_SERVICE", "SETFCAP", "SETGID",
+                                                   "SETPCAP",     "SETUID", "SYS_CHROOT"};
   std::set<std::string> forbidden;
   auto names = containersThat(pod, [&](const json::object& one) {
     bool any = false;
@@ -312,8 +317,8 @@ Finding capabilitiesRestricted(const Pod& pod) {
 }
 
 Finding restrictedVolumes(const Pod& pod) {
-  static const std::set<std::string_view> allowed = {"configMap", "csi",       "downwardAPI",           "emptyDir",
-                                                     "ephemeral", "image",     "persistentVolumeClaim", "projected",
+  static const std::set<std::string_view> allowed = {"configMap", "csi",   "downwardAPI",           "emptyDir",
+                                                     "ephemeral", "image", "persistentVolumeClaim", "projected",
                                                      "secret"};
   Names volumes;
   std::set<std::string> types;
@@ -335,12 +340,10 @@ Finding restrictedVolumes(const Pod& pod) {
 }
 
 Finding runAsNonRoot(const Pod& pod) {
-  auto setters =
-      settersThat(pod, [](const json::object& context) { return isFalse(context, {"runAsNonRoot"}); });
+  auto setters = settersThat(pod, [](const json::object& context) { return isFalse(context, {"runAsNonRoot"}); });
   if (!setters.empty()) return {"runAsNonRoot != true", setters + " must not set securityContext.runAsNonRoot=false"};
   if (isTrue(pod.context(), {"runAsNonRoot"})) return {};
-  auto names =
-      containersThat(pod, [](const json::object& one) { return !isTrue(contextOf(one), {"runAsNonRoot"}); });
+  auto names = containersThat(pod, [](const json::object& one) { return !isTrue(contextOf(one), {"runAsNonRoot"}); });
   if (names.empty()) return {};
   return {"runAsNonRoot != true",
           fmt::format("pod or {} must set securityContext.runAsNonRoot=true", containersOf(names))};
@@ -348,8 +351,8 @@ Finding runAsNonRoot(const Pod& pod) {
 
 Finding runAsUser(const Pod& pod) {
   if (pod.minor < 23) return {};
-  auto setters = settersThat(
-      pod, [](const json::object& context) { return client::number(context, {"runAsUser"}, 1) == 0; });
+  auto setters =
+      settersThat(pod, [](const json::object& context) { return client::number(context, {"runAsUser"}, 1) == 0; });
   if (setters.empty()) return {};
   return {"runAsUser=0", setters + " must not set runAsUser=0"};
 }
@@ -358,8 +361,8 @@ constexpr Check kBaselineChecks[] = {appArmor,  hostNamespaces, hostPorts, hostP
                                      procMount, seLinux,        sysctls,   hostProcess};
 // Of the baseline level alone: restricted has sharper ones in their place.
 constexpr Check kOverlapping[] = {capabilitiesBaseline, hostPaths, seccompBaseline};
-constexpr Check kRestrictedChecks[] = {privilegeEscalation, capabilitiesRestricted, restrictedVolumes,
-                                       runAsNonRoot,        runAsUser,              seccompRestricted};
+constexpr Check kRestrictedChecks[] = {privilegeEscalation, capabilitiesRestricted, restrictedVolumes, runAsNonRoot,
+                                       runAsUser,           seccompRestricted};
 
 }  // namespace
 

@@ -94,7 +94,8 @@ void PodSecurity::checkLabels(const json::object& space, std::vector<ErrorCause>
       if (!level)
         wrong(key, value, "must be one of privileged, baseline, restricted");
       else if (use == "enforce" && *level < options_.floor && !exempt)
-        wrong(key, value, fmt::format("this cluster is restricted; a namespace may go down to {}", nameOf(options_.floor)));
+        wrong(key, value,
+              fmt::format("this cluster is restricted; a namespace may go down to {}", nameOf(options_.floor)));
     }
     key += "-version";
     if (labels.contains(key) && !parseVersion(client::text(labels, key)))
@@ -125,8 +126,8 @@ std::vector<std::string> PodSecurity::violationsIn(std::string_view ns, const st
   std::sort(warnings.begin(), warnings.end());
   if (!warnings.empty())
     warnings.insert(warnings.begin(),
-                    fmt::format("existing pods in namespace \"{}\" violate the new PodSecurity enforce level \"{}\"", ns,
-                                policy.text()));
+                    fmt::format("existing pods in namespace \"{}\" violate the new PodSecurity enforce level \"{}\"",
+                                ns, policy.text()));
   if (pods.size() > kMaxPods)
     warnings.insert(warnings.begin(), fmt::format("new PodSecurity enforce level only checked against the first {} of "
                                                   "{} existing pods",

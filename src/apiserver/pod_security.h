@@ -21,7 +21,7 @@ enum class PodLevel { kPrivileged, kBaseline, kRestricted };
 struct PodPolicy {
   static constexpr int kLatest = std::numeric_limits<int>::max();
   PodLevel level = PodLevel::kPrivileged;
-  int minor = kLatest;  // of the Kubernetes version whose rules count
+  int minor = kLatest;       // of the Kubernetes version whose rules count
   std::string text() const;  // "restricted:latest"
   bool operator==(const PodPolicy&) const = default;
 };
@@ -30,7 +30,8 @@ struct PodSecurityOptions {
   PodLevel level = PodLevel::kPrivileged;  // of namespaces without labels, for all three uses
   PodLevel floor = PodLevel::kPrivileged;  // labels enforce no less than this
   std::set<std::string, std::less<>> exempt = {};
-  static PodSecurityOptions restricted();  // of a restricted cluster: by labels down to baseline, and kube-system is free
+  static PodSecurityOptions
+  restricted();  // of a restricted cluster: by labels down to baseline, and kube-system is free
 };
 
 struct PodPolicies {

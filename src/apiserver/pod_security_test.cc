@@ -35,9 +35,10 @@ TEST(PodSecurity, PlainPodsViolateRestrictedInKubernetesWords) {
 }
 
 TEST(PodSecurity, PrivilegedLevelForbidsNothing) {
-  EXPECT_EQ(violations(R"({"hostNetwork": true, "containers": [{"name": "c", "securityContext": {"privileged": true}}]})",
-                       PodLevel::kPrivileged),
-            "");
+  EXPECT_EQ(
+      violations(R"({"hostNetwork": true, "containers": [{"name": "c", "securityContext": {"privileged": true}}]})",
+                 PodLevel::kPrivileged),
+      "");
 }
 
 TEST(PodSecurity, BaselineForbidsWhatReachesTheHost) {
@@ -89,8 +90,8 @@ TEST(PodSecurity, DocumentsOfWrongTypesDoNoHarm) {
 }
 
 object::ObjectPtr space(std::string_view name, std::string_view labels) {
-  return object::Object::make(json::object{
-      {"metadata", json::object{{"name", name}, {"labels", json::parse(labels)}}}});
+  return object::Object::make(
+      json::object{{"metadata", json::object{{"name", name}, {"labels", json::parse(labels)}}}});
 }
 
 TEST(PodSecurity, NamespacesChooseByLabels) {
@@ -136,8 +137,8 @@ TEST(PodSecurity, LabelsThatMeanNothingAreNamed) {
 TEST(PodSecurity, PodsThatAreThereAreCountedByWhatTheyViolate) {
   std::vector<object::ObjectPtr> pods;
   for (std::string name : {"c", "a", "b"})
-    pods.push_back(object::Object::make(parse(
-        R"({"metadata": {"name": ")" + name + R"("}, "spec": {"hostPID": true, "containers": [{"name": "x"}]}})")));
+    pods.push_back(object::Object::make(parse(R"({"metadata": {"name": ")" + name +
+                                              R"("}, "spec": {"hostPID": true, "containers": [{"name": "x"}]}})")));
   auto warnings = PodSecurity::violationsIn("ns", pods, {PodLevel::kBaseline});
   ASSERT_EQ(warnings.size(), 2u);
   EXPECT_EQ(warnings[0],

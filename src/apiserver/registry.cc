@@ -1,5 +1,6 @@
 #include "apiserver/registry.h"
 
+#include "base/log.h"
 #include "base/strings.h"
 #include "base/time.h"
 #include "client/fields.h"
@@ -156,6 +157,8 @@ Task<Result<ObjectPtr>> Registry::write(const KindInfo& kind, std::string ns, st
   put.key = storeKey(resource, ns, name);
   put.value.bytes = std::make_shared<const std::string>(draft->encode());
   put.value.decoded = draft;
+  if (const auto* cipher = caches_.cipher(); cipher && cipher->covers(put.key))
+    put.value.bytes = std::make_shared<const std::string>(cipher->seal(put.key, *put.value.bytes));
   if (put.value.bytes->size() > kMaxObject) {
     co_return Error(Code::kTooLarge, fmt::format("Request entity too large: limit is {}", kMaxObject));
   }
@@ -275,6 +278,7 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
                       {{"FieldValueRequired", "Required value: name or generateName is required", "metadata.name"}});
   }
   if (caches_.of(resource).get(ns, name)) co_return alreadyExists(resource, name);
+  CO_RETURN_IF_ERROR(checkReadable(kind, ns, name));
   if (guard_) CO_RETURN_IF_ERROR(guard_(context, kind, document, nullptr));
   CO_RETURN_IF_ERROR(admission_.admitValid(context, kind, ns, document));
   auto allocated = strategy.allocate(context, document, nullptr);
@@ -317,6 +321,42 @@ Task<Result<ObjectPtr>> Registry::createSubresource(Context context, const KindI
   co_return co_await create(std::move(context), std::move(ns), std::move(name), std::move(body));
 }
 
+Result<> Registry::checkReadable(const KindInfo& kind, std::string_view ns, std::string_view name) {
+  const auto& unreadable = caches_.of(kind.resource()).unreadable();
+  if (unreadable.empty()) return {};
+  auto found = unreadable.find(ns.empty() ? std::string(name) : fmt::format("{}/{}", ns, name));
+  if (found == unreadable.end()) return {};
+  return Error(Code::kInternal, fmt::format("Internal error occurred: unable to read key \"{}\" of the store: {}",
+                                            storeKey(kind.resource(), ns, name), found->second));
+}
+
+Error Registry::missing(const KindInfo& kind, const Resource& asked, std::string_view ns, std::string_view name) {
+  auto readable = checkReadable(kind, ns, name);
+  return readable.ok() ? notFound(asked, name) : std::move(readable).error();
+}
+
+Task<Result<>> Registry::sealAnew() {
+  for (const auto& kind : kinds_.all()) {
+    auto* cache = kind.stored && kind.storedAsKind.empty() ? caches_.find(kind.group, kind.plural) : nullptr;
+    if (!cache) continue;
+    const auto stale = cache->stale();
+    size_t written = 0;
+    for (const auto& key : stale) {
+      auto slash = key.find('/');
+      std::string ns = slash == key.npos ? "" : key.substr(0, slash);
+      std::string name = slash == key.npos ? key : key.substr(slash + 1);
+      auto object = cache->get(ns, name);
+      if (!object) continue;
+      auto done = co_await write(kind, ns, name, object, object->root());
+      // Who was faster has sealed it.
+      if (!done.ok() && !done.error().is(Code::kConflict)) co_return std::move(done).error();
+      ++written;
+    }
+    if (written > 0) log::info("apiserver", "{} {} are encrypted with the newest key now", written, kind.plural);
+  }
+  co_return Result<>();
+}
+
 Task<Result<>> Registry::catchUp(std::vector<std::string>* warnings) {
   return warnings ? caches_.catchUpIfPossible(warnings) : caches_.catchUp();
 }
@@ -326,7 +366,7 @@ Task<Result<ObjectPtr>> Registry::get(const KindInfo& asked, std::string ns, std
   const KindInfo& kind = stored(asked);
   if (resourceVersion != "0") CO_RETURN_IF_ERROR(co_await catchUp(warnings));
   auto object = caches_.of(kind.resource()).get(ns, name);
-  if (!object) co_return notFound(asked.resource(), name);
+  if (!object) co_return missing(kind, asked.resource(), ns, name);
   if (subresource == "scale") {
     CO_ASSIGN_OR_RETURN(auto scale, scaleOf(kind, *object));
     co_return object::Object::make(std::move(scale));
@@ -420,6 +460,12 @@ Task<Result<ListOutcome>> Registry::list(const KindInfo& asked, ListQuery query)
   if (newest) CO_RETURN_IF_ERROR(co_await catchUp(query.warnings));
   outcome.revision = caches_.revision();
   auto& cache = caches_.of(kind.resource());
+  if (query.warnings) {
+    for (const auto& [key, why] : cache.unreadable()) {
+      if (query.ns.empty() || key.starts_with(query.ns + "/"))
+        query.warnings->push_back(fmt::format("{} \"{}\" is left out, it cannot be read: {}", kind.plural, key, why));
+    }
+  }
   if (wanted > outcome.revision) {
     co_return Error(Code::kDeadlineExceeded,
                     fmt::format("Too large resource version: {}, current: {}", wanted, outcome.revision))

@@ -100,6 +100,8 @@ class Registry {
   }
   // Writes the claims of objects that were stored without them. Several servers may do it at the same time.
   Task<Result<>> mendClaims();
+  // Writes anew what the store holds in plain text or under an old key. Several servers may do it at the same time.
+  Task<Result<>> sealAnew();
   // Asked before each write with the document as it would be; `old` is null on create. One guard: authorization sets
   // it.
   using Guard = std::function<Result<>(const Context& context, const KindInfo& kind, const json::object& document,
@@ -120,6 +122,9 @@ class Registry {
 
   Strategy& strategyOf(const KindInfo& kind);
   Task<Result<>> catchUp(std::vector<std::string>* warnings);
+  // kInternal when the object is in the store and cannot be read.
+  Result<> checkReadable(const KindInfo& kind, std::string_view ns, std::string_view name);
+  Error missing(const KindInfo& kind, const Resource& asked, std::string_view ns, std::string_view name);
   // Adds what the change from one document to the other means for claims; null: there is none.
   void addClaims(const KindInfo& kind, std::string_view holder, const json::object* before, const json::object* after,
                  store::Txn& txn);

@@ -161,7 +161,7 @@ Task<Result<Outcome>> Registry::changeOnce(const Context& context, const KindInf
                                            Attempt& attempt) {
   attempt = Attempt::kDecided;
   auto old = caches_.of(kind.resource()).get(ns, name);
-  if (!old) co_return notFound(kind.resource(), name);
+  if (!old) co_return missing(kind, kind.resource(), ns, name);
   CO_ASSIGN_OR_RETURN(auto proposed, make(*old));
   auto& strategy = strategyOf(kind);
   auto settled = settle(context, kind, subresource, std::move(proposed), *old, applied);

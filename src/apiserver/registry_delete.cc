@@ -109,7 +109,7 @@ Task<Result<Outcome>> Registry::remove(Context context, const KindInfo& asked, s
   for (int attempt = 1;; ++attempt) {
     CO_RETURN_IF_ERROR(co_await caches_.catchUp());
     auto old = caches_.of(kind.resource()).get(ns, name);
-    if (!old) co_return notFound(asked.resource(), name);
+    if (!old) co_return missing(kind, asked.resource(), ns, name);
     json::object document;
     bool now = false;
     CO_ASSIGN_OR_RETURN(Outcome outcome, startDeletion(kind, *old, query, document, now));

@@ -8,7 +8,7 @@ namespace dhow::apiserver {
 
 struct ApiServer::Rep {
   Rep(Loop& loop, store::Store& store, const object::Kinds& kinds, ServerOptions given)
-      : options(std::move(given)), caches(loop, store) {
+      : options(std::move(given)), caches(loop, store, options.cipher ? &*options.cipher : nullptr) {
     for (const auto& kind : kinds.all()) {
       if (kind.stored && kind.storedAsKind.empty() && !kind.plural.empty()) caches.add(kind.resource());
     }
@@ -34,6 +34,9 @@ ApiServer::~ApiServer() = default;
 Task<Result<>> ApiServer::start() {
   CO_RETURN_IF_ERROR(co_await rep_->caches.start());
   CO_RETURN_IF_ERROR(co_await rep_->registry->mendClaims());
+  // Those that stay as they are can be read all the same.
+  if (auto sealed = co_await rep_->registry->sealAnew(); !sealed.ok())
+    log::warn("apiserver", "not all that should be encrypted is: {}", sealed.error().message());
   LocalClient client(*rep_->registry, systemCaller());
   auto made = co_await bootstrap(client, rep_->caches, rep_->options.services, rep_->options.advertiseAddress,
                                  rep_->options.advertisePort, rep_->options.sharedStore);

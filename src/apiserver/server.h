@@ -18,7 +18,8 @@ struct ServerOptions {
   std::string advertiseAddress = "127.0.0.1";  // among the endpoints of the service `kubernetes`
   uint16_t advertisePort = 6443;
   PodSecurityOptions podSecurity;
-  bool sharedStore = false;  // other masters use the store too
+  std::optional<ValueCipher> cipher;  // of what is encrypted in the store
+  bool sharedStore = false;           // other masters use the store too
   TokenOptions tokens;
 };
 

@@ -26,16 +26,19 @@ void setRevision(json::object& document, Revision revision) {
   metadata.get_object()["resourceVersion"] = std::to_string(revision);
 }
 
-ObjectPtr decode(const store::Entry& entry) {
-  if (entry.value.decoded) return std::static_pointer_cast<const Draft>(entry.value.decoded)->at(entry.modified);
+Result<ObjectPtr> decodeBytes(std::string_view bytes, Revision modified) {
   boost::system::error_code error;
-  auto value = json::parse(*entry.value.bytes, error);
-  if (error || !value.is_object()) {
-    log::error("apiserver", "the stored object {} is damaged and left out", entry.key);
-    return nullptr;
-  }
-  setRevision(value.get_object(), entry.modified);
+  auto value = json::parse(bytes, error);
+  if (error || !value.is_object()) return Error(Code::kDataLoss, "it is damaged");
+  setRevision(value.get_object(), modified);
   return object::Object::make(std::move(value.get_object()));
+}
+
+Result<ObjectPtr> decodeStored(const store::Entry& entry, const ValueCipher* cipher) {
+  if (!isEncrypted(*entry.value.bytes)) return decodeBytes(*entry.value.bytes, entry.modified);
+  if (!cipher) return Error(Code::kDataLoss, "it is encrypted, and no key is configured");
+  ASSIGN_OR_RETURN(auto plain, cipher->open(entry.key, *entry.value.bytes));
+  return decodeBytes(plain, entry.modified);
 }
 
 }  // namespace
@@ -85,6 +88,26 @@ void KindCache::expireBefore(Revision revision) {
   windowAfter_ = revision;
 }
 
+ObjectPtr KindCache::decode(const store::Entry& entry) {
+  const bool encrypts = cipher_ && cipher_->covers(entry.key);
+  auto rest = [&] { return entry.key.substr(storePrefix(resource_).size()); };
+  if (!unreadable_.empty()) unreadable_.erase(rest());
+  if (!stale_.empty()) stale_.erase(rest());
+  if (entry.value.decoded) return std::static_pointer_cast<const Draft>(entry.value.decoded)->at(entry.modified);
+  auto object = decodeStored(entry, cipher_);
+  if (!object.ok()) {
+    log::error("apiserver", "the stored object {} cannot be read: {}", entry.key, object.error().message());
+    unreadable_[rest()] = object.error().message();
+    return nullptr;
+  }
+  if (encrypts && cipher_->stale(entry.key, *entry.value.bytes)) stale_.insert(rest());
+  return std::move(*object);
+}
+
+void KindCache::restore(const store::Entry& entry) {
+  if (auto object = decode(entry)) objects_.put(std::move(object));
+}
+
 void KindCache::apply(const store::Event& event) {
   Change change;
   change.revision = event.entry.modified;
@@ -94,12 +117,20 @@ void KindCache::apply(const store::Event& event) {
   std::string_view name = slash == rest.npos ? rest : rest.substr(slash + 1);
   auto old = objects_.get(ns, name);
   if (event.type == store::Event::Type::kPut) {
-    change.before = std::move(old);
     change.after = decode(event.entry);
-    if (!change.after) return;
     change.bytes = event.entry.value.bytes->size() + 256;
-    objects_.put(change.after);
+    if (change.after) {
+      change.before = std::move(old);
+      objects_.put(change.after);
+    } else {
+      // Nobody goes on with what was there before.
+      if (!old) return;
+      change.before = atRevision(old, change.revision);
+      objects_.remove(ns, name);
+    }
   } else {
+    if (!unreadable_.empty()) unreadable_.erase(std::string(rest));
+    if (!stale_.empty()) stale_.erase(std::string(rest));
     if (!old) return;
     change.before = atRevision(old, change.revision);
     change.bytes = 1024;
@@ -118,13 +149,13 @@ void KindCache::wake() {
   for (auto* watch : watches_) watch->changed_.notify();
 }
 
-WatchCache::WatchCache(Loop& loop, store::Store& store)
-    : loop_(loop), store_(store), moved_(loop), gate_(loop), stopping_(loop) {}
+WatchCache::WatchCache(Loop& loop, store::Store& store, const ValueCipher* cipher)
+    : loop_(loop), store_(store), cipher_(cipher), moved_(loop), gate_(loop), stopping_(loop) {}
 WatchCache::~WatchCache() = default;
 
 void WatchCache::add(const Resource& resource) {
   auto& kind = kinds_[storePrefix(resource)];
-  if (!kind) kind = std::make_unique<KindCache>(loop_, resource);
+  if (!kind) kind = std::make_unique<KindCache>(loop_, resource, cipher_);
 }
 
 KindCache& WatchCache::of(const Resource& resource) {
@@ -144,7 +175,7 @@ Task<Result<>> WatchCache::start() {
   for (auto& entry : all->entries) {
     for (auto& [prefix, kind] : kinds_) {
       if (!entry.key.starts_with(prefix)) continue;
-      if (auto object = decode(entry)) kind->restore(std::move(object));
+      kind->restore(entry);
       break;
     }
     entry.value = {};
@@ -242,6 +273,8 @@ void WatchCache::applyAll(store::ListResult all) {
     batch.events.push_back(std::move(event));
   };
   for (const auto& [prefix, kind] : kinds_) {
+    // Those that are still there come with what is put.
+    kind->unreadable_.clear();
     for (const auto& object : kind->objects_.list("")) {
       auto version = static_cast<Revision>(object->resourceVersion());
       auto key = storeKey(kind->resource_, object->ns(), object->name());

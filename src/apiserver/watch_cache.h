@@ -10,8 +10,10 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
+#include "apiserver/value_cipher.h"
 #include "base/gate.h"
 #include "client/cache.h"
 #include "client/memory_cache.h"
@@ -48,7 +50,8 @@ class KindWatch;
 
 class KindCache final : public client::Cache {
  public:
-  KindCache(Loop& loop, Resource resource) : resource_(std::move(resource)), objects_(loop) {}
+  KindCache(Loop& loop, Resource resource, const ValueCipher* cipher)
+      : resource_(std::move(resource)), cipher_(cipher), objects_(loop) {}
   ~KindCache() override;
 
   bool synced() const override { return objects_.synced(); }
@@ -62,6 +65,10 @@ class KindCache final : public client::Cache {
   std::unique_ptr<Subscription> subscribe(Handler handler) override { return objects_.subscribe(std::move(handler)); }
   size_t size() const { return objects_.size(); }
   const Resource& resource() const { return resource_; }
+  // What is in the store and cannot be read, by "ns/name", and why.
+  const std::map<std::string, std::string, std::less<>>& unreadable() const { return unreadable_; }
+  // What is stored in plain text or with an old key, by "ns/name".
+  const std::set<std::string, std::less<>>& stale() const { return stale_; }
 
  private:
   friend class WatchCache;
@@ -72,7 +79,9 @@ class KindCache final : public client::Cache {
     ObjectPtr after;  // null: removed; then `before` says the revision of its removal
     size_t bytes = 0;
   };
-  void restore(ObjectPtr object) { objects_.put(std::move(object)); }
+  void restore(const store::Entry& entry);
+  // Null when it cannot be read; that is kept in unreadable_.
+  ObjectPtr decode(const store::Entry& entry);
   void startAt(Revision revision);
   // Watches that have not come so far expire.
   void expireBefore(Revision revision);
@@ -80,7 +89,10 @@ class KindCache final : public client::Cache {
   void wake();
 
   const Resource resource_;
+  const ValueCipher* const cipher_;
   client::MemoryCache objects_;
+  std::map<std::string, std::string, std::less<>> unreadable_;
+  std::set<std::string, std::less<>> stale_;
   std::deque<Change> window_;
   size_t windowBytes_ = 0;
   Revision windowAfter_ = 0;         // the window holds every change after this
@@ -89,7 +101,8 @@ class KindCache final : public client::Cache {
 
 class WatchCache final : public client::Caches {
  public:
-  WatchCache(Loop& loop, store::Store& store);
+  // `cipher` reads what is encrypted in the store; null: nothing is.
+  WatchCache(Loop& loop, store::Store& store, const ValueCipher* cipher = nullptr);
   ~WatchCache() override;
 
   // Before start().
@@ -102,6 +115,7 @@ class WatchCache final : public client::Caches {
   KindCache* find(std::string_view group, std::string_view plural);
 
   Revision revision() const { return revision_; }
+  const ValueCipher* cipher() const { return cipher_; }
   // Waits until the caches hold everything that the store had acknowledged, to whichever process, when this was called.
   // kUnavailable when the store cannot tell (no quorum), kDeadlineExceeded when the caches do not get there in time.
   Task<Result<>> catchUp();
@@ -123,6 +137,7 @@ class WatchCache final : public client::Caches {
 
   Loop& loop_;
   store::Store& store_;
+  const ValueCipher* const cipher_;
   std::map<std::string, std::unique_ptr<KindCache>, std::less<>> kinds_;  // by store prefix
   Revision revision_ = 0;
   std::optional<Error> failure_;

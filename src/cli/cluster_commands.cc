@@ -159,6 +159,8 @@ void addUp(CLI::App& app, Action* chosen) {
   command->add_option("--zones", options->request.zones, "over how many availability zones")->capture_default_str();
   command->add_option("--sensitivity", options->request.sensitivity,
                       "public, internal (of a new cluster by default) or restricted");
+  command->add_flag("--encrypt-secrets", options->request.encryptSecrets,
+                    "encrypt Secrets in the store, as restricted clusters do anyway");
   command->add_option("--deploy", options->example, "an example to put onto it: a folder with image.json and manifests")
       ->check(CLI::ExistingDirectory);
   command->callback([=] { *chosen = [=] { return up(*options); }; });

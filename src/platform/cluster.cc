@@ -132,6 +132,14 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
           Code::kInvalid,
           fmt::format("cluster \"{}\" has {} masters and {} nodes in {} zones; `dhow down` it first to change that",
                       has.name, has.masters, has.nodes, has.zones));
+    if (request.encryptSecrets && !has.encrypts()) {
+      if (regionExists(config))
+        return Error(Code::kInvalid, fmt::format("cluster \"{}\" does not encrypt its secrets; `dhow down --keep-data` "
+                                                 "it first, and the next `up --encrypt-secrets` encrypts all",
+                                                 has.name));
+      config.request.encryptSecrets = true;
+      RETURN_IF_ERROR(saveConfig(config));
+    }
     ASSIGN_OR_RETURN(auto lock, lockFile(std::string(kRunDir) + "/choose.lock", true));
     if (!regionExists(config)) {
       RETURN_IF_ERROR(checkRanges(config));

@@ -186,6 +186,7 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"datastoreCert", config.request.datastoreCert},
                    {"datastoreKey", config.request.datastoreKey},
                    {"sensitivity", config.request.sensitivity},
+                   {"encryptSecrets", config.request.encryptSecrets},
                    {"index", config.index},
                    {"region", config.region},
                    {"domain", config.domain},
@@ -226,6 +227,8 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   config.request.datastoreKey = text_("datastoreKey");
   // Clusters that are older than this field are internal.
   config.request.sensitivity = object.contains("sensitivity") ? text_("sensitivity") : kInternal;
+  if (const auto* encrypts = object.if_contains("encryptSecrets"))
+    config.request.encryptSecrets = encrypts->is_bool() && encrypts->get_bool();
   config.index = number("index");
   config.region = text_("region");
   config.domain = text_("domain");

@@ -30,6 +30,9 @@ struct ClusterRequest {
   // enforce the restricted Pod Security level, encrypt secrets in the store and keep a full audit log.
   std::string sensitivity;
 
+  bool encryptSecrets = false;  // restricted clusters do in any case
+
+  bool encrypts() const { return encryptSecrets || restricted(); }
   bool restricted() const { return sensitivity == kRestricted; }
   bool ownMembers() const { return datastore.empty() && masters > 1; }
 };

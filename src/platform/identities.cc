@@ -2,6 +2,7 @@
 
 #include "base/digest.h"
 #include "base/files.h"
+#include "base/seal.h"
 #include "base/strings.h"
 
 namespace dhow::platform {
@@ -64,6 +65,22 @@ std::string kubeconfigOf(const ClusterConfig& config, const std::string& authori
       name, config.apiUrl(), toBase64(authorityPem), toBase64(admin.certificatePem), toBase64(admin.privateKeyPem));
 }
 
+// Kubernetes' EncryptionConfiguration, with one new key.
+std::string encryptionConfig() {
+  return fmt::format(
+      "apiVersion: apiserver.config.k8s.io/v1\n"
+      "kind: EncryptionConfiguration\n"
+      "resources:\n"
+      "- resources: [secrets]\n"
+      "  providers:\n"
+      "  - aesgcm:\n"
+      "      keys:\n"
+      "      - name: key1\n"
+      "        secret: {}\n"
+      "  - identity: {{}}\n",
+      toBase64(randomBytes(kSealKeySize)));
+}
+
 }  // namespace
 
 Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
@@ -92,6 +109,8 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
 
   if (!pathExists(paths.pki(kServiceAccountKey)))
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kServiceAccountKey), generatePrivateKey(), 0600));
+  if (config.request.encrypts() && !pathExists(paths.pki(kEncryption)))
+    RETURN_IF_ERROR(writeFileDurably(paths.pki(kEncryption), encryptionConfig(), 0600));
   if (!pathExists(paths.pki(kRegistryPassword)))
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kRegistryPassword), randomHex(32), 0600));
   auto kubeconfig = kubeconfigOf(config, authority.certificatePem, adminIdentity);

@@ -16,6 +16,7 @@ inline constexpr const char* kAdmin = "admin";              // CN kubernetes-adm
 // The region's process: serves its API and the registry, and reads what it balances as CN system:kube-proxy.
 inline constexpr const char* kRegion = "region";
 inline constexpr const char* kServiceAccountKey = "sa.key";
+inline constexpr const char* kEncryption = "encryption.yaml";  // how secrets are encrypted in the store
 inline constexpr const char* kRegistryPassword = "registry-password";
 inline constexpr const char* kRegistryUser = "dhow";
 

@@ -102,6 +102,7 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   options.region = config.region;
   for (int zone = 1; zone <= config.request.zones; ++zone) options.zones.push_back(config.zoneName(zone));
   options.nodes = config.request.nodes;
+  if (config.request.encrypts()) options.encryptionFile = paths.pki(kEncryption);
   options.restricted = config.request.restricted();
   options.address = master.address;
   options.port = config.apiPort;

@@ -39,6 +39,7 @@ constexpr TextField kStoreTexts[] = {
     {"etcdKeyFile", &MasterOptions::etcdKeyFile},
     {"storePrefix", &MasterOptions::storePrefix},
     {"member", &MasterOptions::member},
+    {"encryptionFile", &MasterOptions::encryptionFile},
 };
 
 Error wrong(std::string_view field, std::string_view what) {

@@ -10,6 +10,7 @@
 //   certFile, keyFile   serves the API, and is shown to the region
 //   serviceAccountKeyFile
 //   restricted       whether Pod Security is enforced at the level restricted where a namespace does not say otherwise
+//   encryptionFile   how values are encrypted in the store (apiserver/value_cipher.h); empty: not at all
 //   regionUrl        the region's API (platform/region_api.h)
 //   store            path of the embedded store's file, or
 //   etcd             ["https://10.89.1.3:2379", ...] with etcdCaFile, etcdCertFile, etcdKeyFile (empty for http://)
@@ -40,6 +41,7 @@ struct MasterOptions {
   std::string podRange, serviceRange, loadBalancerRange;
   std::string caFile, certFile, keyFile, serviceAccountKeyFile;
   bool restricted = false;
+  std::string encryptionFile;
   std::string regionUrl;
   std::string store;
   std::vector<std::string> etcd;
