@@ -48,8 +48,8 @@ Result<ValueCipher> ValueCipher::parse(std::string_view config) {
     if (!provider || provider->size() != 1) return wrong("providers: each must have one name");
     if (provider->contains("identity")) continue;
     if (!provider->contains("aesgcm"))
-      return wrong(fmt::format("providers: \"{}\": aesgcm and identity are known",
-                               std::string_view(provider->begin()->key())));
+      return wrong(
+          fmt::format("providers: \"{}\": aesgcm and identity are known", std::string_view(provider->begin()->key())));
     for (const auto& one : client::array(*provider, {"aesgcm", "keys"})) {
       const auto* key = one.if_object();
       std::string name(key ? text(*key, "name") : std::string_view());

@@ -1,5 +1,5 @@
-// How values of some kinds are kept in the store: encrypted with AES-256-GCM, as Kubernetes' API server does. A value is
-// "k8s:enc:aesgcm:v1:<key's name>:" and what base/seal.h makes, sealed for its place in the store, so that values
+// How values of some kinds are kept in the store: encrypted with AES-256-GCM, as Kubernetes' API server does. A value
+// is "k8s:enc:aesgcm:v1:<key's name>:" and what base/seal.h makes, sealed for its place in the store, so that values
 // cannot be exchanged. Values that are not encrypted are read as they are.
 #pragma once
 

@@ -92,8 +92,8 @@ class Server {
     runOn(loop_, caches_.stop());
   }
   Result<Outcome> make(const Resource& resource, std::string ns, std::string_view body) {
-    return runOn(loop_, registry_->create(context(), *kinds_.find(resource), std::move(ns),
-                                          json::parse(body).get_object()));
+    return runOn(loop_,
+                 registry_->create(context(), *kinds_.find(resource), std::move(ns), json::parse(body).get_object()));
   }
   Result<Outcome> makeSecret(const std::string& name) {
     return make(resources::kSecrets, "default",

@@ -33,13 +33,13 @@ std::string seal(std::string_view key, std::string_view context, std::string_vie
   sealed.resize(kNonce + bytes.size() + kTag);
   CipherContext cipher(EVP_CIPHER_CTX_new());
   int written = 0;
-  bool done = cipher && EVP_EncryptInit_ex(cipher.get(), EVP_aes_256_gcm(), nullptr, in(key), out(sealed, 0)) == 1 &&
-              EVP_EncryptUpdate(cipher.get(), nullptr, &written, in(context), static_cast<int>(context.size())) == 1 &&
-              EVP_EncryptUpdate(cipher.get(), out(sealed, kNonce), &written, in(bytes),
-                                static_cast<int>(bytes.size())) == 1 &&
-              EVP_EncryptFinal_ex(cipher.get(), out(sealed, kNonce + bytes.size()), &written) == 1 &&
-              EVP_CIPHER_CTX_ctrl(cipher.get(), EVP_CTRL_GCM_GET_TAG, static_cast<int>(kTag),
-                                  out(sealed, kNonce + bytes.size())) == 1;
+  bool done =
+      cipher && EVP_EncryptInit_ex(cipher.get(), EVP_aes_256_gcm(), nullptr, in(key), out(sealed, 0)) == 1 &&
+      EVP_EncryptUpdate(cipher.get(), nullptr, &written, in(context), static_cast<int>(context.size())) == 1 &&
+      EVP_EncryptUpdate(cipher.get(), out(sealed, kNonce), &written, in(bytes), static_cast<int>(bytes.size())) == 1 &&
+      EVP_EncryptFinal_ex(cipher.get(), out(sealed, kNonce + bytes.size()), &written) == 1 &&
+      EVP_CIPHER_CTX_ctrl(cipher.get(), EVP_CTRL_GCM_GET_TAG, static_cast<int>(kTag),
+                          out(sealed, kNonce + bytes.size())) == 1;
   CHECK(done, "AES-256-GCM is not available");
   return sealed;
 }

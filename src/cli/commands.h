@@ -10,6 +10,8 @@ void addDown(CLI::App& app, Action* chosen);
 void addStatus(CLI::App& app, Action* chosen);
 void addClusters(CLI::App& app, Action* chosen);
 void addMachine(CLI::App& app, Action* chosen);
+void addZone(CLI::App& app, Action* chosen);
+void addDrill(CLI::App& app, Action* chosen);
 void addKubeconfig(CLI::App& app, Action* chosen);
 void addDockerSocket(CLI::App& app, Action* chosen);
 void addDocker(CLI::App& app, Action* chosen);

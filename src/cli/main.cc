@@ -23,6 +23,8 @@ constexpr Entry kCommands[] = {
     {"status", addStatus},
     {"clusters", addClusters},
     {"machine", addMachine},
+    {"zone", addZone},
+    {"drill", addDrill},
     {"kubeconfig", addKubeconfig},
     {"docker-socket", addDockerSocket},
     {"docker", addDocker},

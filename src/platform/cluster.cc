@@ -562,4 +562,28 @@ Task<Result<>> Cluster::stopMachine(const ClusterConfig& config, std::string nam
   co_return stopped;
 }
 
+Task<Result<std::vector<Cluster::Zone>>> Cluster::zones(const ClusterConfig& config) {
+  CO_RETURN_IF_ERROR(checkUp(config));
+  auto region = rep_->regionOf(config);
+  auto listed = co_await region.list();
+  CO_RETURN_IF_ERROR(listed);
+  std::vector<Zone> zones;
+  for (const auto& info : listed->zones) {
+    Zone zone{info.name, info.up};
+    for (const auto& machine : listed->machines) {
+      if (machine.zone == info.name) ++(machine.master ? zone.masters : zone.nodes);
+    }
+    zones.push_back(std::move(zone));
+  }
+  co_return zones;
+}
+
+Task<Result<>> Cluster::setZone(const ClusterConfig& config, std::string zone, bool up) {
+  CO_RETURN_IF_ERROR(checkUp(config));
+  CO_ASSIGN_OR_RETURN(auto lock, lockCluster(config.paths()));
+  auto region = rep_->regionOf(config);
+  auto set = co_await region.setZone(std::move(zone), up);
+  co_return set;
+}
+
 }  // namespace dhow::platform

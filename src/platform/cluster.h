@@ -54,6 +54,14 @@ class Cluster {
   // One machine: "<cluster>-master-1", "<cluster>-node-2".
   Task<Result<>> startMachine(const ClusterConfig& config, std::string name);
   Task<Result<>> stopMachine(const ClusterConfig& config, std::string name);
+  struct Zone {
+    std::string name;
+    bool up = true;
+    int masters = 0, nodes = 0;
+  };
+  Task<Result<std::vector<Zone>>> zones(const ClusterConfig& config);
+  // Cuts the zone's segment from the network, or puts it back. kNotFound with the zones that there are.
+  Task<Result<>> setZone(const ClusterConfig& config, std::string zone, bool up);
 
  private:
   struct Rep;

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/key_locks.h"
 #include "base/log.h"
+#include "base/strings.h"
 #include "client/fields.h"
 #include "platform/region.h"
 #include "runtime/runtime.h"
@@ -145,8 +146,9 @@ Result<int> Provider::Rep::zoneIndex(const std::string& zone) const {
   for (int index = 1; index <= config.request.zones; ++index) {
     if (config.zoneName(index) == zone) return index;
   }
-  return Error(Code::kNotFound, fmt::format("there is no zone {}; this region has {} to {}", zone, config.zoneName(1),
-                                            config.zoneName(config.request.zones)));
+  std::vector<std::string> names;
+  for (int index = 1; index <= config.request.zones; ++index) names.push_back(config.zoneName(index));
+  return Error(Code::kNotFound, fmt::format("there is no zone {}; there are {}", zone, join(names, ", ")));
 }
 
 Result<> Provider::Rep::hold(const Known& known, bool held) const {
