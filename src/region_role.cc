@@ -83,6 +83,9 @@ Result<std::unique_ptr<client::HttpClient>> Region::clientOf(std::vector<std::st
   ASSIGN_OR_RETURN(options.tls, http::TlsClient::create(std::move(tls)));
   options.servers = std::move(servers);
   options.userAgent = "dhow-region";
+  // It is on one wire with the masters; requests and the load balancer wait for what it notices.
+  options.keepAlive = std::chrono::seconds(1);
+  options.keepAliveTimeout = std::chrono::seconds(2);
   return std::make_unique<client::HttpClient>(loop, std::move(options));
 }
 

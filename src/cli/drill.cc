@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "base/blocking.h"
+#include "base/log.h"
 #include "base/strings.h"
 #include "cluster_option.h"
 #include "commands.h"
@@ -42,7 +43,7 @@ Result<Duration> parseSpan(const std::string& text) {
 void onInterrupt(boost::asio::signal_set& signals, platform::Drill& drill) {
   signals.async_wait([&](const boost::system::error_code& error, int) {
     if (error) return;
-    std::fprintf(stderr, "dhow: what was broken is put back, and the load removed\n");
+    std::fprintf(stderr, "dhow: ending: what was broken is put back, and the load removed\n");
     drill.interrupt();
     onInterrupt(signals, drill);
   });
@@ -62,6 +63,8 @@ int drill(const ClusterOption& option, const Options& options) {
   auto span = parseSpan(options.span);
   if (!span.ok()) return fail(span.error());
   const bool json = options.output == "json";
+  // What a drill breaks breaks connections of ours as well: only the report tells of it.
+  if (!log::enabled(log::Level::kDebug)) log::configure(log::Level::kError, "");
   RealLoop loop;
   BlockingPool pool(kBlockingThreads);
   platform::Drill drill(loop, pool, *config, *programs);

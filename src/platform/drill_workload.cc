@@ -40,6 +40,11 @@ json::object podSpec(const std::string& image, const char* app) {
                         {"resources", {{"requests", {{"cpu", "10m"}, {"memory", "8Mi"}}}}}}}}};
 }
 
+bool ended(const object::Object& pod) {
+  const auto phase = client::text(pod.root(), {"status", "phase"});
+  return phase == "Failed" || phase == "Succeeded";
+}
+
 // Watches one object until `done` holds for it; null: it is gone.
 Task<Result<>> waitUntil(Loop& loop, client::Client& api, client::Resource resource, std::string ns, std::string name,
                          Duration limit, std::function<bool(const ObjectPtr&)> done) {
@@ -119,8 +124,12 @@ Task<Result<>> DrillWorkload::deploy(client::Cache& pods) {
   auto served = co_await make(kinds::kServices, std::move(service));
   CO_RETURN_IF_ERROR(served);
   subscription_ = pods.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
-    if (!after && identities().contains(std::string(before->name())))
-      gate_.spawn(makeIdentity(this, std::string(before->name())));
+    const std::string name((after ? after : before)->name());
+    if (!identities().contains(name)) return;
+    if (!after)
+      gate_.spawn(makeIdentity(this, name));
+    else if (!after->deleting() && ended(*after) && !(before && ended(*before)))
+      gate_.spawn(removeIdentity(this, name, std::string(after->uid())));
   });
   for (const std::string& name : identities()) gate_.spawn(makeIdentity(this, name));
   co_return Result<>();
@@ -139,6 +148,19 @@ Task<> DrillWorkload::makeIdentity(DrillWorkload* self, std::string name) {
                       {"spec", podSpec(self->options_.image, "identity")}};
     auto made = co_await self->api_.create(kinds::kPods, kDrillNamespace, std::move(body));
     if (made.ok() || made.error().is(Code::kAlreadyExists)) co_return;
+    co_await self->stopped_.waitFor(kRetry);
+  }
+}
+
+// A pod that was fenced has failed for good: its node says that nothing of it runs.
+Task<> DrillWorkload::removeIdentity(DrillWorkload* self, std::string name, std::string uid) {
+  client::DeleteOptions options;
+  options.gracePeriodSeconds = 0;
+  options.uid = uid;
+  while (!self->stopping_) {
+    auto removed = co_await self->api_.remove(kinds::kPods, kDrillNamespace, name, options);
+    const bool over = removed.ok() || removed.error().is(Code::kNotFound) || removed.error().is(Code::kConflict);
+    if (over) co_return;
     co_await self->stopped_.waitFor(kRetry);
   }
 }

@@ -38,6 +38,7 @@ class DrillWorkload {
 
  private:
   Task<Result<>> make(const client::Resource& resource, boost::json::object body);
+  static Task<> removeIdentity(DrillWorkload* self, std::string name, std::string uid);
   static Task<> makeIdentity(DrillWorkload* self, std::string name);
 
   Loop& loop_;
