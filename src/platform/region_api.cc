@@ -68,7 +68,8 @@ json::object describe(const MachineInfo& machine) {
 Result<std::map<std::string, std::string>> textsOf(const json::object& body, const char* name) {
   std::map<std::string, std::string> out;
   for (const auto& [key, value] : client::object(body, {name})) {
-    if (!value.is_string()) return Error(Code::kInvalid, fmt::format("{}.{}: must be a text", name, key));
+    if (!value.is_string())
+      return Error(Code::kInvalid, fmt::format("{}.{}: must be a text", name, std::string_view(key)));
     out[key] = value.get_string();
   }
   return out;
