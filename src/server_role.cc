@@ -3,6 +3,7 @@
 
 #include <boost/asio/signal_set.hpp>
 
+#include "apiserver/audit.h"
 #include "apiserver/server.h"
 #include "base/blocking.h"
 #include "base/files.h"
@@ -57,6 +58,7 @@ struct Master {
   BlockingPool& pool;
   MasterOptions options;
   std::unique_ptr<store::Store> store;
+  std::unique_ptr<apiserver::Audit> audit;
   std::unique_ptr<apiserver::ApiServer> api;
   std::unique_ptr<http::Server> front;
   std::unique_ptr<RegionMachines> machines;
@@ -120,6 +122,12 @@ Task<Result<>> Master::startApi() {
     auto cipher = apiserver::ValueCipher::parse(text);
     if (!cipher.ok()) co_return std::move(cipher).error().wrap("read " + options.encryptionFile);
     server.cipher = std::move(*cipher);
+  }
+  if (!options.auditFile.empty()) {
+    apiserver::AuditOptions log;
+    log.path = options.auditFile;
+    audit = std::make_unique<apiserver::Audit>(loop, pool, std::move(log));
+    server.audit = audit.get();
   }
   server.sharedStore = options.store.empty();
   CO_ASSIGN_OR_RETURN(server.tokens.signingKeyPem, readFile(options.serviceAccountKeyFile, 1 << 16));
@@ -260,6 +268,7 @@ Task<> Master::stop() {
   if (machines) co_await machines->stop();
   if (api) co_await api->stop();
   if (front) co_await front->stop();
+  if (audit) co_await audit->stop();
   if (store) co_await store->close();
 }
 

@@ -184,8 +184,16 @@ Result<> Front::authorize(const Call& call) const {
 
 Task<> Front::serve(http::Request& request, http::ResponseWriter& writer) {
   Call call{request, writer, {}, {}, {}, {}, {}, nullptr};
+  const bool audited = audits(call);
+  if (audited) {
+    call.received = loop_.wallNow();
+    call.auditId = randomUuid();
+  }
   auto done = co_await dispatch(call);
   if (!done.ok() && !writer.started()) co_await sendError(call, done.error());
+  if (!audited) co_return;
+  if (call.status == 0) call.status = done.ok() ? 101 : httpStatus(done.error().code());
+  writeAudit(call, "ResponseComplete");
 }
 
 Task<Result<>> Front::dispatch(Call& call) {
@@ -197,7 +205,9 @@ Task<Result<>> Front::dispatch(Call& call) {
     own = authenticate(call.request);
   }
   CO_RETURN_IF_ERROR(own);
-  CO_ASSIGN_OR_RETURN(call.caller, impersonate(std::move(*own), call.request));
+  call.caller = *own;
+  CO_ASSIGN_OR_RETURN(call.caller, impersonate(*own, call.request));
+  if (audit_ && !call.request.headers.get("Impersonate-User").empty()) call.impersonator = std::move(*own);
   CO_ASSIGN_OR_RETURN(call.info, parseRequest(call.request));
   if (call.info.isResource) {
     call.kind = registry_.kinds().find(call.info.group, call.info.version, call.info.plural);
@@ -210,8 +220,14 @@ Task<Result<>> Front::dispatch(Call& call) {
   if (!authorize(call).ok()) {
     // So may be the role that allows it.
     CO_RETURN_IF_ERROR(co_await registry_.caches().catchUpIfPossible());
-    CO_RETURN_IF_ERROR(authorize(call));
+    auto allowed = authorize(call);
+    if (!allowed.ok()) call.decision = "forbid";
+    CO_RETURN_IF_ERROR(allowed);
   }
+  if (audit_) call.decision = "allow";
+  // What goes on for long is told as it begins, too.
+  if (audit_ && call.kind && (call.info.verb == "watch" || isStreamed(call.info.subresource)))
+    writeAudit(call, "RequestReceived");
   if (!call.info.isResource) co_return co_await servePath(call);
   if (!call.kind) co_return unknownPath();
   co_return co_await serveResource(call);
@@ -239,11 +255,13 @@ Task<Result<>> Front::sendJson(Call& call, int status, std::string body, std::st
   }
   if (call.request.method == "HEAD") body.clear();
   response.body = std::move(body);
+  call.status = status;
   ++counts_[{call.info.verb, status}];
   co_return co_await call.writer.send(std::move(response));
 }
 
 Task<> Front::sendError(Call& call, const Error& error) {
+  if (audit_) call.failure = error;
   json::object status = statusOf(error, call.subject);
   http::Response response;
   response.status = httpStatus(error.code());
@@ -252,6 +270,7 @@ Task<> Front::sendError(Call& call, const Error& error) {
   if (error.retryAfterSeconds() > 0) response.headers.set("Retry-After", std::to_string(error.retryAfterSeconds()));
   response.body = json::serialize(status);
   response.body.push_back('\n');
+  call.status = response.status;
   ++counts_[{call.info.verb, response.status}];
   auto sent = co_await call.writer.send(std::move(response));
   (void)sent;
@@ -294,6 +313,7 @@ Task<Result<>> Front::sendDocument(Call& call, std::shared_ptr<const Document> d
     }
   }
   if (call.request.method == "HEAD") response.body.clear();
+  call.status = response.status;
   ++counts_[{call.info.verb, response.status}];
   co_return co_await call.writer.send(std::move(response));
 }

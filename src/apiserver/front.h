@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "apiserver/audit.h"
 #include "apiserver/registry.h"
 #include "apiserver/tokens.h"
 #include "authorizer.h"
@@ -25,6 +26,8 @@ class Front {
 
   Task<> serve(http::Request& request, http::ResponseWriter& writer);
   Tunnels& tunnels() { return tunnels_; }
+  // Null: no log. It outlives the requests.
+  void setAudit(Audit* audit) { audit_ = audit; }
   // Whether start-up is over: /readyz says so.
   void setReady(bool ready) { ready_ = ready; }
   void stop();
@@ -39,7 +42,22 @@ class Front {
     Subject subject;
     std::vector<std::string> warnings;
     const KindInfo* kind = nullptr;
+    int status = 0;  // of the answer
+    // For the audit log alone.
+    WallTime received{};
+    std::string auditId;
+    std::optional<Caller> impersonator;
+    std::string decision;  // of authorization: "allow", "forbid"
+    std::map<std::string, std::string> annotations;
+    std::optional<Error> failure;
+    std::optional<json::value> requestObject;
+    ObjectPtr responseObject;
   };
+
+  // audit_event.cc
+  bool audits(const Call& call) const;
+  bool auditsObjects(const Call& call) const;
+  void writeAudit(const Call& call, std::string_view stage);
 
   Result<Caller> authenticate(const http::Request& request);
   Result<Caller> impersonate(Caller caller, const http::Request& request) const;
@@ -74,6 +92,7 @@ class Front {
                               std::string_view contentType = "application/json");
 
   Loop& loop_;
+  Audit* audit_ = nullptr;
   Registry& registry_;
   Authorizer& authorizer_;
   Tokens& tokens_;
@@ -92,6 +111,8 @@ class Front {
   bool stopping_ = false;
 };
 
+// Whether a subresource is served by the node: logs, exec, ...
+bool isStreamed(std::string_view subresource);
 // "application/json" and gzip where it pays.
 bool wantsGzip(const http::Request& request, size_t size);
 std::string gzip(std::string_view bytes);

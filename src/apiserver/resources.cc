@@ -21,17 +21,17 @@ Error wrongMethod() {
   return Error(Code::kMethodNotAllowed, "the server does not allow this method on the requested resource");
 }
 
-bool isStreamed(std::string_view subresource) {
-  return subresource == "log" || subresource == "exec" || subresource == "attach" || subresource == "portforward" ||
-         subresource == "proxy";
-}
-
 std::string mediaType(const http::Request& request) {
   auto type = request.headers.get("Content-Type");
   return toLower(trim(type.substr(0, type.find(';'))));
 }
 
 }  // namespace
+
+bool isStreamed(std::string_view subresource) {
+  return subresource == "log" || subresource == "exec" || subresource == "attach" || subresource == "portforward" ||
+         subresource == "proxy";
+}
 
 Result<Context> Front::contextOf(Call& call) const {
   const auto& query = call.request.query;
@@ -57,6 +57,7 @@ Result<Context> Front::contextOf(Call& call) const {
   }
   context.force = truthy(query.get("force"));
   context.warnings = &call.warnings;
+  if (audit_) context.annotations = &call.annotations;
   return context;
 }
 
@@ -122,6 +123,7 @@ std::string Front::renderOne(const Call& call, const ObjectPtr& object) const {
 }
 
 Task<Result<>> Front::sendObject(Call& call, int status, ObjectPtr object) {
+  if (auditsObjects(call)) call.responseObject = object;
   std::string body = renderOne(call, object);
   body.push_back('\n');
   co_return co_await sendJson(call, status, std::move(body));
@@ -207,6 +209,7 @@ Task<Result<>> Front::serveCreate(Call& call) {
   auto decoded = object::decodeBody(registry_.kinds(), bytes, call.request.headers.get("Content-Type"), options);
   CO_RETURN_IF_ERROR(decoded);
   call.warnings.insert(call.warnings.end(), decoded->warnings.begin(), decoded->warnings.end());
+  if (auditsObjects(call)) call.requestObject = decoded->document;
   if (sub) {
     auto answer = co_await registry_.createSubresource(std::move(context), *call.kind, call.info.ns, call.info.name,
                                                        call.info.subresource, std::move(decoded->document));
@@ -232,6 +235,7 @@ Task<Result<>> Front::serveUpdate(Call& call) {
   auto decoded = object::decodeBody(registry_.kinds(), bytes, call.request.headers.get("Content-Type"), options);
   CO_RETURN_IF_ERROR(decoded);
   call.warnings.insert(call.warnings.end(), decoded->warnings.begin(), decoded->warnings.end());
+  if (auditsObjects(call)) call.requestObject = decoded->document;
   context.fieldValidation = object::FieldValidation::kIgnore;
   std::string ns = call.kind->namespaced ? call.info.ns : "";
   auto outcome = co_await registry_.update(std::move(context), *call.kind, std::move(ns), call.info.name,
@@ -273,6 +277,7 @@ Task<Result<>> Front::servePatch(Call& call) {
     if (context.fieldValidation == object::FieldValidation::kWarn)
       call.warnings.push_back(fmt::format("duplicate field \"{}\"", path));
   }
+  if (auditsObjects(call)) call.requestObject = *body;
   std::string ns = call.kind->namespaced ? call.info.ns : "";
   auto outcome = co_await registry_.patch(std::move(context), *call.kind, std::move(ns), call.info.name,
                                           call.info.subresource, how, std::move(*body));
@@ -295,6 +300,7 @@ Task<Result<DeleteQuery>> Front::readDeleteOptions(Call& call) {
       options = std::move(value->get_object());
     }
   }
+  if (auditsObjects(call) && !options.empty()) call.requestObject = options;
   const auto& query = call.request.query;
   DeleteQuery wanted;
   wanted.gracePeriodSeconds = client::number(options, {"gracePeriodSeconds"});

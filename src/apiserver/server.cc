@@ -17,6 +17,7 @@ struct ApiServer::Rep {
     tokens = std::make_unique<Tokens>(loop, caches, options.tokens);
     front = std::make_unique<Front>(loop, *registry, *authorizer, *tokens,
                                     fmt::format("{}:{}", options.advertiseAddress, options.advertisePort));
+    front->setAudit(options.audit);
   }
 
   ServerOptions options;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "apiserver/audit.h"
 #include "apiserver/local_client.h"
 #include "apiserver/registry.h"
 #include "apiserver/tokens.h"
@@ -19,6 +20,7 @@ struct ServerOptions {
   uint16_t advertisePort = 6443;
   PodSecurityOptions podSecurity;
   std::optional<ValueCipher> cipher;  // of what is encrypted in the store
+  Audit* audit = nullptr;             // stopped by its owner after the http::Server
   bool sharedStore = false;           // other masters use the store too
   TokenOptions tokens;
 };

@@ -113,6 +113,7 @@ Task<Result<>> Front::serveWatch(Call& call) {
               call.accepted.view == View::kTable ? "application/json;as=Table;v=v1;g=meta.k8s.io" : "application/json");
   headers.set("Cache-Control", "no-cache, private");
   CO_RETURN_IF_ERROR(co_await call.writer.start(200, std::move(headers)));
+  call.status = 200;
   ++counts_[{"watch", 200}];
   std::string out;
   if (!opened.ok()) {

@@ -100,7 +100,7 @@ void buildRoute(NetlinkMessage& m, const Route& route) {
   head->rtm_table = RT_TABLE_MAIN;
   head->rtm_protocol = RTPROT_STATIC;
   head->rtm_scope = route.gateway.empty() ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE;
-  head->rtm_type = RTN_UNICAST;
+  head->rtm_type = route.unreachable ? RTN_UNREACHABLE : RTN_UNICAST;
   if (route.onLink) head->rtm_flags = RTNH_F_ONLINK;
   if (route.destination.length > 0) m.put(RTA_DST, route.destination.network().bytes());
   if (!route.gateway.empty()) m.put(RTA_GATEWAY, route.gateway.bytes());

@@ -68,11 +68,12 @@ struct VethSpec {
 };
 
 struct Route {
-  IpPrefix destination;  // length 0: default
-  IpAddress gateway;     // empty: on link
-  int link = 0;          // 0: the kernel finds it by the gateway
-  IpAddress source;      // preferred source address
-  bool onLink = false;   // take the gateway to be on the link
+  IpPrefix destination;      // length 0: default
+  IpAddress gateway;         // empty: on link
+  int link = 0;              // 0: the kernel finds it by the gateway
+  IpAddress source;          // preferred source address
+  bool onLink = false;       // take the gateway to be on the link
+  bool unreachable = false;  // who sends there is told that there is no way
 };
 
 class NetLinks {

@@ -82,6 +82,9 @@ struct ClusterConfig {
   std::vector<std::string> storeEndpoints() const;
 };
 
+// What the clusters of a machine share out among them.
+inline constexpr const char* kAllSegments = "10.89.0.0/16";
+inline constexpr const char* kAllEngines = "10.88.0.0/16";
 inline constexpr uint16_t kMemberClientPort = 2379;
 inline constexpr uint16_t kMemberPeerPort = 2380;
 inline constexpr int kMaxZones = 7;

@@ -5,7 +5,8 @@
 //     cluster.json          what was asked for and which ranges and ports were chosen
 //     kubeconfig            the administrator's
 //     pki/                  authority, identities, keys (0700)
-//     masters/<master>/     one machine: master.json, its identities, store (store.db, or etcd/ for its member) and log
+//     masters/<master>/     one machine: master.json, its identities, store (store.db, or etcd/ for its member), log;
+//                           audit/ where the cluster is restricted
 //     region/               log of the region's process
 //     registry/             content of the cluster's registry
 //     engine/               the Docker engine's images, containers, volumes
@@ -43,6 +44,7 @@ struct ClusterPaths {
   std::string masters() const { return root + "/masters"; }
   std::string master(const std::string& master) const { return masters() + "/" + master; }
   std::string masterConfig(const std::string& master) const { return this->master(master) + "/master.json"; }
+  std::string audit(const std::string& master) const { return this->master(master) + "/audit/audit.log"; }
   std::string member(const std::string& master) const { return this->master(master) + "/etcd"; }
   std::string store(const std::string& master) const { return this->master(master) + "/store.db"; }
   std::string region() const { return root + "/region"; }

@@ -103,6 +103,7 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   for (int zone = 1; zone <= config.request.zones; ++zone) options.zones.push_back(config.zoneName(zone));
   options.nodes = config.request.nodes;
   if (config.request.encrypts()) options.encryptionFile = paths.pki(kEncryption);
+  if (config.request.restricted()) options.auditFile = paths.audit(master.name);
   options.restricted = config.request.restricted();
   options.address = master.address;
   options.port = config.apiPort;

@@ -39,6 +39,7 @@ constexpr TextField kStoreTexts[] = {
     {"etcdKeyFile", &MasterOptions::etcdKeyFile},
     {"storePrefix", &MasterOptions::storePrefix},
     {"member", &MasterOptions::member},
+    {"auditFile", &MasterOptions::auditFile},
     {"encryptionFile", &MasterOptions::encryptionFile},
 };
 

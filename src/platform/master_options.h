@@ -10,6 +10,7 @@
 //   certFile, keyFile   serves the API, and is shown to the region
 //   serviceAccountKeyFile
 //   restricted       whether Pod Security is enforced at the level restricted where a namespace does not say otherwise
+//   auditFile        the audit log (apiserver/audit.h); empty: none
 //   encryptionFile   how values are encrypted in the store (apiserver/value_cipher.h); empty: not at all
 //   regionUrl        the region's API (platform/region_api.h)
 //   store            path of the embedded store's file, or
@@ -41,7 +42,7 @@ struct MasterOptions {
   std::string podRange, serviceRange, loadBalancerRange;
   std::string caFile, certFile, keyFile, serviceAccountKeyFile;
   bool restricted = false;
-  std::string encryptionFile;
+  std::string auditFile, encryptionFile;
   std::string regionUrl;
   std::string store;
   std::vector<std::string> etcd;

@@ -61,7 +61,18 @@ Result<> setUpRouter(const ClusterConfig& config) {
   Route outside;
   outside.destination = IpPrefix{IpAddress::v4(0), 0};
   outside.gateway = host;
-  return links.setRoute(outside);
+  RETURN_IF_ERROR(links.setRoute(outside));
+  // The ranges that clusters have, but for its own: nothing goes from one to another through this machine.
+  for (const char* range : {kAllSegments, kAllEngines}) {
+    Route others;
+    ASSIGN_OR_RETURN(others.destination, IpPrefix::parse(range));
+    others.unreachable = true;
+    RETURN_IF_ERROR(links.setRoute(others));
+  }
+  Route engine;
+  ASSIGN_OR_RETURN(engine.destination, IpPrefix::parse(config.engineSubnet()));
+  engine.gateway = host;
+  return links.setRoute(engine);
 }
 
 // The machine's end: an address, the way to the segments and the load balancer's addresses, and masquerading for what
