@@ -103,16 +103,22 @@ class Namespace:
 
 
 class Cluster:
-    def __init__(self, nodes=3, zones=3):
-        self.net = Namespace()
+    def __init__(self, nodes=3, zones=3, beside=None):
+        """`beside`: on the machine of that cluster, with its data in the same folder; it is destroyed first."""
+        self.beside = beside
+        self.net = beside.net if beside else Namespace()
         self.name = "t" + uuid.uuid4().hex[:7]
-        self.data = tempfile.mkdtemp(prefix="dhow-test-")
+        self.data = beside.data if beside else tempfile.mkdtemp(prefix="dhow-test-")
         self.nodes, self.zones = nodes, zones
 
     def dhow(self, *args, timeout=120, check=True):
         for folder in ("server", "engine", "nodes/*"):
             watch_logs(f"{self.data}/clusters/*/{folder}/log*")
         return run(self.net.inside([DHOW, *args, "--name", self.name, "--data", self.data]), timeout=timeout, check=check)
+
+    def on_machine(self, *args):
+        """A command that names no cluster."""
+        return self.net.inside([DHOW, *args])
 
     def up(self, *args):
         return self.dhow("up", "--nodes", str(self.nodes), "--zones", str(self.zones), *args)
@@ -153,8 +159,9 @@ class Cluster:
             finally:
                 self.dhow("down", check=False)
         finally:
-            self.net.delete()
-            shutil.rmtree(self.data, ignore_errors=True)
+            if not self.beside:
+                self.net.delete()
+                shutil.rmtree(self.data, ignore_errors=True)
 
     def end_daemons(self):
         """Leaks are told when a process ends, and `down` would take the log along."""

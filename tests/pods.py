@@ -12,7 +12,7 @@ SHELL_IMAGE = "registry.dhow.internal:5000/shell:1"
 
 def publish_shell(cluster):
     """Puts an image with a static busybox into the cluster's registry, as SHELL_IMAGE."""
-    root = os.path.join(cluster.data, "shell-image")
+    root = os.path.join(cluster.data, "shell-image-" + cluster.name)
     os.makedirs(root + "/bin")
     os.makedirs(root + "/tmp")
     run(["cp", "/bin/busybox", root + "/bin/busybox"])
