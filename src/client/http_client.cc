@@ -103,6 +103,8 @@ struct HttpClient::Rep {
     http::Client::Options transport;
     transport.tls = options.tls;
     transport.dial = options.dial;
+    // Another is there to be asked: one whose machine is gone says nothing at all.
+    if (options.servers.size() > 1) transport.connectTimeout = std::chrono::seconds(2);
     transport.priorKnowledgeHttp2 = options.priorKnowledgeHttp2;
     transport.pingAfter = options.keepAlive;
     transport.pingTimeout = options.keepAliveTimeout;

@@ -89,29 +89,17 @@ Task<Result<InitialCluster>> findCluster(Loop& loop, const MasterOptions& option
 
 std::vector<std::string> commandOf(const std::string& program, const MasterOptions& options,
                                    const InitialCluster& cluster) {
-  return {program,
-          "--name=" + options.name,
-          "--data-dir=" + options.member,
-          "--listen-peer-urls=" + peerUrl(options.address),
-          "--initial-advertise-peer-urls=" + peerUrl(options.address),
-          "--listen-client-urls=" + clientUrl(options.address),
-          "--advertise-client-urls=" + clientUrl(options.address),
+  return {program, "--name=" + options.name, "--data-dir=" + options.member,
+          "--listen-peer-urls=" + peerUrl(options.address), "--initial-advertise-peer-urls=" + peerUrl(options.address),
+          "--listen-client-urls=" + clientUrl(options.address), "--advertise-client-urls=" + clientUrl(options.address),
           "--initial-cluster=" + join(cluster.members, ","),
           std::string("--initial-cluster-state=") + (cluster.existing ? "existing" : "new"),
-          "--initial-cluster-token=dhow",
-          "--client-cert-auth",
-          "--trusted-ca-file=" + options.etcdCaFile,
-          "--cert-file=" + options.etcdCertFile,
-          "--key-file=" + options.etcdKeyFile,
-          "--peer-client-cert-auth",
-          "--peer-trusted-ca-file=" + options.etcdCaFile,
-          "--peer-cert-file=" + options.etcdCertFile,
-          "--peer-key-file=" + options.etcdKeyFile,
-          fmt::format("--quota-backend-bytes={}", kQuotaBytes),
-          "--enable-v2=false",
-          "--logger=zap",
-          "--log-level=warn",
-          "--log-outputs=stderr"};
+          "--initial-cluster-token=dhow", "--client-cert-auth", "--trusted-ca-file=" + options.etcdCaFile,
+          "--cert-file=" + options.etcdCertFile, "--key-file=" + options.etcdKeyFile, "--peer-client-cert-auth",
+          "--peer-trusted-ca-file=" + options.etcdCaFile, "--peer-cert-file=" + options.etcdCertFile,
+          "--peer-key-file=" + options.etcdKeyFile, fmt::format("--quota-backend-bytes={}", kQuotaBytes),
+          // One that comes back from a cut must not depose the leader that the others have.
+          "--pre-vote=true", "--enable-v2=false", "--logger=zap", "--log-level=warn", "--log-outputs=stderr"};
 }
 
 }  // namespace
