@@ -1,6 +1,6 @@
 // The audit log: a line of JSON for each request, a Kubernetes Event (audit.k8s.io/v1). Who asked what, when, and what
-// became of it; of writes also the object, except where that would tell secrets. Lines are written by the pool while the
-// loop goes on, into a file that is rotated by size.
+// became of it; of writes also the object, except where that would tell secrets. Lines are written by the pool while
+// the loop goes on, into a file that is rotated by size.
 #pragma once
 
 #include <string>

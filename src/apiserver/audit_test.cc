@@ -89,8 +89,7 @@ class AuditedServer : public AuditTest {
     request.headers.set("User-Agent", "tester/1");
     if (!body.empty()) request.body = http::bodyOf(std::move(body));
     http::Client client(loop_, {});
-    auto answer =
-        runOn(loop_, client.fetch(fmt::format("http://127.0.0.1:{}{}", port_, target), std::move(request)));
+    auto answer = runOn(loop_, client.fetch(fmt::format("http://127.0.0.1:{}{}", port_, target), std::move(request)));
     client.close();
     return answer.ok() ? answer->status : -1;
   }
@@ -120,9 +119,9 @@ TEST_F(AuditedServer, EachRequestIsAnEventAndSecretsAreInNone) {
             201);
   EXPECT_EQ(call("GET", "/api/v1/namespaces/a/secrets/s?pretty=1"), 200);
   EXPECT_EQ(call("GET", "/api/v1/namespaces/a/pods/missing"), 404);
-  EXPECT_EQ(call("PATCH", "/api/v1/namespaces/a", R"({"metadata":{"labels":{"x":"y"}}})",
-                 "application/merge-patch+json"),
-            200);
+  EXPECT_EQ(
+      call("PATCH", "/api/v1/namespaces/a", R"({"metadata":{"labels":{"x":"y"}}})", "application/merge-patch+json"),
+      200);
   EXPECT_EQ(call("GET", "/readyz"), 200);
   auto all = events();
   EXPECT_EQ(readFile(path()).value().find("bmVlZGxl"), std::string::npos);

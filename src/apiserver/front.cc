@@ -205,9 +205,11 @@ Task<Result<>> Front::dispatch(Call& call) {
     own = authenticate(call.request);
   }
   CO_RETURN_IF_ERROR(own);
-  call.caller = *own;
-  CO_ASSIGN_OR_RETURN(call.caller, impersonate(*own, call.request));
-  if (audit_ && !call.request.headers.get("Impersonate-User").empty()) call.impersonator = std::move(*own);
+  if (audit_) {
+    call.caller = *own;
+    if (!call.request.headers.get("Impersonate-User").empty()) call.impersonator = *own;
+  }
+  CO_ASSIGN_OR_RETURN(call.caller, impersonate(std::move(*own), call.request));
   CO_ASSIGN_OR_RETURN(call.info, parseRequest(call.request));
   if (call.info.isResource) {
     call.kind = registry_.kinds().find(call.info.group, call.info.version, call.info.plural);
