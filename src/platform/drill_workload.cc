@@ -30,11 +30,16 @@ json::object podSpec(const std::string& image, const char* app) {
                                   {"whenUnsatisfiable", "ScheduleAnyway"},
                                   {"labelSelector", {{"matchLabels", labels(app)}}}});
   }
-  return {{"terminationGracePeriodSeconds", 5},
+  // As a restricted cluster asks of pods.
+  return {{"securityContext",
+           {{"runAsNonRoot", true}, {"runAsUser", 65532}, {"seccompProfile", {{"type", "RuntimeDefault"}}}}},
+          {"terminationGracePeriodSeconds", 5},
           {"topologySpreadConstraints", std::move(spread)},
           {"containers",
            json::array{{{"name", app},
                         {"image", image},
+                        {"securityContext",
+                         {{"allowPrivilegeEscalation", false}, {"capabilities", {{"drop", json::array{"ALL"}}}}}},
                         {"ports", json::array{{{"containerPort", 8080}}}},
                         {"readinessProbe", {{"httpGet", {{"path", "/healthz"}, {"port", 8080}}}, {"periodSeconds", 1}}},
                         {"resources", {{"requests", {{"cpu", "10m"}, {"memory", "8Mi"}}}}}}}}};
