@@ -18,6 +18,8 @@
 #include "http/server.h"
 #include "platform/master_options.h"
 #include "platform/members.h"
+#include "platform/snapshots.h"
+#include "platform/store_change.h"
 #include "region_machines.h"
 #include "roles.h"
 #include "scheduler/scheduler.h"
@@ -44,8 +46,10 @@ struct Duties {
   std::unique_ptr<controllers::Manager> controllers;
   std::unique_ptr<scheduler::Scheduler> scheduler;
   std::unique_ptr<platform::MemberKeeper> members;
+  std::unique_ptr<platform::SnapshotKeeper> snapshots;
 
   Task<> stop() {
+    if (snapshots) co_await snapshots->stop();
     if (members) co_await members->stop();
     if (scheduler) co_await scheduler->stop();
     if (controllers) co_await controllers->stop();
@@ -74,6 +78,9 @@ struct Master {
   Task<Result<>> start();
   Task<> stop();
   Task<Result<>> openStore();
+  Task<Result<>> moveStore();
+  Result<std::string> clusterId() const;
+  static Task<Result<>> saveSnapshot(Master* self, std::string path);
   Task<Result<>> startApi();
   Result<> stand();
   Result<std::unique_ptr<Duties>> takeUpDuties();
@@ -102,13 +109,37 @@ Task<Result<>> Master::openStore() {
     auto opened = co_await store::openStore(loop, config);
     if (opened.ok()) {
       store = std::move(*opened);
-      co_return Result<>();
+      auto moved = co_await moveStore();
+      co_return moved;
     }
     const bool later = opened.error().is(Code::kUnavailable) || opened.error().is(Code::kDeadlineExceeded);
     if (!options.store.empty() || !later || stopping) co_return std::move(opened).error();
     if (!told) log::info("server", "waiting for the store: {}", opened.error().message());
     co_await changed.waitFor(kStoreAgain);
   }
+}
+
+// What the embedded store holds comes over before anything else is written; then its file has another name.
+Task<Result<>> Master::moveStore() {
+  if (options.storeFrom.empty() || !pathExists(options.storeFrom)) co_return Result<>();
+  const TimePoint began = loop.now();
+  auto moved = co_await platform::moveStore(loop, options.storeFrom, *store);
+  if (!moved.ok()) co_return std::move(moved).error().wrap("move the store to etcd");
+  log::info("server", "the store has moved to etcd in {} ms: {} objects",
+            (loop.now() - began) / std::chrono::milliseconds(1), *moved);
+  co_return Result<>();
+}
+
+Result<std::string> Master::clusterId() const {
+  ASSIGN_OR_RETURN(auto authority, readFile(options.caFile, 1 << 20));
+  return platform::clusterIdOf(options.cluster, authority);
+}
+
+Task<Result<>> Master::saveSnapshot(Master* self, std::string path) {
+  CO_ASSIGN_OR_RETURN(auto id, self->clusterId());
+  auto saved = co_await store::saveSnapshot(self->loop, self->pool, *self->store, std::move(id), std::move(path));
+  CO_RETURN_IF_ERROR(saved);
+  co_return Result<>();
 }
 
 Task<Result<>> Master::startApi() {
@@ -130,6 +161,7 @@ Task<Result<>> Master::startApi() {
     server.audit = audit.get();
   }
   server.sharedStore = options.store.empty();
+  CO_ASSIGN_OR_RETURN(server.clusterId, clusterId());
   CO_ASSIGN_OR_RETURN(server.tokens.signingKeyPem, readFile(options.serviceAccountKeyFile, 1 << 16));
   api = std::make_unique<apiserver::ApiServer>(loop, *store, object::Kinds::builtin(), std::move(server));
   auto started = co_await api->start();
@@ -185,6 +217,12 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
     made->members = std::make_unique<platform::MemberKeeper>(loop, std::move(etcd));
     made->members->start();
   }
+  platform::SnapshotKeeper::Options snapshots;
+  snapshots.every = std::chrono::seconds(options.snapshotEvery);
+  snapshots.folder = options.snapshots;
+  snapshots.save = [this](std::string path) { return saveSnapshot(this, std::move(path)); };
+  made->snapshots = std::make_unique<platform::SnapshotKeeper>(loop, std::move(snapshots));
+  made->snapshots->start();
   made->controllers->start();
   made->scheduler->start();
   return made;

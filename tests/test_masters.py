@@ -6,15 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 from harness import Cluster, eventually, run
 from pods import (HELLO, apply, command_of, in_pod, in_pod_network, main_process, node_is_ready, processes_of, publish_shell, restarts,
                   role_process, shell_pod, wait_answers, wait_ready)
-
-WRITER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "api_writer.py")
+from writer import Writer
 
 
 def made(masters):
@@ -81,46 +79,6 @@ def member_process(cluster, master):
         if line and line[0].endswith("/etcd") and f"--name={master}" in line:
             return int(pid)
     raise AssertionError(f"no etcd of {master} runs")
-
-
-class Writer:
-    """Config maps written one after the other; what was acknowledged is remembered."""
-
-    def __init__(self, cluster, prefix):
-        self.cluster, self.prefix, self.acknowledged = cluster, prefix, []
-        config = f"{cluster.data}/{prefix}.json"
-        with open(config, "w") as f:
-            f.write(cluster.kubectl("config", "view", "--raw", "-o", "json").stdout)
-        self.process = subprocess.Popen(cluster.net.inside([sys.executable, WRITER, config, prefix]), stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True)
-        os.set_blocking(self.process.stdout.fileno(), False)
-        self.rest = ""
-
-    def read(self):
-        try:
-            text = os.read(self.process.stdout.fileno(), 1 << 20).decode()
-        except BlockingIOError:
-            text = ""
-        *lines, self.rest = (self.rest + text).split("\n")
-        self.acknowledged += lines
-        return len(self.acknowledged)
-
-    def goes_on(self, more=20):
-        """Waits until that many further writes were acknowledged."""
-        before = self.read()
-        eventually(lambda: self.read() >= before + more, timeout=60)
-
-    def stop(self):
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-        os.set_blocking(self.process.stdout.fileno(), True)
-        *lines, _ = (self.rest + self.process.stdout.read()).split("\n")
-        self.acknowledged += lines
-
-    def nothing_is_lost(self):
-        there = {c["metadata"]["name"] for c in self.cluster.get("configmaps")["items"]}
-        lost = [name for name in self.acknowledged if name not in there]
-        assert not lost, f"{len(lost)} of {len(self.acknowledged)} acknowledged writes are lost: {lost[:5]}"
 
 
 @pytest.fixture

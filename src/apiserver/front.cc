@@ -77,11 +77,14 @@ std::string gzip(std::string_view bytes) {
   return out;
 }
 
-Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tokens, std::string serverAddress)
+Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tokens, store::Store& store,
+             std::string clusterId, std::string serverAddress)
     : loop_(loop),
       registry_(registry),
       authorizer_(authorizer),
       tokens_(tokens),
+      store_(store),
+      clusterId_(std::move(clusterId)),
       reviews_(authorizer, tokens, loop),
       tunnels_(loop),
       streaming_(loop, registry.caches(), tunnels_),
@@ -230,6 +233,7 @@ Task<Result<>> Front::dispatch(Call& call) {
   // What goes on for long is told as it begins, too.
   if (audit_ && call.kind && (call.info.verb == "watch" || isStreamed(call.info.subresource)))
     writeAudit(call, "RequestReceived");
+  if (call.info.path == "/dhow/v1/snapshot") co_return co_await serveSnapshot(call);
   if (!call.info.isResource) co_return co_await servePath(call);
   if (!call.kind) co_return unknownPath();
   co_return co_await serveResource(call);

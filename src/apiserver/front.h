@@ -22,7 +22,8 @@ inline constexpr std::string_view kGitVersion = "v1.35.0+dhow";
 
 class Front {
  public:
-  Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tokens, std::string serverAddress);
+  Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tokens, store::Store& store,
+        std::string clusterId, std::string serverAddress);
 
   Task<> serve(http::Request& request, http::ResponseWriter& writer);
   Tunnels& tunnels() { return tunnels_; }
@@ -75,6 +76,7 @@ class Front {
   Task<Result<>> serveDelete(Call& call);
   Task<Result<>> serveReview(Call& call);
   Task<Result<>> serveTunnel(Call& call);
+  Task<Result<>> serveSnapshot(Call& call);
 
   Result<Context> contextOf(Call& call) const;
   Task<Result<std::string>> readBody(Call& call);
@@ -96,6 +98,8 @@ class Front {
   Registry& registry_;
   Authorizer& authorizer_;
   Tokens& tokens_;
+  store::Store& store_;
+  std::string clusterId_;
   Reviews reviews_;
   Tunnels tunnels_;
   Streaming streaming_;

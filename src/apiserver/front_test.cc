@@ -4,11 +4,13 @@
 #include <boost/json/parse.hpp>
 
 #include "apiserver/server.h"
+#include "base/files.h"
 #include "base/pki.h"
 #include "base/strings.h"
 #include "client/fields.h"
 #include "http/client.h"
 #include "store/memory_store.h"
+#include "store/snapshot.h"
 
 namespace dhow::apiserver {
 namespace {
@@ -72,6 +74,7 @@ class FrontTest : public testing::Test {
   void SetUp() override {
     ServerOptions options;
     options.tokens.signingKeyPem = generatePrivateKey();
+    options.clusterId = "unit";
     server_ = std::make_unique<ApiServer>(loop_, store_, object::Kinds::builtin(), options);
     auto started = runOn(loop_, server_->start());
     ASSERT_TRUE(started.ok()) << started.error().message();
@@ -126,6 +129,27 @@ class FrontTest : public testing::Test {
 };
 
 constexpr const char* kMaps = "/api/v1/namespaces/default/configmaps";
+
+TEST_F(FrontTest, SnapshotsAreWholeAndForAdministratorsAlone) {
+  auto taken = call("GET", "/dhow/v1/snapshot");
+  ASSERT_EQ(taken->status(), 200);
+  auto dir = makeTempDir("/tmp", "dhow-front-").value();
+  ASSERT_TRUE(writeFile(dir + "/s", taken->writer.answer.body).ok());
+  auto info = store::inspectSnapshot(dir + "/s");
+  ASSERT_TRUE(info.ok()) << info.error().message();
+  EXPECT_EQ(info->cluster, "unit");
+  EXPECT_EQ(info->revision, store_.revision());
+  EXPECT_EQ(info->entries, runOn(loop_, store_.list("", "", 0))->entries.size());
+  ASSERT_TRUE(removeTree(dir).ok());
+  EXPECT_EQ(call("POST", "/dhow/v1/snapshot")->status(), 405);
+  as("bob", {"developers"});
+  EXPECT_EQ(call("GET", "/dhow/v1/snapshot")->status(), 403);
+  as("system:node:n1", {"system:nodes"});
+  EXPECT_EQ(call("GET", "/dhow/v1/snapshot")->status(), 403);
+  // A role over all paths is not enough.
+  as("system:masters", {"system:authenticated"});
+  EXPECT_EQ(call("GET", "/dhow/v1/snapshot")->status(), 403);
+}
 
 TEST_F(FrontTest, ErrorsAreStatusesWithCodeReasonAndDetails) {
   auto missing = call("GET", std::string(kMaps) + "/x");

@@ -15,7 +15,7 @@ struct ApiServer::Rep {
     registry = std::make_unique<Registry>(loop, store, caches, kinds, options.services, options.podSecurity);
     authorizer = std::make_unique<Authorizer>(caches);
     tokens = std::make_unique<Tokens>(loop, caches, options.tokens);
-    front = std::make_unique<Front>(loop, *registry, *authorizer, *tokens,
+    front = std::make_unique<Front>(loop, *registry, *authorizer, *tokens, store, options.clusterId,
                                     fmt::format("{}:{}", options.advertiseAddress, options.advertisePort));
     front->setAudit(options.audit);
   }

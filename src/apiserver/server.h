@@ -22,6 +22,7 @@ struct ServerOptions {
   std::optional<ValueCipher> cipher;  // of what is encrypted in the store
   Audit* audit = nullptr;             // stopped by its owner after the http::Server
   bool sharedStore = false;           // other masters use the store too
+  std::string clusterId;              // what snapshots of the store carry (store/snapshot.h)
   TokenOptions tokens;
 };
 

@@ -155,6 +155,10 @@ void addUp(CLI::App& app, Action* chosen) {
   command->add_option("--datastore-ca", options->request.datastoreCa, "PEM of its authority");
   command->add_option("--datastore-cert", options->request.datastoreCert, "PEM of a client certificate for it");
   command->add_option("--datastore-key", options->request.datastoreKey, "PEM of that certificate's key");
+  command->add_option(
+      "--snapshot-every", options->request.snapshotEvery,
+      "how often the leading master saves a snapshot of the store: 30m, 1h (at first), 1d, off; counts from "
+      "a master's next start");
   command->add_option("--nodes", options->request.nodes, "how many nodes")->capture_default_str();
   command->add_option("--zones", options->request.zones, "over how many availability zones")->capture_default_str();
   command->add_option("--sensitivity", options->request.sensitivity,

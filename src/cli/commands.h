@@ -12,6 +12,8 @@ void addClusters(CLI::App& app, Action* chosen);
 void addMachine(CLI::App& app, Action* chosen);
 void addZone(CLI::App& app, Action* chosen);
 void addDrill(CLI::App& app, Action* chosen);
+void addSnapshot(CLI::App& app, Action* chosen);
+void addDatastore(CLI::App& app, Action* chosen);
 void addKubeconfig(CLI::App& app, Action* chosen);
 void addDockerSocket(CLI::App& app, Action* chosen);
 void addDocker(CLI::App& app, Action* chosen);

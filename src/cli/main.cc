@@ -25,6 +25,8 @@ constexpr Entry kCommands[] = {
     {"machine", addMachine},
     {"zone", addZone},
     {"drill", addDrill},
+    {"snapshot", addSnapshot},
+    {"datastore", addDatastore},
     {"kubeconfig", addKubeconfig},
     {"docker-socket", addDockerSocket},
     {"docker", addDocker},

@@ -168,6 +168,28 @@ json::object podStatus(const PodFacts& facts) {
   return out;
 }
 
+bool tellsTheSame(const json::object& told, const json::object& status) {
+  for (std::string_view field : {"phase", "podIP"}) {
+    if (text(told, field) != text(status, field)) return false;
+  }
+  auto readyOf = [](const json::object& of) {
+    for (const json::value& value : array(of, {"conditions"})) {
+      if (value.is_object() && text(value.get_object(), "type") == "Ready") return text(value.get_object(), "status");
+    }
+    return std::string_view();
+  };
+  if (readyOf(told) != readyOf(status)) return false;
+  for (std::string_view list : {"containerStatuses", "initContainerStatuses"}) {
+    for (const json::value& value : array(status, {list})) {
+      const json::object& container = value.get_object();
+      const json::object* said = named(array(told, {list}), text(container, "name"));
+      if (said == nullptr || text(*said, "containerID") != text(container, "containerID")) return false;
+      if (number(*said, {"restartCount"}) != number(container, {"restartCount"})) return false;
+    }
+  }
+  return true;
+}
+
 std::string_view qosClass(const json::object& spec) {
   bool any = false;
   bool guaranteed = true;

@@ -23,6 +23,8 @@ struct PodFacts {
 };
 
 json::object podStatus(const PodFacts& facts);
+// Whether the API's status says what podStatus() has: phase, address, readiness, and which containers run.
+bool tellsTheSame(const json::object& told, const json::object& status);
 // "Guaranteed", "Burstable" or "BestEffort".
 std::string_view qosClass(const json::object& podSpec);
 

@@ -240,6 +240,7 @@ void PodWorker::update(ObjectPtr pod) {
   const json::object* ready = client::condition(pod_->root(), "Ready");
   if (ready != nullptr && text(*ready, "status") == "False" && text(*ready, "reason") == "NodeNotReady")
     status_.clear();
+  tellAgain();
   // A readiness gate's condition may have changed.
   if (!statusOnly) {
     checkDefinitions();
@@ -430,6 +431,14 @@ bool PodWorker::comingUp() const {
   return !ready;
 }
 
+// A store that was brought back to an earlier state says of the pod what was true then.
+void PodWorker::tellAgain() {
+  if (status_.empty() || sending_ || statusDirty_ || statusOff_ || quitting_ || over_) return;
+  if (pod_->resourceVersion() <= sentAt_ || tellsTheSame(object(pod_->root(), {"status"}), status_)) return;
+  statusDirty_ = sending_ = true;
+  gate_.spawn(sendStatus(this));
+}
+
 Task<> PodWorker::sendStatus(PodWorker* self) {
   Duration delay = std::chrono::milliseconds(200);
   while (self->statusDirty_ && !self->statusOff_ && !self->quitting_) {
@@ -442,6 +451,7 @@ Task<> PodWorker::sendStatus(PodWorker* self) {
                                                      client::PatchType::kStrategicMerge, std::move(body));
     self->keepStatus();
     if (sent.ok()) {
+      self->sentAt_ = (*sent)->resourceVersion();
       delay = std::chrono::milliseconds(200);
       continue;
     }

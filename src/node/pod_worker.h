@@ -157,6 +157,7 @@ class PodWorker {
   // For a tenth of a second from its start a pod that nothing has befallen keeps steps short of readiness to itself.
   bool comingUp() const;
   static Task<> sendStatus(PodWorker* self);
+  void tellAgain();
   void keepStatus();
   void keepPod();
   static Task<> writePod(PodWorker* self);
@@ -198,6 +199,7 @@ class PodWorker {
 
   WallTime startTime_{};
   json::object status_;  // as last computed
+  uint64_t sentAt_ = 0;  // the resourceVersion of the pod with the status sent last
   bool statusDirty_ = false, sending_ = false, statusOff_ = false;
   bool podDirty_ = false, writingPod_ = false;
 

@@ -155,6 +155,20 @@ TEST_F(PodWorkerTest, BecomesReadyWithoutAnyTimePassing) {
   EXPECT_TRUE(spec.log.path.ends_with("/pods/default_web_u1/web/0.log"));
 }
 
+TEST_F(PodWorkerTest, TellsItsStateAgainToAStoreThatWasBroughtBack) {
+  start(kWeb);
+  client_.clearActions();
+  client_.change(kPods, "default", "web", [](json::object& pod) {
+    pod["status"].get_object()["podIP"] = "10.244.1.99";
+    pod["status"].get_object()["containerStatuses"].get_array()[0].get_object()["containerID"] = "dhow://old";
+  });
+  loop_.runReady();
+  EXPECT_EQ(text(status(), "podIP"), "10.244.1.2");
+  EXPECT_NE(text(container("web"), "containerID"), "dhow://old");
+  EXPECT_EQ(client_.actions().size(), 1u) << "and once is enough";
+  EXPECT_EQ(container("web").at("restartCount"), 0);
+}
+
 TEST_F(PodWorkerTest, RestartsAtOnceThenBacksOff) {
   start(kWeb);
   runtime_.exit("web", 1);

@@ -5,21 +5,19 @@
 #include <unistd.h>
 
 #include "base/files.h"
-#include "base/gate.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/process.h"
 #include "base/strings.h"
 #include "client/fields.h"
-#include "client/http_client.h"
 #include "client/kubeconfig.h"
+#include "cluster_rep.h"
 #include "http/client.h"
 #include "platform/contexts.h"
 #include "platform/deploy.h"
 #include "platform/identities.h"
 #include "platform/provider.h"
 #include "platform/region.h"
-#include "platform/region_api.h"
 #include "platform/region_process.h"
 
 namespace dhow::platform {
@@ -27,20 +25,8 @@ namespace dhow::platform {
 namespace {
 
 using namespace std::chrono_literals;
-using client::HttpClient;
 
-constexpr Duration kStartLimit = 60s;
 constexpr Duration kStopLimit = 10s;
-
-struct Stopwatch {
-  Loop& loop;
-  Progress progress;
-  TimePoint started = loop.now();
-  void step(const std::string& name) {
-    if (progress) progress(name, loop.now() - started);
-    started = loop.now();
-  }
-};
 
 bool isStill(const UniqueFd& fd, const std::string& path) {
   struct stat held{}, now{};
@@ -48,7 +34,8 @@ bool isStill(const UniqueFd& fd, const std::string& path) {
          held.st_dev == now.st_dev;
 }
 
-// Held while a command changes a cluster.
+}  // namespace
+
 Result<UniqueFd> lockCluster(const ClusterPaths& paths) {
   while (true) {
     RETURN_IF_ERROR(makeDirs(paths.run, 0711));
@@ -62,6 +49,8 @@ Result<UniqueFd> lockCluster(const ClusterPaths& paths) {
     if (isStill(lock, paths.lock())) return lock;
   }
 }
+
+namespace {
 
 // Whether an `up` or `down` left anything of the cluster, its configuration or less.
 bool anythingOf(const ClusterPaths& paths) {
@@ -146,6 +135,10 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
       // From here on the ranges are taken.
       RETURN_IF_ERROR(createRegion(config));
     }
+    if (!request.snapshotEvery.empty() && request.snapshotEvery != has.snapshotEvery) {
+      config.request.snapshotEvery = request.snapshotEvery;
+      RETURN_IF_ERROR(saveConfig(config));
+    }
     return config;
   }
   // Two clusters that start at once must not choose the same ranges.
@@ -165,7 +158,7 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
 Result<> prepareCluster(const ClusterConfig& config, WallTime now) {
   auto paths = config.paths();
   for (const auto& folder : {paths.masters(), paths.region(), paths.registry(), paths.engine(), paths.nodes(),
-                             paths.machines(), paths.readiness()})
+                             paths.machines(), paths.readiness(), paths.snapshots()})
     RETURN_IF_ERROR(makeDirs(folder, 0700));
   RETURN_IF_ERROR(ensureIdentities(config, now));
   return createRegion(config);
@@ -173,52 +166,15 @@ Result<> prepareCluster(const ClusterConfig& config, WallTime now) {
 
 }  // namespace
 
-struct Cluster::Rep {
-  Loop& loop;
-  BlockingPool& pool;
-  Programs programs;
-
-  RegionClient regionOf(const ClusterConfig& config) {
-    RegionClient::Options options;
-    options.unixSocket = config.paths().regionSocket();
-    return RegionClient(loop, std::move(options));
-  }
-
-  Result<std::unique_ptr<HttpClient>> clientOf(const ClusterConfig& config) {
-    ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(config.paths().kubeconfig()));
-    ASSIGN_OR_RETURN(auto options, client::httpOptions(kubeconfig));
-    options.requestTimeout = 5s;
-    return std::make_unique<HttpClient>(loop, std::move(options));
-  }
-
-  Task<Result<>> startMasters(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
-  Task<Result<>> startMaster(const ClusterConfig& config, std::string name);
-  Task<bool> masterAnswers(const ClusterConfig& config, std::string name);
-  Task<Result<>> startMachine(const ClusterConfig& config, std::string name);
-  Task<Result<>> startEngine(const ClusterConfig& config);
-  Task<Result<>> startNodes(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
-  Task<Result<>> waitNodesReady(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
-  Task<Result<>> publishExample(const ClusterConfig& config, std::string folder);
-  Task<bool> engineAnswers(const ClusterConfig& config);
-};
-
 Cluster::Cluster(Loop& loop, BlockingPool& pool, Programs programs) : rep_(new Rep{loop, pool, std::move(programs)}) {}
 Cluster::~Cluster() = default;
 
-namespace {
-
-// Runs starts beside each other and keeps the first failure.
-struct Together {
-  explicit Together(Loop& loop) : gate(loop) {}
-  Gate gate;
-  Result<> first;
-  static Task<> one(Together* self, Task<Result<>> task) {
-    auto done = co_await std::move(task);
-    if (!done.ok() && self->first.ok()) self->first = std::move(done);
-  }
-};
-
-}  // namespace
+Result<std::unique_ptr<HttpClient>> Cluster::Rep::clientOf(const ClusterConfig& config) {
+  ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(config.paths().kubeconfig()));
+  ASSIGN_OR_RETURN(auto options, client::httpOptions(kubeconfig));
+  options.requestTimeout = 5s;
+  return std::make_unique<HttpClient>(loop, std::move(options));
+}
 
 Task<Result<>> Cluster::Rep::startMachine(const ClusterConfig& config, std::string name) {
   auto region = regionOf(config);
@@ -254,6 +210,14 @@ Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, std::strin
     co_return std::move(waited).error().wrap(
         fmt::format("start {} (its log: {}/log)", name, config.paths().master(name)));
   co_return Result<>();
+}
+
+Task<Result<>> Cluster::Rep::stopMasters(const ClusterConfig& config) {
+  auto region = regionOf(config);
+  Together together(loop);
+  for (const auto& plan : config.masterPlans()) together.gate.spawn(Together::one(&together, region.stop(plan.name)));
+  co_await together.gate.close();
+  co_return std::move(together.first);
 }
 
 Task<Result<>> Cluster::Rep::startMasters(const ClusterConfig& config, const std::vector<MachineInfo>& machines) {
@@ -528,15 +492,10 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
   co_return state;
 }
 
-namespace {
-
-// kFailedPrecondition where the cluster is down.
 Result<> checkUp(const ClusterConfig& config) {
   if (regionExists(config)) return {};
   return Error(Code::kFailedPrecondition, "the cluster is down; `dhow up` starts it");
 }
-
-}  // namespace
 
 Task<Result<>> Cluster::startMachine(const ClusterConfig& config, std::string name) {
   CO_RETURN_IF_ERROR(checkUp(config));

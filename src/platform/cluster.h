@@ -17,6 +17,7 @@
 #include "platform/members.h"
 #include "platform/programs.h"
 #include "platform/provider.h"
+#include "store/snapshot.h"
 
 namespace dhow::platform {
 
@@ -63,8 +64,21 @@ class Cluster {
   // Cuts the zone's segment from the network, or puts it back. kNotFound with the zones that there are.
   Task<Result<>> setZone(const ClusterConfig& config, std::string zone, bool up);
 
+  struct Restored {
+    store::SnapshotInfo snapshot;
+    std::string kept;  // the file with what the store held before
+  };
+  // Replaces the content of the store by a snapshot's: all masters stop for that. One that is not whole (kDataLoss) or,
+  // unless asked for, of another cluster (kFailedPrecondition) changes nothing. Pods run on; those that are in both
+  // states are not restarted.
+  Task<Result<Restored>> restore(const ClusterConfig& config, std::string file, bool otherCluster, Progress progress);
+  // Moves a cluster with one master from the embedded store to a member of etcd beside it. The master stops for that.
+  // Cut short, it is completed by up(): until the copy is whole the old store is in charge, and the new one after that.
+  Task<Result<>> moveToEtcd(ClusterConfig config, Progress progress);
+
+  struct Rep;  // of this folder alone
+
  private:
-  struct Rep;
   std::unique_ptr<Rep> rep_;
 };
 

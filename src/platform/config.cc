@@ -105,6 +105,13 @@ std::vector<std::string> ClusterConfig::storeEndpoints() const {
   return urls;
 }
 
+std::string ClusterConfig::storePrefix() const {
+  if (storeEndpoints().empty()) return "";
+  std::string prefix = request.datastore.empty() ? "" : "/dhow/" + request.name;
+  if (!request.storeGeneration.empty()) prefix += "!" + request.storeGeneration + "!";
+  return prefix;
+}
+
 std::vector<std::string> ClusterConfig::masterUrls() const {
   std::vector<std::string> urls;
   for (const auto& plan : masterPlans()) urls.push_back(fmt::format("https://{}:{}", plan.address, apiPort));
@@ -142,6 +149,18 @@ Result<> validateMasters(const ClusterRequest& request) {
 
 }  // namespace
 
+Result<std::chrono::seconds> parseInterval(const std::string& text) {
+  if (text == "off") return std::chrono::seconds(0);
+  constexpr int64_t kLongestDays = 366;
+  constexpr std::pair<char, int64_t> kUnits[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}};
+  auto count = text.empty() ? std::nullopt : parseInt(std::string_view(text).substr(0, text.size() - 1));
+  for (auto [unit, seconds] : kUnits) {
+    if (!count || text.back() != unit || *count < 1 || *count > kLongestDays * 86400 / seconds) continue;
+    return std::chrono::seconds(*count * seconds);
+  }
+  return Error(Code::kInvalid, fmt::format("\"{}\": give a time as 30m, 1h or 1d, or off", text));
+}
+
 Result<> validateRequest(const ClusterRequest& request) {
   auto invalid = [](std::string text) { return Error(Code::kInvalid, std::move(text)); };
   if (!isDnsLabel(request.name))
@@ -157,6 +176,10 @@ Result<> validateRequest(const ClusterRequest& request) {
     return invalid(fmt::format("--zones {}: from 1 to {}", request.zones, kMaxZones));
   if (request.zones > request.nodes)
     return invalid(fmt::format("--zones {}: more zones than nodes ({})", request.zones, request.nodes));
+  if (!request.snapshotEvery.empty()) {
+    auto every = parseInterval(request.snapshotEvery);
+    if (!every.ok()) return every.error().wrap("--snapshot-every");
+  }
   if (request.dataDir.empty() || request.dataDir.front() != '/')
     return invalid(fmt::format("--data {}: give an absolute path", request.dataDir));
   return {};
@@ -187,6 +210,9 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"datastoreKey", config.request.datastoreKey},
                    {"sensitivity", config.request.sensitivity},
                    {"encryptSecrets", config.request.encryptSecrets},
+                   {"snapshotEvery", config.request.snapshotEvery},
+                   {"movedToEtcd", config.request.movedToEtcd},
+                   {"storeGeneration", config.request.storeGeneration},
                    {"index", config.index},
                    {"region", config.region},
                    {"domain", config.domain},
@@ -237,6 +263,10 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   config.apiPort = static_cast<uint16_t>(number("apiPort"));
   config.registryPort = static_cast<uint16_t>(number("registryPort"));
   config.regionPort = static_cast<uint16_t>(number("regionPort"));
+  // Clusters of before these were known go without.
+  if (object.contains("snapshotEvery")) config.request.snapshotEvery = text_("snapshotEvery");
+  if (object.contains("storeGeneration")) config.request.storeGeneration = text_("storeGeneration");
+  if (auto* moved = object.if_contains("movedToEtcd")) config.request.movedToEtcd = *moved == true;
   if (!whole) return Error(Code::kDataLoss, "read " + paths.config() + ": a field is missing");
   RETURN_IF_ERROR(validateRequest(config.request));
   return config;

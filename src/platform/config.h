@@ -2,6 +2,7 @@
 // never collide.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -25,6 +26,13 @@ struct ClusterRequest {
   // one that is there already, with the files that its clients need.
   std::string datastore;
   std::string datastoreCa, datastoreCert, datastoreKey;
+  // How often the leading master saves a snapshot: "1h", "30m", "off" (parseInterval); empty: as it was, at first
+  // hourly.
+  std::string snapshotEvery;
+  // Set by what changes the store of a cluster (store_change.h). One master, and yet a member of etcd:
+  bool movedToEtcd = false;
+  // Which of the contents under the store's prefix is the cluster's: each restored one has a name of its own.
+  std::string storeGeneration;
 
   // "public", "internal" or "restricted"; "": what the cluster has, and internal for a new one. Restricted clusters
   // enforce the restricted Pod Security level, encrypt secrets in the store and keep a full audit log.
@@ -34,7 +42,7 @@ struct ClusterRequest {
 
   bool encrypts() const { return encryptSecrets || restricted(); }
   bool restricted() const { return sensitivity == kRestricted; }
-  bool ownMembers() const { return datastore.empty() && masters > 1; }
+  bool ownMembers() const { return datastore.empty() && (masters > 1 || movedToEtcd); }
 };
 
 // A machine on its zone's segment.
@@ -80,6 +88,9 @@ struct ClusterConfig {
   std::vector<MasterPlan> masterPlans() const;
   // Of the store that the masters share; empty for the embedded one.
   std::vector<std::string> storeEndpoints() const;
+  // Before each key of etcd. The keys of a generation begin with '!' for whoever uses the prefix without one: they are
+  // hidden from it.
+  std::string storePrefix() const;
 };
 
 // What the clusters of a machine share out among them.
@@ -96,6 +107,8 @@ inline constexpr int kFirstMasterHost = 3;
 inline constexpr int kFirstNodeHost = 10;
 inline constexpr int kLastNodeHost = 250;
 
+// "30s", "5m", "1h", "2d"; zero for "off". kInvalid for anything else.
+Result<std::chrono::seconds> parseInterval(const std::string& text);
 // kInvalid with what is wrong: names, counts.
 Result<> validateRequest(const ClusterRequest& request);
 // Chooses ranges and ports by index.

@@ -54,6 +54,9 @@ TEST(Config, SavedConfigurationLoadsTheSame) {
   request.dataDir = *dir;
   request.nodes = 5;
   request.sensitivity = kRestricted;
+  request.movedToEtcd = true;
+  request.storeGeneration = "g";
+  request.snapshotEvery = "30m";
   auto config = configFor(request, 3);
   ASSERT_TRUE(makeDirs(config.paths().root).ok());
   ASSERT_TRUE(saveConfig(config).ok());
@@ -65,6 +68,9 @@ TEST(Config, SavedConfigurationLoadsTheSame) {
   ASSERT_TRUE(found.ok());
   ASSERT_EQ(found->size(), 1u);
   EXPECT_EQ(found->front().root, config.paths().root);
+  EXPECT_TRUE(loaded->request.ownMembers());
+  EXPECT_EQ(loaded->request.storeGeneration, "g");
+  EXPECT_EQ(loaded->request.snapshotEvery, "30m");
   EXPECT_EQ(loaded->podRange, config.podRange);
   EXPECT_EQ(loaded->apiPort, config.apiPort);
   ASSERT_TRUE(writeFileDurably(config.paths().config(), "{\"name\":\"x\"}").ok());
@@ -88,6 +94,14 @@ TEST(Config, ClustersAreInternalUnlessSaidOtherwise) {
   ASSERT_TRUE(writeFileDurably(config.paths().config(), text).ok());
   EXPECT_EQ(loadConfig(config.paths()).value().request.sensitivity, kInternal);
   ASSERT_TRUE(removeTree(*dir).ok());
+}
+
+TEST(Config, IntervalsAreSecondsToDays) {
+  EXPECT_EQ(parseInterval("off")->count(), 0);
+  EXPECT_EQ(parseInterval("90s")->count(), 90);
+  EXPECT_EQ(parseInterval("2h")->count(), 7200);
+  for (const char* wrong : {"", "h", "0h", "-1h", "1", "1w", "1.5h", "367d", "99999999999999999999h"})
+    EXPECT_EQ(parseInterval(wrong).error().code(), Code::kInvalid) << wrong;
 }
 
 TEST(Config, ImpossibleRequestsAreRefusedByName) {

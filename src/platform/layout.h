@@ -8,6 +8,7 @@
 //     masters/<master>/     one machine: master.json, its identities, store (store.db, or etcd/ for its member), log;
 //                           audit/ where the cluster is restricted
 //     region/               log of the region's process
+//     snapshots/            of the store, saved by hand or by the leading master
 //     registry/             content of the cluster's registry
 //     engine/               the Docker engine's images, containers, volumes
 //     nodes/<node>/         one machine: node.json, its identity, var/ (images, pods, logs); machine.json when it was
@@ -47,6 +48,7 @@ struct ClusterPaths {
   std::string audit(const std::string& master) const { return this->master(master) + "/audit/audit.log"; }
   std::string member(const std::string& master) const { return this->master(master) + "/etcd"; }
   std::string store(const std::string& master) const { return this->master(master) + "/store.db"; }
+  std::string snapshots() const { return root + "/snapshots"; }
   std::string region() const { return root + "/region"; }
   std::string registry() const { return root + "/registry"; }
   std::string engine() const { return root + "/engine"; }

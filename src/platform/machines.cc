@@ -9,6 +9,7 @@
 #include "node/options.h"
 #include "platform/identities.h"
 #include "platform/master_options.h"
+#include "platform/snapshots.h"
 
 namespace dhow::platform {
 
@@ -80,6 +81,7 @@ runtime::MachineSpec masterMachine(const ClusterConfig& config, const Programs& 
   spec.netPath = paths.machineNamespace(master.name);
   spec.mounts.push_back(writable(paths.master(master.name)));
   spec.mounts.push_back(writable(paths.readiness()));
+  spec.mounts.push_back(writable(paths.snapshots()));
   return spec;
 }
 
@@ -118,7 +120,13 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   options.regionUrl = fmt::format("https://{}:{}", config.hostAddress(), config.regionPort);
   options.etcd = config.storeEndpoints();
   if (options.etcd.empty()) options.store = paths.store(master.name);
-  if (!config.request.datastore.empty()) options.storePrefix = "/dhow/" + config.request.name;
+  options.storePrefix = config.storePrefix();
+  if (config.request.movedToEtcd) options.storeFrom = paths.store(master.name);
+  RETURN_IF_ERROR(makeDirs(paths.snapshots(), 0700));
+  options.snapshots = paths.snapshots();
+  const auto& every = config.request.snapshotEvery;
+  ASSIGN_OR_RETURN(auto seconds, parseInterval(every.empty() ? kUsualSnapshotEvery : every));
+  options.snapshotEvery = static_cast<int>(seconds.count());
   options.etcdCaFile = config.request.datastoreCa;
   options.etcdCertFile = config.request.datastoreCert;
   options.etcdKeyFile = config.request.datastoreKey;

@@ -12,6 +12,8 @@ namespace json = boost::json;
 
 namespace {
 
+constexpr int64_t kLongestSnapshotEvery = int64_t{366} * 86400;
+
 struct TextField {
   const char* name;
   std::string MasterOptions::* member;
@@ -38,6 +40,8 @@ constexpr TextField kStoreTexts[] = {
     {"etcdCertFile", &MasterOptions::etcdCertFile},
     {"etcdKeyFile", &MasterOptions::etcdKeyFile},
     {"storePrefix", &MasterOptions::storePrefix},
+    {"storeFrom", &MasterOptions::storeFrom},
+    {"snapshots", &MasterOptions::snapshots},
     {"member", &MasterOptions::member},
     {"auditFile", &MasterOptions::auditFile},
     {"encryptionFile", &MasterOptions::encryptionFile},
@@ -86,6 +90,12 @@ Result<> readField(MasterOptions& options, std::string_view name, const json::va
     options.nodes = static_cast<int>(value.get_int64());
     return {};
   }
+  if (name == "snapshotEvery") {
+    if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() > kLongestSnapshotEvery)
+      return wrong(name, "from 0 to the seconds of a year");
+    options.snapshotEvery = static_cast<int>(value.get_int64());
+    return {};
+  }
   if (name != "port") return wrong(name, "unknown field");
   if (!value.is_int64() || value.get_int64() < 1 || value.get_int64() > 65535) return wrong(name, "from 1 to 65535");
   options.port = static_cast<uint16_t>(value.get_int64());
@@ -104,6 +114,8 @@ Result<MasterOptions> parseMasterOptions(std::string_view bytes) {
     if ((options.*field.member).empty()) return wrong(field.name, "is needed");
   }
   if (options.port == 0) return wrong("port", "is needed");
+  if (options.snapshotEvery > 0 && options.snapshots.empty()) return wrong("snapshots", "is needed by snapshotEvery");
+  if (!options.storeFrom.empty() && options.etcd.empty()) return wrong("storeFrom", "needs etcd");
   if (options.store.empty() == options.etcd.empty()) return wrong("store", "give either this or etcd");
   if (!options.member.empty() && !options.peers.contains(options.name)) return wrong("peers", "must name this master");
   return options;
@@ -122,6 +134,7 @@ json::object toJson(const MasterOptions& options) {
   for (const auto& field : kStoreTexts) out[field.name] = options.*field.member;
   out["port"] = options.port;
   out["restricted"] = options.restricted;
+  out["snapshotEvery"] = options.snapshotEvery;
   out["nodes"] = options.nodes;
   out["zones"] = json::array(options.zones.begin(), options.zones.end());
   out["etcd"] = json::array(options.etcd.begin(), options.etcd.end());

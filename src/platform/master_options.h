@@ -16,6 +16,8 @@
 //   store            path of the embedded store's file, or
 //   etcd             ["https://10.89.1.3:2379", ...] with etcdCaFile, etcdCertFile, etcdKeyFile (empty for http://)
 //   storePrefix      put before each key: where several clusters share one etcd
+//   storeFrom        path of an embedded store's file whose content moves into `etcd` first, while it is there
+//   snapshots        folder; with snapshotEvery, in seconds: how often the leading master saves one there (0: never)
 //   member           where this machine keeps its own member of that etcd (`dhow member`); empty: it has none
 //   peers            {"<master>": "<address>"}: who the members are, this one among them
 #pragma once
@@ -48,6 +50,9 @@ struct MasterOptions {
   std::vector<std::string> etcd;
   std::string etcdCaFile, etcdCertFile, etcdKeyFile;
   std::string storePrefix;
+  std::string storeFrom;
+  std::string snapshots;
+  int snapshotEvery = 0;
   std::string member;
   std::map<std::string, std::string> peers;
 };

@@ -32,6 +32,9 @@ TEST(MasterOptions, WhatIsWrittenReadsTheSame) {
   auto options = whole();
   options.store.clear();
   options.etcd = {"https://10.0.0.1:2379", "https://10.0.0.2:2379"};
+  options.storeFrom = "/store.db";
+  options.snapshots = "/snapshots";
+  options.snapshotEvery = 3600;
   options.member = "/etcd";
   options.peers = {{"a", "10.0.0.1"}, {"b", "10.0.0.2"}};
   const auto text = boost::json::serialize(toJson(options));
@@ -57,6 +60,12 @@ TEST(MasterOptions, WhatIsWrongIsNamed) {
   options = whole();
   options.member = "/etcd";
   EXPECT_NE(refusal(options).find("peers"), std::string::npos);
+  options = whole();
+  options.storeFrom = "/store.db";
+  EXPECT_NE(refusal(options).find("storeFrom"), std::string::npos);
+  options = whole();
+  options.snapshotEvery = 5;
+  EXPECT_NE(refusal(options).find("snapshots"), std::string::npos);
   EXPECT_FALSE(parseMasterOptions("{\"surprise\": 1}").ok());
   EXPECT_FALSE(parseMasterOptions("[]").ok());
 }

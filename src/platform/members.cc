@@ -122,7 +122,7 @@ Result<std::string> findEtcd() {
   for (const char* path : {"/usr/local/bin/etcd", "/usr/bin/etcd"}) {
     if (pathExists(path)) return std::string(path);
   }
-  return Error(Code::kNotFound, "several masters need etcd; install Debian's etcd-server");
+  return Error(Code::kNotFound, "a store that masters can share needs etcd; install Debian's etcd-server");
 }
 
 Task<Result<std::vector<std::string>>> prepareMember(Loop& loop, const MasterOptions& options) {

@@ -172,13 +172,15 @@ Task<Result<>> Provider::Rep::boot(const Known& known) {
   for (const auto& state : *states) {
     if (state.name == known.plan.name && state.running) co_return Result<>();
   }
+  // What a master's store is may have been changed since this process began.
+  CO_ASSIGN_OR_RETURN(const ClusterConfig now, loadConfig(config.paths()));
   auto prepared = co_await pool.run(loop, [&]() -> Result<> {
     RETURN_IF_ERROR(hold(known, false));
     RETURN_IF_ERROR(createMachineLink(config, known.plan));
-    return known.master ? prepareMaster(config, known.plan) : prepareNode(config, known.plan, known.traits);
+    return known.master ? prepareMaster(now, known.plan) : prepareNode(config, known.plan, known.traits);
   });
   CO_RETURN_IF_ERROR(prepared);
-  auto spec = known.master ? masterMachine(config, programs, known.plan) : nodeMachine(config, programs, known.plan);
+  auto spec = known.master ? masterMachine(now, programs, known.plan) : nodeMachine(config, programs, known.plan);
   auto created = co_await runtime->createMachine(std::move(spec));
   CO_RETURN_IF_ERROR(created);
   auto started = co_await runtime->startMachine(known.plan.name);

@@ -33,8 +33,11 @@ constexpr size_t kMaxEntry = 64 << 20;
 constexpr size_t kRead = 256 << 10;
 constexpr size_t kEntriesTogether = 64;
 constexpr size_t kBytesTogether = 512 << 10;
-// Between the revisions of the old store and those of the new, for what was acknowledged after the snapshot.
+// Between the revisions of two stores of which nothing is written to the first any more.
 constexpr Revision kGap = 10'000;
+// Between those of a snapshot and of the store made of it, for what was acknowledged since and nobody knows of: more
+// than a store can take in a day.
+constexpr Revision kRestoredGap = 1'000'000'000;
 
 void addSize(std::string& out, uint64_t size) {
   for (int shift = 0; shift < 64; shift += 8) out.push_back(static_cast<char>(size >> shift));
@@ -48,53 +51,6 @@ uint64_t sizeAt(std::string_view bytes) {
 
 Error damaged(const std::string& path, std::string_view why) {
   return Error(Code::kDataLoss, fmt::format("snapshot {}: {}", path, why));
-}
-
-// Writes the file beside its place and renames it when it is whole and on disk.
-Result<> writeSnapshot(const std::string& path, const SnapshotInfo& info, const std::vector<Entry>& entries) {
-  std::string partial = path + ".partial";
-  UniqueFd file(::open(partial.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
-  if (!file) return Error::fromErrno("create " + partial);
-  Sha256 digest;
-  auto write = [&](std::string_view bytes) -> Result<> {
-    while (!bytes.empty()) {
-      ssize_t n = ::write(file.get(), bytes.data(), bytes.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return Error::fromErrno("write " + partial);
-      bytes.remove_prefix(static_cast<size_t>(n));
-    }
-    return {};
-  };
-  auto all = [&]() -> Result<> {
-    std::string block(kMagic);
-    block += json::serialize(json::object{{"cluster", info.cluster},
-                                          {"revision", std::to_string(info.revision)},
-                                          {"entries", std::to_string(info.entries)},
-                                          {"taken", formatTime(info.taken)}});
-    block.push_back('\n');
-    for (const auto& entry : entries) {
-      addSize(block, entry.key.size());
-      addSize(block, entry.value.bytes->size());
-      block.append(entry.key).append(*entry.value.bytes);
-      if (block.size() < kRead) continue;
-      digest.update(block);
-      RETURN_IF_ERROR(write(block));
-      block.clear();
-    }
-    digest.update(block);
-    RETURN_IF_ERROR(write(block));
-    RETURN_IF_ERROR(write(digest.hex()));
-    if (::fsync(file.get()) != 0) return Error::fromErrno("fsync " + partial);
-    if (::rename(partial.c_str(), path.c_str()) != 0) return Error::fromErrno("rename " + partial);
-    auto slash = path.rfind('/');
-    std::string dir = slash == path.npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-    UniqueFd folder(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!folder || ::fsync(folder.get()) != 0) return Error::fromErrno("fsync " + dir);
-    return {};
-  };
-  auto done = all();
-  if (!done.ok()) ::unlink(partial.c_str());
-  return done;
 }
 
 Result<std::string> readLine(const std::string& path, const std::string& bytes, size_t& at) {
@@ -220,17 +176,86 @@ Task<Result<>> requireEmpty(Store* store) {
 
 }  // namespace
 
+struct SnapshotStream::Rep {
+  std::vector<Entry> entries;
+  std::string header;
+  size_t next = 0;
+  bool ended = false;
+  Sha256 digest;
+};
+
+SnapshotStream::SnapshotStream(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
+SnapshotStream::~SnapshotStream() = default;
+
+Task<Result<std::unique_ptr<SnapshotStream>>> SnapshotStream::open(Store& store, std::string cluster, WallTime taken) {
+  CO_ASSIGN_OR_RETURN(auto all, co_await store.list("", "", 0));
+  auto rep = std::make_unique<Rep>();
+  rep->header = std::string(kMagic) + json::serialize(json::object{{"cluster", cluster},
+                                                                   {"revision", std::to_string(all.revision)},
+                                                                   {"entries", std::to_string(all.entries.size())},
+                                                                   {"taken", formatTime(taken)}});
+  rep->header.push_back('\n');
+  rep->entries = std::move(all.entries);
+  co_return std::unique_ptr<SnapshotStream>(new SnapshotStream(std::move(rep)));
+}
+
+std::string SnapshotStream::next() {
+  std::string block = std::exchange(rep_->header, "");
+  auto& entries = rep_->entries;
+  while (rep_->next < entries.size() && block.size() < kRead) {
+    Entry entry = std::move(entries[rep_->next++]);
+    addSize(block, entry.key.size());
+    addSize(block, entry.value.bytes->size());
+    block.append(entry.key).append(*entry.value.bytes);
+  }
+  rep_->digest.update(block);
+  if (rep_->next == entries.size() && !std::exchange(rep_->ended, true)) block += rep_->digest.hex();
+  return block;
+}
+
+Result<SnapshotWriter> SnapshotWriter::create(std::string path) {
+  SnapshotWriter writer;
+  writer.partial_ = path + ".partial";
+  writer.path_ = std::move(path);
+  writer.file_ = UniqueFd(::open(writer.partial_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
+  if (!writer.file_) return Error::fromErrno("create " + writer.partial_);
+  return writer;
+}
+
+SnapshotWriter::~SnapshotWriter() {
+  if (file_) ::unlink(partial_.c_str());
+}
+
+Result<> SnapshotWriter::write(std::string_view bytes) {
+  while (!bytes.empty()) {
+    ssize_t n = ::write(file_.get(), bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Error::fromErrno("write " + partial_);
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+Result<SnapshotInfo> SnapshotWriter::finish() {
+  if (::fsync(file_.get()) != 0) return Error::fromErrno("fsync " + partial_);
+  ASSIGN_OR_RETURN(auto info, inspectSnapshot(partial_));
+  if (::rename(partial_.c_str(), path_.c_str()) != 0) return Error::fromErrno("rename " + partial_);
+  file_.reset();
+  auto slash = path_.rfind('/');
+  std::string dir = slash == path_.npos ? "." : slash == 0 ? "/" : path_.substr(0, slash);
+  UniqueFd folder(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder || ::fsync(folder.get()) != 0) return Error::fromErrno("fsync " + dir);
+  return info;
+}
+
 Task<Result<SnapshotInfo>> saveSnapshot(Loop& loop, BlockingPool& pool, Store& store, std::string cluster,
                                         std::string path) {
-  CO_ASSIGN_OR_RETURN(auto all, co_await store.list("", "", 0));
-  SnapshotInfo info;
-  info.cluster = std::move(cluster);
-  info.revision = all.revision;
-  info.entries = all.entries.size();
-  info.taken = loop.wallNow();
+  CO_ASSIGN_OR_RETURN(auto stream, co_await SnapshotStream::open(store, std::move(cluster), loop.wallNow()));
   std::function<Result<SnapshotInfo>()> write = [&]() -> Result<SnapshotInfo> {
-    RETURN_IF_ERROR(writeSnapshot(path, info, all.entries));
-    return inspectSnapshot(path);
+    ASSIGN_OR_RETURN(auto writer, SnapshotWriter::create(path));
+    for (std::string block = stream->next(); !block.empty(); block = stream->next())
+      RETURN_IF_ERROR(writer.write(block));
+    return writer.finish();
   };
   auto written = co_await pool.run(loop, std::move(write));
   co_return written;
@@ -242,16 +267,16 @@ Result<SnapshotInfo> inspectSnapshot(const std::string& path) {
 }
 
 Task<Result<SnapshotInfo>> restoreSnapshot(Loop& loop, BlockingPool& pool, Store& store, std::string cluster,
-                                           std::string path) {
+                                           std::string path, Revision above) {
   auto file = std::make_unique<UniqueFd>();
   std::function<Result<SnapshotInfo>()> open = [&path, &file] { return SnapshotFile::open(path, *file); };
   CO_ASSIGN_OR_RETURN(SnapshotInfo info, co_await pool.run(loop, std::move(open)));
   if (!cluster.empty() && cluster != info.cluster) {
-    co_return Error(Code::kFailedPrecondition,
-                    fmt::format("snapshot {} is of cluster \"{}\", not of \"{}\"", path, info.cluster, cluster));
+    co_return Error(Code::kFailedPrecondition, fmt::format("snapshot {} is of cluster \"{}\", not of this one (\"{}\")",
+                                                           path, info.cluster, cluster));
   }
   CO_RETURN_IF_ERROR(co_await requireEmpty(&store));
-  CO_RETURN_IF_ERROR(co_await store.advance(info.revision + kGap));
+  CO_RETURN_IF_ERROR(co_await store.advance(std::max(info.revision, above) + kRestoredGap));
   uint64_t restored = 0;
   while (true) {
     std::function<Result<std::vector<Entry>>()> read = [&path, &file, &info] {
@@ -264,6 +289,20 @@ Task<Result<SnapshotInfo>> restoreSnapshot(Loop& loop, BlockingPool& pool, Store
   }
   if (restored != info.entries) co_return damaged(path, "it does not hold as many entries as its header says");
   co_return info;
+}
+
+Task<Result<>> clearStore(Store& store) {
+  while (true) {
+    CO_ASSIGN_OR_RETURN(auto page, co_await store.list("", "", kEntriesTogether));
+    if (page.entries.empty()) co_return Result<>();
+    Txn txn;
+    for (auto& entry : page.entries) {
+      txn.compares.push_back({entry.key, entry.modified});
+      txn.operations.push_back({Operation::Type::kDelete, std::move(entry.key), {}});
+    }
+    auto done = co_await store.txn(std::move(txn));
+    CO_RETURN_IF_ERROR(done);
+  }
 }
 
 Task<Result<Revision>> copyStore(Store& from, Store& to) {

@@ -91,6 +91,56 @@ TEST_F(Snapshots, AreRefusedWhenCutShortDamagedOrOfAnotherCluster) {
   EXPECT_TRUE(restore(to).ok());
 }
 
+TEST_F(Snapshots, AreRefusedAtEveryLengthAndWithEveryBitOfAByteFlipped) {
+  MemoryStore from(loop_);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(runOn(loop_, from.txn({{}, {put(fmt::format("/p/{}", i), "value")}})).ok());
+  save(from);
+  const auto whole = readFile(path()).value();
+  for (size_t size = 0; size < whole.size(); ++size) {
+    ASSERT_TRUE(writeFile(path(), whole.substr(0, size)).ok());
+    EXPECT_EQ(inspectSnapshot(path()).error().code(), Code::kDataLoss) << size;
+  }
+  for (size_t at = 0; at < whole.size(); ++at) {
+    auto bad = whole;
+    bad[at] = static_cast<char>(bad[at] ^ (1 << at % 8));
+    ASSERT_TRUE(writeFile(path(), bad).ok());
+    EXPECT_EQ(inspectSnapshot(path()).error().code(), Code::kDataLoss) << at;
+  }
+  ASSERT_TRUE(writeFile(path(), whole + "0").ok());
+  EXPECT_EQ(inspectSnapshot(path()).error().code(), Code::kDataLoss);
+}
+
+TEST_F(Snapshots, GoOnAboveWhateverTheReplacedStoreHasGiven) {
+  MemoryStore from(loop_);
+  fill(from);
+  save(from);
+  MemoryStore to(loop_);
+  constexpr Revision kSeen = 5'000'000'000;
+  auto restored = runOn(loop_, restoreSnapshot(loop_, pool_, to, "c1", path(), kSeen));
+  ASSERT_TRUE(restored.ok()) << restored.error().message();
+  EXPECT_GT(runOn(loop_, to.get("/p/000")).value()->modified, kSeen);
+  EXPECT_EQ(to.watch("", kSeen).error().code(), Code::kExpired) << "who saw the old store reads anew";
+}
+
+TEST_F(Snapshots, LeaveNothingBehindWhenTheyAreNotFinished) {
+  MemoryStore from(loop_);
+  fill(from);
+  auto stream = runOn(loop_, SnapshotStream::open(from, "c1", loop_.wallNow())).value();
+  {
+    auto writer = SnapshotWriter::create(path()).value();
+    ASSERT_TRUE(writer.write(stream->next()).ok());
+    EXPECT_EQ(writer.finish().error().code(), Code::kDataLoss);
+  }
+  EXPECT_TRUE(listDir(dir_)->empty());
+}
+
+TEST_F(Snapshots, StoresAreClearedWhole) {
+  auto store = sqlite("full");
+  fill(*store);
+  ASSERT_TRUE(runOn(loop_, clearStore(*store)).ok());
+  EXPECT_EQ(contentOf(*store), "");
+}
+
 TEST_F(Snapshots, GoFromTheEmbeddedStoreToEtcdAndBack) {
   if (!haveEtcd()) GTEST_SKIP() << "etcd is not installed";
   TestEtcd etcd(1);

@@ -1,0 +1,185 @@
+// snapshot, datastore: the content of a cluster's store kept, brought back, and moved.
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "base/blocking.h"
+#include "base/files.h"
+#include "base/time.h"
+#include "client/http_client.h"
+#include "client/kubeconfig.h"
+#include "cluster_option.h"
+#include "commands.h"
+#include "platform/cluster.h"
+#include "platform/snapshots.h"
+
+namespace dhow::cli {
+
+namespace {
+
+constexpr size_t kBlockingThreads = 2;
+constexpr size_t kPiece = 256 << 10;
+constexpr size_t kMaxError = 1 << 20;
+
+Result<> needRoot() {
+  if (::geteuid() == 0) return {};
+  return Error(Code::kPermissionDenied, "this needs root: the cluster's identities and its data are root's");
+}
+
+void printStep(const std::string& step, Duration took) {
+  std::printf("  %-34s %7.0f ms\n", step.c_str(), std::chrono::duration<double, std::milli>(took).count());
+  std::fflush(stdout);
+}
+
+std::string sizeText(uint64_t bytes) {
+  if (bytes < 1024 * 1024) return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024);
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024 * 1024));
+}
+
+Task<Result<store::SnapshotInfo>> receive(http::Client* http, std::string url, store::SnapshotWriter writer) {
+  auto answer = co_await http->send(std::move(url), http::Request());
+  if (!answer.ok()) co_return std::move(answer).error().wrap("no master answers (`dhow status` shows them)");
+  if (answer->status != 200) {
+    auto body = co_await http::readAll(*answer->body, kMaxError);
+    co_return client::errorOfStatus(answer->status, body.ok() ? *body : "");
+  }
+  std::vector<char> piece(kPiece);
+  while (true) {
+    auto count = co_await answer->body->read(piece);
+    if (!count.ok()) co_return std::move(count).error().wrap("the snapshot broke off");
+    if (*count == 0) break;
+    CO_RETURN_IF_ERROR(writer.write({piece.data(), *count}));
+  }
+  co_return writer.finish();
+}
+
+Task<Result<store::SnapshotInfo>> fetchSnapshot(Loop* loop, platform::ClusterPaths paths, std::string file) {
+  CO_ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(paths.kubeconfig()));
+  CO_ASSIGN_OR_RETURN(auto connection, client::httpOptions(kubeconfig));
+  CO_ASSIGN_OR_RETURN(auto writer, store::SnapshotWriter::create(file));
+  http::Client::Options options;
+  options.tls = connection.tls;
+  options.pingAfter = std::chrono::seconds(5);
+  http::Client http(*loop, std::move(options));
+  auto received = co_await receive(&http, kubeconfig.server + "/dhow/v1/snapshot", std::move(writer));
+  http.close();
+  co_return received;
+}
+
+int save(const ClusterOption& option, std::string file) {
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  RealLoop loop;
+  const auto paths = config->paths();
+  if (file.empty()) {
+    if (auto made = makeDirs(paths.snapshots(), 0700); !made.ok()) return fail(made.error());
+    file = paths.snapshots() + "/" + platform::snapshotName(loop.wallNow(), false);
+  } else if (std::error_code error; std::filesystem::is_directory(file, error)) {
+    return fail(Error(Code::kInvalid, file + " is a folder; name a file in it"));
+  }
+  auto saved = runOn(loop, fetchSnapshot(&loop, paths, file));
+  if (!saved.ok()) return fail(saved.error());
+  std::printf("saved %s: revision %lld, %llu objects, %s\n", file.c_str(), static_cast<long long>(saved->revision),
+              static_cast<unsigned long long>(saved->entries), sizeText(saved->bytes).c_str());
+  return 0;
+}
+
+int list(const ClusterOption& option) {
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  auto files = platform::listSnapshots(config->paths().snapshots());
+  if (!files.ok()) return fail(files.error());
+  size_t width = 32;
+  for (const auto& file : *files) width = std::max(width, file.name.size());
+  const int column = static_cast<int>(width);
+  std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, "NAME", "CREATED", "REVISION", "OBJECTS", "SIZE");
+  for (const auto& file : *files) {
+    if (file.damage) {
+      std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, file.name.c_str(), "Damaged", "-", "-", "-");
+      continue;
+    }
+    std::printf("%-*s  %-20s  %-12lld  %-8llu  %s\n", column, file.name.c_str(), formatTime(file.info.taken).c_str(),
+                static_cast<long long>(file.info.revision), static_cast<unsigned long long>(file.info.entries),
+                sizeText(file.info.bytes).c_str());
+  }
+  return 0;
+}
+
+// Calls `change` with the cluster and what tells of its steps.
+template <class F>
+int changeCluster(const ClusterOption& option, F change) {
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  auto programs = platform::Programs::ofThisProcess();
+  if (!programs.ok()) return fail(programs.error());
+  RealLoop loop;
+  BlockingPool pool(kBlockingThreads);
+  platform::Cluster cluster(loop, pool, *programs);
+  return change(loop, cluster, *config);
+}
+
+int restore(const ClusterOption& option, const std::string& given, bool otherCluster) {
+  return changeCluster(option, [&](RealLoop& loop, platform::Cluster& cluster, const platform::ClusterConfig& config) {
+    std::string file = given;
+    const std::string listed = config.paths().snapshots() + "/" + given;
+    if (given.find('/') == given.npos && !pathExists(given) && pathExists(listed)) file = listed;
+    if (!pathExists(file))
+      return fail(
+          Error(Code::kNotFound,
+                fmt::format("there is no snapshot {}; `dhow snapshot list` shows those of the cluster", given)));
+    auto done = runOn(loop, cluster.restore(config, file, otherCluster, printStep));
+    if (!done.ok()) return fail(done.error());
+    std::printf("restored the state of %s: %llu objects\n", formatTime(done->snapshot.taken).c_str(),
+                static_cast<unsigned long long>(done->snapshot.entries));
+    if (!done->kept.empty()) std::printf("what was there before is kept in %s\n", done->kept.c_str());
+    return 0;
+  });
+}
+
+int migrate(const ClusterOption& option, const std::string& to) {
+  return changeCluster(option, [&](RealLoop& loop, platform::Cluster& cluster, const platform::ClusterConfig& config) {
+    auto done = runOn(loop, cluster.moveToEtcd(config, printStep));
+    if (!done.ok()) return fail(done.error());
+    std::printf("cluster \"%s\" has its store in %s now\n", config.request.name.c_str(), to.c_str());
+    return 0;
+  });
+}
+
+}  // namespace
+
+void addSnapshot(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("snapshot", "save, list and restore the content of a cluster's store");
+  command->require_subcommand(1);
+  auto* saving = command->add_subcommand("save", "save a snapshot of a running cluster");
+  auto saveOf = addClusterOption(saving);
+  auto file = std::make_shared<std::string>();
+  saving->add_option("file", *file, "where to; by itself among the cluster's data, named after the time");
+  saving->callback([=] { *chosen = [=] { return save(*saveOf, *file); }; });
+  auto* listing = command->add_subcommand("list", "list the cluster's snapshots");
+  auto listOf = addClusterOption(listing);
+  listing->callback([=] { *chosen = [=] { return list(*listOf); }; });
+  auto* restoring = command->add_subcommand("restore", "bring a snapshot back; pods that are in it run on");
+  auto restoreOf = addClusterOption(restoring);
+  auto from = std::make_shared<std::string>();
+  auto other = std::make_shared<bool>(false);
+  restoring->add_option("file", *from, "a file, or a name that `list` shows")->required();
+  restoring->add_flag("--other-cluster", *other, "take one that was saved by another cluster");
+  restoring->callback([=] { *chosen = [=] { return restore(*restoreOf, *from, *other); }; });
+}
+
+void addDatastore(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand("datastore", "change what a cluster keeps its objects in");
+  command->require_subcommand(1);
+  auto* migrating =
+      command->add_subcommand("migrate", "move a cluster with one master from its embedded store to etcd");
+  auto option = addClusterOption(migrating);
+  auto to = std::make_shared<std::string>();
+  migrating->add_option("--to", *to, "etcd")->required()->check(CLI::IsMember(std::vector<std::string>{"etcd"}));
+  migrating->callback([=] { *chosen = [=] { return migrate(*option, *to); }; });
+}
+
+}  // namespace dhow::cli

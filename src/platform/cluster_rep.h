@@ -1,0 +1,67 @@
+// What the operations on a whole cluster share. Private to this folder.
+#pragma once
+
+#include "base/fd.h"
+#include "base/gate.h"
+#include "client/http_client.h"
+#include "platform/cluster.h"
+#include "platform/region_api.h"
+
+namespace dhow::platform {
+
+using client::HttpClient;
+
+inline constexpr Duration kStartLimit = std::chrono::seconds(60);
+
+struct Stopwatch {
+  Loop& loop;
+  Progress progress;
+  TimePoint started = loop.now();
+  void step(const std::string& name) {
+    if (progress) progress(name, loop.now() - started);
+    started = loop.now();
+  }
+};
+
+// Held while a command changes a cluster.
+Result<UniqueFd> lockCluster(const ClusterPaths& paths);
+// kFailedPrecondition where the cluster is down.
+Result<> checkUp(const ClusterConfig& config);
+
+// Runs starts beside each other and keeps the first failure.
+struct Together {
+  explicit Together(Loop& loop) : gate(loop) {}
+  Gate gate;
+  Result<> first;
+  static Task<> one(Together* self, Task<Result<>> task) {
+    auto done = co_await std::move(task);
+    if (!done.ok() && self->first.ok()) self->first = std::move(done);
+  }
+};
+
+struct Cluster::Rep {
+  Loop& loop;
+  BlockingPool& pool;
+  Programs programs;
+
+  RegionClient regionOf(const ClusterConfig& config) {
+    RegionClient::Options options;
+    options.unixSocket = config.paths().regionSocket();
+    return RegionClient(loop, std::move(options));
+  }
+
+  Result<std::unique_ptr<HttpClient>> clientOf(const ClusterConfig& config);
+
+  Task<Result<>> stopMasters(const ClusterConfig& config);
+  Task<Result<>> startMasters(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
+  Task<Result<>> startMaster(const ClusterConfig& config, std::string name);
+  Task<bool> masterAnswers(const ClusterConfig& config, std::string name);
+  Task<Result<>> startMachine(const ClusterConfig& config, std::string name);
+  Task<Result<>> startEngine(const ClusterConfig& config);
+  Task<Result<>> startNodes(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
+  Task<Result<>> waitNodesReady(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
+  Task<Result<>> publishExample(const ClusterConfig& config, std::string folder);
+  Task<bool> engineAnswers(const ClusterConfig& config);
+};
+
+}  // namespace dhow::platform
