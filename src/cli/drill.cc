@@ -82,7 +82,8 @@ int drill(const ClusterOption& option, const Options& options) {
   } else {
     print("\n" + report->summary());
     for (const auto& failure : failures) print(fmt::format("  FAILED: {}\n", failure));
-    if (failures.empty()) print("  passed\n");
+    if (failures.empty())
+      print(report->interrupted ? "  interrupted; nothing that was promised was broken\n" : "  passed\n");
   }
   return failures.empty() ? 0 : 1;
 }
