@@ -3,6 +3,10 @@
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(OpenSSL 3 REQUIRED)
+# CMake 3.30 leaves finding Boost to Boost.
+if(POLICY CMP0167)
+  cmake_policy(SET CMP0167 NEW)
+endif()
 find_package(Boost 1.81 REQUIRED COMPONENTS json url system)
 find_package(fmt REQUIRED)
 find_package(spdlog REQUIRED)
