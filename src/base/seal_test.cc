@@ -9,7 +9,7 @@ namespace {
 
 TEST(Seal, WhatIsSealedOpensWithItsKeyAndContextAlone) {
   const auto key = randomBytes(kSealKeySize), other = randomBytes(kSealKeySize);
-  for (std::string text : {std::string(), std::string("secret"), std::string(100000, 'x')}) {
+  for (const std::string& text : {std::string(), std::string("secret"), std::string(100000, 'x')}) {
     auto sealed = seal(key, "/a", text);
     EXPECT_EQ(unseal(key, "/a", sealed).value(), text);
     EXPECT_TRUE(text.empty() || sealed.find(text) == std::string::npos);
