@@ -208,6 +208,9 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
   manager.nodes = options.nodes;
   manager.nodeMonitorGrace = 4 * client::kRenewEvery;
   ASSIGN_OR_RETURN(manager.rootCaPem, readFile(options.caFile, 1 << 20));
+  if (!options.caKeyFile.empty()) {
+    ASSIGN_OR_RETURN(manager.caKeyPem, readFile(options.caKeyFile, 1 << 16));
+  }
   made->controllers = std::make_unique<controllers::Manager>(loop, clientFor("system:kube-controller-manager"),
                                                              api->caches(), std::move(manager));
   made->scheduler = std::make_unique<scheduler::Scheduler>(loop, clientFor("system:kube-scheduler"), api->caches(),

@@ -1,5 +1,7 @@
 #include "apiserver/admission.h"
 
+#include "base/pki.h"
+#include "base/strings.h"
 #include "client/fields.h"
 #include "errors.h"
 
@@ -249,10 +251,38 @@ Result<> Admission::checkNamespaceLabels(const Context& context, const json::obj
   return {};
 }
 
+namespace {
+
+// Nobody becomes an administrator by a request that somebody approves without looking, and a node asks for itself only.
+Result<> checkRequestedSubject(const Context& context, const object::KindInfo& kind, const json::object& document) {
+  constexpr std::string_view client = "kubernetes.io/kube-apiserver-client";
+  const auto signer = text(document, {"spec", "signerName"});
+  const auto node = context.caller.node();
+  const bool ofNode = !node.empty() && (signer == "kubernetes.io/kubelet-serving" ||
+                                        signer == "kubernetes.io/kube-apiserver-client-kubelet");
+  if (signer != client && !ofNode) return {};
+  ASSIGN_OR_RETURN(auto request,
+                   inspectCertificateRequest(fromBase64(text(document, {"spec", "request"})).value_or("")));
+  const auto name = text(document, {"metadata", "name"});
+  const auto& groups = request.organizations;
+  if (signer == client && std::find(groups.begin(), groups.end(), kSystemMasters) != groups.end()) {
+    return forbidden(kind.resource(), name,
+                     fmt::format("use of {} signer with {} group is not allowed", client, kSystemMasters));
+  }
+  if (ofNode && request.commonName != context.caller.user) {
+    return forbidden(kind.resource(), name, fmt::format("can only create a node CSR with CN={}", context.caller.user));
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<> Admission::admitValid(const Context& context, const object::KindInfo& kind, std::string_view ns,
                                const json::object& document) {
   if (isKind(kind, "", "pods")) return checkPod(context, ns, document);
   if (isKind(kind, "", "namespaces")) return checkNamespaceLabels(context, document, nullptr);
+  if (isKind(kind, "certificates.k8s.io", "certificatesigningrequests"))
+    return checkRequestedSubject(context, kind, document);
   if (hasTemplate(kind)) checkTemplate(context, ns, document);
   return {};
 }

@@ -172,6 +172,9 @@ bool Authorizer::nodeMay(std::string_view node, const Attributes& a) const {
   }
   if (a.group == "discovery.k8s.io") return a.plural == "endpointslices" && read;
   if (a.group == "events.k8s.io" && a.plural == "events") return a.verb == "create" || change;
+  if (a.group == "certificates.k8s.io") {
+    return a.plural == "certificatesigningrequests" && a.subresource.empty() && (a.verb == "create" || read);
+  }
   if (a.group == "authentication.k8s.io") return a.plural == "tokenreviews" && a.verb == "create";
   if (!a.group.empty()) return false;
   if (a.plural == "nodes") {

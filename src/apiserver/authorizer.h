@@ -41,6 +41,10 @@ class Authorizer {
   // Whether the caller may write this role or binding: it must hold what it grants.
   Result<> mayGrant(const Caller& caller, const object::KindInfo& kind, const json::object& document,
                     const object::Object* old) const;
+  // Whether the caller may approve (or deny) certificates of this signer, or sign them: the verbs `approve` and `sign`
+  // on `signers` of certificates.k8s.io, by the signer's name or its domain as "example.com/*".
+  Result<> mayCertify(const Caller& caller, const object::KindInfo& kind, std::string_view subresource,
+                      const json::object& document, const object::Object* old) const;
 
  private:
   // Calls for each rule with the words that say where it comes from; stops when `each` gives false.

@@ -113,4 +113,24 @@ Result<> Authorizer::mayGrant(const Caller& caller, const object::KindInfo& kind
                   caller.user, groups, missing));
 }
 
+Result<> Authorizer::mayCertify(const Caller& caller, const object::KindInfo& kind, std::string_view subresource,
+                                const json::object& document, const object::Object* old) const {
+  if (!old || kind.group != "certificates.k8s.io" || kind.plural != "certificatesigningrequests") return {};
+  const bool approves = subresource == "approval";
+  if (!approves &&
+      (subresource != "status" || client::object(old->root(), {"status"}) == client::object(document, {"status"})))
+    return {};
+  const std::string signer(text(old->root(), {"spec", "signerName"}));
+  Attributes wanted;
+  wanted.verb = approves ? "approve" : "sign";
+  wanted.group = kind.group;
+  wanted.plural = "signers";
+  for (const auto& name : {signer, signer.substr(0, signer.find('/')) + "/*"}) {
+    wanted.name = name;
+    if (authorize(caller, wanted).allowed) return {};
+  }
+  return forbidden(kind.resource(), old->name(),
+                   fmt::format("user not permitted to {} requests with signerName \"{}\"", wanted.verb, signer));
+}
+
 }  // namespace dhow::apiserver

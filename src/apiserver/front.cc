@@ -89,10 +89,14 @@ Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tok
       tunnels_(loop),
       streaming_(loop, registry.caches(), tunnels_),
       serverAddress_(std::move(serverAddress)) {
-  registry_.setGuard(
-      [this](const Context& context, const KindInfo& kind, const json::object& document, const object::Object* old) {
-        return authorizer_.mayGrant(context.caller, kind, document, old);
-      });
+  registry_.setGuard([this](const Context& context, const KindInfo& kind, std::string_view subresource,
+                            const json::object& document, const object::Object* old) -> Result<> {
+    RETURN_IF_ERROR(authorizer_.mayGrant(context.caller, kind, document, old));
+    return authorizer_.mayCertify(context.caller, kind, subresource, document, old);
+  });
+  registry_.onReview([this](const Context& context, const KindInfo& kind, std::string_view ns, json::object body) {
+    return reviews_.answer(context.caller, kind.kind, ns, std::move(body));
+  });
   registry_.onSubresource("serviceaccounts/token",
                           [this](Context context, std::string ns, std::string name, json::object body) {
                             return issueToken(&tokens_, &registry_.caches(), std::move(context), std::move(ns),

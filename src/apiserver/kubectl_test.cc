@@ -175,6 +175,50 @@ except client.ApiException as e:
     print(e.status, e.reason)
 )";
 
+TEST_F(Kubectl, DecidesOnCertificateSigningRequests) {
+  auto jane = cluster_->user("jane", {"people"});
+  auto requestFor = [](const std::string& name, const std::string& commonName) {
+    auto pem = createCertificateRequest(generatePrivateKey(), {.commonName = commonName}).value();
+    return fmt::format(
+        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {}}}\nspec:\n"
+        "  signerName: kubernetes.io/kube-apiserver-client\n  expirationSeconds: 7200\n  usages: [client auth]\n"
+        "  request: {}\n",
+        name, toBase64(pem));
+  };
+  expectHas(bad("create -f -", requestFor("no", "jane"), jane),
+            "cannot create resource \"certificatesigningrequests\" in API group \"certificates.k8s.io\"");
+  good("create clusterrole asker --verb=create,get,list,update --resource=csr,certificatesigningrequests/approval");
+  good("create clusterrolebinding asker --clusterrole=asker --group=people");
+  auto made = run("create -f -", requestFor("one", "jane"), jane);
+  EXPECT_EQ(made.status.code, 0) << made.errors;
+  good("create -f -", requestFor("two", "joe"));
+  auto table = good("get csr --field-selector spec.signerName=kubernetes.io/kube-apiserver-client");
+  expectHas(table, "NAME   AGE");
+  expectHas(table, "SIGNERNAME                            REQUESTOR   REQUESTEDDURATION   CONDITION");
+  expectHas(table, "kubernetes.io/kube-apiserver-client   jane        120m                Pending");
+  expectHas(good("get csr --field-selector spec.signerName=a.b/c"), "No resources found");
+  expectHas(bad("certificate approve one", "", jane),
+            "user not permitted to approve requests with signerName \"kubernetes.io/kube-apiserver-client\"");
+  good(
+      "create clusterrolebinding asker-approves "
+      "--clusterrole=system:certificates.k8s.io:kube-apiserver-client-approver "
+      "--group=people");
+  auto approved = run("certificate approve one", "", jane);
+  EXPECT_EQ(approved.status.code, 0) << approved.errors;
+  expectHas(approved.output, "certificatesigningrequest.certificates.k8s.io/one approved");
+  expectHas(good("certificate deny two"), "two denied");
+  table = good("get csr");
+  expectHas(table, "Approved");
+  expectHas(table, "Denied");
+  auto described = good("describe csr one");
+  expectHas(described, "Requesting User:     jane");
+  expectHas(described, "Common Name:    jane");
+  expectHas(described, "Status:  Approved");
+  expectHas(good("get csr one -o jsonpath={.status.conditions[0].reason}"), "KubectlApprove");
+  expectHas(bad("certificate deny one"), "Approved and Denied conditions are mutually exclusive");
+  good("delete csr --all");
+}
+
 TEST_F(Kubectl, ThePythonClientAgrees) {
   auto out = runCommand({"/usr/bin/python3", "-c", kPython, admin_});
   if (!out.ok() || out->output.starts_with("missing")) GTEST_SKIP() << "python3-kubernetes is not installed";

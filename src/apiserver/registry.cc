@@ -52,6 +52,7 @@ Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const ob
   strategies_["zones.dhow.io"] = makeZoneStrategy(caches);
   strategies_["nodepools.dhow.io"] = makeNodePoolStrategy(caches);
   strategies_["machines.dhow.io"] = makeMachineStrategy(caches);
+  strategies_["certificatesigningrequests.certificates.k8s.io"] = makeCertificateStrategy(loop);
   onSubresource("pods/binding", [this](Context context, std::string ns, std::string name, json::object body) {
     return bind(std::move(context), std::move(ns), std::move(name), std::move(body));
   });
@@ -201,6 +202,7 @@ Task<Result<ObjectPtr>> Registry::erase(const KindInfo& kind, ObjectPtr old) {
 }
 
 Task<Result<Outcome>> Registry::create(Context context, const KindInfo& asked, std::string ns, json::object body) {
+  if (!asked.stored) co_return co_await answer(std::move(context), asked, std::move(ns), std::move(body));
   const KindInfo& kind = stored(asked);
   json::object document = convertDocument(asked, kind, std::move(body));
   std::vector<std::string> warnings;
@@ -228,6 +230,13 @@ Task<Result<Outcome>> Registry::create(Context context, const KindInfo& asked, s
     if (outcome.ok()) outcome->object = convertObject(kind, asked, outcome->object);
     co_return outcome;
   }
+}
+
+Task<Result<Outcome>> Registry::answer(Context context, const KindInfo& kind, std::string ns, json::object body) {
+  if (!review_) co_return Error(Code::kNotFound, "the server could not find the requested resource");
+  CO_RETURN_IF_ERROR(co_await caches_.catchUpIfPossible(context.warnings));
+  CO_ASSIGN_OR_RETURN(auto answered, review_(context, kind, ns, std::move(body)));
+  co_return Outcome{object::Object::make(std::move(answered)), true};
 }
 
 // First from the state at hand, which another server may have overtaken; what that refuses is asked of the newest.
@@ -279,7 +288,7 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
   }
   if (caches_.of(resource).get(ns, name)) co_return alreadyExists(resource, name);
   CO_RETURN_IF_ERROR(checkReadable(kind, ns, name));
-  if (guard_) CO_RETURN_IF_ERROR(guard_(context, kind, document, nullptr));
+  if (guard_) CO_RETURN_IF_ERROR(guard_(context, kind, "", document, nullptr));
   CO_RETURN_IF_ERROR(admission_.admitValid(context, kind, ns, document));
   auto allocated = strategy.allocate(context, document, nullptr);
   if (!allocated.ok()) {

@@ -104,9 +104,13 @@ class Registry {
   Task<Result<>> sealAnew();
   // Asked before each write with the document as it would be; `old` is null on create. One guard: authorization sets
   // it.
-  using Guard = std::function<Result<>(const Context& context, const KindInfo& kind, const json::object& document,
-                                       const object::Object* old)>;
+  using Guard = std::function<Result<>(const Context& context, const KindInfo& kind, std::string_view subresource,
+                                       const json::object& document, const object::Object* old)>;
   void setGuard(Guard guard) { guard_ = std::move(guard); }
+  // Answers what is only asked and never stored (SubjectAccessReview and the like).
+  using Review = std::function<Result<json::object>(const Context& context, const KindInfo& kind, std::string_view ns,
+                                                    json::object body)>;
+  void onReview(Review review) { review_ = std::move(review); }
   // The kind as it is stored; itself for most.
   const KindInfo& stored(const KindInfo& kind) const;
 
@@ -148,6 +152,7 @@ class Registry {
                                 json::object& document, bool& now);
   Task<> removeOne(Context context, const KindInfo* kind, ObjectPtr object, DeleteQuery query, ListOutcome* removed,
                    std::optional<Error>* failure);
+  Task<Result<Outcome>> answer(Context context, const KindInfo& kind, std::string ns, json::object body);
   Task<Result<ObjectPtr>> bind(Context context, std::string ns, std::string name, json::object binding);
   Task<Result<>> bindOnce(std::string ns, std::string name, const json::object& binding, bool dryRun, Attempt& attempt);
   // eviction.cc
@@ -167,6 +172,7 @@ class Registry {
   std::unique_ptr<Strategy> plain_;
   std::map<std::string, SubresourceCreate> creates_;
   Guard guard_;
+  Review review_;
 };
 
 // events.k8s.io/v1 to core/v1 and back; other kinds have one form.

@@ -101,9 +101,9 @@ Result<json::object> Registry::settle(const Context& context, const KindInfo& ki
   const json::object& before = old.root();
   RETURN_IF_ERROR(checkIdentity(kind, client::object(document, {"metadata"}), old));
   auto& strategy = strategyOf(kind);
-  if (subresource == "status" || subresource == "finalize") {
+  if (subresource == "status" || subresource == "approval" || subresource == "finalize") {
     json::object whole = before;
-    std::string_view part = subresource == "status" ? "status" : "spec";
+    std::string_view part = subresource == "finalize" ? "spec" : "status";
     if (const auto* value = document.if_contains(part))
       whole[part] = *value;
     else
@@ -146,7 +146,7 @@ Result<json::object> Registry::settle(const Context& context, const KindInfo& ki
   strategy.check(subresource, document, &old, causes);
   if (!causes.empty()) return invalid(kind.kind, kind.group, old.name(), std::move(causes));
   RETURN_IF_ERROR(admission_.admitUpdate(context, kind, subresource, document, old));
-  if (guard_) RETURN_IF_ERROR(guard_(context, kind, document, &old));
+  if (guard_) RETURN_IF_ERROR(guard_(context, kind, subresource, document, &old));
   if (subresource != "status") RETURN_IF_ERROR(strategy.allocate(context, document, &old));
   if (strategy.hasGeneration() && desiredChanged(before, document)) {
     client::metadataOf(document)["generation"] = client::number(before, {"metadata", "generation"}, 0) + 1;

@@ -357,10 +357,12 @@ Task<Result<>> Front::serveReview(Call& call) {
   options.expected = call.kind;
   auto decoded = object::decodeBody(registry_.kinds(), bytes, call.request.headers.get("Content-Type"), options);
   CO_RETURN_IF_ERROR(decoded);
-  CO_RETURN_IF_ERROR(co_await registry_.caches().catchUpIfPossible(&call.warnings));
-  auto answer = reviews_.answer(call.caller, call.kind->kind, call.info.ns, std::move(decoded->document));
+  Context context;
+  context.caller = call.caller;
+  context.warnings = &call.warnings;
+  auto answer = co_await registry_.create(std::move(context), *call.kind, call.info.ns, std::move(decoded->document));
   CO_RETURN_IF_ERROR(answer);
-  co_return co_await sendObject(call, 201, object::Object::make(std::move(*answer)));
+  co_return co_await sendObject(call, 201, answer->object);
 }
 
 }  // namespace dhow::apiserver

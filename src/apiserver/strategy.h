@@ -61,6 +61,7 @@ std::unique_ptr<Strategy> makeServiceStrategy(Loop& loop, WatchCache& caches, co
 std::unique_ptr<Strategy> makeNamespaceStrategy();
 std::unique_ptr<Strategy> makeSecretStrategy();
 std::unique_ptr<Strategy> makeWorkloadStrategy();  // generation follows the spec
+std::unique_ptr<Strategy> makeCertificateStrategy(Loop& loop);
 std::unique_ptr<Strategy> makePlainStrategy();
 // dhow.io: what these name must exist; what is named is not deleted.
 std::unique_ptr<Strategy> makeRegionStrategy(WatchCache& caches);

@@ -52,6 +52,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   switch (data[0] % 4) {
     case 0: readToken(bytes); break;
     case 1: (void)inspectCertificate(bytes).ok(); break;
+    case 2: (void)inspectCertificateRequest(bytes).ok(); break;
     default: readTexts(bytes);
   }
   return 0;

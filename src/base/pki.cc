@@ -5,39 +5,37 @@
 #include <openssl/core_names.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
-#include <openssl/x509v3.h>
 
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 
 #include "base/digest.h"
 #include "base/strings.h"
+#include "openssl.h"
 
 namespace dhow {
 
 namespace json = boost::json;
+using namespace openssl;
 
 namespace {
 
-template <auto Free>
-struct Deleter {
-  template <class T>
-  void operator()(T* pointer) const {
-    Free(pointer);
-  }
-};
-using KeyPtr = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;
-using CertificatePtr = std::unique_ptr<X509, Deleter<X509_free>>;
-using BioPtr = std::unique_ptr<BIO, Deleter<BIO_free_all>>;
 using DigestPtr = std::unique_ptr<EVP_MD_CTX, Deleter<EVP_MD_CTX_free>>;
 using SignaturePtr = std::unique_ptr<ECDSA_SIG, Deleter<ECDSA_SIG_free>>;
 
 constexpr int kCoordinateSize = 32;  // P-256
 
-Error opensslError(std::string_view attempted) {
+time_t secondsOf(WallTime time) {
+  return std::chrono::system_clock::to_time_t(std::chrono::time_point_cast<std::chrono::system_clock::duration>(time));
+}
+
+}  // namespace
+
+namespace openssl {
+
+Error error(std::string_view attempted) {
   char text[256] = "unknown error";
   if (auto code = ERR_get_error()) ERR_error_string_n(code, text, sizeof text);
   ERR_clear_error();
@@ -59,35 +57,36 @@ Result<KeyPtr> readKey(std::string_view pem) {
   const bool isPublic = pem.find("PUBLIC KEY") != std::string_view::npos;
   KeyPtr key(isPublic ? PEM_read_bio_PUBKEY(bio.get(), nullptr, nullptr, nullptr)
                       : PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr));
-  if (!key) return opensslError("read a key");
+  if (!key) return openssl::error("read a key");
   return key;
 }
 
 Result<CertificatePtr> readCertificate(std::string_view pem) {
   auto bio = readerOf(pem);
   CertificatePtr certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
-  if (!certificate) return opensslError("read a certificate");
+  if (!certificate) return openssl::error("read a certificate");
   return certificate;
 }
 
 Result<std::string> writeKey(EVP_PKEY* key) {
   BioPtr bio(BIO_new(BIO_s_mem()));
   if (PEM_write_bio_PKCS8PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1)
-    return opensslError("write a private key");
+    return openssl::error("write a private key");
   return textOf(bio.get());
 }
 
 Result<std::string> writePublicDer(EVP_PKEY* key) {
   unsigned char* der = nullptr;
   int size = i2d_PUBKEY(key, &der);
-  if (size <= 0) return opensslError("write a public key");
+  if (size <= 0) return openssl::error("write a public key");
   std::string out(reinterpret_cast<char*>(der), static_cast<size_t>(size));
   OPENSSL_free(der);
   return out;
 }
 
+// As UTF-8 it has no limit of length: names of nodes may be longer than X.520's 64 characters.
 void addName(X509_NAME* name, const char* field, const std::string& value) {
-  X509_NAME_add_entry_by_txt(name, field, MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(value.data()),
+  X509_NAME_add_entry_by_txt(name, field, V_ASN1_UTF8STRING, reinterpret_cast<const unsigned char*>(value.data()),
                              static_cast<int>(value.size()), -1, 0);
 }
 
@@ -98,18 +97,13 @@ Result<> addExtension(X509* certificate, X509* issuer, int nid, const std::strin
   std::unique_ptr<X509_EXTENSION, Deleter<X509_EXTENSION_free>> extension(
       X509V3_EXT_conf_nid(nullptr, &context, nid, value.c_str()));
   if (!extension || X509_add_ext(certificate, extension.get(), -1) != 1)
-    return opensslError("add certificate extension " + value);
+    return openssl::error("add certificate extension " + value);
   return {};
 }
 
-time_t secondsOf(WallTime time) {
-  return std::chrono::system_clock::to_time_t(std::chrono::time_point_cast<std::chrono::system_clock::duration>(time));
-}
-
-// Everything but the issuer and the extensions.
 Result<CertificatePtr> blankCertificate(EVP_PKEY* key, WallTime notBefore, Duration validity) {
   CertificatePtr certificate(X509_new());
-  X509_set_version(certificate.get(), 2);
+  X509_set_version(certificate.get(), X509_VERSION_3);
   unsigned char serial[16];
   RAND_bytes(serial, sizeof serial);
   serial[0] &= 0x7f;
@@ -119,16 +113,14 @@ Result<CertificatePtr> blankCertificate(EVP_PKEY* key, WallTime notBefore, Durat
   time_t until = secondsOf(notBefore + validity);
   if (!ASN1_TIME_set(X509_getm_notBefore(certificate.get()), from) ||
       !ASN1_TIME_set(X509_getm_notAfter(certificate.get()), until) || X509_set_pubkey(certificate.get(), key) != 1)
-    return opensslError("make a certificate");
+    return openssl::error("make a certificate");
   return certificate;
 }
 
-Result<Identity> finish(X509* certificate, EVP_PKEY* key, EVP_PKEY* issuerKey) {
-  if (X509_sign(certificate, issuerKey, EVP_sha256()) == 0) return opensslError("sign a certificate");
+Result<std::string> writeCertificate(X509* certificate) {
   BioPtr bio(BIO_new(BIO_s_mem()));
-  if (PEM_write_bio_X509(bio.get(), certificate) != 1) return opensslError("write a certificate");
-  ASSIGN_OR_RETURN(auto keyPem, writeKey(key));
-  return Identity{textOf(bio.get()), std::move(keyPem)};
+  if (PEM_write_bio_X509(bio.get(), certificate) != 1) return openssl::error("write a certificate");
+  return textOf(bio.get());
 }
 
 WallTime timeOf(const ASN1_TIME* time) {
@@ -137,7 +129,7 @@ WallTime timeOf(const ASN1_TIME* time) {
   return WallTime(std::chrono::seconds(::timegm(&parts)));
 }
 
-std::vector<std::string> nameEntries(X509_NAME* name, int nid) {
+std::vector<std::string> nameEntries(const X509_NAME* name, int nid) {
   std::vector<std::string> values;
   for (int at = -1; (at = X509_NAME_get_index_by_NID(name, nid, at)) >= 0;) {
     unsigned char* text = nullptr;
@@ -147,6 +139,17 @@ std::vector<std::string> nameEntries(X509_NAME* name, int nid) {
     OPENSSL_free(text);
   }
   return values;
+}
+
+}  // namespace openssl
+
+namespace {
+
+Result<Identity> finish(X509* certificate, EVP_PKEY* key, EVP_PKEY* issuerKey) {
+  if (X509_sign(certificate, issuerKey, EVP_sha256()) == 0) return openssl::error("sign a certificate");
+  ASSIGN_OR_RETURN(auto certificatePem, writeCertificate(certificate));
+  ASSIGN_OR_RETURN(auto keyPem, writeKey(key));
+  return Identity{std::move(certificatePem), std::move(keyPem)};
 }
 
 }  // namespace
@@ -162,13 +165,13 @@ std::string generatePrivateKey() {
 Result<std::string> publicKeyOf(std::string_view privateKeyPem) {
   ASSIGN_OR_RETURN(auto key, readKey(privateKeyPem));
   BioPtr bio(BIO_new(BIO_s_mem()));
-  if (PEM_write_bio_PUBKEY(bio.get(), key.get()) != 1) return opensslError("write a public key");
+  if (PEM_write_bio_PUBKEY(bio.get(), key.get()) != 1) return openssl::error("write a public key");
   return textOf(bio.get());
 }
 
 Result<Identity> createAuthority(const std::string& name, WallTime notBefore, Duration validity) {
   KeyPtr key(EVP_EC_gen("P-256"));
-  if (!key) return opensslError("make a key");
+  if (!key) return openssl::error("make a key");
   ASSIGN_OR_RETURN(auto certificate, blankCertificate(key.get(), notBefore, validity));
   addName(X509_get_subject_name(certificate.get()), "CN", name);
   X509_set_issuer_name(certificate.get(), X509_get_subject_name(certificate.get()));
@@ -183,7 +186,7 @@ Result<Identity> issueCertificate(const Identity& authority, const CertificateSp
   ASSIGN_OR_RETURN(auto issuer, readCertificate(authority.certificatePem));
   ASSIGN_OR_RETURN(auto issuerKey, readKey(authority.privateKeyPem));
   KeyPtr key(EVP_EC_gen("P-256"));
-  if (!key) return opensslError("make a key");
+  if (!key) return openssl::error("make a key");
   ASSIGN_OR_RETURN(auto certificate, blankCertificate(key.get(), spec.notBefore, spec.validity));
   auto* subject = X509_get_subject_name(certificate.get());
   for (const auto& organization : spec.organizations) addName(subject, "O", organization);
@@ -224,7 +227,7 @@ Result<std::string> keyIdOf(std::string_view keyPem) {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned size = 0;
   if (EVP_Digest(der.data(), der.size(), digest, &size, EVP_sha256(), nullptr) != 1)
-    return opensslError("digest a key");
+    return openssl::error("digest a key");
   return toBase64Url({reinterpret_cast<char*>(digest), size});
 }
 
@@ -238,19 +241,19 @@ Result<std::string> signJwt(std::string_view privateKeyPem, const json::object& 
   auto* data = reinterpret_cast<const unsigned char*>(signedPart.data());
   if (EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr, key.get()) != 1 ||
       EVP_DigestSign(context.get(), nullptr, &size, data, signedPart.size()) != 1)
-    return opensslError("sign a token");
+    return openssl::error("sign a token");
   std::string der(size, '\0');
   if (EVP_DigestSign(context.get(), reinterpret_cast<unsigned char*>(der.data()), &size, data, signedPart.size()) != 1)
-    return opensslError("sign a token");
+    return openssl::error("sign a token");
   // JWS wants r and s side by side (RFC 7518, section 3.4), not DER.
   auto* cursor = reinterpret_cast<const unsigned char*>(der.data());
   SignaturePtr signature(d2i_ECDSA_SIG(nullptr, &cursor, static_cast<long>(size)));
-  if (!signature) return opensslError("sign a token");
+  if (!signature) return openssl::error("sign a token");
   std::string raw(2 * kCoordinateSize, '\0');
   auto* out = reinterpret_cast<unsigned char*>(raw.data());
   if (BN_bn2binpad(ECDSA_SIG_get0_r(signature.get()), out, kCoordinateSize) < 0 ||
       BN_bn2binpad(ECDSA_SIG_get0_s(signature.get()), out + kCoordinateSize, kCoordinateSize) < 0)
-    return opensslError("sign a token");
+    return openssl::error("sign a token");
   return signedPart + "." + toBase64Url(raw);
 }
 
@@ -263,7 +266,7 @@ Result<bool> signatureHolds(EVP_PKEY* key, std::string_view signedPart, const st
                  BN_bin2bn(in + kCoordinateSize, kCoordinateSize, nullptr));
   unsigned char* der = nullptr;
   int size = i2d_ECDSA_SIG(signature.get(), &der);
-  if (size <= 0) return opensslError("read a signature");
+  if (size <= 0) return openssl::error("read a signature");
   DigestPtr context(EVP_MD_CTX_new());
   bool holds = EVP_DigestVerifyInit(context.get(), nullptr, EVP_sha256(), nullptr, key) == 1 &&
                EVP_DigestVerify(context.get(), der, static_cast<size_t>(size),

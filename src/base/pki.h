@@ -39,6 +39,27 @@ struct CertificateInfo {
 Result<Identity> createAuthority(const std::string& name, WallTime notBefore, Duration validity);
 Result<Identity> issueCertificate(const Identity& authority, const CertificateSpec& spec);
 Result<CertificateInfo> inspectCertificate(std::string_view pem);
+
+// A certificate signing request (PKCS #10, RFC 2986), as its parts that a signer looks at.
+struct CertificateRequestInfo {
+  std::string commonName;
+  std::vector<std::string> organizations;
+  std::vector<std::string> dnsNames;
+  std::vector<std::string> ipAddresses;
+  std::vector<std::string> emailAddresses;
+  std::vector<std::string> uris;
+};
+
+// PEM. Of `spec` only the names count.
+Result<std::string> createCertificateRequest(std::string_view privateKeyPem, const CertificateSpec& spec);
+// kInvalid when it cannot be read or is not signed by its own key, in the words of Kubernetes where it has some.
+Result<CertificateRequestInfo> inspectCertificateRequest(std::string_view pem);
+// A certificate for the key, the subject and the alternative names of a request; what else it asks for is not looked
+// at. `usages` as certificates.k8s.io names them: digital signature, key encipherment, client auth, server auth; others
+// are kInvalid. It ends with its authority at the latest.
+Result<std::string> signCertificateRequest(const Identity& authority, std::string_view requestPem,
+                                           const std::vector<std::string>& usages, WallTime now, Duration validity);
+
 // A new EC P-256 private key, PKCS#8 PEM, and the public half of one.
 std::string generatePrivateKey();
 Result<std::string> publicKeyOf(std::string_view privateKeyPem);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <openssl/pem.h>
 #include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
 
 namespace dhow {
 namespace {
@@ -53,6 +54,65 @@ TEST(Pki, IssuedCertificateNamesItsHolderAndVerifiesAgainstItsAuthorityOnly) {
   };
   EXPECT_TRUE(verifies(*authority));
   EXPECT_FALSE(verifies(*other));
+}
+
+TEST(CertificateRequests, AreSignedWithTheirNamesAndTheUsagesOfTheSigner) {
+  auto authority = createAuthority("dhow-ca", today(), hours(24)).value();
+  const std::string key = generatePrivateKey();
+  CertificateSpec spec;
+  spec.commonName = "system:node:" + std::string(100, 'n');  // longer than X.520's limit
+  spec.organizations = {"system:nodes", "others"};
+  spec.dnsNames = {"node.example", "a,IP:10.0.0.9"};  // no name is taken for several
+  spec.ipAddresses = {"10.1.2.3", "fd00::1"};
+  auto request = createCertificateRequest(key, spec);
+  ASSERT_TRUE(request.ok()) << request.error().message();
+  auto info = inspectCertificateRequest("text before\n" + *request);
+  ASSERT_TRUE(info.ok()) << info.error().message();
+  EXPECT_EQ(info->commonName, spec.commonName);
+  EXPECT_EQ(info->organizations, spec.organizations);
+  EXPECT_EQ(info->dnsNames, spec.dnsNames);
+  EXPECT_EQ(info->ipAddresses, spec.ipAddresses);
+
+  const WallTime now = today();
+  auto signedPem = signCertificateRequest(authority, *request, {"digital signature", "client auth"}, now, hours(1));
+  ASSERT_TRUE(signedPem.ok()) << signedPem.error().message();
+  auto certificate = inspectCertificate(*signedPem).value();
+  EXPECT_EQ(certificate.commonName, spec.commonName);
+  EXPECT_EQ(certificate.organizations, spec.organizations);
+  EXPECT_LE(certificate.notBefore, now);
+  EXPECT_EQ(certificate.notAfter, std::chrono::floor<std::chrono::seconds>(now + hours(1)));
+  BIO* bio = BIO_new_mem_buf(signedPem->data(), static_cast<int>(signedPem->size()));
+  X509* read = PEM_read_bio_X509(bio, nullptr, nullptr, nullptr);
+  BIO_free(bio);
+  EXPECT_EQ(X509_get_key_usage(read), static_cast<uint32_t>(KU_DIGITAL_SIGNATURE));
+  EXPECT_EQ(X509_get_extended_key_usage(read), static_cast<uint32_t>(XKU_SSL_CLIENT));
+  EXPECT_EQ(X509_check_ca(read), 0);
+  EXPECT_EQ(X509_check_host(read, "node.example", 0, 0, nullptr), 1);
+  EXPECT_EQ(X509_check_ip_asc(read, "10.1.2.3", 0), 1);
+  EXPECT_EQ(X509_check_ip_asc(read, "10.0.0.9", 0), 0);
+  X509_free(read);
+
+  auto longer = signCertificateRequest(authority, *request, {"client auth"}, now, hours(24 * 365));
+  EXPECT_EQ(inspectCertificate(*longer)->notAfter, inspectCertificate(authority.certificatePem)->notAfter);
+  auto late = signCertificateRequest(authority, *request, {"client auth"}, now + hours(25), hours(1));
+  EXPECT_TRUE(late.error().is(Code::kFailedPrecondition));
+  EXPECT_TRUE(signCertificateRequest(authority, *request, {"cert sign"}, now, hours(1)).error().is(Code::kInvalid));
+}
+
+TEST(CertificateRequests, AreRefusedInKubernetesWords) {
+  auto why = [](std::string_view pem) { return inspectCertificateRequest(pem).error().message(); };
+  auto request = createCertificateRequest(generatePrivateKey(), {.commonName = "a"}).value();
+  EXPECT_EQ(why(""), "PEM block type must be CERTIFICATE REQUEST");
+  EXPECT_EQ(why("nonsense"), "PEM block type must be CERTIFICATE REQUEST");
+  EXPECT_EQ(why(createAuthority("a", today(), hours(1))->certificatePem), "PEM block type must be CERTIFICATE REQUEST");
+  EXPECT_EQ(why("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"),
+            "asn1: structure error: not a certificate request");
+  // The last bytes of the text are the signature's.
+  auto tampered = request;
+  auto at = tampered.rfind("\n-----END") - 8;
+  tampered[at] = tampered[at] == 'A' ? 'B' : 'A';
+  EXPECT_EQ(why(tampered), "x509: ECDSA verification failure");
+  EXPECT_EQ(why(std::string(100'000, 'a')), "must be at most 65536 bytes long");
 }
 
 TEST(Jwt, HoldsForItsKeyAndForNothingElse) {

@@ -1,6 +1,7 @@
 #include "controllers/manager.h"
 
 #include "autoscaler.h"
+#include "certificates.h"
 #include "deployment.h"
 #include "disruption.h"
 #include "endpointslice.h"
@@ -110,6 +111,11 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
                                                      NodeLifecycleController::Options{options.nodeMonitorGrace});
   });
   add("serviceaccount", [&] { return std::make_unique<ServiceAccountController>(context, options.rootCaPem); });
+  add("certificates", [&] {
+    CertificatesController::Options certificates;
+    if (!options.caKeyPem.empty()) certificates.authority = Identity{options.rootCaPem, options.caKeyPem};
+    return std::make_unique<CertificatesController>(context, std::move(certificates));
+  });
   if (!options.clusterCidr.empty()) {
     add("nodeipam", [&] {
       return std::make_unique<NodeIpamController>(

@@ -1,7 +1,7 @@
 // Starts the controllers of the control plane: deployment, replicaset, disruption budgets, endpointslice, endpoints,
-// garbage collection, namespaces, node lifecycle, pod garbage collection, service accounts, root certificate, node
-// addresses, load balancers, zones, node pools, machines. On the loop's thread; one manager leads at a time
-// (client/leader.h).
+// garbage collection, namespaces, node lifecycle, pod garbage collection, service accounts, root certificate,
+// certificates, node addresses, load balancers, zones, node pools, machines. On the loop's thread; one manager leads at
+// a time (client/leader.h).
 #pragma once
 
 #include <memory>
@@ -23,6 +23,7 @@ struct Options {
   std::string clusterCidr = "10.244.0.0/16";  // pod addresses; empty: nodes get no range
   int nodeMaskSize = 24;
   std::string rootCaPem;         // for kube-root-ca.crt in every namespace
+  std::string caKeyPem;          // of rootCaPem: signs certificates; empty: nothing signs
   std::string loadBalancerPool;  // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
   Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
   size_t terminatedPodLimit = 12500;                     // finished pods that are kept
@@ -33,9 +34,9 @@ struct Options {
   std::string region;
   std::vector<std::string> zones;
   int nodes = 0;
-  std::set<std::string>
-      disabled;  // names of controllers that do not start: deployment, replicaset, disruption, endpointslice,
-                 // garbagecollector, podgc, namespace, nodelifecycle, serviceaccount, nodeipam, loadbalancer, platform
+  std::set<std::string> disabled;  // names of controllers that do not start: deployment, replicaset, disruption,
+                                   // endpointslice, garbagecollector, podgc, namespace, nodelifecycle, serviceaccount,
+                                   // certificates, nodeipam, loadbalancer, platform
 };
 
 // kInvalid names the option that cannot be read. Comes before a Manager is made of what a user wrote.

@@ -107,7 +107,7 @@ void removeUnowned(FieldSet& set, std::string_view subresource) {
     if (metadata->second.empty()) set.children.erase(metadata);
   }
   if (subresource.empty()) set.children.erase("f:status");
-  if (subresource == "status") {
+  if (subresource == "status" || subresource == "approval") {
     FieldSet kept;
     if (auto it = set.children.find("f:status"); it != set.children.end()) kept.children.insert(*it);
     set = std::move(kept);

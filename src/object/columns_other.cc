@@ -247,6 +247,26 @@ json::value eventCount(const Object& o, WallTime) {
   return json::value(std::to_string(std::max<int64_t>(count, 1)));
 }
 
+json::value certificateDuration(const Object& o, WallTime) {
+  api::CertificateSigningRequestSpec spec = api::CertificateSigningRequest(o).spec();
+  if (!spec.hasExpirationSeconds()) return "<none>";
+  return json::value(humanDuration(std::chrono::seconds(spec.expirationSeconds())));
+}
+
+json::value certificateCondition(const Object& o, WallTime) {
+  bool approved = false, denied = false, failed = false;
+  api::CertificateSigningRequestStatus status = api::CertificateSigningRequest(o).status();
+  for (api::CertificateSigningRequestCondition condition : status.conditions()) {
+    approved = approved || condition.type() == "Approved";
+    denied = denied || condition.type() == "Denied";
+    failed = failed || condition.type() == "Failed";
+  }
+  std::string out = denied ? "Denied" : approved ? "Approved" : "Pending";
+  if (failed) out += ",Failed";
+  if (!status.certificate().empty()) out += ",Issued";
+  return json::value(out);
+}
+
 constexpr Entry kColumns[] = {{"age", ageColumn},
                               {"containerNames", containerNames},
                               {"containerImages", containerImages},
@@ -277,7 +297,9 @@ constexpr Entry kColumns[] = {{"age", ageColumn},
                               {"eventObject", eventObject},
                               {"eventSource", eventSource},
                               {"eventMessage", eventMessage},
-                              {"eventCount", eventCount}};
+                              {"eventCount", eventCount},
+                              {"certificateDuration", certificateDuration},
+                              {"certificateCondition", certificateCondition}};
 
 }  // namespace
 

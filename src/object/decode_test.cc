@@ -129,6 +129,24 @@ TEST(Protobuf, ConfigMapAsKubectlSendsIt) {
     (void)decode(message.substr(0, cut), FieldValidation::kStrict, "application/vnd.kubernetes.protobuf");
 }
 
+TEST(Protobuf, CertificateSigningRequest) {
+  // Extra values are messages of their own; a time is one of seconds.
+  std::string spec = field(1, "abc") + field(2, "jane") + field(4, "people") + field(5, "client auth") +
+                     field(6, field(1, "key") + field(2, field(1, "a") + field(1, "b"))) + field(7, "a.b/c") +
+                     number(8, 100);
+  std::string condition =
+      field(1, "Approved") + field(2, "R") + field(3, "M") + field(4, number(1, 60)) + field(6, "True");
+  std::string body = field(1, field(1, "r")) + field(2, spec) + field(3, field(1, condition) + field(2, "xyz"));
+  std::string message =
+      std::string("k8s\0", 4) + field(1, field(1, "certificates.k8s.io/v1") + field(2, "CertificateSigningRequest")) +
+      "\x12" + std::string({static_cast<char>(body.size() | 0x80), static_cast<char>(body.size() >> 7)}) + body;
+  auto out = decode(message, FieldValidation::kStrict, "application/vnd.kubernetes.protobuf");
+  ASSERT_TRUE(out.ok()) << out.error().message();
+  EXPECT_EQ(
+      json::serialize(out->document),
+      R"({"apiVersion":"certificates.k8s.io/v1","kind":"CertificateSigningRequest","metadata":{"name":"r"},"spec":{"request":"YWJj","username":"jane","groups":["people"],"usages":["client auth"],"extra":{"key":["a","b"]},"signerName":"a.b/c","expirationSeconds":100},"status":{"conditions":[{"type":"Approved","reason":"R","message":"M","lastUpdateTime":"1970-01-01T00:01:00Z","status":"True"}],"certificate":"eHl6"}})");
+}
+
 TEST(Protobuf, InlineMessagesAndNumbers) {
   // Pod with a container (name 1, livenessProbe 10 {handler 1 {tcpSocket 3 {port 1}}, periodSeconds 4}).
   std::string probe = field(1, field(3, field(1, number(1, 0) + number(2, 80) + field(3, "")))) + number(4, 5);

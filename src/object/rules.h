@@ -37,6 +37,7 @@ Function find(std::string_view name);
 std::span<const Entry> podRules();
 std::span<const Entry> workloadRules();
 std::span<const Entry> dhowRules();
+std::span<const Entry> certificateRules();
 
 // "" when `value` passes the named format.
 std::string check(std::string_view format, const json::value& value);

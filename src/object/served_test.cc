@@ -65,6 +65,20 @@ TEST(Table, OtherKinds) {
       "Ready,SchedulingDisabled");
 }
 
+TEST(Table, CertificateSigningRequests) {
+  auto shown = [](std::string_view spec, std::string_view status) {
+    return cells("certificates.k8s.io/v1", "CertificateSigningRequest",
+                 fmt::format(R"({{"metadata":{{"name":"r","creationTimestamp":"2026-01-01T00:00:00Z"}},
+                   "spec":{{"signerName":"a.b/c","username":"jane"{}}},"status":{}}})",
+                             spec, status));
+  };
+  EXPECT_EQ(shown("", "{}"), (json::array{"r", "5m", "a.b/c", "jane", "<none>", "Pending"}));
+  EXPECT_EQ(shown(R"(,"expirationSeconds":3600)", R"({"conditions":[{"type":"Approved"}],"certificate":"eA=="})"),
+            (json::array{"r", "5m", "a.b/c", "jane", "60m", "Approved,Issued"}));
+  EXPECT_EQ(shown("", R"({"conditions":[{"type":"Approved"},{"type":"Failed"}]})")[5], "Approved,Failed");
+  EXPECT_EQ(shown("", R"({"conditions":[{"type":"Denied"}]})")[5], "Denied");
+}
+
 TEST(Table, EveryKindRendersAnEmptyObject) {
   for (const KindInfo& kind : kinds().all()) {
     ObjectPtr object = Object::parse("{}").value();

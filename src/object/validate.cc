@@ -124,8 +124,7 @@ class Walker {
   void object(const Type& type, const json::object& document, const json::object* before) {
     for (const Field& field : type.fields) {
       if (type.isKind && field.name == "metadata") continue;  // has rules of its own
-      if (type.isKind && field.name == "status" && context_.subresource != "status") continue;
-      if (type.isKind && field.name != "status" && context_.subresource == "status") continue;
+      if (type.isKind && (field.name == "status") != ofStatus()) continue;
       const json::value* value = document.if_contains(field.name);
       const json::value* old = before ? before->if_contains(field.name) : nullptr;
       size_t mark = context_.path.size();
@@ -142,6 +141,9 @@ class Walker {
   }
 
  private:
+  // Both change the status: "approval" is that of a CertificateSigningRequest.
+  bool ofStatus() const { return context_.subresource == "status" || context_.subresource == "approval"; }
+
   static bool missing(const json::value* value) {
     if (!value || value->is_null()) return true;
     if (value->is_string()) return value->get_string().empty();

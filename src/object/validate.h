@@ -36,7 +36,7 @@ class Problems {
 
 struct ValidateOptions {
   const boost::json::object* before = nullptr;  // the present object; null on create
-  std::string_view subresource;                 // "status": spec is not looked at again
+  std::string_view subresource;                 // "status", "approval": spec is not looked at again
 };
 
 // `document` is decoded and defaulted, and has a name (or only generateName, on create).

@@ -114,6 +114,7 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   options.serviceRange = config.serviceRange;
   options.loadBalancerRange = config.loadBalancerRange();
   options.caFile = paths.pki(std::string(kAuthority) + ".crt");
+  options.caKeyFile = paths.pki(std::string(kAuthority) + ".key");
   options.certFile = fmt::format("{}/{}.crt", folder, kServer);
   options.keyFile = fmt::format("{}/{}.key", folder, kServer);
   options.serviceAccountKeyFile = paths.pki(kServiceAccountKey);

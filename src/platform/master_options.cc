@@ -34,7 +34,8 @@ constexpr TextField kTexts[] = {
     {"serviceAccountKeyFile", &MasterOptions::serviceAccountKeyFile},
     {"regionUrl", &MasterOptions::regionUrl},
 };
-constexpr TextField kStoreTexts[] = {
+constexpr TextField kOptionalTexts[] = {
+    {"caKeyFile", &MasterOptions::caKeyFile},
     {"store", &MasterOptions::store},
     {"etcdCaFile", &MasterOptions::etcdCaFile},
     {"etcdCertFile", &MasterOptions::etcdCertFile},
@@ -62,7 +63,7 @@ Result<> readTexts(std::string_view name, const json::value& value, std::vector<
 
 Result<> readField(MasterOptions& options, std::string_view name, const json::value& value) {
   for (std::span<const TextField> fields :
-       {std::span<const TextField>(kTexts), std::span<const TextField>(kStoreTexts)}) {
+       {std::span<const TextField>(kTexts), std::span<const TextField>(kOptionalTexts)}) {
     for (const auto& field : fields) {
       if (name != field.name) continue;
       if (!value.is_string()) return wrong(name, "must be a text");
@@ -131,7 +132,7 @@ Result<MasterOptions> loadMasterOptions(const std::string& path) {
 json::object toJson(const MasterOptions& options) {
   json::object out;
   for (const auto& field : kTexts) out[field.name] = options.*field.member;
-  for (const auto& field : kStoreTexts) out[field.name] = options.*field.member;
+  for (const auto& field : kOptionalTexts) out[field.name] = options.*field.member;
   out["port"] = options.port;
   out["restricted"] = options.restricted;
   out["snapshotEvery"] = options.snapshotEvery;

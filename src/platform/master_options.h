@@ -7,6 +7,7 @@
 //   advertise        the address under which every client finds the API: the region's
 //   podRange, serviceRange, loadBalancerRange
 //   caFile           PEM of the cluster's authority
+//   caKeyFile        its key, which signs certificates (controllers/certificates.h); empty: they are signed elsewhere
 //   certFile, keyFile   serves the API, and is shown to the region
 //   serviceAccountKeyFile
 //   restricted       whether Pod Security is enforced at the level restricted where a namespace does not say otherwise
@@ -42,7 +43,7 @@ struct MasterOptions {
   uint16_t port = 0;
   std::string advertise;
   std::string podRange, serviceRange, loadBalancerRange;
-  std::string caFile, certFile, keyFile, serviceAccountKeyFile;
+  std::string caFile, caKeyFile, certFile, keyFile, serviceAccountKeyFile;
   bool restricted = false;
   std::string auditFile, encryptionFile;
   std::string regionUrl;

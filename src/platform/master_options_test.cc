@@ -17,7 +17,7 @@ MasterOptions whole() {
   options.port = 6443;
   options.advertise = "10.0.0.9";
   options.podRange = options.serviceRange = options.loadBalancerRange = "10.1.0.0/16";
-  options.caFile = options.certFile = options.keyFile = options.serviceAccountKeyFile = "/f";
+  options.caFile = options.caKeyFile = options.certFile = options.keyFile = options.serviceAccountKeyFile = "/f";
   options.regionUrl = "https://10.0.0.9:7443";
   options.store = "/store.db";
   return options;
