@@ -48,6 +48,7 @@ Task<> Audit::stop() {
 
 Result<> Audit::rotate() {
   file_ = UniqueFd();
+  size_ = 0;
   for (int i = options_.maxFiles - 1; i > 0; --i) {
     auto from = i == 1 ? options_.path : fmt::format("{}.{}", options_.path, i - 1);
     if (::rename(from.c_str(), fmt::format("{}.{}", options_.path, i).c_str()) != 0 && errno != ENOENT)
@@ -57,27 +58,18 @@ Result<> Audit::rotate() {
 }
 
 Result<> Audit::append(std::string_view lines) {
-  if (file_ && size_ > 0 && size_ + lines.size() > options_.maxSize) RETURN_IF_ERROR(rotate());
+  struct stat info{};
+  // What an earlier process has left counts too.
+  if (!file_ && ::stat(options_.path.c_str(), &info) == 0) size_ = static_cast<size_t>(info.st_size);
+  if (size_ > 0 && size_ + lines.size() > options_.maxSize) RETURN_IF_ERROR(rotate());
   if (!file_) {
     auto slash = options_.path.rfind('/');
     if (slash != std::string::npos) RETURN_IF_ERROR(makeDirs(options_.path.substr(0, slash), 0700));
     file_ = UniqueFd(::open(options_.path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-    struct stat info{};
-    if (!file_ || ::fstat(file_.get(), &info) != 0) return Error::fromErrno("open " + options_.path);
-    size_ = static_cast<size_t>(info.st_size);
-    if (size_ > 0 && size_ + lines.size() > options_.maxSize) {
-      RETURN_IF_ERROR(rotate());
-      return append(lines);
-    }
+    if (!file_) return Error::fromErrno("open " + options_.path);
   }
-  while (!lines.empty()) {
-    auto written = ::write(file_.get(), lines.data(), lines.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return Error::fromErrno("write " + options_.path);
-    size_ += static_cast<size_t>(written);
-    lines.remove_prefix(static_cast<size_t>(written));
-  }
-  return {};
+  size_ += lines.size();
+  return writeAll(file_.get(), lines, options_.path);
 }
 
 }  // namespace dhow::apiserver

@@ -21,16 +21,6 @@ std::string parentOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-Result<> writeAll(int fd, std::string_view content, const std::string& path) {
-  while (!content.empty()) {
-    ssize_t n = ::write(fd, content.data(), content.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Error::fromErrno("write " + path);
-    content.remove_prefix(static_cast<size_t>(n));
-  }
-  return {};
-}
-
 Result<> replaceFile(const std::string& path, std::string_view content, int mode, bool durable) {
   static std::atomic<unsigned> sequence{0};
   std::string temporary = path + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(sequence++);
@@ -40,10 +30,7 @@ Result<> replaceFile(const std::string& path, std::string_view content, int mode
     RETURN_IF_ERROR(writeAll(fd.get(), content, temporary));
     if (durable && ::fsync(fd.get()) != 0) return Error::fromErrno("fsync " + temporary);
     if (::rename(temporary.c_str(), path.c_str()) != 0) return Error::fromErrno("rename to " + path);
-    if (!durable) return {};
-    UniqueFd folder(::open(parentOf(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!folder || ::fsync(folder.get()) != 0) return Error::fromErrno("fsync " + parentOf(path));
-    return {};
+    return durable ? syncFolder(path) : Result<>();
   };
   auto done = attempt();
   if (!done.ok()) ::unlink(temporary.c_str());
@@ -101,6 +88,23 @@ Result<> writeFileDurably(const std::string& path, std::string_view content, int
 
 Result<> writeFile(const std::string& path, std::string_view content, int mode) {
   return replaceFile(path, content, mode, false);
+}
+
+Result<> writeAll(int fd, std::string_view content, const std::string& path) {
+  while (!content.empty()) {
+    ssize_t n = ::write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Error::fromErrno("write " + path);
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+Result<> syncFolder(const std::string& path) {
+  const std::string parent = parentOf(path);
+  UniqueFd folder(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder || ::fsync(folder.get()) != 0) return Error::fromErrno("fsync " + parent);
+  return {};
 }
 
 Result<> writeControlFile(const std::string& path, std::string_view content) {

@@ -17,6 +17,10 @@ Result<std::string> readFile(const std::string& path, size_t limit = 64 << 20);
 Result<> writeFileDurably(const std::string& path, std::string_view content, int mode = 0644);
 // Replaces the file as a whole, without waiting for the disk.
 Result<> writeFile(const std::string& path, std::string_view content, int mode = 0644);
+// Writes all of it into an open file; `path` is for the error's text.
+Result<> writeAll(int fd, std::string_view content, const std::string& path);
+// What was made, renamed or removed in the folder of `path` is on disk when this returns.
+Result<> syncFolder(const std::string& path);
 // Writes into an existing file in one write(2), as cgroup and proc files want it.
 Result<> writeControlFile(const std::string& path, std::string_view content);
 // mkdir -p
