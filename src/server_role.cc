@@ -61,6 +61,7 @@ struct Master {
   Loop& loop;
   BlockingPool& pool;
   MasterOptions options;
+  std::string clusterId;  // from startApi() on
   std::unique_ptr<store::Store> store;
   std::unique_ptr<apiserver::Audit> audit;
   std::unique_ptr<apiserver::ApiServer> api;
@@ -79,7 +80,6 @@ struct Master {
   Task<> stop();
   Task<Result<>> openStore();
   Task<Result<>> moveStore();
-  Result<std::string> clusterId() const;
   static Task<Result<>> saveSnapshot(Master* self, std::string path);
   Task<Result<>> startApi();
   Result<> stand();
@@ -130,14 +130,8 @@ Task<Result<>> Master::moveStore() {
   co_return Result<>();
 }
 
-Result<std::string> Master::clusterId() const {
-  ASSIGN_OR_RETURN(auto authority, readFile(options.caFile, 1 << 20));
-  return platform::clusterIdOf(options.cluster, authority);
-}
-
 Task<Result<>> Master::saveSnapshot(Master* self, std::string path) {
-  CO_ASSIGN_OR_RETURN(auto id, self->clusterId());
-  auto saved = co_await store::saveSnapshot(self->loop, self->pool, *self->store, std::move(id), std::move(path));
+  auto saved = co_await store::saveSnapshot(self->loop, self->pool, *self->store, self->clusterId, std::move(path));
   CO_RETURN_IF_ERROR(saved);
   co_return Result<>();
 }
@@ -161,7 +155,9 @@ Task<Result<>> Master::startApi() {
     server.audit = audit.get();
   }
   server.sharedStore = options.store.empty();
-  CO_ASSIGN_OR_RETURN(server.clusterId, clusterId());
+  CO_ASSIGN_OR_RETURN(auto authority, readFile(options.caFile, 1 << 20));
+  server.clusterId = clusterId = platform::clusterIdOf(options.cluster, authority);
+  server.pool = &pool;
   CO_ASSIGN_OR_RETURN(server.tokens.signingKeyPem, readFile(options.serviceAccountKeyFile, 1 << 16));
   api = std::make_unique<apiserver::ApiServer>(loop, *store, object::Kinds::builtin(), std::move(server));
   auto started = co_await api->start();

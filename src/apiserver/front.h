@@ -29,6 +29,8 @@ class Front {
   Tunnels& tunnels() { return tunnels_; }
   // Null: no log. It outlives the requests.
   void setAudit(Audit* audit) { audit_ = audit; }
+  // Hashes snapshots.
+  void setPool(BlockingPool* pool) { pool_ = pool; }
   // Whether start-up is over: /readyz says so.
   void setReady(bool ready) { ready_ = ready; }
   void stop();
@@ -100,6 +102,7 @@ class Front {
   Tokens& tokens_;
   store::Store& store_;
   std::string clusterId_;
+  BlockingPool* pool_ = nullptr;
   Reviews reviews_;
   Tunnels tunnels_;
   Streaming streaming_;

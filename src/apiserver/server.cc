@@ -18,6 +18,7 @@ struct ApiServer::Rep {
     front = std::make_unique<Front>(loop, *registry, *authorizer, *tokens, store, options.clusterId,
                                     fmt::format("{}:{}", options.advertiseAddress, options.advertisePort));
     front->setAudit(options.audit);
+    front->setPool(options.pool);
   }
 
   ServerOptions options;

@@ -23,6 +23,7 @@ struct ServerOptions {
   Audit* audit = nullptr;             // stopped by its owner after the http::Server
   bool sharedStore = false;           // other masters use the store too
   std::string clusterId;              // what snapshots of the store carry (store/snapshot.h)
+  BlockingPool* pool = nullptr;       // hashes snapshots; null: the loop does
   TokenOptions tokens;
 };
 

@@ -38,6 +38,7 @@ class DistantStore final : public store::Store {
     }
     co_return all;
   }
+  Task<Result<std::unique_ptr<store::Cursor>>> read() override { return real_.read(); }
   Task<Result<Revision>> txn(store::Txn txn) override {
     for (auto& operation : txn.operations) operation.value.decoded = nullptr;
     co_await loop_.sleep(some(longest));

@@ -12,7 +12,7 @@ Task<Result<>> Front::serveSnapshot(Call& call) {
                     fmt::format("User \"{}\" cannot take a snapshot: it holds every secret, and is given to members of "
                                 "{} alone",
                                 call.caller.user, kSystemMasters));
-  CO_ASSIGN_OR_RETURN(auto stream, co_await store::SnapshotStream::open(store_, clusterId_, loop_.wallNow()));
+  CO_ASSIGN_OR_RETURN(auto stream, co_await store::SnapshotStream::open(loop_, pool_, store_, clusterId_));
   http::Headers headers;
   headers.set("Content-Type", "application/octet-stream");
   headers.set("Cache-Control", "no-store");
@@ -20,7 +20,9 @@ Task<Result<>> Front::serveSnapshot(Call& call) {
   ++counts_[{call.info.verb, call.status}];
   auto done = co_await call.writer.start(200, std::move(headers));
   CO_RETURN_IF_ERROR(done);
-  for (std::string block = stream->next(); !block.empty(); block = stream->next()) {
+  while (true) {
+    CO_ASSIGN_OR_RETURN(auto block, co_await stream->next());
+    if (block.empty()) break;
     done = co_await call.writer.write(block);
     CO_RETURN_IF_ERROR(done);
   }

@@ -79,6 +79,7 @@ class Cluster {
     store_ = store::SqliteStore::open(loop_, {.path = dir_ + "/state.db"}).value();
     ServerOptions options;
     options.tokens.signingKeyPem = generatePrivateKey();
+    options.pool = &pool_;
     server_ = std::make_unique<ApiServer>(loop_, *store_, object::Kinds::builtin(), options);
     http::TlsServer::Options tls;
     tls.keyPair = {identity.certificatePem, identity.privateKeyPem};
@@ -108,6 +109,7 @@ class Cluster {
 
   std::string dir_;
   RealLoop loop_;
+  BlockingPool pool_{1};
   Identity authority_;
   std::unique_ptr<store::SqliteStore> store_;
   std::unique_ptr<ApiServer> server_;

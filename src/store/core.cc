@@ -57,9 +57,11 @@ class CoreWatcher final : public Watcher {
       after_ = at->revision;
     }
     batch.revision = after_;
+    if (history_) core_->dropSeen();
     return batch;
   }
 
+  friend class Core;
   std::shared_ptr<Core> core_;
   const std::string prefix_;
   Revision after_;
@@ -175,14 +177,22 @@ void Core::publish(const Commit& commit, bool keepValues) {
   windowEvents_ += entry.events.size();
   windowBytes_ += entry.bytes;
   window_.push_back(std::move(entry));
-  while (window_.size() > 1 && (windowEvents_ > maxEvents_ || windowBytes_ > maxBytes_)) {
-    windowEvents_ -= window_.front().events.size();
-    windowBytes_ -= window_.front().bytes;
-    windowAfter_ = window_.front().revision;
-    window_.pop_front();
-  }
+  while (window_.size() > 1 && (windowEvents_ > maxEvents_ || windowBytes_ > maxBytes_)) dropOldest();
   published_.notify();
   for (auto* watcher : watchers_) watcher->wake();
+}
+
+void Core::dropOldest() {
+  windowEvents_ -= window_.front().events.size();
+  windowBytes_ -= window_.front().bytes;
+  windowAfter_ = window_.front().revision;
+  window_.pop_front();
+}
+
+void Core::dropSeen() {
+  Revision seen = durable_;
+  for (const auto* watcher : watchers_) seen = std::min(seen, watcher->after_);
+  while (!window_.empty() && window_.front().revision <= seen) dropOldest();
 }
 
 Task<Result<>> Core::waitFor(Revision revision) {
@@ -228,12 +238,7 @@ std::vector<int64_t> Core::compact(Revision revision) {
     rows.push_back(garbage_.front().row);
     garbage_.pop_front();
   }
-  while (!window_.empty() && window_.front().revision <= revision) {
-    windowEvents_ -= window_.front().events.size();
-    windowBytes_ -= window_.front().bytes;
-    windowAfter_ = window_.front().revision;
-    window_.pop_front();
-  }
+  while (!window_.empty() && window_.front().revision <= revision) dropOldest();
   return rows;
 }
 

@@ -1,5 +1,6 @@
 // What both stores share: the index of live keys, the order of revisions, the window of recent events and the
-// watchers. It knows nothing of where values last. All on the loop's thread.
+// watchers. Where values last elsewhere the window holds only what a watcher has yet to see. It knows nothing of where
+// values last. All on the loop's thread.
 //
 // A transaction passes through twice: prepare() checks it against everything accepted so far and gives it its
 // revision; publish() makes it visible once it is durable.
@@ -96,6 +97,9 @@ class Core {
 
  private:
   friend class CoreWatcher;
+  void dropOldest();
+  // What every watcher has seen.
+  void dropSeen();
   struct Overlay {
     Revision revision = 0;
     bool exists = false;

@@ -31,6 +31,7 @@ struct EtcdStore::Rep : std::enable_shared_from_this<EtcdStore::Rep> {
   std::optional<Value> recall(const std::string& key, const std::string& bytes);
 
   static Task<Result<etcd::RangeResponse>> range(std::shared_ptr<Rep> rep, etcd::RangeRequest request);
+  static Task<Result<bool>> page(std::shared_ptr<Rep> rep, etcd::RangeRequest* request, std::vector<Entry>* entries);
   static Task<> readCurrent(std::shared_ptr<Rep> rep);
   // What became of a repeated transaction whose compares do not hold: of an earlier attempt, or of somebody else.
   static Task<Result<Revision>> resolve(std::shared_ptr<Rep> rep, Txn txn);

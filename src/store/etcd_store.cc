@@ -9,6 +9,7 @@ namespace dhow::store {
 namespace {
 
 constexpr int64_t kPage = 500;
+constexpr int64_t kPiece = 64;  // of a cursor
 constexpr int kListAttempts = 3;
 constexpr size_t kMaxExpected = 256;
 
@@ -117,40 +118,60 @@ Task<Result<std::optional<Entry>>> EtcdStore::get(std::string key) {
   co_return std::optional<Entry>(std::move(entry));
 }
 
+namespace {
+
+bool isOwn(std::string_view key) {
+  return key.starts_with('!') || key.ends_with(kMarkKey);
+}
+
+// From `from` on all keys with the prefix.
+etcd::RangeRequest rangeOf(const std::string& root, const std::string& prefix, const std::string& from) {
+  etcd::RangeRequest request;
+  request.key = root + std::max(prefix, from);
+  request.end = etcd::endOf(root + prefix);
+  if (request.key.empty()) request.key = std::string(1, '\0');
+  return request;
+}
+
+}  // namespace
+
+// The page that the request asks for, without our own keys; then the request asks for the one that follows, at the same
+// revision. False: there is none.
+Task<Result<bool>> EtcdStore::Rep::page(std::shared_ptr<Rep> rep, etcd::RangeRequest* request,
+                                        std::vector<Entry>* entries) {
+  CO_ASSIGN_OR_RETURN(auto page, co_await range(rep, *request));
+  if (request->revision == 0) request->revision = page.header.revision;
+  const bool more = page.more && !page.entries.empty();
+  if (more) request->key = page.entries.back().key + std::string(1, '\0');
+  for (auto& one : page.entries) {
+    std::string key = one.key.substr(rep->cluster->options().prefix.size());
+    if (isOwn(key)) continue;
+    Entry entry{std::move(key), {}, rep->ours(one.created), rep->ours(one.modified)};
+    entry.value.bytes = std::make_shared<const std::string>(std::move(one.value));
+    entries->push_back(std::move(entry));
+  }
+  co_return more;
+}
+
 Task<Result<ListResult>> EtcdStore::list(std::string prefix, std::string from, size_t limit) {
   auto rep = rep_;
-  const std::string root = rep->cluster->options().prefix;
   for (int attempt = 1;; ++attempt) {
     ListResult result;
-    etcd::RangeRequest request;
-    request.key = root + std::max(prefix, from);
-    request.end = etcd::endOf(root + prefix);
-    if (request.key.empty()) request.key = std::string(1, '\0');
+    auto request = rangeOf(rep->cluster->options().prefix, prefix, from);
     bool more = true;
     std::optional<Error> failed;
     // One page more than asked for tells whether there is more.
     while (more && (limit == 0 || result.entries.size() <= limit)) {
       int64_t wanted = limit == 0 ? kPage : static_cast<int64_t>(limit - result.entries.size() + 1);
       request.limit = std::min(kPage, wanted);
-      auto page = co_await Rep::range(rep, request);
+      auto page = co_await Rep::page(rep, &request, &result.entries);
       if (!page.ok()) {
         failed = std::move(page).error();
         break;
       }
-      if (request.revision == 0) {
-        request.revision = page->header.revision;
-        result.revision = rep->ours(page->header.revision);
-      }
-      more = page->more && !page->entries.empty();
-      if (more) request.key = page->entries.back().key + std::string(1, '\0');
-      for (auto& one : page->entries) {
-        std::string key = one.key.substr(root.size());
-        if (key.starts_with('!') || key.ends_with(kMarkKey)) continue;
-        Entry entry{std::move(key), {}, rep->ours(one.created), rep->ours(one.modified)};
-        entry.value.bytes = std::make_shared<const std::string>(std::move(one.value));
-        result.entries.push_back(std::move(entry));
-      }
+      more = *page;
     }
+    result.revision = rep->ours(request.revision);
     // The revision of the first page was compacted before the last came.
     if (failed && failed->is(Code::kExpired) && attempt < kListAttempts) continue;
     if (failed) co_return std::move(*failed);
@@ -160,6 +181,47 @@ Task<Result<ListResult>> EtcdStore::list(std::string prefix, std::string from, s
     }
     co_return result;
   }
+}
+
+class EtcdStore::RangeCursor final : public Cursor {
+ public:
+  RangeCursor(std::shared_ptr<Rep> rep, etcd::RangeRequest request, uint64_t entries)
+      : rep_(std::move(rep)), request_(std::move(request)), entries_(entries) {
+    request_.limit = kPiece;
+  }
+  Revision revision() const override { return rep_->ours(request_.revision); }
+  uint64_t entries() const override { return entries_; }
+  Task<Result<std::vector<Entry>>> next() override {
+    std::vector<Entry> entries;
+    // A piece of nothing but our own keys is not the end.
+    while (more_ && entries.empty()) {
+      CO_ASSIGN_OR_RETURN(more_, co_await Rep::page(rep_, &request_, &entries));
+    }
+    co_return entries;
+  }
+
+ private:
+  std::shared_ptr<Rep> rep_;
+  etcd::RangeRequest request_;
+  const uint64_t entries_;
+  bool more_ = true;
+};
+
+// The keys first, to know how many there are of the store's.
+Task<Result<std::unique_ptr<Cursor>>> EtcdStore::read() {
+  auto rep = rep_;
+  auto all = rangeOf(rep->cluster->options().prefix, "", "");
+  auto request = all;
+  request.keysOnly = true;
+  request.limit = kPage;
+  uint64_t count = 0;
+  for (bool more = true; more;) {
+    std::vector<Entry> keys;
+    CO_ASSIGN_OR_RETURN(more, co_await Rep::page(rep, &request, &keys));
+    count += keys.size();
+  }
+  all.revision = request.revision;
+  co_return std::unique_ptr<Cursor>(new RangeCursor(std::move(rep), std::move(all), count));
 }
 
 Task<Result<Revision>> EtcdStore::txn(Txn txn) {

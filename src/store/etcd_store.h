@@ -41,6 +41,7 @@ class EtcdStore final : public Store {
 
   Task<Result<std::optional<Entry>>> get(std::string key) override;
   Task<Result<ListResult>> list(std::string prefix, std::string from = "", size_t limit = 0) override;
+  Task<Result<std::unique_ptr<Cursor>>> read() override;
   Task<Result<Revision>> txn(Txn txn) override;
   Result<std::unique_ptr<Watcher>> watch(std::string prefix, Revision after, bool previous = false) override;
   Task<Result<>> compact(Revision revision) override;
@@ -52,6 +53,7 @@ class EtcdStore final : public Store {
   struct Rep;  // of this folder alone
 
  private:
+  class RangeCursor;
   explicit EtcdStore(std::shared_ptr<Rep> rep);
   std::shared_ptr<Rep> rep_;
 };

@@ -89,6 +89,7 @@ std::string encode(const RangeRequest& request) {
       .bytes(2, request.end)
       .number(3, static_cast<uint64_t>(request.limit))
       .number(4, static_cast<uint64_t>(request.revision))
+      .number(8, request.keysOnly)
       .number(9, request.countOnly)
       .take();
 }

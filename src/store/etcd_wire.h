@@ -29,6 +29,7 @@ struct RangeRequest {
   int64_t limit = 0;
   Revision revision = 0;  // 0: the newest
   bool countOnly = false;
+  bool keysOnly = false;
 };
 struct KeyValue {
   std::string key;

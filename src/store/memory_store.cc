@@ -56,6 +56,26 @@ Task<Result<ListResult>> MemoryStore::list(std::string prefix, std::string from,
   co_return result;
 }
 
+namespace {
+class HeldCursor final : public Cursor {
+ public:
+  explicit HeldCursor(ListResult all) : all_(std::move(all)), count_(all_.entries.size()) {}
+  Revision revision() const override { return all_.revision; }
+  uint64_t entries() const override { return count_; }
+  Task<Result<std::vector<Entry>>> next() override { co_return std::exchange(all_.entries, {}); }
+
+ private:
+  ListResult all_;
+  size_t count_;
+};
+}  // namespace
+
+// The values are in memory anyway.
+Task<Result<std::unique_ptr<Cursor>>> MemoryStore::read() {
+  CO_ASSIGN_OR_RETURN(auto all, co_await list("", "", 0));
+  co_return std::unique_ptr<Cursor>(new HeldCursor(std::move(all)));
+}
+
 Task<Result<Revision>> MemoryStore::txn(Txn txn) {
   auto rep = rep_;
   if (rep->closed) co_return Error(Code::kUnavailable, "the store is closed");

@@ -30,6 +30,7 @@ class MemoryStore final : public Store {
 
   Task<Result<std::optional<Entry>>> get(std::string key) override;
   Task<Result<ListResult>> list(std::string prefix, std::string from, size_t limit) override;
+  Task<Result<std::unique_ptr<Cursor>>> read() override;
   Task<Result<Revision>> txn(Txn txn) override;
   Result<std::unique_ptr<Watcher>> watch(std::string prefix, Revision after, bool previous = false) override;
   Task<Result<>> compact(Revision revision) override;

@@ -17,6 +17,7 @@
 
 #include "base/digest.h"
 #include "base/fd.h"
+#include "base/files.h"
 #include "base/strings.h"
 #include "base/time.h"
 
@@ -177,40 +178,53 @@ Task<Result<>> requireEmpty(Store* store) {
 }  // namespace
 
 struct SnapshotStream::Rep {
-  std::vector<Entry> entries;
+  Loop& loop;
+  BlockingPool* pool;
+  std::unique_ptr<Cursor> cursor;
   std::string header;
-  size_t next = 0;
   bool ended = false;
   Sha256 digest;
+
+  std::string encode(const std::vector<Entry>& entries);
 };
 
 SnapshotStream::SnapshotStream(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 SnapshotStream::~SnapshotStream() = default;
 
-Task<Result<std::unique_ptr<SnapshotStream>>> SnapshotStream::open(Store& store, std::string cluster, WallTime taken) {
-  CO_ASSIGN_OR_RETURN(auto all, co_await store.list("", "", 0));
-  auto rep = std::make_unique<Rep>();
-  rep->header = std::string(kMagic) + json::serialize(json::object{{"cluster", cluster},
-                                                                   {"revision", std::to_string(all.revision)},
-                                                                   {"entries", std::to_string(all.entries.size())},
-                                                                   {"taken", formatTime(taken)}});
+Task<Result<std::unique_ptr<SnapshotStream>>> SnapshotStream::open(Loop& loop, BlockingPool* pool, Store& store,
+                                                                   std::string cluster) {
+  const WallTime taken = loop.wallNow();
+  CO_ASSIGN_OR_RETURN(auto cursor, co_await store.read());
+  std::unique_ptr<Rep> rep(new Rep{loop, pool, std::move(cursor), {}, false, {}});
+  rep->header =
+      std::string(kMagic) + json::serialize(json::object{{"cluster", cluster},
+                                                         {"revision", std::to_string(rep->cursor->revision())},
+                                                         {"entries", std::to_string(rep->cursor->entries())},
+                                                         {"taken", formatTime(taken)}});
   rep->header.push_back('\n');
-  rep->entries = std::move(all.entries);
   co_return std::unique_ptr<SnapshotStream>(new SnapshotStream(std::move(rep)));
 }
 
-std::string SnapshotStream::next() {
-  std::string block = std::exchange(rep_->header, "");
-  auto& entries = rep_->entries;
-  while (rep_->next < entries.size() && block.size() < kRead) {
-    Entry entry = std::move(entries[rep_->next++]);
+std::string SnapshotStream::Rep::encode(const std::vector<Entry>& entries) {
+  std::string block = std::exchange(header, "");
+  for (const auto& entry : entries) {
     addSize(block, entry.key.size());
     addSize(block, entry.value.bytes->size());
     block.append(entry.key).append(*entry.value.bytes);
   }
-  rep_->digest.update(block);
-  if (rep_->next == entries.size() && !std::exchange(rep_->ended, true)) block += rep_->digest.hex();
+  digest.update(block);
+  if (entries.empty()) block += digest.hex();
   return block;
+}
+
+Task<Result<std::string>> SnapshotStream::next() {
+  if (rep_->ended) co_return std::string();
+  CO_ASSIGN_OR_RETURN(auto entries, co_await rep_->cursor->next());
+  rep_->ended = entries.empty();
+  if (!rep_->pool) co_return rep_->encode(entries);
+  std::function<std::string()> encode = [rep = rep_.get(), &entries] { return rep->encode(entries); };
+  auto block = co_await rep_->pool->run(rep_->loop, std::move(encode));
+  co_return block;
 }
 
 Result<SnapshotWriter> SnapshotWriter::create(std::string path) {
@@ -227,13 +241,7 @@ SnapshotWriter::~SnapshotWriter() {
 }
 
 Result<> SnapshotWriter::write(std::string_view bytes) {
-  while (!bytes.empty()) {
-    ssize_t n = ::write(file_.get(), bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Error::fromErrno("write " + partial_);
-    bytes.remove_prefix(static_cast<size_t>(n));
-  }
-  return {};
+  return writeAll(file_.get(), bytes, partial_);
 }
 
 Result<SnapshotInfo> SnapshotWriter::finish() {
@@ -241,24 +249,24 @@ Result<SnapshotInfo> SnapshotWriter::finish() {
   ASSIGN_OR_RETURN(auto info, inspectSnapshot(partial_));
   if (::rename(partial_.c_str(), path_.c_str()) != 0) return Error::fromErrno("rename " + partial_);
   file_.reset();
-  auto slash = path_.rfind('/');
-  std::string dir = slash == path_.npos ? "." : slash == 0 ? "/" : path_.substr(0, slash);
-  UniqueFd folder(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!folder || ::fsync(folder.get()) != 0) return Error::fromErrno("fsync " + dir);
+  RETURN_IF_ERROR(syncFolder(path_));
   return info;
 }
 
 Task<Result<SnapshotInfo>> saveSnapshot(Loop& loop, BlockingPool& pool, Store& store, std::string cluster,
                                         std::string path) {
-  CO_ASSIGN_OR_RETURN(auto stream, co_await SnapshotStream::open(store, std::move(cluster), loop.wallNow()));
-  std::function<Result<SnapshotInfo>()> write = [&]() -> Result<SnapshotInfo> {
-    ASSIGN_OR_RETURN(auto writer, SnapshotWriter::create(path));
-    for (std::string block = stream->next(); !block.empty(); block = stream->next())
-      RETURN_IF_ERROR(writer.write(block));
-    return writer.finish();
-  };
-  auto written = co_await pool.run(loop, std::move(write));
-  co_return written;
+  CO_ASSIGN_OR_RETURN(auto stream, co_await SnapshotStream::open(loop, &pool, store, std::move(cluster)));
+  std::function<Result<SnapshotWriter>()> create = [&path] { return SnapshotWriter::create(path); };
+  CO_ASSIGN_OR_RETURN(auto writer, co_await pool.run(loop, std::move(create)));
+  while (true) {
+    CO_ASSIGN_OR_RETURN(auto block, co_await stream->next());
+    if (block.empty()) break;
+    std::function<Result<>()> write = [&writer, &block] { return writer.write(block); };
+    CO_RETURN_IF_ERROR(co_await pool.run(loop, std::move(write)));
+  }
+  std::function<Result<SnapshotInfo>()> finish = [&writer] { return writer.finish(); };
+  auto finished = co_await pool.run(loop, std::move(finish));
+  co_return finished;
 }
 
 Result<SnapshotInfo> inspectSnapshot(const std::string& path) {
@@ -307,10 +315,13 @@ Task<Result<>> clearStore(Store& store) {
 
 Task<Result<Revision>> copyStore(Store& from, Store& to) {
   CO_RETURN_IF_ERROR(co_await requireEmpty(&to));
-  CO_ASSIGN_OR_RETURN(auto all, co_await from.list("", "", 0));
-  CO_RETURN_IF_ERROR(co_await to.advance(all.revision + kGap));
-  CO_RETURN_IF_ERROR(co_await putAll(&to, std::move(all.entries)));
-  co_return all.revision;
+  CO_ASSIGN_OR_RETURN(auto cursor, co_await from.read());
+  CO_RETURN_IF_ERROR(co_await to.advance(cursor->revision() + kGap));
+  while (true) {
+    CO_ASSIGN_OR_RETURN(auto entries, co_await cursor->next());
+    if (entries.empty()) co_return cursor->revision();
+    CO_RETURN_IF_ERROR(co_await putAll(&to, std::move(entries)));
+  }
 }
 
 }  // namespace dhow::store

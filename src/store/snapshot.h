@@ -17,12 +17,13 @@ struct SnapshotInfo {
   WallTime taken{};
 };
 
-// The bytes of a snapshot of the store at one revision, a block at a time.
+// The bytes of a snapshot of the store at one revision, a block at a time. The pool hashes them; without one the loop.
 class SnapshotStream {
  public:
-  static Task<Result<std::unique_ptr<SnapshotStream>>> open(Store& store, std::string cluster, WallTime taken);
+  static Task<Result<std::unique_ptr<SnapshotStream>>> open(Loop& loop, BlockingPool* pool, Store& store,
+                                                            std::string cluster);
   ~SnapshotStream();
-  std::string next();  // empty at the end
+  Task<Result<std::string>> next();  // empty at the end
 
  private:
   struct Rep;

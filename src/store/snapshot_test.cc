@@ -125,10 +125,10 @@ TEST_F(Snapshots, GoOnAboveWhateverTheReplacedStoreHasGiven) {
 TEST_F(Snapshots, LeaveNothingBehindWhenTheyAreNotFinished) {
   MemoryStore from(loop_);
   fill(from);
-  auto stream = runOn(loop_, SnapshotStream::open(from, "c1", loop_.wallNow())).value();
+  auto stream = runOn(loop_, SnapshotStream::open(loop_, &pool_, from, "c1")).value();
   {
     auto writer = SnapshotWriter::create(path()).value();
-    ASSERT_TRUE(writer.write(stream->next()).ok());
+    ASSERT_TRUE(writer.write(runOn(loop_, stream->next()).value()).ok());
     EXPECT_EQ(writer.finish().error().code(), Code::kDataLoss);
   }
   EXPECT_TRUE(listDir(dir_)->empty());

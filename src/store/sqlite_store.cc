@@ -11,6 +11,8 @@ namespace dhow::store {
 
 namespace {
 constexpr size_t kHistoryRows = 1000;
+// Of a cursor's piece.
+constexpr size_t kPieceBytes = 256 << 10;
 
 struct Job {
   std::optional<Commit> commit;
@@ -261,6 +263,55 @@ Task<Result<ListResult>> SqliteStore::list(std::string prefix, std::string from,
   if (!values.ok()) co_return std::move(values).error();
   for (size_t i = 0; i < result.entries.size(); ++i) result.entries[i].value.bytes = std::move((*values)[i]);
   co_return result;
+}
+
+// The index as it was, without values: a row says what was written once, for as long as it is kept.
+class SqliteStore::FileCursor final : public Cursor {
+ public:
+  explicit FileCursor(std::shared_ptr<Rep> rep) : rep_(std::move(rep)), revision_(rep_->core->revision()) {
+    const auto& index = rep_->core->index();
+    entries_.reserve(index.size());
+    for (const auto& [key, meta] : index) entries_.push_back({{key, {}, meta.created, revisionOf(meta.row)}, meta.row});
+  }
+  Revision revision() const override { return revision_; }
+  uint64_t entries() const override { return entries_.size(); }
+
+  Task<Result<std::vector<Entry>>> next() override {
+    std::function<Result<std::vector<Entry>>(SqliteFile&)> run = [this](SqliteFile& file) { return piece(file); };
+    auto read = co_await Rep::read<std::vector<Entry>>(rep_, std::move(run));
+    if (!read.ok() && revision_ < rep_->core->compacted()) {
+      co_return Error(Code::kExpired, fmt::format("revision {} has been compacted; the oldest is {}", revision_,
+                                                  rep_->core->compacted()));
+    }
+    co_return read;
+  }
+
+ private:
+  struct Place {
+    Entry entry;
+    int64_t row;
+  };
+  // On the store's thread, while the loop waits for it.
+  Result<std::vector<Entry>> piece(SqliteFile& file) {
+    std::vector<Entry> out;
+    for (size_t bytes = 0; at_ < entries_.size() && bytes < kPieceBytes; ++at_) {
+      auto& [entry, row] = entries_[at_];
+      ASSIGN_OR_RETURN(entry.value.bytes, file.value(row));
+      bytes += entry.key.size() + entry.value.bytes->size();
+      out.push_back(std::move(entry));
+    }
+    return out;
+  }
+
+  std::shared_ptr<Rep> rep_;
+  const Revision revision_;
+  std::vector<Place> entries_;
+  size_t at_ = 0;
+};
+
+Task<Result<std::unique_ptr<Cursor>>> SqliteStore::read() {
+  if (rep_->closed) co_return Error(Code::kUnavailable, "the store is closed");
+  co_return std::unique_ptr<Cursor>(new FileCursor(rep_));
 }
 
 Task<Result<Revision>> SqliteStore::txn(Txn txn) {

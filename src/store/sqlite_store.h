@@ -29,6 +29,7 @@ class SqliteStore final : public Store {
 
   Task<Result<std::optional<Entry>>> get(std::string key) override;
   Task<Result<ListResult>> list(std::string prefix, std::string from, size_t limit) override;
+  Task<Result<std::unique_ptr<Cursor>>> read() override;
   Task<Result<Revision>> txn(Txn txn) override;
   Result<std::unique_ptr<Watcher>> watch(std::string prefix, Revision after, bool previous = false) override;
   Task<Result<>> compact(Revision revision) override;
@@ -38,6 +39,7 @@ class SqliteStore final : public Store {
   Task<> close() override;  // after the transactions in flight
 
  private:
+  class FileCursor;
   struct Rep;
   explicit SqliteStore(std::shared_ptr<Rep> rep);
   std::shared_ptr<Rep> rep_;

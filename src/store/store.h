@@ -63,6 +63,16 @@ struct ListResult {
   bool more = false;           // there were more than `limit`
 };
 
+// What a store holds at one revision, a piece at a time, while others write. Outlived by its store.
+class Cursor {
+ public:
+  virtual ~Cursor() = default;
+  virtual Revision revision() const = 0;
+  virtual uint64_t entries() const = 0;  // of all pieces
+  // By key; none at the end. kExpired when the revision has been compacted meanwhile.
+  virtual Task<Result<std::vector<Entry>>> next() = 0;
+};
+
 // Events of one prefix in order of revision.
 class Watcher {
  public:
@@ -87,6 +97,8 @@ class Store {
   virtual Task<Result<std::optional<Entry>>> get(std::string key) = 0;
   // Keys that start with `prefix`, from `from` on when it is not empty.
   virtual Task<Result<ListResult>> list(std::string prefix, std::string from = "", size_t limit = 0) = 0;
+  // Everything, as it is now.
+  virtual Task<Result<std::unique_ptr<Cursor>>> read() = 0;
   // Gives the revision of the change. kConflict: a compare did not hold, nothing has changed. kUnavailable: nothing has
   // changed and cannot be now (no quorum; or a failed write to disk, until the store is reopened). kDeadlineExceeded:
   // nobody can tell whether it has been done.

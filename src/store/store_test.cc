@@ -218,6 +218,43 @@ TEST_P(StoreContract, CompactedRevisionsAreExpired) {
   EXPECT_EQ(valueOf("/a"), "4");
 }
 
+TEST_P(StoreContract, ACursorReadsOneRevisionWhileOthersWrite) {
+  const std::string big(20'000, 'v');
+  for (int i = 0; i < 100; ++i) put1(fmt::format("/k/{:03}", i), fmt::format("{}{}", i, big));
+  write({{}, {erase("/k/050")}}).value();
+  const Revision now = put1("/k/007", "changed");
+  auto cursor = runOn(loop_, store_->read()).value();
+  EXPECT_EQ(cursor->revision(), now);
+  EXPECT_EQ(cursor->entries(), 99u);
+  std::map<std::string, std::string> seen;
+  size_t pieces = 0;
+  while (true) {
+    auto piece = runOn(loop_, cursor->next());
+    ASSERT_TRUE(piece.ok()) << piece.error().message();
+    if (piece->empty()) break;
+    for (auto& entry : *piece) {
+      EXPECT_LE(entry.modified, now);
+      EXPECT_TRUE(seen.emplace(entry.key, *entry.value.bytes).second) << entry.key;
+    }
+    ++pieces;
+    put1("/k/099", "later");
+    put1(fmt::format("/k/later{}", pieces), "later");
+    write({{}, {erase("/k/098")}}).value();
+  }
+  EXPECT_EQ(seen.size(), 99u);
+  EXPECT_EQ(seen["/k/007"], "changed");
+  EXPECT_EQ(seen["/k/098"], "98" + big);
+  EXPECT_EQ(seen["/k/099"], "99" + big);
+  if (GetParam() != Kind::kMemory) EXPECT_GT(pieces, 1u);
+  EXPECT_TRUE(runOn(loop_, cursor->next())->empty());
+}
+
+TEST_P(StoreContract, ACursorOfNothingIsEmpty) {
+  auto cursor = runOn(loop_, store_->read()).value();
+  EXPECT_EQ(cursor->entries(), 0u);
+  EXPECT_TRUE(runOn(loop_, cursor->next())->empty());
+}
+
 Task<> closeLater(Loop& loop, Watcher* watcher) {
   co_await loop.sleep(std::chrono::milliseconds(1));
   watcher->close();
@@ -347,6 +384,27 @@ TEST_P(SqliteOnly, AWatchThatWasOvertakenByACompactionIsExpired) {
   auto behind = store_->watch("/", 1).value();
   EXPECT_TRUE(runOn(loop_, store_->compact(3)).ok());
   EXPECT_EQ(runOn(loop_, behind->next()).error().code(), Code::kExpired);
+}
+
+TEST_P(SqliteOnly, ACursorThatWasOvertakenByACompactionIsExpired) {
+  put1("/a", "1");
+  auto cursor = runOn(loop_, store_->read()).value();
+  put1("/a", "2");
+  EXPECT_TRUE(runOn(loop_, store_->compact(2)).ok());
+  // The erasure waits for the writer.
+  put1("/b", "1");
+  EXPECT_EQ(runOn(loop_, cursor->next()).error().code(), Code::kExpired);
+}
+
+TEST_P(SqliteOnly, WhatAWatchHasSeenIsReadFromTheFileByTheNext) {
+  auto first = store_->watch("/", 0).value();
+  for (int i = 0; i < 5; ++i) put1("/a", std::to_string(i));
+  EXPECT_EQ(eventsUntil(*first, 5).size(), 5u);
+  auto second = store_->watch("/", 2).value();
+  auto events = eventsUntil(*second, 5);
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(*events[0].entry.value.bytes, "2");
+  EXPECT_EQ(*events[0].previous->bytes, "1");
 }
 
 TEST_P(SqliteOnly, AdvancedRevisionsSurviveReopening) {
