@@ -114,9 +114,7 @@ Result<> Admission::checkNamespace(const object::KindInfo& kind, std::string_vie
   return {};
 }
 
-Task<Result<>> Admission::admitCreate(const Context& context, const object::KindInfo& kind, std::string ns,
-                                      json::object& document) {
-  (void)context;
+Task<Result<>> Admission::admitCreate(const object::KindInfo& kind, std::string ns, json::object& document) {
   if (kind.namespaced) {
     CO_RETURN_IF_ERROR(checkNamespace(kind, ns, text(document, {"metadata", "name"})));
   }

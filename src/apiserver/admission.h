@@ -12,8 +12,7 @@ class Admission {
  public:
   Admission(Loop& loop, WatchCache& caches, PodSecurityOptions security);
   // Before defaults and validation; may add to the document. `ns` is empty for cluster-scoped kinds.
-  Task<Result<>> admitCreate(const Context& context, const object::KindInfo& kind, std::string ns,
-                             json::object& document);
+  Task<Result<>> admitCreate(const object::KindInfo& kind, std::string ns, json::object& document);
   // After validation, of a new object.
   Result<> admitValid(const Context& context, const object::KindInfo& kind, std::string_view ns,
                       const json::object& document);

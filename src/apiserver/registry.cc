@@ -276,7 +276,7 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
     metadata["creationTimestamp"] = formatTime(loop_.wallNow());
   }
   auto& strategy = strategyOf(kind);
-  CO_RETURN_IF_ERROR(co_await admission_.admitCreate(context, kind, ns, document));
+  CO_RETURN_IF_ERROR(co_await admission_.admitCreate(kind, ns, document));
   CO_RETURN_IF_ERROR(strategy.beforeCreate(context, document));
   object::applyDefaults(kind, document);
   auto valid = object::validate(kind, document);
@@ -521,6 +521,8 @@ Task<Result<std::unique_ptr<KindWatch>>> Registry::watch(const KindInfo& asked, 
       return selection.matches(object);
     };
   }
+  if (&kind != &asked)
+    options.convert = [&kind, &asked](const ObjectPtr& object) { return convertObject(kind, asked, object); };
   options.sendInitial = query.sendInitialEvents || options.after == 0;
   if (query.resourceVersion.empty() || options.after > caches_.revision()) {
     CO_RETURN_IF_ERROR(co_await caches_.catchUpIfPossible());

@@ -357,12 +357,85 @@ TEST_F(RegistryTest, AWatchSeesObjectsEnterAndLeaveItsSelector) {
   EXPECT_EQ(gone.object->resourceVersion(), left->resourceVersion());
 }
 
-TEST_F(RegistryTest, AWatchFromTooLongAgoIsExpired) {
+TEST_F(RegistryTest, WhatTheWindowHasLostAWatchReadsFromTheStore) {
+  using Type = client::WatchEvent::Type;
   auto first = std::to_string(store_.revision());
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a","labels":{"app":"web"}}})");
+  make(resources::kConfigMaps, "default", R"({"metadata":{"name":"other"}})");
+  for (int i = 0; i < 600; ++i)
+    patch(resources::kConfigMaps, "default", "a", fmt::format(R"({{"data":{{"k":"{}"}}}})", i)).value();
+  patch(resources::kConfigMaps, "default", "a", R"({"metadata":{"labels":{"app":"db"}}})").value();
+  patch(resources::kConfigMaps, "default", "a", R"({"metadata":{"labels":{"app":"web"}}})").value();
+  auto removed = remove(resources::kConfigMaps, "default", "a").value().object;
+  loop_.advance(std::chrono::seconds(11));
+  // What is older than that leaves the window with the next change, of whichever kind.
+  make(resources::kNamespaces, "", R"({"metadata":{"name":"another"}})");
+  client::ListOptions options{"default", "app=web", ""};
+  auto watcher = runOn(loop_, client_->watch(resources::kConfigMaps, options, first)).value();
+  auto next = [&] { return runOn(loop_, watcher->next()).value(); };
+  EXPECT_EQ(next().type, Type::kAdded);
+  for (int i = 0; i < 600; ++i) {
+    auto event = next();
+    ASSERT_EQ(event.type, Type::kModified);
+    ASSERT_EQ(text(event.object->root(), {"data", "k"}), std::to_string(i));
+  }
+  auto left = next();
+  EXPECT_EQ(left.type, Type::kDeleted);
+  EXPECT_EQ(left.object->label("app"), "web");
+  auto back = next();
+  EXPECT_EQ(back.type, Type::kAdded);
+  EXPECT_GT(back.object->resourceVersion(), left.object->resourceVersion());
+  auto gone = next();
+  EXPECT_EQ(gone.type, Type::kDeleted);
+  EXPECT_EQ(gone.object->resourceVersion(), removed->resourceVersion());
+  // It goes on with what happens now.
+  auto made = make(resources::kConfigMaps, "default", R"({"metadata":{"name":"b","labels":{"app":"web"}}})");
+  EXPECT_EQ(next().object->resourceVersion(), made->resourceVersion());
+  // Until it has been compacted.
+  ASSERT_TRUE(runOn(loop_, store_.compact(store_.revision() - 10)).ok());
+  EXPECT_EQ(runOn(loop_, client_->watch(resources::kConfigMaps, {}, first)).error().code(), Code::kExpired);
+}
+
+TEST_F(RegistryTest, AWatchThatFallsBehindTheWindowMissesNothing) {
+  auto watcher = runOn(loop_, client_->watch(resources::kConfigMaps, {}, std::to_string(store_.revision()))).value();
   make(resources::kConfigMaps, "default", R"({"metadata":{"name":"a"}})");
   for (int i = 0; i < 1100; ++i)
     patch(resources::kConfigMaps, "default", "a", fmt::format(R"({{"data":{{"k":"{}"}}}})", i)).value();
-  EXPECT_EQ(runOn(loop_, client_->watch(resources::kConfigMaps, {}, first)).error().code(), Code::kExpired);
+  auto next = [&] { return runOn(loop_, watcher->next()).value(); };
+  EXPECT_EQ(next().type, client::WatchEvent::Type::kAdded);
+  for (int i = 0; i < 1100; ++i) ASSERT_EQ(text(next().object->root(), {"data", "k"}), std::to_string(i));
+  watcher->close();
+  EXPECT_EQ(runOn(loop_, watcher->next()).error().code(), Code::kCancelled);
+}
+
+TEST_F(RegistryTest, EventsAreKeptEncodedAndLookAsTheyWereWritten) {
+  auto watcher = runOn(loop_, client_->watch(resources::kEvents, {}, std::to_string(store_.revision()))).value();
+  auto made =
+      make(resources::kEvents, "default",
+           R"({"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","name":"p"},"reason":"Pulled","count":1})");
+  EXPECT_EQ(get(resources::kEvents, "default", "e").value()->bytes(), made->bytes());
+  EXPECT_EQ(runOn(loop_, watcher->next()).value().object->bytes(), made->bytes());
+  auto again = patch(resources::kEvents, "default", "e", R"({"count":2})").value();
+  EXPECT_EQ(runOn(loop_, watcher->next()).value().type, client::WatchEvent::Type::kModified);
+  ListQuery query;
+  query.ns = "default";
+  query.fieldSelector = "involvedObject.name=p";
+  auto listed = runOn(loop_, registry_->list(*kinds_.find(resources::kEvents), query)).value();
+  ASSERT_EQ(listed.items.size(), 1u);
+  EXPECT_EQ(listed.items[0]->bytes(), again->bytes());
+  const Resource other{"events.k8s.io", "v1", "events"};
+  auto initial = runOn(loop_, client_->watch(other, {}, "0")).value();
+  auto first = runOn(loop_, initial->next()).value().object;
+  EXPECT_EQ(first->apiVersion(), "events.k8s.io/v1");
+  EXPECT_EQ(text(first->root(), {"regarding", "name"}), "p");
+  std::vector<std::string> seen;
+  auto subscription = caches_.of(resources::kEvents).subscribe([&](const ObjectPtr&, const ObjectPtr& after) {
+    seen.push_back(after ? std::string(text(after->root(), "reason")) : "gone");
+  });
+  remove(resources::kEvents, "default", "e").value();
+  EXPECT_EQ(seen, (std::vector<std::string>{"Pulled", "gone"}));
+  EXPECT_EQ(runOn(loop_, watcher->next()).value().type, client::WatchEvent::Type::kDeleted);
+  EXPECT_EQ(get(resources::kEvents, "default", "e").error().code(), Code::kNotFound);
 }
 
 Task<> countUp(LocalClient* client, std::string key) {

@@ -12,8 +12,10 @@ namespace dhow::apiserver {
 namespace {
 
 constexpr std::string_view kRoot = "/registry/";
-constexpr size_t kWindowChanges = 1024;
-constexpr size_t kWindowBytes = 2 << 20;
+// Of the window. Decoded objects take several times their encoded bytes; whoever is further behind reads from disk.
+constexpr size_t kWindowChanges = 512;
+constexpr size_t kWindowBytes = 512 << 10;
+constexpr Duration kWindowAge = std::chrono::seconds(10);
 constexpr size_t kBatch = 256;
 constexpr Duration kCatchUpLimit = std::chrono::seconds(5);
 // How long a revision is waited for before the store is asked how far it has got.
@@ -39,6 +41,28 @@ Result<ObjectPtr> decodeStored(const store::Entry& entry, const ValueCipher* cip
   if (!cipher) return Error(Code::kDataLoss, "it is encrypted, and no key is configured");
   ASSIGN_OR_RETURN(auto plain, cipher->open(entry.key, *entry.value.bytes));
   return decodeBytes(plain, entry.modified);
+}
+
+constexpr std::string_view kPacked = "packed";
+
+// An object in its encoded form, with what a cache has to know of it.
+ObjectPtr pack(const ObjectPtr& object) {
+  json::object metadata{{"name", object->name()},
+                        {"namespace", object->ns()},
+                        {"uid", object->uid()},
+                        {"resourceVersion", std::to_string(object->resourceVersion())}};
+  return object::Object::make({{"metadata", std::move(metadata)}, {kPacked, object->bytes()}});
+}
+
+ObjectPtr unpack(const ObjectPtr& packed) {
+  if (!packed) return nullptr;
+  auto object = decodeBytes(packed->root().at(kPacked).as_string(), static_cast<Revision>(packed->resourceVersion()));
+  CHECK(object.ok(), "a packed object cannot be read: {}", object.error().message());
+  return std::move(*object);
+}
+
+Error tooOld(Revision asked, Revision oldest) {
+  return Error(Code::kExpired, fmt::format("too old resource version: {} ({})", asked, oldest));
 }
 
 }  // namespace
@@ -85,7 +109,37 @@ void KindCache::startAt(Revision revision) {
 void KindCache::expireBefore(Revision revision) {
   window_.clear();
   windowBytes_ = 0;
-  windowAfter_ = revision;
+  windowAfter_ = lostBefore_ = revision;
+}
+
+void KindCache::dropOldest() {
+  windowBytes_ -= window_.front().bytes;
+  windowAfter_ = window_.front().revision;
+  window_.pop_front();
+}
+
+void KindCache::prune(TimePoint oldest) {
+  while (!window_.empty() && window_.front().at < oldest) dropOldest();
+}
+
+std::optional<KindCache::Change> KindCache::recall(const store::Event& event) const {
+  const Revision revision = event.entry.modified;
+  // What cannot be read was never shown.
+  auto read = [&](const store::Value& value, Revision at) -> ObjectPtr {
+    auto object = decodeStored({event.entry.key, value, 0, at}, cipher_);
+    return object.ok() ? std::move(*object) : nullptr;
+  };
+  Change change;
+  change.revision = revision;
+  if (event.type == store::Event::Type::kDelete) {
+    if (!event.entry.value.bytes) return std::nullopt;
+    change.before = read(event.entry.value, revision);
+    return change;
+  }
+  if (event.entry.created != revision && (!event.previous || !event.previous->bytes)) return std::nullopt;
+  change.after = read(event.entry.value, revision);
+  if (event.previous && event.previous->bytes) change.before = read(*event.previous, revision);
+  return change;
 }
 
 ObjectPtr KindCache::decode(const store::Entry& entry) {
@@ -104,24 +158,65 @@ ObjectPtr KindCache::decode(const store::Entry& entry) {
   return std::move(*object);
 }
 
-void KindCache::restore(const store::Entry& entry) {
-  if (auto object = decode(entry)) objects_.put(std::move(object));
+ObjectPtr KindCache::get(std::string_view ns, std::string_view name) const {
+  auto object = objects_.get(ns, name);
+  return packs_ ? unpack(object) : object;
 }
 
-void KindCache::apply(const store::Event& event) {
+std::vector<ObjectPtr> KindCache::given(std::vector<ObjectPtr> kept) const {
+  if (packs_) std::transform(kept.begin(), kept.end(), kept.begin(), unpack);
+  return kept;
+}
+
+std::vector<ObjectPtr> KindCache::list(std::string_view ns) const {
+  return given(objects_.list(ns));
+}
+
+std::vector<ObjectPtr> KindCache::byIndex(std::string_view index, std::string_view key) const {
+  return given(objects_.byIndex(index, key));
+}
+
+void KindCache::addIndex(std::string index, KeysOf keysOf) {
+  if (packs_) {
+    keysOf = [keysOf = std::move(keysOf)](const ObjectPtr& object, std::vector<std::string>& keys) {
+      keysOf(unpack(object), keys);
+    };
+  }
+  objects_.addIndex(std::move(index), std::move(keysOf));
+}
+
+std::unique_ptr<client::Cache::Subscription> KindCache::subscribe(Handler handler) {
+  if (packs_) {
+    handler = [handler = std::move(handler)](const ObjectPtr& before, const ObjectPtr& after) {
+      handler(unpack(before), unpack(after));
+    };
+  }
+  return objects_.subscribe(std::move(handler));
+}
+
+void KindCache::put(const ObjectPtr& object) {
+  objects_.put(packs_ ? pack(object) : object);
+}
+
+void KindCache::restore(const store::Entry& entry) {
+  if (auto object = decode(entry)) put(object);
+}
+
+void KindCache::apply(const store::Event& event, TimePoint now) {
   Change change;
   change.revision = event.entry.modified;
+  change.at = now;
   std::string_view rest = std::string_view(event.entry.key).substr(storePrefix(resource_).size());
   auto slash = rest.find('/');
   std::string_view ns = slash == rest.npos ? std::string_view() : rest.substr(0, slash);
   std::string_view name = slash == rest.npos ? rest : rest.substr(slash + 1);
-  auto old = objects_.get(ns, name);
+  auto old = get(ns, name);
   if (event.type == store::Event::Type::kPut) {
     change.after = decode(event.entry);
     change.bytes = event.entry.value.bytes->size() + 256;
     if (change.after) {
       change.before = std::move(old);
-      objects_.put(change.after);
+      put(change.after);
     } else {
       // Nobody goes on with what was there before.
       if (!old) return;
@@ -138,11 +233,7 @@ void KindCache::apply(const store::Event& event) {
   }
   windowBytes_ += change.bytes;
   window_.push_back(std::move(change));
-  while (window_.size() > 1 && (window_.size() > kWindowChanges || windowBytes_ > kWindowBytes)) {
-    windowBytes_ -= window_.front().bytes;
-    windowAfter_ = window_.front().revision;
-    window_.pop_front();
-  }
+  while (window_.size() > 1 && (window_.size() > kWindowChanges || windowBytes_ > kWindowBytes)) dropOldest();
 }
 
 void KindCache::wake() {
@@ -232,17 +323,19 @@ Task<> WatchCache::feed(std::unique_ptr<store::Watcher> watcher) {
 
 void WatchCache::apply(const store::Watcher::Batch& batch) {
   std::vector<KindCache*> touched;
+  const TimePoint now = loop_.now();
   for (const auto& event : batch.events) {
     // The prefix that sorts last before the key is its own.
     auto kind = kinds_.upper_bound(event.entry.key);
     if (kind == kinds_.begin()) continue;
     --kind;
     if (!event.entry.key.starts_with(kind->first)) continue;
-    kind->second->apply(event);
+    kind->second->apply(event, now);
     if (touched.empty() || touched.back() != kind->second.get()) touched.push_back(kind->second.get());
   }
   revision_ = batch.revision;
   for (auto* kind : touched) kind->wake();
+  for (auto& [prefix, kind] : kinds_) kind->prune(now - kWindowAge);
   moved_.notify();
 }
 
@@ -358,10 +451,40 @@ Result<std::unique_ptr<KindWatch>> KindWatch::open(Loop& loop, WatchCache& cache
     return watch;
   }
   watch->after_ = watch->options_.after;
-  if (watch->after_ < cache.windowAfter_) {
-    return Error(Code::kExpired, fmt::format("too old resource version: {} ({})", watch->after_, cache.windowAfter_));
-  }
+  if (watch->after_ < cache.windowAfter_) RETURN_IF_ERROR(watch->openHistory());
   return watch;
+}
+
+Result<> KindWatch::openHistory() {
+  if (after_ < cache_->lostBefore_) return tooOld(after_, cache_->lostBefore_);
+  auto opened = caches_->store_.watch(storePrefix(cache_->resource_), after_, true);
+  if (!opened.ok()) return opened.error().is(Code::kExpired) ? tooOld(after_, cache_->windowAfter_) : opened.error();
+  history_ = std::move(*opened);
+  // Where nothing of this kind has changed since, it says so.
+  history_->requestProgress();
+  return {};
+}
+
+// What the store's history tells next, which may be nothing that concerns this watch.
+Task<Result<KindWatch::Batch>> KindWatch::nextOld() {
+  if (!history_) CO_RETURN_IF_ERROR(openHistory());
+  auto told = co_await history_->next();
+  if (closed_ || !cache_) co_return Error(Code::kCancelled, "the watch is closed");
+  if (!told.ok()) {
+    if (told.error().is(Code::kExpired)) co_return tooOld(after_, cache_->windowAfter_);
+    co_return std::move(told).error();
+  }
+  Batch batch;
+  for (const auto& event : told->events) {
+    // The rest is in the window, or comes into it.
+    if (event.entry.modified > cache_->windowAfter_) break;
+    auto change = cache_->recall(event);
+    if (!change) co_return tooOld(after_, cache_->windowAfter_);
+    collect(*change, batch.events);
+  }
+  after_ = batch.revision = std::min(told->revision, cache_->windowAfter_);
+  if (after_ == cache_->windowAfter_) history_.reset();
+  co_return batch;
 }
 
 bool KindWatch::matches(const ObjectPtr& object) const {
@@ -369,14 +492,19 @@ bool KindWatch::matches(const ObjectPtr& object) const {
   return !options_.filter || options_.filter(*object);
 }
 
+void KindWatch::give(client::WatchEvent::Type type, const ObjectPtr& object,
+                     std::vector<client::WatchEvent>& events) const {
+  events.push_back({type, options_.convert ? options_.convert(object) : object});
+}
+
 void KindWatch::collect(const KindCache::Change& change, std::vector<client::WatchEvent>& events) const {
   using Type = client::WatchEvent::Type;
   bool before = matches(change.before);
   bool after = matches(change.after);
   if (after) {
-    events.push_back({before ? Type::kModified : Type::kAdded, change.after});
+    give(before ? Type::kModified : Type::kAdded, change.after, events);
   } else if (before) {
-    events.push_back({Type::kDeleted, change.after ? atRevision(change.before, change.revision) : change.before});
+    give(Type::kDeleted, change.after ? atRevision(change.before, change.revision) : change.before, events);
   }
 }
 
@@ -386,8 +514,7 @@ Task<Result<KindWatch::Batch>> KindWatch::next(std::optional<Duration> limit) {
     Batch batch;
     if (sendingInitial_) {
       for (; initialAt_ < initial_.size() && batch.events.size() < kBatch; ++initialAt_) {
-        if (matches(initial_[initialAt_]))
-          batch.events.push_back({client::WatchEvent::Type::kAdded, initial_[initialAt_]});
+        if (matches(initial_[initialAt_])) give(client::WatchEvent::Type::kAdded, initial_[initialAt_], batch.events);
       }
       batch.revision = after_;
       if (initialAt_ == initial_.size()) {
@@ -399,7 +526,9 @@ Task<Result<KindWatch::Batch>> KindWatch::next(std::optional<Duration> limit) {
       co_return batch;
     }
     if (after_ < cache_->windowAfter_) {
-      co_return Error(Code::kExpired, fmt::format("too old resource version: {} ({})", after_, cache_->windowAfter_));
+      auto old = co_await nextOld();
+      if (!old.ok() || !old->events.empty()) co_return old;
+      continue;
     }
     const auto& window = cache_->window_;
     auto at = std::upper_bound(window.begin(), window.end(), after_,
@@ -430,6 +559,7 @@ Task<Result<KindWatch::Batch>> KindWatch::next(std::optional<Duration> limit) {
 
 void KindWatch::close() {
   closed_ = true;
+  if (history_) history_->close();
   changed_.notify();
 }
 

@@ -1,6 +1,7 @@
 // The API server's view of the store: every object of every kind, decoded once, with its resourceVersion in it, and a
-// window of recent changes that watches follow. Reads are served from here. One watch of the store feeds all kinds, so
-// they stand at the same revision. All on the loop's thread.
+// window of the newest changes that watches follow; what is older a watch reads from the store's history. Reads are
+// served from here. One watch of the store feeds all kinds, so they stand at the same revision. All on the loop's
+// thread.
 //
 // Others may write to the same store. catchUp() makes the caches as new as anything acknowledged to anybody; when the
 // store's watch has lost its place, everything is read anew and the watches of clients expire.
@@ -51,18 +52,19 @@ class KindWatch;
 class KindCache final : public client::Cache {
  public:
   KindCache(Loop& loop, Resource resource, const ValueCipher* cipher)
-      : resource_(std::move(resource)), cipher_(cipher), objects_(loop) {}
+      : resource_(std::move(resource)),
+        cipher_(cipher),
+        packs_(resource_ == object::resources::kEvents),
+        objects_(loop) {}
   ~KindCache() override;
 
   bool synced() const override { return objects_.synced(); }
   Task<> waitSynced() override { return objects_.waitSynced(); }
-  ObjectPtr get(std::string_view ns, std::string_view name) const override { return objects_.get(ns, name); }
-  std::vector<ObjectPtr> list(std::string_view ns = "") const override { return objects_.list(ns); }
-  void addIndex(std::string index, KeysOf keysOf) override { objects_.addIndex(std::move(index), std::move(keysOf)); }
-  std::vector<ObjectPtr> byIndex(std::string_view index, std::string_view key) const override {
-    return objects_.byIndex(index, key);
-  }
-  std::unique_ptr<Subscription> subscribe(Handler handler) override { return objects_.subscribe(std::move(handler)); }
+  ObjectPtr get(std::string_view ns, std::string_view name) const override;
+  std::vector<ObjectPtr> list(std::string_view ns = "") const override;
+  void addIndex(std::string index, KeysOf keysOf) override;
+  std::vector<ObjectPtr> byIndex(std::string_view index, std::string_view key) const override;
+  std::unique_ptr<Subscription> subscribe(Handler handler) override;
   size_t size() const { return objects_.size(); }
   const Resource& resource() const { return resource_; }
   // What is in the store and cannot be read, by "ns/name", and why.
@@ -75,27 +77,38 @@ class KindCache final : public client::Cache {
   friend class KindWatch;
   struct Change {
     Revision revision = 0;
+    TimePoint at{};
     ObjectPtr before;
     ObjectPtr after;  // null: removed; then `before` says the revision of its removal
     size_t bytes = 0;
   };
   void restore(const store::Entry& entry);
+  void put(const ObjectPtr& object);
+  std::vector<ObjectPtr> given(std::vector<ObjectPtr> kept) const;
   // Null when it cannot be read; that is kept in unreadable_.
   ObjectPtr decode(const store::Entry& entry);
+  // The same change as the store's history tells it; null when the history lacks what was there before.
+  std::optional<Change> recall(const store::Event& event) const;
   void startAt(Revision revision);
   // Watches that have not come so far expire.
   void expireBefore(Revision revision);
-  void apply(const store::Event& event);
+  void apply(const store::Event& event, TimePoint now);
+  void dropOldest();
+  // Takes what came before `oldest` out of the window.
+  void prune(TimePoint oldest);
   void wake();
 
   const Resource resource_;
   const ValueCipher* const cipher_;
+  // Of Events there are many, and they are seldom read: they are kept encoded, at a quarter of the memory.
+  const bool packs_;
   client::MemoryCache objects_;
   std::map<std::string, std::string, std::less<>> unreadable_;
   std::set<std::string, std::less<>> stale_;
   std::deque<Change> window_;
   size_t windowBytes_ = 0;
   Revision windowAfter_ = 0;         // the window holds every change after this
+  Revision lostBefore_ = 0;          // the store's history does not tell what the caches showed before this
   std::vector<KindWatch*> watches_;  // in the order in which they were opened, so that a seed replays
 };
 
@@ -154,17 +167,18 @@ class KindWatch {
  public:
   using Filter = std::function<bool(const object::Object&)>;
   struct Options {
-    std::string ns;            // empty: all
-    Filter filter;             // null: everything
-    bool sendInitial = false;  // what is there now, as kAdded
-    Revision after = 0;        // changes after this; without sendInitial
+    std::string ns;                                      // empty: all
+    Filter filter;                                       // null: everything
+    std::function<ObjectPtr(const ObjectPtr&)> convert;  // to the form that is asked for; null: as it is stored
+    bool sendInitial = false;                            // what is there now, as kAdded
+    Revision after = 0;                                  // changes after this; without sendInitial
   };
   struct Batch {
     std::vector<client::WatchEvent> events;
     Revision revision = 0;    // everything up to here has been seen
     bool initialEnd = false;  // the last of the initial events is in this batch
   };
-  // kExpired when the window does not reach back that far.
+  // kExpired when neither the window nor the store's history reaches back that far.
   static Result<std::unique_ptr<KindWatch>> open(Loop& loop, WatchCache& caches, KindCache& cache, Options options);
   ~KindWatch();
 
@@ -175,7 +189,10 @@ class KindWatch {
  private:
   friend class KindCache;
   KindWatch(Loop& loop, WatchCache& caches, KindCache& cache, Options options);
+  Result<> openHistory();
+  Task<Result<Batch>> nextOld();
   void collect(const KindCache::Change& change, std::vector<client::WatchEvent>& events) const;
+  void give(client::WatchEvent::Type type, const ObjectPtr& object, std::vector<client::WatchEvent>& events) const;
   bool matches(const ObjectPtr& object) const;
 
   WatchCache* caches_;
@@ -185,6 +202,7 @@ class KindWatch {
   size_t initialAt_ = 0;
   bool sendingInitial_ = false;
   Revision after_ = 0;
+  std::unique_ptr<store::Watcher> history_;  // while it is behind the window
   bool closed_ = false;
   Signal changed_;
 };
