@@ -6,6 +6,7 @@
 #include "disruption.h"
 #include "endpointslice.h"
 #include "evacuation.h"
+#include "event_expiry.h"
 #include "garbage_collector.h"
 #include "heartbeats.h"
 #include "inventory.h"
@@ -105,6 +106,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   add("endpointslice", [&] { return std::make_unique<EndpointSliceController>(context); });
   add("garbagecollector", [&] { return std::make_unique<GarbageCollector>(context, collectedKinds()); });
   add("podgc", [&] { return std::make_unique<PodGarbageCollector>(context, options.terminatedPodLimit); });
+  add("eventexpiry", [&] { return std::make_unique<EventExpiry>(context, options.eventTtl); });
   add("namespace", [&] { return std::make_unique<NamespaceController>(context, namespaceContents()); });
   add("nodelifecycle", [&] {
     return std::make_unique<NodeLifecycleController>(context,

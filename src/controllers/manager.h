@@ -27,6 +27,7 @@ struct Options {
   std::string loadBalancerPool;  // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
   Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
   size_t terminatedPodLimit = 12500;                     // finished pods that are kept
+  Duration eventTtl = std::chrono::hours(1);             // how long Events are kept
   MachineProvider* machines = nullptr;                   // null: machines and pools are let alone; outlives the manager
   std::string clusterName = "dhow";                      // begins the names of machines
   // What a new cluster is given: its Region, its Zones and the NodePool "default". Empty: nothing. Made once; what a
@@ -36,7 +37,7 @@ struct Options {
   int nodes = 0;
   std::set<std::string> disabled;  // names of controllers that do not start: deployment, replicaset, disruption,
                                    // endpointslice, garbagecollector, podgc, namespace, nodelifecycle, serviceaccount,
-                                   // certificates, nodeipam, loadbalancer, platform
+                                   // certificates, nodeipam, loadbalancer, eventexpiry, platform
 };
 
 // kInvalid names the option that cannot be read. Comes before a Manager is made of what a user wrote.
