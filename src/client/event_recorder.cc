@@ -77,18 +77,23 @@ void EventRecorder::event(const Object& about, std::string_view type, std::strin
   gate_.spawn(drain(this));
 }
 
-EventRecorder::Known& EventRecorder::remember(const std::string& key) {
+void EventRecorder::remember(const std::string& key, std::string name, int64_t count) {
   auto [place, isNew] = known_.try_emplace(key);
+  Known& known = place->second;
   if (isNew) {
-    place->second.age = ages_.insert(ages_.end(), key);
+    known.age = ages_.insert(ages_.end(), &place->first);
   } else {
-    ages_.splice(ages_.end(), ages_, place->second.age);
+    ages_.splice(ages_.end(), ages_, known.age);
   }
-  while (known_.size() > options_.remembered) {
-    known_.erase(ages_.front());
+  known.name = std::move(name);
+  known.count = count;
+  known.last = loop_.now();
+  while (!ages_.empty()) {
+    const auto oldest = known_.find(*ages_.front());
+    if (known_.size() <= options_.remembered && loop_.now() - oldest->second.last < kSameEventWithin) return;
     ages_.pop_front();
+    known_.erase(oldest);
   }
-  return known_.find(key)->second;
 }
 
 Task<> EventRecorder::drain(EventRecorder* self) {
@@ -108,13 +113,10 @@ Task<> EventRecorder::write(Item item) {
   if (found != known_.end() && loop_.now() - found->second.last < kSameEventWithin) {
     json::object change{{"count", found->second.count + 1}, {"lastTimestamp", item.body["lastTimestamp"]}};
     std::string name = found->second.name;
+    const int64_t count = found->second.count + 1;
     Result<ObjectPtr> patched = co_await client_.patch(kEvents, ns, name, "", PatchType::kMerge, std::move(change));
     if (patched.ok()) {
-      Known& known = remember(item.key);
-      known.ns = ns;
-      known.name = name;
-      known.count += 1;
-      known.last = loop_.now();
+      remember(item.key, std::move(name), count);
       co_return;
     }
     // It has been removed meanwhile: the event starts anew.
@@ -130,11 +132,7 @@ Task<> EventRecorder::write(Item item) {
     log::debug("events", "{}/{}: {}", ns, name, created.error().message());
     co_return;
   }
-  Known& known = remember(item.key);
-  known.ns = ns;
-  known.name = name;
-  known.count = 1;
-  known.last = loop_.now();
+  remember(item.key, std::move(name), 1);
 }
 
 Task<> EventRecorder::stop() {

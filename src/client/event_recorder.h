@@ -47,11 +47,10 @@ class EventRecorder {
     boost::json::object body;
   };
   struct Known {
-    std::string ns;
-    std::string name;  // of the Event; empty while it is being created
+    std::string name;  // of the Event
     int64_t count = 0;
-    TimePoint last;
-    std::list<std::string>::iterator age;
+    TimePoint last{};
+    std::list<const std::string*>::iterator age;
   };
   struct Bucket {
     double tokens = 0;
@@ -60,14 +59,15 @@ class EventRecorder {
   static Task<> drain(EventRecorder* self);
   Task<> write(Item item);
   bool allowed(const std::string& source);
-  Known& remember(const std::string& key);
+  // Notes a write now, and forgets what will not be asked for any more.
+  void remember(const std::string& key, std::string name, int64_t count);
 
   Loop& loop_;
   Client& client_;
   Options options_;
   std::deque<Item> queue_;
   std::unordered_map<std::string, Known> known_;
-  std::list<std::string> ages_;  // oldest first
+  std::list<const std::string*> ages_;  // the keys of known_, oldest first
   std::unordered_map<std::string, Bucket> buckets_;
   size_t dropped_ = 0;
   uint64_t sequence_ = 0;
