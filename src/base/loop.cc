@@ -1,5 +1,7 @@
 #include "base/loop.h"
 
+#include <malloc.h>
+
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
@@ -60,9 +62,31 @@ class AsioTimer final : public Timer::Impl {
 
 }  // namespace
 
+namespace {
+constexpr size_t kBurst = 100;
+constexpr Duration kQuiet = std::chrono::seconds(3);
+}  // namespace
+
 struct RealLoop::Rep {
   asio::io_context context{1};
   std::mt19937_64 random{(static_cast<uint64_t>(std::random_device{}()) << 32) | std::random_device{}()};
+  asio::steady_timer quiet{context};
+  size_t timers = 0;  // since memory was given back
+
+  // A burst of work leaves free memory all over the heap: when it is over, that goes back to the system. Whatever waits
+  // or has a limit makes a timer, so their number tells of work.
+  void noteTimer() {
+    if (++timers == kBurst) awaitQuiet();
+  }
+  void awaitQuiet() {
+    quiet.expires_after(kQuiet);
+    quiet.async_wait([this, before = timers](boost::system::error_code error) {
+      if (error) return;
+      if (timers - before >= kBurst) return awaitQuiet();
+      timers = 0;
+      ::malloc_trim(0);
+    });
+  }
 };
 
 RealLoop::RealLoop() : rep_(std::make_unique<Rep>()) {}
@@ -87,6 +111,7 @@ uint64_t RealLoop::random() {
   return rep_->random();
 }
 Timer RealLoop::after(Duration delay, std::function<void()> run) {
+  rep_->noteTimer();
   return Timer(std::make_unique<AsioTimer>(rep_->context, delay, std::move(run)));
 }
 
