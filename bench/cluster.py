@@ -260,6 +260,14 @@ def pss_kib(pid):
         return sum(int(line.split()[1]) for line in f if line.startswith("Pss:"))
 
 
+def role_of(pid):
+    """"dhow server", "dhow agent", "dhow-shim", ..."""
+    with open(f"/proc/{pid}/cmdline") as f:
+        words = f.read().split("\0")
+    program = os.path.basename(words[0])
+    return program if program == "dhow-shim" else " ".join([program, *words[1:2]])
+
+
 def cpu_seconds(pids):
     total = 0
     for pid in pids:
@@ -274,11 +282,14 @@ def measure_idle(cluster, table, seconds, when):
     start = cpu_seconds(pids)
     time.sleep(seconds)
     table.add(f"idle CPU over {seconds} s, {when}", 1, "%", [100 * (cpu_seconds(pids) - start) / seconds])
-    sizes = {}
+    sizes = []
     for pid in pids:
         with contextlib.suppress(OSError):
-            sizes[pid] = pss_kib(pid)
-    table.add(f"idle PSS of {len(sizes)} processes, {when}", 100, "MiB", [sum(sizes.values()) / 1024])
+            sizes.append((role_of(pid), pss_kib(pid)))
+    for role in sorted({role for role, _ in sizes}):
+        of_role = [kib for other, kib in sizes if other == role]
+        print(f"    {role}: {len(of_role)} with {sum(of_role) / 1024:.1f} MiB", file=sys.stderr)
+    table.add(f"idle PSS of {len(sizes)} processes, {when}", 100, "MiB", [sum(kib for _, kib in sizes) / 1024])
 
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/dhow-master"
