@@ -24,6 +24,7 @@ IMAGE = "registry.dhow.internal:5000/hello:1"
 CLONE_NEWNET = 0x40000000
 REST = 6  # seconds between runs that make many files: for five, ext4 searches past the inodes of what was deleted
 PODS = "/api/v1/namespaces/default/pods"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 
 
@@ -203,6 +204,34 @@ def measure_scale(api, table, runs, replicas):
     table.add(f"{replicas} replicas scaled to zero", 1000, "ms", [t * 1e3 for t in down])
 
 
+def measure_drain(api, table, runs):
+    """From the deletion of a pod behind a load-balanced service to its stop signal: hello then closes what is open and asks nothing."""
+    services = PODS.replace("/pods", "/services")
+    api.request("POST", services, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "drained"},
+                                   "spec": {"type": "LoadBalancer", "selector": {"app": "drained"}, "ports": [{"port": 80, "targetPort": 8080}]}})
+    watch, slices, taken = Watch(api, PODS), Watch(api, SLICES), []
+    while not (found := api.request("GET", f"{services}/drained")["status"].get("loadBalancer", {}).get("ingress")):
+        time.sleep(0.05)
+    for i in range(runs):
+        name = f"drained-{i}"
+        api.request("POST", PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "drained"}}, "spec": pod_spec()})
+        slices.until(lambda _, s: any(e["targetRef"]["name"] == name and e["conditions"]["ready"] for e in s.get("endpoints") or []))
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                kept = http.client.HTTPConnection(found[0]["ip"], timeout=5)
+                kept.request("GET", "/")
+                if name.encode() in kept.getresponse().read():
+                    break
+            time.sleep(0.02)
+        api.request("DELETE", f"{PODS}/{name}")
+        accepted = time.monotonic()
+        assert kept.sock.recv(1) == b""
+        taken.append((time.monotonic() - accepted) * 1e3)
+        watch.until(lambda kind, pod: pod["metadata"]["name"] == name and kind == "DELETED")
+    api.request("DELETE", f"{services}/drained")
+    table.add("one pod of a service: delete accepted to stop signal", 50, "ms", taken, 100)
+
+
 def rolled_out(generation, replicas):
     """What `kubectl rollout status` waits for."""
     def holds(_, found):
@@ -344,7 +373,7 @@ def enter(namespace):
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--dhow", default=os.path.join(ROOT, "build/dhow"), help="the program; examples/hello is taken from its folder")
-    options.add_argument("--only", default="up,idle,pod,probe,scale,roll,masters", help="which measurements, separated by commas")
+    options.add_argument("--only", default="up,idle,pod,probe,drain,scale,roll,masters", help="which measurements, separated by commas")
     options.add_argument("--ups", type=int, default=5, help="how often the cluster is started")
     options.add_argument("--pods", type=int, default=50, help="how many single pods")
     options.add_argument("--runs", type=int, default=5, help="how often deployments are scaled and rolled")
@@ -383,6 +412,8 @@ def main():
             measure_pods(api, table, given.pods, False)
         if "probe" in wanted:
             measure_pods(api, table, given.pods, True)
+        if "drain" in wanted:
+            measure_drain(api, table, given.pods)
         if "scale" in wanted:
             time.sleep(REST)
             measure_scale(api, table, given.runs, 50)

@@ -146,8 +146,10 @@ Result<> Region::startLoadBalancer() {
 }
 
 Result<> Region::startApi() {
-  auto handler =
-      platform::regionHandler(loop, *provider, address.get(), [this] { return loadBalancer->routesAgain(); });
+  platform::RegionParts parts{*provider, address.get()};
+  parts.restored = [this] { return loadBalancer->routesAgain(); };
+  parts.applied = [this](uint64_t revision, Duration limit) { return loadBalancer->untilApplied(revision, limit); };
+  auto handler = platform::regionHandler(loop, std::move(parts));
   http::Server::Options front;
   front.name = "region";
   localFront = std::make_unique<http::Server>(loop, front, handler);

@@ -20,6 +20,7 @@
 #include "platform/members.h"
 #include "platform/snapshots.h"
 #include "platform/store_change.h"
+#include "region_balancer.h"
 #include "region_machines.h"
 #include "roles.h"
 #include "scheduler/scheduler.h"
@@ -32,6 +33,7 @@ namespace {
 using platform::MasterOptions;
 
 constexpr size_t kBlockingThreads = 4;
+constexpr Duration kBalancerTimeout = std::chrono::seconds(4);
 
 // Of several masters the leader is known to be dead this long after its last renewal.
 constexpr Duration kLease = std::chrono::seconds(2);
@@ -67,6 +69,7 @@ struct Master {
   std::unique_ptr<apiserver::ApiServer> api;
   std::unique_ptr<http::Server> front;
   std::unique_ptr<RegionMachines> machines;
+  std::unique_ptr<RegionBalancer> balancer;
   std::unique_ptr<client::Client> leaseClient;
   std::unique_ptr<client::LeaderElector> elector;  // null with the embedded store: there is no other master
   std::unique_ptr<client::Cache::Subscription> leases;
@@ -181,8 +184,11 @@ Result<> Master::reachRegion() {
   platform::RegionClient::Options region;
   region.url = options.regionUrl;
   ASSIGN_OR_RETURN(region.tls, http::TlsClient::create(std::move(tls)));
-  machines = std::make_unique<RegionMachines>(loop, std::move(region));
+  machines = std::make_unique<RegionMachines>(loop, region);
   machines->start();
+  region.timeout = kBalancerTimeout;
+  balancer = std::make_unique<RegionBalancer>(loop, std::move(region));
+  api->addConsumers(*balancer);
   return {};
 }
 
@@ -303,6 +309,7 @@ Task<> Master::stop() {
   co_await gate.close();
   if (elector) co_await elector->stop();
   if (machines) co_await machines->stop();
+  if (balancer) balancer->close();
   if (api) co_await api->stop();
   if (front) co_await front->stop();
   if (audit) co_await audit->stop();

@@ -1,6 +1,6 @@
 // A web server that tells which pod, node and zone answer. One thread, one epoll loop.
 // GET / is a page for browsers and text for others; GET /healthz is for probes. SIGTERM: no new connections, open
-// requests are finished.
+// requests are finished, and so is the first request of a connection that has only just been made.
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -24,6 +24,7 @@ constexpr size_t kMaxRequest = 16 << 10;
 constexpr size_t kMaxConnections = 4096;
 constexpr int kIdleSeconds = 60;
 constexpr int kGraceSeconds = 10;
+constexpr int kFirstRequestSeconds = 1;  // what a connection without any request gets after SIGTERM
 
 struct Place {
   std::string pod, node, zone;
@@ -32,6 +33,7 @@ struct Place {
 struct Connection {
   std::string in, out;
   std::string peer;
+  bool asked = false;  // a first request has come
   bool closeAfter = false;
   bool waitsToWrite = false;
   time_t lastUsed = 0;
@@ -172,7 +174,8 @@ class HelloServer {
     }
   }
 
-  // Connections without a request under way end at once; the others after their answer.
+  // Connections without a request under way end at once, the others after their answer. A client that is far away or
+  // slow has not sent its first request yet.
   void stop() {
     signalfd_siginfo info;
     if (::read(signals_, &info, sizeof info) <= 0) return;
@@ -190,7 +193,8 @@ class HelloServer {
     }
     for (auto it = connections_.begin(); it != connections_.end();) {
       auto current = it++;
-      if (current->second.in.empty() && current->second.out.empty()) drop(current->first);
+      const Connection& c = current->second;
+      if (c.asked && c.in.empty() && c.out.empty()) drop(current->first);
     }
   }
 
@@ -203,7 +207,10 @@ class HelloServer {
     time_t time = now();
     for (auto it = connections_.begin(); it != connections_.end();) {
       auto current = it++;
-      if (time - current->second.lastUsed >= kIdleSeconds || (stopping_ && time >= deadline_)) drop(current->first);
+      const Connection& c = current->second;
+      const time_t unused = time - c.lastUsed;
+      const bool late = stopping_ && (time >= deadline_ || (!c.asked && unused > kFirstRequestSeconds));
+      if (unused >= kIdleSeconds || late) drop(current->first);
     }
   }
 
@@ -238,6 +245,7 @@ class HelloServer {
       answer(c, 431, "Request Header Fields Too Large", "text/plain", "request too large\n", false);
       return false;
     }
+    c.asked = true;
     std::string head = c.in.substr(0, end + 2);
     c.in.erase(0, end + 4);
     std::string_view line = std::string_view(head).substr(0, head.find("\r\n"));

@@ -87,6 +87,8 @@ Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tok
       clusterId_(std::move(clusterId)),
       reviews_(authorizer, tokens, loop),
       tunnels_(loop),
+      nodes_(loop, registry.caches(), tunnels_),
+      barrier_(loop, registry.caches()),
       streaming_(loop, registry.caches(), tunnels_),
       serverAddress_(std::move(serverAddress)) {
   registry_.setGuard([this](const Context& context, const KindInfo& kind, std::string_view subresource,
@@ -104,13 +106,21 @@ Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tok
                           });
 }
 
-void Front::stop() {
+void Front::start() {
+  nodes_.start();
+  barrier_.add(nodes_);
+  barrier_.start();
+}
+
+Task<> Front::stop() {
   stopping_ = true;
   ready_ = false;
   for (auto& [id, weak] : openWatches_) {
     if (auto watch = weak.lock()) watch->close();
   }
   tunnels_.close();
+  nodes_.stop();
+  co_await barrier_.stop();
 }
 
 namespace {
@@ -224,8 +234,7 @@ Task<Result<>> Front::dispatch(Call& call) {
     if (call.kind && !call.kind->namespaced && call.info.plural != "namespaces" && !call.info.ns.empty())
       co_return unknownPath();
   }
-  constexpr std::string_view tunnels = client::streaming::kTunnelPrefix;
-  if (call.info.path.starts_with(tunnels)) co_return co_await serveTunnel(call);
+  if (call.info.path.starts_with(client::streaming::kTunnelPrefix)) co_return co_await serveAgent(call);
   if (!authorize(call).ok()) {
     // So may be the role that allows it.
     CO_RETURN_IF_ERROR(co_await registry_.caches().catchUpIfPossible());

@@ -6,9 +6,11 @@
 #include "apiserver/audit.h"
 #include "apiserver/registry.h"
 #include "apiserver/tokens.h"
+#include "apiserver/drain_barrier.h"
 #include "authorizer.h"
 #include "errors.h"
 #include "http/server.h"
+#include "node_consumers.h"
 #include "object/table.h"
 #include "request_info.h"
 #include "reviews.h"
@@ -27,13 +29,16 @@ class Front {
 
   Task<> serve(http::Request& request, http::ResponseWriter& writer);
   Tunnels& tunnels() { return tunnels_; }
+  DrainBarrier& barrier() { return barrier_; }
   // Null: no log. It outlives the requests.
   void setAudit(Audit* audit) { audit_ = audit; }
   // Hashes snapshots.
   void setPool(BlockingPool* pool) { pool_ = pool; }
+  // The caches are filled.
+  void start();
   // Whether start-up is over: /readyz says so.
   void setReady(bool ready) { ready_ = ready; }
-  void stop();
+  Task<> stop();
 
  private:
   struct Call {
@@ -77,7 +82,10 @@ class Front {
   Task<Result<>> servePatch(Call& call);
   Task<Result<>> serveDelete(Call& call);
   Task<Result<>> serveReview(Call& call);
-  Task<Result<>> serveTunnel(Call& call);
+  // What an agent asks for itself: its tunnel, the drain barrier.
+  Task<Result<>> serveAgent(Call& call);
+  Task<Result<>> serveTunnel(Call& call, std::string node);
+  Task<Result<>> serveDrain(Call& call, std::string node);
   Task<Result<>> serveSnapshot(Call& call);
 
   Result<Context> contextOf(Call& call) const;
@@ -105,6 +113,8 @@ class Front {
   BlockingPool* pool_ = nullptr;
   Reviews reviews_;
   Tunnels tunnels_;
+  NodeConsumers nodes_;
+  DrainBarrier barrier_;
   Streaming streaming_;
   std::string serverAddress_;
   bool ready_ = false;

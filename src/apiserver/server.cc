@@ -35,6 +35,7 @@ ApiServer::~ApiServer() = default;
 
 Task<Result<>> ApiServer::start() {
   CO_RETURN_IF_ERROR(co_await rep_->caches.start());
+  rep_->front->start();
   CO_RETURN_IF_ERROR(co_await rep_->registry->mendClaims());
   // Those that stay as they are can be read all the same.
   if (auto sealed = co_await rep_->registry->sealAnew(); !sealed.ok())
@@ -55,7 +56,7 @@ Task<Result<>> ApiServer::publishMasters(std::vector<std::string> addresses) {
 }
 
 Task<> ApiServer::stop() {
-  rep_->front->stop();
+  co_await rep_->front->stop();
   co_await rep_->caches.stop();
 }
 
@@ -79,6 +80,9 @@ Tokens& ApiServer::tokens() {
 }
 std::unique_ptr<client::Client> ApiServer::clientFor(std::string component) {
   return std::make_unique<LocalClient>(*rep_->registry, systemCaller(std::move(component)));
+}
+void ApiServer::addConsumers(EndpointConsumers& consumers) {
+  rep_->front->barrier().add(consumers);
 }
 size_t ApiServer::connectedAgents() const {
   return rep_->front->tunnels().size();

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "apiserver/audit.h"
+#include "apiserver/drain_barrier.h"
 #include "apiserver/local_client.h"
 #include "apiserver/registry.h"
 #include "apiserver/tokens.h"
@@ -49,6 +50,8 @@ class ApiServer {
   Tokens& tokens();
   // The API as a component of the server sees it, e.g. "deployment-controller".
   std::unique_ptr<client::Client> clientFor(std::string component);
+  // Who, beside the nodes, sends to pods by EndpointSlices. They outlive stop().
+  void addConsumers(EndpointConsumers& consumers);
   // Nodes whose agents are connected now.
   size_t connectedAgents() const;
 

@@ -229,6 +229,7 @@ void KindCache::apply(const store::Event& event, TimePoint now) {
     if (!old) return;
     change.before = atRevision(old, change.revision);
     change.bytes = 1024;
+    objects_.raiseRevision(static_cast<uint64_t>(change.revision));
     objects_.remove(ns, name);
   }
   windowBytes_ += change.bytes;

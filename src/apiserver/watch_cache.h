@@ -60,6 +60,7 @@ class KindCache final : public client::Cache {
 
   bool synced() const override { return objects_.synced(); }
   Task<> waitSynced() override { return objects_.waitSynced(); }
+  uint64_t revision() const override { return objects_.revision(); }
   ObjectPtr get(std::string_view ns, std::string_view name) const override;
   std::vector<ObjectPtr> list(std::string_view ns = "") const override;
   void addIndex(std::string index, KeysOf keysOf) override;

@@ -1,8 +1,7 @@
-// Watches over HTTP: a line of JSON for each event, the object's bytes spliced in as they are; and the agents' tunnels.
+// Watches over HTTP: a line of JSON for each event, the object's bytes spliced in as they are.
 #include <boost/json/serialize.hpp>
 
 #include "base/strings.h"
-#include "client/streaming.h"
 #include "front.h"
 
 namespace dhow::apiserver {
@@ -167,31 +166,6 @@ Task<Result<>> Front::serveWatch(Call& call) {
   openWatches_.erase(id);
   if (call.writer.closed()) co_return Result<>();
   co_return co_await call.writer.finish();
-}
-
-Task<Result<>> Front::serveTunnel(Call& call) {
-  constexpr std::string_view prefix = client::streaming::kTunnelPrefix;
-  constexpr std::string_view suffix = client::streaming::kTunnelSuffix;
-  std::string_view path = call.info.path;
-  if (!path.ends_with(suffix) || path.size() <= prefix.size() + suffix.size())
-    co_return Error(Code::kNotFound, "the server could not find the requested resource");
-  auto node = percentDecode(path.substr(prefix.size(), path.size() - prefix.size() - suffix.size()));
-  if (!node || call.caller.node() != *node) {
-    co_return Error(Code::kPermissionDenied,
-                    fmt::format("User \"{}\" cannot open the tunnel of another node", call.caller.user));
-  }
-  if (call.request.version != "2" &&
-      !equalsIgnoreCase(call.request.headers.get("Upgrade"), client::streaming::kTunnelUpgrade)) {
-    co_return Error(Code::kBadRequest,
-                    fmt::format("a tunnel is opened with Upgrade: {}", client::streaming::kTunnelUpgrade));
-  }
-  http::Headers headers;
-  headers.set("Connection", "Upgrade");
-  headers.set("Upgrade", client::streaming::kTunnelUpgrade);
-  auto stream = co_await call.writer.hijack(101, std::move(headers));
-  CO_RETURN_IF_ERROR(stream);
-  tunnels_.add(*node, std::move(*stream));
-  co_return Result<>();
 }
 
 }  // namespace dhow::apiserver

@@ -18,6 +18,8 @@ class Cache {
 
   virtual bool synced() const = 0;
   virtual Task<> waitSynced() = 0;
+  // The newest resourceVersion of its kind that it has seen; it holds every change up to there.
+  virtual uint64_t revision() const = 0;
   // Null when there is none. `ns` is empty for cluster-scoped kinds.
   virtual ObjectPtr get(std::string_view ns, std::string_view name) const = 0;
   // All, or those of one namespace.

@@ -155,6 +155,7 @@ void FakeClient::publish(const Resource& resource, WatchEvent::Type type, Object
   }
   auto cache = caches_.find(resource);
   if (cache == caches_.end()) return;
+  cache->second->raiseRevision(event.object->resourceVersion());
   if (type == WatchEvent::Type::kDeleted) {
     cache->second->remove(event.object->ns(), event.object->name());
   } else {
@@ -167,6 +168,7 @@ void FakeClient::releaseCaches() {
   for (auto& [resource, event] : std::exchange(heldEvents_, {})) {
     auto cache = caches_.find(resource);
     if (cache == caches_.end()) continue;
+    cache->second->raiseRevision(event.object->resourceVersion());
     if (event.type == WatchEvent::Type::kDeleted) {
       cache->second->remove(event.object->ns(), event.object->name());
     } else {

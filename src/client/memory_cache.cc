@@ -54,6 +54,7 @@ void MemoryCache::change(const ObjectPtr& before, const ObjectPtr& after) {
 }
 
 void MemoryCache::put(ObjectPtr object) {
+  raiseRevision(object->resourceVersion());
   ByName& names = objects_[std::string(object->ns())];
   auto [place, isNew] = names.try_emplace(std::string(object->name()), object);
   ObjectPtr before;

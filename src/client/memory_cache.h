@@ -18,11 +18,15 @@ class MemoryCache final : public Cache {
   // Makes the cache hold exactly these, with one notification per difference.
   void replaceAll(std::vector<ObjectPtr> objects);
   void setSynced();
+  // What put() does not tell of revision(): removals and bookmarks raise it, a list sets it.
+  void raiseRevision(uint64_t revision) { revision_ = std::max(revision_, revision); }
+  void setRevision(uint64_t revision) { revision_ = revision; }
   // It will never be synced: whoever waits for that goes on.
   void close();
 
   bool synced() const override { return synced_; }
   Task<> waitSynced() override;
+  uint64_t revision() const override { return revision_; }
   ObjectPtr get(std::string_view ns, std::string_view name) const override;
   std::vector<ObjectPtr> list(std::string_view ns = "") const override;
   // May come late: what is there is indexed at once. The same index twice counts once.
@@ -47,6 +51,7 @@ class MemoryCache final : public Cache {
   std::map<std::string, Index, std::less<>> indexes_;
   std::shared_ptr<Handlers> handlers_;
   Signal syncedSignal_;
+  uint64_t revision_ = 0;
   bool synced_ = false;
   bool closed_ = false;
 };

@@ -1,6 +1,7 @@
 #include "client/reflector.h"
 
 #include "base/log.h"
+#include "base/strings.h"
 #include "client/fields.h"
 
 namespace dhow::client {
@@ -75,6 +76,8 @@ Task<Result<>> Reflector::listOnce() {
   if (!listed.ok()) co_return std::move(listed).error();
   ++lists_;
   resourceVersion_ = listed->resourceVersion;
+  // Before the changes: who is told of one may ask how far the cache has come.
+  cache_.setRevision(parseUint(resourceVersion_).value_or(0));
   cache_.replaceAll(std::move(listed->items));
   cache_.setSynced();
   co_return Result<>();
@@ -99,6 +102,7 @@ Task<Result<>> Reflector::watchOnce() {
     progressed_ = true;
     const Object& object = *event->object;
     resourceVersion_ = text(object.metadata(), "resourceVersion");
+    cache_.raiseRevision(object.resourceVersion());
     switch (event->type) {
       case WatchEvent::Type::kAdded:
       case WatchEvent::Type::kModified: cache_.put(event->object); break;

@@ -96,6 +96,7 @@ struct Agent::Rep {
         network(parts.loop, parts.pool, networkSettings(options, paths)),
         tokens(parts.loop, parts.client),
         objects(parts.loop, parts.client),
+        barrier(parts.client, options.name),
         connector(parts.loop),
         offload(parts.loop, parts.pool),
         events(parts.loop, parts.client,
@@ -118,6 +119,7 @@ struct Agent::Rep {
   BridgePodNetwork network;
   ApiTokens tokens;
   WatchedObjects objects;
+  ApiBarrier barrier;
   NetConnector connector;
   PoolOffload offload;
   client::EventRecorder events;
@@ -211,6 +213,7 @@ Task<Result<>> Agent::start() {
   r.context = std::make_unique<WorkerContext>(
       WorkerContext{r.parts.loop, r.parts.runtime, r.images, r.network, r.tokens, r.objects, *r.services, r.connector,
                     r.offload, r.parts.client, r.events, factsOf(r.options, r.machine, r.resolvConf), r.paths});
+  r.context->barrier = &r.barrier;
   r.context->addressed = [&r](const std::string& address, const std::string& ns, bool has) {
     auto parsed = IpAddress::parse(address);
     if (!parsed.ok()) return;
@@ -230,7 +233,7 @@ Task<Result<>> Agent::start() {
   CO_RETURN_IF_ERROR(co_await r.pods->recover());
   r.network.releaseOthers();
 
-  r.agentServer = std::make_unique<AgentServer>(r.parts.loop, r.parts.pool, *r.pods, r.parts.runtime);
+  r.agentServer = std::make_unique<AgentServer>(r.parts.loop, r.parts.pool, *r.pods, *r.services);
   http::Server::Options server;
   server.name = "agent";
   AgentServer* handler = r.agentServer.get();

@@ -6,7 +6,7 @@
 #include "base/blocking.h"
 #include "base/result.h"
 #include "base/task.h"
-#include "client/client.h"
+#include "client/http_client.h"
 #include "http/tls.h"
 #include "image/store.h"
 #include "node/options.h"
@@ -19,7 +19,7 @@ class Agent {
   struct Parts {
     Loop& loop;
     BlockingPool& pool;
-    client::Client& client;
+    client::HttpClient& client;
     runtime::Runtime& runtime;
     image::ImageStore& images;
     std::shared_ptr<http::TlsClient> tunnelTls;  // with the node's certificate, HTTP/1.1

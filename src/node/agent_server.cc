@@ -72,8 +72,8 @@ Result<UniqueFd> connectInside(const std::string& netPath, uint16_t port) {
 
 }  // namespace
 
-AgentServer::AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, runtime::Runtime& runtime)
-    : loop_(loop), pool_(pool), pods_(pods), runtime_(runtime) {}
+AgentServer::AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, ServiceFeed& services)
+    : loop_(loop), pool_(pool), pods_(pods), services_(services) {}
 
 Task<> AgentServer::handle(http::Request& request, http::ResponseWriter& writer) {
   auto served = co_await serve(request, writer);
@@ -96,6 +96,7 @@ Task<Result<>> AgentServer::serve(http::Request& request, http::ResponseWriter& 
     response.body = "ok";
     co_return co_await writer.send(std::move(response));
   }
+  if (request.path == client::kAppliedPath) co_return co_await applied(request, writer);
   if (path[0] == "containerLogs" && path.size() == 4) co_return co_await logs(request, writer, std::move(path));
   if (path[0] == "exec" && path.size() == 4) co_return co_await exec(request, writer, std::move(path));
   if (path[0] == "attach" && path.size() == 4) co_return co_await attach(request, writer, std::move(path));
@@ -301,6 +302,15 @@ Task<Result<>> AgentServer::portForward(http::Request& request, http::ResponseWr
   auto inside = http::adoptFd(loop_, fd->release());
   co_await http::pipeBoth(loop_, std::move(*connection), std::move(inside));
   co_return Result<>();
+}
+
+Task<Result<>> AgentServer::applied(http::Request& request, http::ResponseWriter& writer) {
+  const client::AppliedQuestion question = client::appliedQuestion(request.query);
+  const uint64_t revision = co_await services_.untilApplied(question.revision, question.limit);
+  http::Response response;
+  response.headers.set("Content-Type", "application/json");
+  response.body = client::encodeApplied(revision);
+  co_return co_await writer.send(std::move(response));
 }
 
 Task<Result<>> AgentServer::summary(http::ResponseWriter& writer) {

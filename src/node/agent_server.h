@@ -1,5 +1,5 @@
 // What the masters ask of a node, over the connection that the agent dialed (client/streaming.h): logs, exec, attach,
-// port-forward, health, statistics.
+// port-forward, health, statistics, and how far the proxy and DNS have come (client/draining.h).
 #pragma once
 
 #include <memory>
@@ -8,12 +8,13 @@
 #include "base/blocking.h"
 #include "http/server.h"
 #include "pod_manager.h"
+#include "services.h"
 
 namespace dhow::node {
 
 class AgentServer {
  public:
-  AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, runtime::Runtime& runtime);
+  AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, ServiceFeed& services);
   Task<> handle(http::Request& request, http::ResponseWriter& writer);
 
  private:
@@ -27,13 +28,14 @@ class AgentServer {
   Task<Result<>> exec(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
   Task<Result<>> attach(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
   Task<Result<>> portForward(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
+  Task<Result<>> applied(http::Request& request, http::ResponseWriter& writer);
   Task<Result<>> summary(http::ResponseWriter& writer);
   Task<Result<>> metrics(http::ResponseWriter& writer);
 
   Loop& loop_;
   BlockingPool& pool_;
   PodManager& pods_;
-  runtime::Runtime& runtime_;
+  ServiceFeed& services_;
 };
 
 }  // namespace dhow::node

@@ -357,6 +357,32 @@ class FakeConnector final : public Connector {
   std::vector<std::string> gets;
 };
 
+// Answers when the test says so.
+class FakeBarrier final : public Barrier {
+ public:
+  explicit FakeBarrier(Loop& loop) : answered_(loop) {}
+  Task<Result<client::Drained>> pass(client::DrainQuestion pod) override {
+    asked.push_back(std::move(pod));
+    if (none) co_return Error(Code::kUnavailable, "connection refused");
+    const size_t mine = asked.size();
+    while (!answer_ || mine > answers_) co_await answered_.wait();
+    co_return *answer_;
+  }
+  // To all questions so far.
+  void answer(Result<client::Drained> answer) {
+    answer_.emplace(std::move(answer));
+    answers_ = asked.size();
+    answered_.notify();
+  }
+  std::vector<client::DrainQuestion> asked;
+  bool none = false;  // no master answers
+
+ private:
+  std::optional<Result<client::Drained>> answer_;
+  size_t answers_ = 0;
+  Signal answered_;
+};
+
 class InlineOffload final : public Offload {
  public:
   Task<> run(std::function<void()> work) override {

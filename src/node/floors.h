@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/loop.h"
 #include "base/result.h"
+#include "client/draining.h"
 #include "image/store.h"
 #include "volume_content.h"
 
@@ -80,6 +81,15 @@ class ServiceSource {
  public:
   virtual ~ServiceSource() = default;
   virtual std::vector<ObjectPtr> services(std::string_view ns) const = 0;
+};
+
+// The drain barrier, as a master keeps it (apiserver/drain_barrier.h).
+class Barrier {
+ public:
+  virtual ~Barrier() = default;
+  // Returns when nobody sends to the pod any more, or with who has not confirmed that in time. kUnavailable: no master
+  // answers.
+  virtual Task<Result<client::Drained>> pass(client::DrainQuestion pod) = 0;
 };
 
 // What probes and hooks do over the network.

@@ -14,6 +14,11 @@ using Kind = ContainerRecord::Kind;
 using State = ContainerRecord::State;
 
 constexpr Duration kAfterHook = std::chrono::seconds(2);  // what a stop signal gets at least, after a pre-stop hook
+// The barrier has bounds of its own, of seconds; this is for a master that has died with the question.
+constexpr Duration kDrainLimit = std::chrono::seconds(15);
+// Without any master nobody learns that the pod ends. One that restarts, or a leader that changes, is waited for.
+constexpr Duration kMasterAway = std::chrono::seconds(3);
+constexpr Duration kAskAgain = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -87,6 +92,48 @@ Task<> PodWorker::stopAll(Duration grace) {
   }
 }
 
+Task<> PodWorker::drain(Duration grace) {
+  const bool runs = std::any_of(records_.begin(), records_.end(),
+                                [](const ContainerRecord& record) { return record.state == State::kRunning; });
+  if (context_.barrier == nullptr || !runs) co_return;
+  // The wait is part of the grace period, and leaves the containers time of their own.
+  const TimePoint end = loop_.now() + std::min(grace / 2, kDrainLimit);
+  auto done = std::make_shared<bool>(false);
+  gate_.spawn(passBarrier(this, done));
+  while (!*done && !quitting_ && !fenced_ && !removedFromApi_) {
+    const Duration left = std::min(end, stopDeadline_) - loop_.now();
+    if (left <= Duration::zero()) {
+      log::warn("node", "pod {} ends undrained: no answer in time", describe());
+      break;
+    }
+    co_await changed_.waitFor(left);
+  }
+  *done = true;
+}
+
+// `done`: nobody waits for it any more.
+Task<> PodWorker::passBarrier(PodWorker* self, std::shared_ptr<bool> done) {
+  const TimePoint until = self->loop_.now() + kMasterAway;
+  std::string complaint;
+  while (!*done && !self->quitting_) {
+    auto drained =
+        co_await self->context_.barrier->pass({self->ns_, self->name_, self->uid_, self->pod_->resourceVersion()});
+    complaint = drained.ok() ? drained->complaint() : drained.error().message();
+    const bool away = !drained.ok() && (drained.error().is(Code::kUnavailable) ||
+                                        drained.error().is(Code::kDeadlineExceeded));
+    if (!away || self->loop_.now() >= until) break;
+    co_await self->changed_.waitFor(kAskAgain);
+  }
+  if (*done || self->quitting_) co_return;
+  if (!complaint.empty()) {
+    log::warn("node", "pod {} ends undrained: {}", self->describe(), complaint);
+    self->context_.events.warning(*self->pod_, "Undrained",
+                                  "Stopping although requests may still be sent to this pod: " + complaint);
+  }
+  *done = true;
+  self->changed_.notify();
+}
+
 Task<> PodWorker::stopPod(PodWorker* self) {
   // A container that is about to run is let run, then stopped: no step is cut in the middle.
   while (self->busy_ > 0 && !self->quitting_) co_await self->changed_.wait();
@@ -94,6 +141,8 @@ Task<> PodWorker::stopPod(PodWorker* self) {
   const Duration grace = self->graceOf();
   self->stopDeadline_ = std::min(self->stopDeadline_, self->loop_.now() + grace);
   self->publish();
+  co_await self->drain(grace);
+  if (self->quitting_) co_return;
   co_await self->stopAll(grace);
   if (self->quitting_) co_return;
   co_await self->tearDown();

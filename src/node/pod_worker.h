@@ -42,6 +42,7 @@ struct WorkerContext {
   std::function<void(const std::string& containerId)> ended = {};  // its process has ended
   // A pod has (or no longer has) this address.
   std::function<void(const std::string& address, const std::string& ns, bool has)> addressed = {};
+  Barrier* barrier = nullptr;  // null: stops wait for nobody
 };
 
 class PodWorker {
@@ -146,6 +147,9 @@ class PodWorker {
   static Task<> finishPod(PodWorker* self);
   static Task<> stopContainer(PodWorker* self, size_t i, Duration grace, std::string why);
   static Task<> preStop(PodWorker* self, size_t i, Duration grace, std::shared_ptr<bool> done);
+  // Until nobody sends to the pod any more; bounded, and cut short when there is no time for it.
+  Task<> drain(Duration grace);
+  static Task<> passBarrier(PodWorker* self, std::shared_ptr<bool> done);
   Task<> stopAll(Duration grace);
   Task<> tearDown();
   Task<> tellDeleted();

@@ -145,6 +145,12 @@ void BridgePodNetwork::stop() {
   if (network_) network_->stop();
 }
 
+Task<Result<client::Drained>> ApiBarrier::pass(client::DrainQuestion pod) {
+  auto answer = co_await client_.raw("GET", client::drainTarget(node_, pod));
+  if (!answer.ok()) co_return std::move(answer).error();
+  co_return client::decodeDrained(*answer);
+}
+
 Task<Result<Tokens::Token>> ApiTokens::request(std::string ns, std::string account, TokenRequest wanted,
                                                std::string podName, std::string podUid) {
   json::object spec{

@@ -8,6 +8,7 @@
 #include "base/blocking.h"
 #include "base/gate.h"
 #include "client/client.h"
+#include "client/http_client.h"
 #include "client/reflector.h"
 #include "floors.h"
 #include "image/store.h"
@@ -73,6 +74,16 @@ class BridgePodNetwork final : public PodNetwork {
   std::set<std::string> live_, published_;
   Signal opened_;
   bool stopping_ = false;
+};
+
+class ApiBarrier final : public Barrier {
+ public:
+  ApiBarrier(client::HttpClient& client, std::string node) : client_(client), node_(std::move(node)) {}
+  Task<Result<client::Drained>> pass(client::DrainQuestion pod) override;
+
+ private:
+  client::HttpClient& client_;
+  const std::string node_;
 };
 
 class ApiTokens final : public Tokens {

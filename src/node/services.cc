@@ -30,6 +30,7 @@ ServiceFeed::ServiceFeed(Loop& loop, client::Cache& services, client::Cache& sli
       offload_(offload),
       view_(std::move(view)),
       file_(std::move(file)),
+      flushed_(loop),
       gate_(loop) {
   slices_.addIndex(kIndex,
                    [](const ObjectPtr& slice, std::vector<std::string>& keys) { keys.push_back(serviceOf(*slice)); });
@@ -76,6 +77,7 @@ Task<> ServiceFeed::stop() {
   subscriptions_.clear();
   keep_.cancel();
   retry_.cancel();
+  flushed_.notify();
   co_await gate_.close();
 }
 
@@ -91,6 +93,21 @@ Task<> ServiceFeed::waitSynced(ServiceFeed* self) {
   for (const ObjectPtr& service : self->services_.list()) self->dirty_.insert(service->key());
   self->full_ = true;
   self->wake();
+}
+
+uint64_t ServiceFeed::applied() const {
+  const bool settled = synced_ && !full_ && !flushing_ && dirty_.empty();
+  return settled ? slices_.revision() : applied_;
+}
+
+Task<uint64_t> ServiceFeed::untilApplied(uint64_t revision, Duration limit) {
+  const TimePoint end = loop_.now() + limit;
+  while (applied() < revision && !stopping_) {
+    const Duration left = end - loop_.now();
+    if (left <= Duration::zero()) break;
+    co_await flushed_.waitFor(left);
+  }
+  co_return applied();
 }
 
 void ServiceFeed::changed(const std::string& key) {
@@ -113,6 +130,7 @@ Task<> ServiceFeed::flush(ServiceFeed* self) {
   while ((self->full_ || !self->dirty_.empty()) && !self->stopping_) {
     const bool full = std::exchange(self->full_, false);
     const std::set<std::string> keys = std::exchange(self->dirty_, {});
+    const uint64_t revision = self->slices_.revision();
     auto changed = std::make_shared<std::vector<ServicePort>>();
     auto removed = std::make_shared<std::vector<std::string>>();
     for (const std::string& key : keys) {
@@ -147,9 +165,12 @@ Task<> ServiceFeed::flush(ServiceFeed* self) {
       log::error("node", "service rules: {}", result->error().message());
       for (const ObjectPtr& service : self->services_.list()) self->dirty_.insert(service->key());
       self->full_ = true;
+      self->applied_ = 0;  // nobody knows what is in force
       self->retry_ = self->loop_.after(kRetry, [self] { self->wake(); });
       break;
     }
+    self->applied_ = revision;
+    self->flushed_.notify();
     self->keepSoon();
   }
   self->flushing_ = false;

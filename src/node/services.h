@@ -43,6 +43,10 @@ class ServiceFeed final : public ServiceSource {
   void start();
   Task<> stop();
   std::vector<ObjectPtr> services(std::string_view ns) const override;
+  // All changes of EndpointSlices up to this revision are in force in the proxy and DNS.
+  uint64_t applied() const;
+  // Waits until that is so of `revision`, at most `limit`; gives what is applied then.
+  Task<uint64_t> untilApplied(uint64_t revision, Duration limit);
 
  private:
   void changed(const std::string& key);
@@ -63,9 +67,11 @@ class ServiceFeed final : public ServiceSource {
   std::map<std::string, std::set<std::string>> told_;  // service -> port keys that the proxy has
   std::set<std::string> dirty_;
   std::vector<ObjectPtr> remembered_;  // from the file, until the caches are filled
+  uint64_t applied_ = 0;  // by the last flush
   bool full_ = false, synced_ = false, flushing_ = false, stopping_ = false;
   Timer keep_, retry_;
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions_;
+  Signal flushed_;
   Gate gate_;
 };
 

@@ -1,5 +1,7 @@
 #include "platform/load_balancer.h"
 
+#include <set>
+
 #include "base/gate.h"
 #include "base/log.h"
 #include "client/controller.h"
@@ -33,32 +35,46 @@ std::string internalAddress(const object::Object& node) {
 }  // namespace
 
 struct LoadBalancer::Rep {
-  Rep(Loop& loop, Caches& caches)
-      : gate(loop),
+  Rep(Loop& l, Caches& caches)
+      : loop(l),
+        applied(l),
+        gate(l),
         services(caches.of(kServices)),
         slices(caches.of(kEndpointSlices)),
         nodes(caches.of(kNodes)),
-        controller(loop, {.name = "load-balancer", .workers = 1},
+        controller(l, {.name = "load-balancer", .workers = 1},
                    [this](std::string key) { return reconcile(std::move(key)); }) {
     slices.addIndex(kByService, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
       keys.push_back(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
     });
-    controller.watch(services, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
-      queue.add(fmt::format("{}{}", kServiceKey, (after ? after : before)->key()));
+    controller.watch(services, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+      changed(std::string((after ? after : before)->key()), queue);
     });
-    controller.watch(slices, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+    controller.watch(slices, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
       const ObjectPtr& slice = after ? after : before;
-      queue.add(fmt::format("{}{}/{}", kServiceKey, slice->ns(), slice->label(kServiceLabel)));
+      changed(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)), queue);
     });
     controller.watch(nodes, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
       queue.add(fmt::format("{}{}", kNodeKey, (after ? after : before)->name()));
     });
   }
 
+  void changed(const std::string& service, WorkQueue& queue) {
+    due.insert(service);
+    queue.add(fmt::format("{}{}", kServiceKey, service));
+  }
+
   Task<Result<>> reconcile(std::string key) {
     if (key.starts_with(kNodeKey)) co_return routeNode(key.substr(kNodeKey.size()));
-    co_return balance(key.substr(kServiceKey.size()));
+    const std::string service = key.substr(kServiceKey.size());
+    CO_RETURN_IF_ERROR(balance(service));
+    due.erase(service);
+    if (due.empty()) applied.notify();
+    co_return Result<>();
   }
+
+  // While a change is due, it is not known how far what is in force has come.
+  uint64_t appliedRevision() const { return begun && due.empty() ? slices.revision() : 0; }
 
   Result<> routeNode(const std::string& name) {
     Route route;
@@ -106,6 +122,8 @@ struct LoadBalancer::Rep {
     auto applied = self->proxy->apply(std::move(all));
     if (!applied.ok()) log::error("region", "load balancer: {}", applied.error().message());
     self->controller.start();
+    self->begun = true;
+    self->applied.notify();
   }
 
   Result<> balance(const std::string& key) {
@@ -129,6 +147,10 @@ struct LoadBalancer::Rep {
     return {};
   }
 
+  Loop& loop;
+  Signal applied;
+  std::set<std::string> due;  // services whose last change is not in force yet
+  bool begun = false;
   Gate gate;
   bool stopping = false;
   Cache& services;
@@ -162,6 +184,17 @@ Result<std::unique_ptr<LoadBalancer>> LoadBalancer::start(Loop& loop, Caches& ca
   return std::unique_ptr<LoadBalancer>(new LoadBalancer(std::move(rep)));
 }
 
+Task<uint64_t> LoadBalancer::untilApplied(uint64_t revision, Duration limit) {
+  Rep& rep = *rep_;
+  const TimePoint end = rep.loop.now() + limit;
+  while (rep.appliedRevision() < revision && !rep.stopping) {
+    const Duration left = end - rep.loop.now();
+    if (left <= Duration::zero()) break;
+    co_await rep.applied.waitFor(left);
+  }
+  co_return rep.appliedRevision();
+}
+
 Result<> LoadBalancer::routesAgain() {
   for (const auto& [node, route] : rep_->routes) RETURN_IF_ERROR(rep_->links->setRoute(route));
   return {};
@@ -169,6 +202,7 @@ Result<> LoadBalancer::routesAgain() {
 
 Task<> LoadBalancer::stop() {
   rep_->stopping = true;
+  rep_->applied.notify();
   co_await rep_->gate.close();
   co_await rep_->controller.stop();
 }

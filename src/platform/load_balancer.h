@@ -16,6 +16,9 @@ class LoadBalancer {
  public:
   static Result<std::unique_ptr<LoadBalancer>> start(Loop& loop, client::Caches& caches, const ClusterConfig& config);
   ~LoadBalancer();
+  // Waits until all changes of EndpointSlices up to `revision` are in force, at most `limit`; gives the revision up to
+  // which they are.
+  Task<uint64_t> untilApplied(uint64_t revision, Duration limit);
   // Sets the ways to nodes anew: the kernel forgets them when a zone's segment is taken down.
   Result<> routesAgain();
   // After the caches have been stopped: until they hold all, it waits for them.

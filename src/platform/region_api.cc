@@ -8,6 +8,7 @@
 #include "base/gate.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "client/draining.h"
 #include "client/fields.h"
 #include "http/client.h"
 #include "platform/identities.h"
@@ -92,11 +93,8 @@ Result<NodeTraits> traitsOf(const json::object& body) {
 
 struct Reader;
 
-struct Api {
+struct Api : RegionParts {
   Loop& loop;
-  Provider& provider;
-  const ApiAddress* masters;
-  std::function<Result<>()> restored;
   std::shared_ptr<std::vector<std::weak_ptr<Reader>>> readers;
 };
 
@@ -205,6 +203,11 @@ Task<> serve(Api api, http::Request& request, http::ResponseWriter& writer) {
     response = answer(Error(Code::kPermissionDenied, "the region's API is for the masters"));
   } else if (request.method == "GET" && request.path == "/v1/changes") {
     co_return co_await sendChanges(api, writer);
+  } else if (request.method == "GET" && request.path == client::kAppliedPath && api.applied) {
+    const client::AppliedQuestion question = client::appliedQuestion(request.query);
+    const uint64_t revision = co_await api.applied(question.revision, question.limit);
+    response.headers.set("Content-Type", "application/json");
+    response.body = client::encodeApplied(revision);
   } else {
     auto body = co_await http::readAll(*request.body, kBodyLimit);
     if (body.ok())
@@ -224,10 +227,9 @@ Code codeNamed(std::string_view name) {
 
 }  // namespace
 
-http::Handler regionHandler(Loop& loop, Provider& provider, const ApiAddress* masters,
-                            std::function<Result<>()> restored) {
+http::Handler regionHandler(Loop& loop, RegionParts parts) {
   auto readers = std::make_shared<std::vector<std::weak_ptr<Reader>>>();
-  provider.onChange([readers](const std::string& name) {
+  parts.provider.onChange([readers](const std::string& name) {
     std::erase_if(*readers, [](const auto& reader) { return reader.expired(); });
     for (const auto& weak : *readers) {
       auto reader = weak.lock();
@@ -235,7 +237,7 @@ http::Handler regionHandler(Loop& loop, Provider& provider, const ApiAddress* ma
       reader->changed.notify();
     }
   });
-  return [api = Api{loop, provider, masters, std::move(restored), readers}](
+  return [api = Api{std::move(parts), loop, readers}](
              http::Request& request, http::ResponseWriter& writer) { return serve(api, request, writer); };
 }
 
@@ -337,6 +339,14 @@ Task<Result<std::vector<RegionClient::MasterState>>> RegionClient::masters() {
     out.push_back({std::string(text(value.get_object(), "name")), client::flag(value.get_object(), {"alive"})});
   }
   co_return out;
+}
+
+Task<Result<uint64_t>> RegionClient::applied(uint64_t revision, Duration limit) {
+  auto rep = rep_;
+  auto body = co_await Rep::call(rep, "GET", client::appliedTarget({revision, limit}), "");
+  if (!body.ok() && body.error().is(Code::kNotFound)) co_return Error(Code::kUnimplemented, body.error().message());
+  CO_RETURN_IF_ERROR(body);
+  co_return static_cast<uint64_t>(client::number(*body, {"applied"}, 0));
 }
 
 Task<Result<>> RegionClient::create(std::string name, std::string zone, NodeTraits traits) {

@@ -8,6 +8,7 @@
 //   POST   /v1/machines/<name>/start | stop | kill | restart | cut | restore
 //   POST   /v1/zones/<zone>/cut | restore
 //   GET    /v1/masters            {"masters": [{"name", "alive"}]}
+//   GET    /v1/endpointslices/applied     how far the load balancer has come (client/draining.h)
 // An error is {"code", "message"} with a status of its own.
 #pragma once
 
@@ -24,9 +25,16 @@
 
 namespace dhow::platform {
 
-// `masters` may be null, `restored` empty: it is called after a zone's segment was put back. All outlive the handler.
-http::Handler regionHandler(Loop& loop, Provider& provider, const ApiAddress* masters,
-                            std::function<Result<>()> restored);
+// All outlive the handler.
+struct RegionParts {
+  Provider& provider;
+  const ApiAddress* masters = nullptr;
+  // Called after a zone's segment was put back.
+  std::function<Result<>()> restored = {};
+  // LoadBalancer::untilApplied.
+  std::function<Task<uint64_t>(uint64_t revision, Duration limit)> applied = {};
+};
+http::Handler regionHandler(Loop& loop, RegionParts parts);
 
 class RegionClient {
  public:
@@ -58,6 +66,9 @@ class RegionClient {
   Task<Result<>> setLink(std::string name, bool up);
   Task<Result<>> setZone(std::string zone, bool up);
   Task<Result<std::vector<MasterState>>> masters();
+  // Waits until the load balancer has applied all EndpointSlices up to `revision`, at most `limit`; gives how far it has
+  // come. kUnimplemented when the region does not know the question.
+  Task<Result<uint64_t>> applied(uint64_t revision, Duration limit);
   // Calls `changed` for each change until the connection ends, which is the result; first with an empty name.
   Task<Result<>> follow(std::function<void(const std::string& name)> changed);
   // Ends what is under way.
