@@ -19,6 +19,8 @@ set(CMAKE_C_FLAGS_DEBUG "-O0 -gline-tables-only")
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -gline-tables-only")
 set(CMAKE_C_FLAGS_RELEASE "-O2 -gline-tables-only")
 add_link_options($<$<CONFIG:Release>:-Wl,--gc-sections>)
+# Tells builds of one version apart (base/version.h).
+add_link_options(-Wl,--build-id=sha1)
 add_compile_options($<$<CONFIG:Release>:-ffunction-sections> $<$<CONFIG:Release>:-fdata-sections>)
 
 if(DHOW_SANITIZE)

@@ -71,9 +71,10 @@ void connectionReadable(int index) {
   int fds[kMaxFds];
   int count = 0;
   while (state.connections[index] >= 0) {
+    memset(&message, 0, sizeof message);
     long n = receiveFds(state.connections[index], &message, sizeof message, fds, &count);
     if (n == -11) return;
-    if (n == sizeof message) {
+    if (n >= wire::kLeastMessage) {
       message.id[wire::kMaxId] = 0;
       if (message.streamCount > wire::kMaxAttach) message.streamCount = wire::kMaxAttach;
       handle(index, message, fds, count);
@@ -141,6 +142,7 @@ long prepare(uint32_t* failed) {
   state.plan = mapPlan(5);
   sys::close(5);
   if (!state.plan) return -22;
+  if (state.plan->protocol > wire::kProtocol) return -71;  // EPROTO
   state.ownPidNs = static_cast<int>(sys::open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC));
   if (state.ownPidNs < 0) return state.ownPidNs;
   StepContext context;

@@ -100,13 +100,15 @@ void handle(int connection, const wire::Message& request, const int* fds, int co
     return;
   }
   if (request.type == wire::Type::kHello) {
-    if (request.a != wire::kMagic) return reply(connection, request, -71 /* EPROTO */);
+    if (request.a != wire::kMagic || request.b < wire::kOldestProtocol)
+      return reply(connection, request, -71 /* EPROTO */);
     for (auto& each : processes) {
       bool known = each.state == Process::kRunning || each.state == Process::kExited;
       if (known && each.container) send(connection, describe(each, wire::Type::kRecord));
     }
     wire::Message answer = request;
     answer.pid = static_cast<int32_t>(sys::nr<__NR_getpid>());
+    answer.status = wire::kProtocol;
     return reply(connection, answer, 0);
   }
   if (!process) return reply(connection, request, -3 /* ESRCH */);

@@ -269,7 +269,7 @@ void startProcess(int connection, const wire::Message& request, const int* fds, 
   bool exec = request.type == wire::Type::kExec;
   const wire::Plan* plan = count > 0 ? mapPlan(fds[0]) : nullptr;
   Process* process = nullptr;
-  long r = plan ? 0 : -22;
+  long r = !plan ? -22 : plan->protocol > wire::kProtocol ? -71 /* EPROTO */ : 0;
   if (r == 0 && state.shuttingDown) r = -108;  // ESHUTDOWN
   if (r == 0) {
     Process* old = find(request.id);

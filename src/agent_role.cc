@@ -16,6 +16,7 @@
 #include "image/store.h"
 #include "node/agent.h"
 #include "node/options.h"
+#include "platform/programs.h"
 #include "roles.h"
 #include "runtime/runtime.h"
 
@@ -129,6 +130,7 @@ int runAgent(const std::string& configFile) {
     log::error("node", "{}", options.error().message());
     return 1;
   }
+  if (auto programs = platform::Programs::ofThisProcess(); programs.ok()) options->program = programs->id;
   RealLoop loop;
   BlockingPool pool(kBlockingThreads);
   AgentProcess process{loop, pool, std::move(*options)};

@@ -1,6 +1,11 @@
 // What a cloud gives a cluster, for a local one: the API's one address, machines, the registry and the load balancer,
 // in one process on this machine. It goes on while masters are dead.
+//
+// SIGHUP has it executed anew, from what its link leads to by then (platform/programs.h): the API's address goes on.
+#include <unistd.h>
+
 #include <csignal>
+#include <cstdlib>
 
 #include <boost/asio/signal_set.hpp>
 
@@ -32,6 +37,9 @@ constexpr size_t kBlockingThreads = 2;
 constexpr Duration kFirstLook = std::chrono::milliseconds(50);
 constexpr Duration kLastLook = std::chrono::seconds(1);
 
+// The environment variable with the number of ApiAddress::handOver()'s file.
+constexpr const char* kSockets = "DHOW_REGION_SOCKETS";
+
 // One master as this process sees it: it lives while a watch of it lives.
 struct MasterWatch {
   std::unique_ptr<client::HttpClient> client;
@@ -52,9 +60,10 @@ struct Region {
   std::unique_ptr<platform::LoadBalancer> loadBalancer;
   bool stopping = false;
   int code = 0;
+  UniqueFd sockets;  // for the program that takes this one's place
 
   Task<Result<>> start();
-  Task<> stop();
+  Task<> stop(bool handsOver);
   Result<> startAddress();
   Result<> watchMasters();
   Result<> startRegistry();
@@ -93,6 +102,11 @@ Result<> Region::startAddress() {
   std::vector<platform::ApiAddress::Master> plans;
   for (const auto& plan : config.masterPlans()) plans.push_back({plan.name, plan.address, config.apiPort});
   address = std::make_unique<platform::ApiAddress>(loop, std::move(plans));
+  if (const char* inherited = ::getenv(kSockets)) {
+    auto taken = address->takeOver(UniqueFd(std::atoi(inherited)));
+    ::unsetenv(kSockets);
+    if (!taken.ok()) log::warn("region", "{}", taken.error().message());
+  }
   for (const auto& own : {std::string("127.0.0.1"), config.hostAddress()})
     RETURN_IF_ERROR(address->listen(own, config.apiPort));
   return {};
@@ -113,6 +127,7 @@ Result<> Region::watchMasters() {
       log::info("region", "{} {}", name, connected ? "answers" : "does not answer");
       if (stopping) return;
       address->setAlive(name, connected);
+      provider->tellChange(name);
       if (connected) caches->retry();
     };
     watch.reflector =
@@ -175,9 +190,9 @@ Task<Result<>> Region::start() {
   co_return Result<>();
 }
 
-Task<> Region::stop() {
+Task<> Region::stop(bool handsOver) {
   stopping = true;
-  if (address) co_await address->stop();
+  if (address && !handsOver) co_await address->stop();
   if (localFront) co_await localFront->stop();
   if (mastersFront) co_await mastersFront->stop();
   if (registryFront) co_await registryFront->stop();
@@ -189,12 +204,29 @@ Task<> Region::stop() {
     co_await master.client->stop();
   }
   if (provider) co_await provider->close();
+  if (!address || !handsOver) co_return;
+  // As late as can be: until somebody takes over, what is sent through the address waits.
+  auto handed = co_await address->handOver();
+  if (handed.ok()) sockets = std::move(*handed);
+  if (!handed.ok()) log::warn("region", "{}", handed.error().message());
 }
 
-Task<> endRegion(Region* region, RealLoop* loop) {
+Task<> endRegion(Region* region, RealLoop* loop, bool handsOver) {
   if (region->stopping) co_return;
-  co_await region->stop();
+  co_await region->stop(handsOver);
   loop->stop();
+}
+
+// Gives back only when it fails; then the init starts the process again.
+void executeAnew(const platform::ClusterPaths& paths, const UniqueFd& sockets) {
+  const std::string program = paths.linkedDhow(platform::kRegionProcess);
+  std::vector<std::string> words{program, platform::kRegionProcess, "--cluster", paths.root};
+  std::vector<char*> argv;
+  for (auto& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  if (sockets) ::setenv(kSockets, std::to_string(sockets.get()).c_str(), 1);
+  ::execv(program.c_str(), argv.data());
+  log::error("region", "{}", Error::fromErrno("start " + program).message());
 }
 
 Task<> runRegionProcess(Region* region, RealLoop* loop) {
@@ -202,7 +234,7 @@ Task<> runRegionProcess(Region* region, RealLoop* loop) {
   if (started.ok()) co_return;
   log::error("region", "{}", started.error().message());
   region->code = 1;
-  co_await endRegion(region, loop);
+  co_await endRegion(region, loop, false);
 }
 
 }  // namespace
@@ -215,16 +247,27 @@ int runRegion(const std::string& clusterDir) {
     log::error("region", "{}", config.error().message());
     return 1;
   }
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  Region region{loop, pool, std::move(*config)};
-  boost::asio::signal_set signals(loop.executor(), SIGTERM, SIGINT);
-  signals.async_wait([&](const boost::system::error_code& error, int) {
-    if (!error) spawn(loop, endRegion(&region, &loop));
-  });
-  spawn(loop, runRegionProcess(&region, &loop));
-  loop.run();
-  return region.code;
+  UniqueFd sockets;
+  bool anew = false;
+  int code = 0;
+  {
+    RealLoop loop;
+    BlockingPool pool(kBlockingThreads);
+    Region region{loop, pool, std::move(*config)};
+    boost::asio::signal_set signals(loop.executor(), SIGTERM, SIGINT, SIGHUP);
+    signals.async_wait([&](const boost::system::error_code& error, int signal) {
+      if (error) return;
+      anew = signal == SIGHUP;
+      spawn(loop, endRegion(&region, &loop, anew));
+    });
+    spawn(loop, runRegionProcess(&region, &loop));
+    loop.run();
+    sockets = std::move(region.sockets);
+    code = region.code;
+  }
+  if (!anew) return code;
+  executeAnew(paths, sockets);
+  return 1;
 }
 
 }  // namespace dhow

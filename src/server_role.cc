@@ -25,6 +25,7 @@
 #include "roles.h"
 #include "scheduler/scheduler.h"
 #include "store/datastore.h"
+#include "store/form.h"
 
 namespace dhow {
 
@@ -113,7 +114,9 @@ Task<Result<>> Master::openStore() {
     if (opened.ok()) {
       store = std::move(*opened);
       auto moved = co_await moveStore();
-      co_return moved;
+      CO_RETURN_IF_ERROR(moved);
+      auto entered = co_await store::enterForm(*store, thisProgram());
+      co_return entered;
     }
     const bool later = opened.error().is(Code::kUnavailable) || opened.error().is(Code::kDeadlineExceeded);
     if (!options.store.empty() || !later || stopping) co_return std::move(opened).error();

@@ -1,6 +1,7 @@
 // What agents ask of a master for themselves, with their node's certificate: to keep their tunnel, and to pass the
 // drain barrier.
 #include "base/strings.h"
+#include "base/version.h"
 #include "client/fields.h"
 #include "client/streaming.h"
 #include "front.h"
@@ -35,9 +36,19 @@ Task<Result<>> Front::serveTunnel(Call& call, std::string node) {
     co_return Error(Code::kBadRequest,
                     fmt::format("a tunnel is opened with Upgrade: {}", client::streaming::kTunnelUpgrade));
   }
+  const int protocol =
+      client::streaming::tunnelProtocol(call.request.headers.get(client::streaming::kTunnelProtocolHeader));
+  if (protocol < client::streaming::kOldestTunnelProtocol)
+    co_return Error(Code::kBadRequest,
+                    fmt::format("the agent of {} and this master (dhow {}) are too far apart: it speaks the tunnel's "
+                                "protocol {}, and the master {} to {}",
+                                node, thisProgram().version.text(),
+                                call.request.headers.get(client::streaming::kTunnelProtocolHeader),
+                                client::streaming::kOldestTunnelProtocol, client::streaming::kTunnelProtocol));
   http::Headers headers;
   headers.set("Connection", "Upgrade");
   headers.set("Upgrade", client::streaming::kTunnelUpgrade);
+  headers.set(client::streaming::kTunnelProtocolHeader, std::to_string(protocol));
   auto stream = co_await call.writer.hijack(101, std::move(headers));
   CO_RETURN_IF_ERROR(stream);
   tunnels_.add(node, std::move(*stream));

@@ -6,6 +6,7 @@
 
 #include "base/digest.h"
 #include "base/strings.h"
+#include "base/version.h"
 #include "client/fields.h"
 #include "client/streaming.h"
 #include "object/discovery.h"
@@ -367,8 +368,8 @@ Task<Result<>> Front::servePath(Call& call) {
                          {"emulationMinor", "35"},
                          {"minCompatibilityMajor", "1"},
                          {"minCompatibilityMinor", "34"},
-                         {"gitVersion", kGitVersion},
-                         {"gitCommit", ""},
+                         {"gitVersion", fmt::format("{}+dhow.{}", kApiVersion, thisProgram().version.text())},
+                         {"gitCommit", thisProgram().build},
                          {"gitTreeState", ""},
                          {"buildDate", ""},
                          {"goVersion", ""},

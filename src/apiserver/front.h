@@ -20,7 +20,7 @@
 namespace dhow::apiserver {
 
 inline constexpr size_t kMaxBody = 3 << 20;
-inline constexpr std::string_view kGitVersion = "v1.35.0+dhow";
+inline constexpr std::string_view kApiVersion = "v1.35.0";
 
 class Front {
  public:

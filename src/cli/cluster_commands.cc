@@ -64,6 +64,11 @@ int up(const UpOptions& options) {
                         : fmt::format(" --name {} --data {}", config.request.name, config.request.dataDir);
   std::printf("cluster \"%s\" is up after %.1f s\n\n", config.request.name.c_str(),
               milliseconds(loop.now() - began) / 1000);
+  if (!done->before.empty())
+    std::printf("  It starts with dhow %s; before it was %s.\n\n", config.program.c_str(), done->before.c_str());
+  if (config.program != programs->id)
+    std::printf("  It runs dhow %s; this is %s, which `dhow upgrade` brings to it.\n\n", config.program.c_str(),
+                programs->id.c_str());
   for (const auto& url : done->urls) std::printf("  application  %s\n", url.c_str());
   std::printf("  API          %s\n", config.apiUrl().c_str());
   std::printf("  kubeconfig   %s\n", config.paths().kubeconfig().c_str());
@@ -97,6 +102,36 @@ const char* howIs(const platform::MachineInfo& machine, const platform::ClusterS
   return found->second ? "Ready" : "NotReady";
 }
 
+// Whether processes run other programs than the cluster's.
+bool isMixed(const platform::ClusterConfig& config, const platform::ClusterState& state) {
+  auto other = [&](const std::string& program) { return !program.empty() && program != config.program; };
+  return other(state.regionProgram) || other(state.engineProgram) ||
+         std::any_of(state.machines.begin(), state.machines.end(),
+                     [&](const auto& machine) { return other(machine.program); });
+}
+
+void printPrograms(const platform::ClusterConfig& config, const platform::ClusterState& state,
+                   const platform::Programs& own) {
+  std::printf("PROGRAMS  %s\n", config.program.c_str());
+  if (isMixed(config, state))
+    std::printf("          mixed: region %s, engine %s; `dhow upgrade` goes on\n",
+                state.regionProgram.empty() ? "-" : state.regionProgram.c_str(),
+                state.engineProgram.empty() ? "-" : state.engineProgram.c_str());
+  else if (own.id != config.program && !state.down)
+    std::printf("          this is %s; `dhow upgrade` brings it to the cluster\n", own.id.c_str());
+  std::printf("\n");
+}
+
+void printMachines(const platform::ClusterState& state, bool mixed) {
+  std::printf("%-24s %-10s %-10s %-16s %-16s%s\n", "MACHINE", "STATE", "PID", "ZONE", "ADDRESS",
+              mixed ? " PROGRAMS" : "");
+  for (const auto& machine : state.machines) {
+    const std::string program = !mixed ? "" : " " + (machine.program.empty() ? std::string("-") : machine.program);
+    std::printf("%-24s %-10s %-10d %-16s %-16s%s\n", machine.name.c_str(), howIs(machine, state), machine.pid,
+                machine.zone.c_str(), machine.address.c_str(), program.c_str());
+  }
+}
+
 int status(const ClusterOption& option) {
   if (::geteuid() != 0)
     return fail(Error(Code::kPermissionDenied, "this needs root: the cluster's identities are root's"));
@@ -113,12 +148,10 @@ int status(const ClusterOption& option) {
   std::printf("API       %s  %s\n", config->apiUrl().c_str(), state->serverAnswers ? "answers" : "does not answer");
   std::printf("ENGINE    unix://%s  %s\n", config->paths().dockerSocket().c_str(),
               state->engineAnswers ? "answers" : "does not answer");
-  std::printf("REGION    %s  %s\n\n", config->region.c_str(),
+  std::printf("REGION    %s  %s\n", config->region.c_str(),
               state->regionAnswers ? "answers" : "does not answer; `dhow up` starts it");
-  std::printf("%-24s %-10s %-10s %-16s %-16s\n", "MACHINE", "STATE", "PID", "ZONE", "ADDRESS");
-  for (const auto& machine : state->machines)
-    std::printf("%-24s %-10s %-10d %-16s %-16s\n", machine.name.c_str(), howIs(machine, *state), machine.pid,
-                machine.zone.c_str(), machine.address.c_str());
+  printPrograms(*config, *state, *programs);
+  printMachines(*state, isMixed(*config, *state));
   if (!state->members.empty()) std::printf("\n%-24s %-10s %-10s\n", "MEMBER OF THE STORE", "STATE", "SIZE");
   for (const auto& member : state->members) {
     const char* how = !member.answers ? "Away" : member.learner ? "Learns" : member.leads ? "Leads" : "Follows";

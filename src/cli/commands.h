@@ -11,6 +11,7 @@ void addStatus(CLI::App& app, Action* chosen);
 void addClusters(CLI::App& app, Action* chosen);
 void addMachine(CLI::App& app, Action* chosen);
 void addZone(CLI::App& app, Action* chosen);
+void addUpgrade(CLI::App& app, Action* chosen);
 void addDrill(CLI::App& app, Action* chosen);
 void addSnapshot(CLI::App& app, Action* chosen);
 void addDatastore(CLI::App& app, Action* chosen);

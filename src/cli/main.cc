@@ -25,6 +25,7 @@ constexpr Entry kCommands[] = {
     {"machine", addMachine},
     {"zone", addZone},
     {"drill", addDrill},
+    {"upgrade", addUpgrade},
     {"snapshot", addSnapshot},
     {"datastore", addDatastore},
     {"kubeconfig", addKubeconfig},

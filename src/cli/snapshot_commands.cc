@@ -7,8 +7,6 @@
 #include "base/blocking.h"
 #include "base/files.h"
 #include "base/time.h"
-#include "client/http_client.h"
-#include "client/kubeconfig.h"
 #include "cluster_option.h"
 #include "commands.h"
 #include "platform/cluster.h"
@@ -19,8 +17,6 @@ namespace dhow::cli {
 namespace {
 
 constexpr size_t kBlockingThreads = 2;
-constexpr size_t kPiece = 256 << 10;
-constexpr size_t kMaxError = 1 << 20;
 
 Result<> needRoot() {
   if (::geteuid() == 0) return {};
@@ -37,36 +33,6 @@ std::string sizeText(uint64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024 * 1024));
 }
 
-Task<Result<store::SnapshotInfo>> receive(http::Client* http, std::string url, store::SnapshotWriter writer) {
-  auto answer = co_await http->send(std::move(url), http::Request());
-  if (!answer.ok()) co_return std::move(answer).error().wrap("no master answers (`dhow status` shows them)");
-  if (answer->status != 200) {
-    auto body = co_await http::readAll(*answer->body, kMaxError);
-    co_return client::errorOfStatus(answer->status, body.ok() ? *body : "");
-  }
-  std::vector<char> piece(kPiece);
-  while (true) {
-    auto count = co_await answer->body->read(piece);
-    if (!count.ok()) co_return std::move(count).error().wrap("the snapshot broke off");
-    if (*count == 0) break;
-    CO_RETURN_IF_ERROR(writer.write({piece.data(), *count}));
-  }
-  co_return writer.finish();
-}
-
-Task<Result<store::SnapshotInfo>> fetchSnapshot(Loop* loop, platform::ClusterPaths paths, std::string file) {
-  CO_ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(paths.kubeconfig()));
-  CO_ASSIGN_OR_RETURN(auto connection, client::httpOptions(kubeconfig));
-  CO_ASSIGN_OR_RETURN(auto writer, store::SnapshotWriter::create(file));
-  http::Client::Options options;
-  options.tls = connection.tls;
-  options.pingAfter = std::chrono::seconds(5);
-  http::Client http(*loop, std::move(options));
-  auto received = co_await receive(&http, kubeconfig.server + "/dhow/v1/snapshot", std::move(writer));
-  http.close();
-  co_return received;
-}
-
 int save(const ClusterOption& option, std::string file) {
   if (auto root = needRoot(); !root.ok()) return fail(root.error());
   auto config = option.load();
@@ -79,7 +45,7 @@ int save(const ClusterOption& option, std::string file) {
   } else if (std::error_code error; std::filesystem::is_directory(file, error)) {
     return fail(Error(Code::kInvalid, file + " is a folder; name a file in it"));
   }
-  auto saved = runOn(loop, fetchSnapshot(&loop, paths, file));
+  auto saved = runOn(loop, platform::fetchSnapshot(loop, paths, file));
   if (!saved.ok()) return fail(saved.error());
   std::printf("saved %s: revision %lld, %llu objects, %s\n", file.c_str(), static_cast<long long>(saved->revision),
               static_cast<unsigned long long>(saved->entries), sizeText(saved->bytes).c_str());

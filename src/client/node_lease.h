@@ -31,5 +31,7 @@ inline constexpr int kLeaseSeconds = 15;  // of the Lease
 // A node says here that it fences itself as told above; without it a silent node's pods with an identity only move
 // when the machine is surely off.
 inline constexpr char kFencesItself[] = "dhow.io/fences-itself";
+// And here, which programs its agent runs: "0.1.0-3f2a9c1b77de". Written when the agent has taken its pods over.
+inline constexpr char kRunsProgram[] = "dhow.io/program";
 
 }  // namespace dhow::client

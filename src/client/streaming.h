@@ -12,17 +12,31 @@
 // A frame: one byte channel, four bytes length (big endian), payload.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "base/strings.h"
+
 namespace dhow::client::streaming {
 
 inline constexpr std::string_view kTunnelPrefix = "/dhow.io/v1/agents/";
 inline constexpr std::string_view kTunnelSuffix = "/tunnel";
 inline constexpr std::string_view kTunnelUpgrade = "dhow-tunnel";
+// What the tunnel carries, by number: each side says how far it goes, and both keep to the lower of the two. Missing is
+// 1. Counts up with what a side that does not know it would misread, not with a query parameter or a new request.
+inline constexpr std::string_view kTunnelProtocolHeader = "Dhow-Tunnel-Protocol";
+inline constexpr int kTunnelProtocol = 1;
+inline constexpr int kOldestTunnelProtocol = 1;
+// 0 for what is no number.
+inline int tunnelProtocol(std::string_view header) {
+  if (header.empty()) return 1;
+  auto number = parseUint(header);
+  return number && *number <= 1'000'000 ? static_cast<int>(std::min<uint64_t>(*number, kTunnelProtocol)) : 0;
+}
 inline constexpr std::string_view kStreamUpgrade = "dhow-stream";  // of exec, attach and portForward
 
 enum class Channel : uint8_t {

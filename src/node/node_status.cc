@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/version.h"
 #include "client/node_lease.h"
 
 namespace dhow::node {
@@ -20,7 +21,7 @@ using dhow::object::resources::kNodes;
 constexpr Duration kStatusEvery = std::chrono::minutes(5);
 constexpr uint64_t kMemoryLow = 100 << 20;
 constexpr double kDiskLow = 0.1;
-constexpr const char* kVersion = "v1.35.0";
+constexpr const char* kVersion = "v1.35.0";  // of the API
 
 std::string firstLine(const std::string& path) {
   auto bytes = readFile(path, 4096);
@@ -145,9 +146,9 @@ json::object NodeStatus::metadata() const {
   labels["beta.kubernetes.io/arch"] = machine_.architecture;
   if (!options_.zone.empty()) labels["topology.kubernetes.io/zone"] = options_.zone;
   if (!options_.region.empty()) labels["topology.kubernetes.io/region"] = options_.region;
-  return {{"name", options_.name},
-          {"labels", std::move(labels)},
-          {"annotations", json::object{{client::kFencesItself, "true"}}}};
+  json::object annotations{{client::kFencesItself, "true"}};
+  if (!options_.program.empty()) annotations[client::kRunsProgram] = options_.program;
+  return {{"name", options_.name}, {"labels", std::move(labels)}, {"annotations", std::move(annotations)}};
 }
 
 json::object NodeStatus::conditionOf(std::string_view type, bool holds, std::string_view reason,
@@ -187,6 +188,7 @@ json::array NodeStatus::conditions() const {
 
 json::object NodeStatus::status() const {
   const auto capacity = capacityOf(machine_, options_);
+  const std::string version = thisProgram().version.text();
   json::array images;
   for (const image::ImagePtr& image : images_.list()) {
     if (images.size() == 50) break;
@@ -205,8 +207,8 @@ json::object NodeStatus::status() const {
                                     {"bootID", machine_.bootId},
                                     {"kernelVersion", machine_.kernel},
                                     {"osImage", machine_.osImage},
-                                    {"containerRuntimeVersion", "dhow://0.1.0"},
-                                    {"kubeletVersion", kVersion},
+                                    {"containerRuntimeVersion", "dhow://" + version},
+                                    {"kubeletVersion", fmt::format("{}+dhow.{}", kVersion, version)},
                                     {"kubeProxyVersion", ""},
                                     {"operatingSystem", "linux"},
                                     {"architecture", machine_.architecture}}},

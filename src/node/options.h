@@ -24,6 +24,7 @@
 //   reserved       {"cpu": "100m", "memory": "128Mi"}: kept from the pods: allocatable is capacity less this
 //   poolSize       ready-made pod networks; default 4
 //   logMaxSize, logMaxFiles   default 10 MiB and 5
+// What another version has written and this one does not know is passed over.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -60,9 +61,10 @@ struct NodeOptions {
   int poolSize = 4;
   uint64_t logMaxSize = 10 << 20;
   uint32_t logMaxFiles = 5;
+  std::string program;  // what the agent runs, for the Node to tell; not from the file
 };
 
-// kInvalid names the field that is wrong or unknown.
+// kInvalid names the field that is wrong.
 Result<NodeOptions> parseNodeOptions(std::string_view json);
 Result<NodeOptions> loadNodeOptions(const std::string& path);
 boost::json::object toJson(const NodeOptions& options);

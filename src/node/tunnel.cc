@@ -48,8 +48,12 @@ Task<> Tunnels::keep(Tunnels* self, std::string server) {
     http::Request request;
     request.headers.set("Connection", "Upgrade");
     request.headers.set("Upgrade", streaming::kTunnelUpgrade);
+    request.headers.set(streaming::kTunnelProtocolHeader, std::to_string(streaming::kTunnelProtocol));
     auto upgraded = co_await self->client_.upgrade(url, std::move(request));
     if (self->stopping_) break;
+    if (upgraded.ok() && streaming::tunnelProtocol(upgraded->headers.get(streaming::kTunnelProtocolHeader)) <
+                             streaming::kOldestTunnelProtocol)
+      upgraded = Error(Code::kFailedPrecondition, "the master's version is too far from this one's");
     if (upgraded.ok()) {
       log::info("node", "tunnel to {} is open", server);
       const TimePoint began = self->loop_.now();

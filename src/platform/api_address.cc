@@ -1,56 +1,61 @@
 #include "platform/api_address.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 
 #include <set>
 
 #include "base/gate.h"
 #include "base/log.h"
-#include "http/stream.h"
+#include "base/strings.h"
+#include "client/fields.h"
 
 namespace dhow::platform {
 
 namespace asio = boost::asio;
+namespace json = boost::json;
 using asio::ip::tcp;
-using http::Stream;
 
 namespace {
 
 constexpr size_t kMaxConnections = 4096;
 constexpr size_t kBuffer = 16 << 10;
 constexpr Duration kConnectLimit = std::chrono::seconds(1);
+constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 
-struct Connection {
-  std::shared_ptr<Stream> client, master;
-  std::string name;
-  void close() {
-    if (client) client->close();
-    if (master) master->close();
-  }
+// One side of a connection.
+struct End {
+  explicit End(Loop& loop) : socket(loop.executor()) {}
+  tcp::socket socket;
+  bool ended = false;   // it sends no more
+  std::string pending;  // what it is still to be sent
 };
 
-Task<> copyOneWay(std::shared_ptr<Stream> from, std::shared_ptr<Stream> to) {
-  std::vector<char> buffer(kBuffer);
-  while (true) {
-    auto count = co_await from->read(buffer);
-    if (!count.ok()) break;
-    if (*count == 0) {
-      // Half closed: the other direction goes on.
-      co_await to->shutdownWrite();
-      co_return;
-    }
-    auto written = co_await to->write({buffer.data(), *count});
-    if (!written.ok()) break;
+struct Connection {
+  explicit Connection(Loop& loop) : client(loop), master(loop) {}
+  End client, master;
+  std::string name;  // of the master; empty: none yet
+  void close() {
+    boost::system::error_code ignored;
+    client.socket.close(ignored);
+    master.socket.close(ignored);
   }
-  from->close();
-  to->close();
-}
+  void cancel() {
+    boost::system::error_code ignored;
+    client.socket.cancel(ignored);
+    master.socket.cancel(ignored);
+  }
+};
 
 void tune(int fd) {
   auto set = [fd](int level, int option, int value) { ::setsockopt(fd, level, option, &value, sizeof value); };
@@ -59,6 +64,41 @@ void tune(int fd) {
   set(IPPROTO_TCP, TCP_KEEPIDLE, 30);
   set(IPPROTO_TCP, TCP_KEEPINTVL, 10);
   set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+}
+
+Result<> inherit(int fd) {
+  if (::fcntl(fd, F_SETFD, 0) != 0) return Error::fromErrno("hand a socket over");
+  return {};
+}
+
+// Gives the socket away.
+Result<> tell(json::object& out, const std::string& side, End& end) {
+  boost::system::error_code error;
+  const int fd = end.socket.release(error);
+  out[side] = json::object{{"socket", fd}, {"ended", end.ended}, {"pending", toBase64(end.pending)}};
+  return inherit(fd);
+}
+
+// A TCP socket of ours, by its number.
+template <class Socket>
+Result<> adopt(Socket& socket, int64_t number) {
+  const int fd = static_cast<int>(number);
+  int type = 0;
+  socklen_t size = sizeof type;
+  if (number < 3 || ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM)
+    return Error(Code::kInvalid, fmt::format("take over socket {}: it is none", number));
+  ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+  boost::system::error_code error;
+  socket.assign(tcp::v4(), fd, error);
+  if (error) return Error(Code::kInvalid, fmt::format("take over socket {}: {}", number, error.message()));
+  return {};
+}
+
+Result<> read(const json::object& told, std::string_view side, End& end) {
+  RETURN_IF_ERROR(adopt(end.socket, client::number(told, {side, "socket"}, -1)));
+  end.ended = client::flag(told, {side, "ended"});
+  end.pending = fromBase64(client::text(told, {side, "pending"})).value_or("");
+  return {};
 }
 
 }  // namespace
@@ -72,7 +112,7 @@ struct ApiAddress::Rep {
   std::set<std::shared_ptr<Connection>> connections;
   std::set<std::string> dead;
   size_t next = 0;
-  bool stopping = false;
+  bool stopping = false, handingOver = false;
   Gate gate;
 
   // Living ones in turn, then the others.
@@ -89,12 +129,14 @@ struct ApiAddress::Rep {
 
   static Task<> accept(Rep* self, std::shared_ptr<tcp::acceptor> acceptor);
   static Task<> serve(Rep* self, std::shared_ptr<Connection> connection);
+  static Task<> copyOneWay(Rep* self, std::shared_ptr<Connection> connection, End* from, End* to);
+  Task<> dial(std::shared_ptr<Connection> connection);
 };
 
 Task<> ApiAddress::Rep::accept(Rep* self, std::shared_ptr<tcp::acceptor> acceptor) {
   while (!self->stopping) {
-    auto [error, socket] = co_await acceptor->async_accept(asio::as_tuple(asio::use_awaitable));
-    if (self->stopping) break;
+    auto [error, socket] = co_await acceptor->async_accept(kAwait);
+    if (self->stopping && (error || !self->handingOver)) break;
     if (error) {
       // Out of descriptors, or the peer has gone meanwhile.
       log::warn("region", "accept: {}", error.message());
@@ -103,32 +145,73 @@ Task<> ApiAddress::Rep::accept(Rep* self, std::shared_ptr<tcp::acceptor> accepto
     }
     if (self->connections.size() >= kMaxConnections) continue;
     tune(socket.native_handle());
-    boost::system::error_code ignored;
-    auto connection = std::make_shared<Connection>();
-    connection->client = http::adoptFd(self->loop, socket.release(ignored));
+    auto connection = std::make_shared<Connection>(self->loop);
+    connection->client.socket = std::move(socket);
     self->connections.insert(connection);
-    self->gate.spawn(serve(self, connection));
+    if (!self->stopping) self->gate.spawn(serve(self, connection));
+  }
+}
+
+// What is read is written before anything else is read; what cannot be written before a handover is pending.
+Task<> ApiAddress::Rep::copyOneWay(Rep* self, std::shared_ptr<Connection> connection, End* from, End* to) {
+  std::vector<char> buffer(kBuffer);
+  while (true) {
+    if (!to->pending.empty()) {
+      auto [failed, written] = co_await asio::async_write(to->socket, asio::buffer(to->pending), kAwait);
+      to->pending.erase(0, written);
+      if (failed && self->handingOver) co_return;
+      if (failed) break;
+    }
+    boost::system::error_code ignored;
+    // Half closed: the other direction goes on.
+    if (from->ended) {
+      to->socket.shutdown(tcp::socket::shutdown_send, ignored);
+      co_return;
+    }
+    if (self->handingOver) co_return;
+    auto [error, count] = co_await from->socket.async_read_some(asio::buffer(buffer), kAwait);
+    to->pending.assign(buffer.data(), count);
+    from->ended = error == asio::error::eof;
+    if (error && !from->ended && self->handingOver) co_return;
+    if (error && !from->ended) break;
+  }
+  connection->close();
+}
+
+Task<> ApiAddress::Rep::dial(std::shared_ptr<Connection> connection) {
+  for (const Master& master : order()) {
+    boost::system::error_code error;
+    const tcp::endpoint endpoint(asio::ip::make_address(master.address, error), master.port);
+    if (error) continue;
+    tcp::socket socket(loop.executor());
+    Timer limit = loop.after(kConnectLimit, [&socket] {
+      boost::system::error_code ignored;
+      socket.close(ignored);
+    });
+    auto [failed] = co_await socket.async_connect(endpoint, kAwait);
+    limit.cancel();
+    if (stopping) co_return;
+    if (failed || !socket.is_open()) {
+      log::debug("region", "{}: {}", master.name, failed.message());
+      continue;
+    }
+    tune(socket.native_handle());
+    connection->master.socket = std::move(socket);
+    connection->name = master.name;
+    co_return;
   }
 }
 
 Task<> ApiAddress::Rep::serve(Rep* self, std::shared_ptr<Connection> connection) {
-  for (const Master& master : self->order()) {
-    auto made = co_await http::connectTcp(self->loop, master.address, master.port, kConnectLimit);
-    if (self->stopping) break;
-    if (!made.ok()) {
-      log::debug("region", "{}: {}", master.name, made.error().message());
-      continue;
-    }
-    connection->master = std::move(*made);
-    connection->name = master.name;
-    break;
-  }
-  if (connection->master) {
+  if (connection->name.empty()) co_await self->dial(connection);
+  if (!connection->name.empty()) {
     Gate both(self->loop);
-    both.spawn(copyOneWay(connection->client, connection->master));
-    co_await copyOneWay(connection->master, connection->client);
+    both.spawn(copyOneWay(self, connection, &connection->client, &connection->master));
+    co_await copyOneWay(self, connection, &connection->master, &connection->client);
     co_await both.close();
   }
+  // What is handed over stays open and in the list.
+  if (self->handingOver && connection->client.socket.is_open()) co_return;
   connection->close();
   self->connections.erase(connection);
 }
@@ -139,11 +222,14 @@ ApiAddress::~ApiAddress() = default;
 
 Result<uint16_t> ApiAddress::listen(const std::string& address, uint16_t port) {
   boost::system::error_code error;
-  auto acceptor = std::make_shared<tcp::acceptor>(rep_->loop.executor());
   auto failed = [&] {
     return Error(Code::kUnavailable, fmt::format("listen on {}:{}: {}", address, port, error.message()), error.value());
   };
   tcp::endpoint endpoint(asio::ip::make_address(address, error), port);
+  for (const auto& acceptor : rep_->acceptors) {
+    if (!error && port != 0 && acceptor->local_endpoint(error) == endpoint) return port;
+  }
+  auto acceptor = std::make_shared<tcp::acceptor>(rep_->loop.executor());
   if (!error) acceptor->open(endpoint.protocol(), error);
   if (!error) acceptor->set_option(tcp::acceptor::reuse_address(true), error);
   if (!error) acceptor->bind(endpoint, error);
@@ -177,11 +263,77 @@ size_t ApiAddress::connections() const {
 
 Task<> ApiAddress::stop() {
   rep_->stopping = true;
+  rep_->handingOver = false;
   boost::system::error_code ignored;
   for (const auto& acceptor : rep_->acceptors) acceptor->close(ignored);
   auto open = rep_->connections;
   for (const auto& connection : open) connection->close();
   co_await rep_->gate.close();
+}
+
+Task<Result<UniqueFd>> ApiAddress::handOver() {
+  rep_->stopping = rep_->handingOver = true;
+  boost::system::error_code ignored;
+  for (const auto& acceptor : rep_->acceptors) acceptor->cancel(ignored);
+  auto open = rep_->connections;
+  for (const auto& connection : open) connection->cancel();
+  co_await rep_->gate.close();
+  json::array listeners, connections;
+  for (const auto& acceptor : std::exchange(rep_->acceptors, {})) {
+    const int fd = acceptor->release(ignored);
+    CO_RETURN_IF_ERROR(inherit(fd));
+    listeners.push_back(fd);
+  }
+  for (const auto& connection : std::exchange(rep_->connections, {})) {
+    json::object told{{"master", connection->name}};
+    CO_RETURN_IF_ERROR(tell(told, "client", connection->client));
+    if (!connection->name.empty()) CO_RETURN_IF_ERROR(tell(told, "master", connection->master));
+    connections.push_back(std::move(told));
+  }
+  const std::string text =
+      json::serialize(json::object{{"listeners", std::move(listeners)}, {"connections", std::move(connections)}});
+  UniqueFd file(::memfd_create("dhow-sockets", 0));
+  if (!file) co_return Error::fromErrno("make a memory file");
+  for (size_t at = 0; at < text.size();) {
+    ssize_t n = ::pwrite(file.get(), text.data() + at, text.size() - at, static_cast<off_t>(at));
+    if (n <= 0) co_return Error::fromErrno("write the memory file");
+    at += static_cast<size_t>(n);
+  }
+  co_return file;
+}
+
+Result<> ApiAddress::takeOver(UniqueFd file) {
+  constexpr size_t kMost = 1 << 30;
+  const off_t size = ::lseek(file.get(), 0, SEEK_END);
+  if (size < 0 || static_cast<size_t>(size) > kMost)
+    return Error(Code::kInvalid, "take over sockets: no file tells them");
+  std::string text(static_cast<size_t>(size), '\0');
+  if (::pread(file.get(), text.data(), text.size(), 0) != size) return Error::fromErrno("read which sockets there are");
+  boost::system::error_code failed;
+  auto value = json::parse(text, failed);
+  if (failed || !value.is_object()) return Error(Code::kInvalid, "take over sockets: not a JSON object");
+  const auto& told = value.get_object();
+  for (const auto& number : client::array(told, {"listeners"})) {
+    auto acceptor = std::make_shared<tcp::acceptor>(rep_->loop.executor());
+    RETURN_IF_ERROR(adopt(*acceptor, number.is_int64() ? number.get_int64() : -1));
+    rep_->acceptors.push_back(acceptor);
+    rep_->gate.spawn(Rep::accept(rep_.get(), acceptor));
+  }
+  for (const auto& item : client::array(told, {"connections"})) {
+    if (!item.is_object()) continue;
+    const auto& one = item.get_object();
+    auto connection = std::make_shared<Connection>(rep_->loop);
+    connection->name = client::text(one, "master");
+    auto taken = read(one, "client", connection->client);
+    if (taken.ok() && !connection->name.empty()) taken = read(one, "master", connection->master);
+    if (!taken.ok()) {
+      log::warn("region", "a connection was lost: {}", taken.error().message());
+      continue;
+    }
+    rep_->connections.insert(connection);
+    rep_->gate.spawn(Rep::serve(rep_.get(), connection));
+  }
+  return {};
 }
 
 }  // namespace dhow::platform

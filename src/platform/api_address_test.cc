@@ -1,6 +1,7 @@
 #include "platform/api_address.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include "base/gate.h"
 #include "http/client.h"
@@ -148,6 +149,77 @@ Task<> aHalfClosedConnectionStillCarriesTheAnswer(RealLoop& loop) {
 TEST(ApiAddress, AHalfClosedConnectionStillCarriesTheAnswer) {
   RealLoop loop;
   runOn(loop, aHalfClosedConnectionStillCarriesTheAnswer(loop));
+}
+
+Task<> whatIsConnectedGoesOnInWhoTakesOver(RealLoop& loop) {
+  http::Server server(loop, {}, [](http::Request&, http::ResponseWriter& writer) { return echoServer(writer); });
+  const ApiAddress::Master master{"one", "127.0.0.1", server.listenTcp("127.0.0.1", 0).valueOr(0)};
+  auto before = std::make_unique<ApiAddress>(loop, std::vector{master});
+  auto port = before->listen("127.0.0.1", 0);
+  EXPECT_TRUE(port.ok());
+  auto stream = co_await http::connectTcp(loop, "127.0.0.1", *port, 5s);
+  EXPECT_TRUE(stream.ok());
+  auto asked = co_await (*stream)->write("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+  EXPECT_TRUE(asked.ok());
+  std::string got;
+  char buffer[65536];
+  while (got.find("\r\n\r\n") == std::string::npos) {
+    auto count = co_await (*stream)->read(buffer);
+    if (!count.ok() || *count == 0) break;
+    got.append(buffer, *count);
+  }
+  got.erase(0, got.find("\r\n\r\n") + 4);
+  // More than fits on the way while nobody reads: some is in the hands of the one that goes.
+  const std::string sent(8 << 20, 'x');
+  Gate gate(loop);
+  gate.spawn([](http::Stream* to, const std::string* bytes) -> Task<> {
+    (void)(co_await to->write(*bytes)).ok();
+    co_await to->shutdownWrite();
+  }(stream->get(), &sent));
+  co_await loop.sleep(50ms);
+
+  auto file = co_await before->handOver();
+  EXPECT_TRUE(file.ok());
+  EXPECT_EQ(before->connections(), 0u);
+  before.reset();
+  // Nobody accepts just now, and nobody is refused.
+  auto early = co_await http::connectTcp(loop, "127.0.0.1", *port, 5s);
+  EXPECT_TRUE(early.ok());
+
+  ApiAddress after(loop, {master});
+  auto taken = after.takeOver(std::move(*file));
+  EXPECT_TRUE(taken.ok());
+  EXPECT_EQ(after.listen("127.0.0.1", *port).valueOr(0), *port);
+  while (true) {
+    auto count = co_await (*stream)->read(buffer);
+    if (!count.ok() || *count == 0) break;
+    got.append(buffer, *count);
+  }
+  co_await gate.close();
+  EXPECT_EQ(got.size(), sent.size() + 3);
+  EXPECT_TRUE(got == sent + "end");
+  auto next = co_await (*early)->write("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+  EXPECT_TRUE(next.ok());
+  auto answered = co_await (*early)->read(buffer);
+  EXPECT_TRUE(answered.ok() && *answered > 0);
+  co_await after.stop();
+  co_await server.stop();
+}
+
+TEST(ApiAddress, WhatIsConnectedGoesOnInWhoTakesOver) {
+  RealLoop loop;
+  runOn(loop, whatIsConnectedGoesOnInWhoTakesOver(loop));
+}
+
+TEST(ApiAddress, TakesOverNothingThatIsNotTold) {
+  RealLoop loop;
+  ApiAddress address(loop, {});
+  UniqueFd file(::memfd_create("test", MFD_CLOEXEC));
+  EXPECT_TRUE(address.takeOver(UniqueFd(::dup(file.get()))).error().is(Code::kInvalid));
+  const std::string text = R"({"listeners":[1000000],"connections":[]})";
+  EXPECT_EQ(::pwrite(file.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+  EXPECT_TRUE(address.takeOver(std::move(file)).error().is(Code::kInvalid));
+  runOn(loop, address.stop());
 }
 
 }  // namespace

@@ -100,8 +100,23 @@ Result<> checkRanges(const ClusterConfig& config) {
                            name, range, name));
 }
 
+// These programs are the cluster's from now on: nothing of it runs.
+Result<> adoptPrograms(ClusterConfig& config, const Programs& programs) {
+  auto paths = config.paths();
+  if (!config.program.empty()) RETURN_IF_ERROR(checkFollows(config, programs, config.program));
+  // Anew: nobody waited for the disk when they were put there, and the machine may have lost power since.
+  if (programs.folder() != paths.program(programs.id)) RETURN_IF_ERROR(removeTree(paths.program(programs.id)));
+  ASSIGN_OR_RETURN(auto own, installPrograms(paths, programs));
+  RETURN_IF_ERROR(removeTree(paths.links()));
+  if (config.program != own.id) config.previousProgram = std::exchange(config.program, own.id);
+  config.storeForm = std::max(config.storeForm, own.info.store.writes);
+  RETURN_IF_ERROR(saveConfig(config));
+  removeOtherPrograms(paths, {config.program, config.previousProgram});
+  return {};
+}
+
 // The configuration of a cluster that exists, or a new one.
-Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
+Result<ClusterConfig> chooseConfig(const ClusterRequest& request, const Programs& programs) {
   RETURN_IF_ERROR(validateRequest(request));
   ClusterPaths paths(request.dataDir, request.name);
   if (pathExists(paths.config())) {
@@ -132,6 +147,7 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
     ASSIGN_OR_RETURN(auto lock, lockFile(std::string(kRunDir) + "/choose.lock", true));
     if (!regionExists(config)) {
       RETURN_IF_ERROR(checkRanges(config));
+      RETURN_IF_ERROR(adoptPrograms(config, programs));
       // From here on the ranges are taken.
       RETURN_IF_ERROR(createRegion(config));
     }
@@ -150,7 +166,7 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request) {
   ASSIGN_OR_RETURN(int index, std::move(free));
   auto config = configFor(request, index);
   RETURN_IF_ERROR(makeDirs(paths.root));
-  RETURN_IF_ERROR(saveConfig(config));
+  RETURN_IF_ERROR(adoptPrograms(config, programs));
   RETURN_IF_ERROR(createRegion(config));
   return config;
 }
@@ -239,28 +255,27 @@ Task<bool> Cluster::Rep::engineAnswers(const ClusterConfig& config) {
   co_return answer.ok() && answer->status == 200;
 }
 
-Task<Result<>> Cluster::Rep::startEngine(const ClusterConfig& config) {
+Task<Result<>> Cluster::Rep::startEngine(const ClusterConfig& config, Duration limit) {
   CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready("engine")));
   bool answers = co_await engineAnswers(config);
   if (answers) co_return Result<>();
   // Tells `down` that there may be one, however early this ends. One that is just starting keeps the lock, and reports
   // to this socket.
   CO_RETURN_IF_ERROR(writeFile(config.paths().engineLock(), ""));
+  CO_RETURN_IF_ERROR(ensureLinked(config.paths(), kEngineProcess, config.program));
   SpawnOptions options;
-  options.args = {programs.dhow, "engine", "--cluster", config.paths().root};
+  options.args = {config.paths().linkedDhow(kEngineProcess), "engine", "--cluster", config.paths().root};
   options.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET=" + ready.path()};
   options.cwd = "/";
   options.fds = {-1, -1, -1};
   options.newSession = true;
   auto process = Process::spawn(options);
   CO_RETURN_IF_ERROR(process);
-  auto waited = co_await ready.wait(loop, kStartLimit);
+  auto waited = co_await ready.wait(loop, limit);
   if (!waited.ok())
     co_return std::move(waited).error().wrap("start the engine (its log: " + config.paths().engine() + "/log)");
   co_return Result<>();
 }
-
-namespace {
 
 bool isReady(const client::ObjectPtr& node) {
   auto* conditions = object::find(node->root(), {"status", "conditions"});
@@ -273,8 +288,6 @@ bool isReady(const client::ObjectPtr& node) {
   }
   return false;
 }
-
-}  // namespace
 
 Task<Result<>> Cluster::Rep::startNodes(const ClusterConfig& config, const std::vector<MachineInfo>& machines) {
   Together together(loop);
@@ -351,7 +364,9 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
     CO_RETURN_IF_ERROR(findEtcd());
   }
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(paths));
-  auto config = co_await rep_->pool.run(rep_->loop, [&] { return chooseConfig(request); });
+  std::string before;
+  if (auto present = loadConfig(paths); present.ok()) before = present->program;
+  auto config = co_await rep_->pool.run(rep_->loop, [&] { return chooseConfig(request, rep_->programs); });
   if (!config.ok() && !pathExists(paths.config())) (void)removeRemains(paths).ok();
   CO_RETURN_IF_ERROR(config);
   auto prepared = co_await rep_->pool.run(rep_->loop, [&] { return prepareCluster(*config, rep_->loop.wallNow()); });
@@ -360,7 +375,7 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
   auto context = co_await rep_->pool.run(rep_->loop, [&] { return addContext(*config); });
   if (!context.ok()) log::warn("platform", "{}", context.error().message());
 
-  auto started = co_await startRegionProcess(rep_->loop, *config, rep_->programs, kStartLimit);
+  auto started = co_await startRegionProcess(rep_->loop, *config, kStartLimit);
   CO_RETURN_IF_ERROR(started);
   auto region = rep_->regionOf(*config);
   auto listed = co_await region.list();
@@ -381,7 +396,7 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
   CO_RETURN_IF_ERROR(nodes);
   CO_RETURN_IF_ERROR(together.first);
   watch.step("engine");
-  Up up{*config, {}};
+  Up up{*config, before == config->program ? "" : before, {}};
   if (!example.empty()) {
     // Only now: spread over nodes that are there.
     auto applied = co_await applyManifests(rep_->loop, *config, example);
@@ -394,20 +409,24 @@ Task<Result<Cluster::Up>> Cluster::up(ClusterRequest request, std::string exampl
   co_return up;
 }
 
+pid_t findEngine(const ClusterPaths& paths) {
+  auto text = readFile(paths.enginePid(), 64);
+  auto pid = text.ok() ? parseInt(trim(*text)) : std::nullopt;
+  if (!pid) return 0;
+  auto line = readFile(fmt::format("/proc/{}/cmdline", *pid), 1 << 16);
+  // The number may belong to somebody else by now.
+  return line.ok() && line->find(paths.root) != std::string::npos ? static_cast<pid_t>(*pid) : 0;
+}
+
 namespace {
 
 // The engine removes its containers, networks and mounts when it is asked to; it ends by itself then. False when none
 // runs.
 Task<Result<bool>> shutDownEngine(Loop& loop, const ClusterPaths& paths) {
-  auto text = readFile(paths.enginePid(), 64);
-  if (!text.ok()) co_return false;
-  auto pid = parseInt(trim(*text));
-  if (!pid) co_return false;
-  auto line = readFile(fmt::format("/proc/{}/cmdline", *pid), 1 << 16);
-  // The number may belong to somebody else by now.
-  if (!line.ok() || line->find(paths.root) == std::string::npos) co_return false;
-  CO_ASSIGN_OR_RETURN(auto fd, pidfdOf(static_cast<pid_t>(*pid)));
-  if (::kill(static_cast<pid_t>(*pid), SIGUSR1) != 0) co_return false;
+  const pid_t pid = findEngine(paths);
+  if (pid == 0) co_return false;
+  CO_ASSIGN_OR_RETURN(auto fd, pidfdOf(pid));
+  if (::kill(pid, SIGUSR1) != 0) co_return false;
   auto ended = co_await waitReadable(loop, fd.get());
   CO_RETURN_IF_ERROR(ended);
   co_return true;
@@ -475,6 +494,8 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
       for (const auto& master : *masters) state.mastersAlive[master.name] = master.alive;
     }
   }
+  state.regionProgram = regionProgram(config.paths());
+  state.engineProgram = runningProgram(config.paths(), findEngine(config.paths()));
   state.down = !regionExists(config);
   state.engineAnswers = co_await rep_->engineAnswers(config);
   CO_ASSIGN_OR_RETURN(auto api, rep_->clientOf(config));

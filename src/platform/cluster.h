@@ -34,6 +34,7 @@ struct ClusterState {
   std::vector<MemberState> members;          // of the store that several masters share
   std::map<std::string, bool> mastersAlive;  // as the API's address sees them
   std::map<std::string, bool> nodesReady;    // as the API tells; empty when it does not answer
+  std::string regionProgram, engineProgram;  // what they run (programs.h); empty: not known
 };
 
 class Cluster {
@@ -43,11 +44,12 @@ class Cluster {
 
   struct Up {
     ClusterConfig config;
+    std::string before;             // what the cluster ran until now, where this started it with other programs
     std::vector<std::string> urls;  // of the example's load-balanced services
   };
   // Starts what does not run and leaves the rest alone; a cluster that exists keeps its configuration, and a request
   // that differs from it is kInvalid. Ends when every node is Ready and the example (platform/deploy.h; empty: none)
-  // answers.
+  // answers. One that runs goes on with the programs that it has, and one that was down starts with these.
   Task<Result<Up>> up(ClusterRequest request, std::string example, Progress progress);
   // Stops and removes everything but, with keepData, what is under its data folder.
   Task<Result<>> down(ClusterPaths paths, bool keepData, Progress progress);
@@ -75,6 +77,16 @@ class Cluster {
   // Moves a cluster with one master from the embedded store to a member of etcd beside it. The master stops for that.
   // Cut short, it is completed by up(): until the copy is whole the old store is in charge, and the new one after that.
   Task<Result<>> moveToEtcd(ClusterConfig config, Progress progress);
+
+  struct Upgraded {
+    std::string from, to;  // the ids of programs; the same where all ran them already and nothing was done
+    std::string snapshot;  // the file with what the store held before; empty when an upgrade was completed
+  };
+  // Replaces region, masters, nodes and the engine one after the other, each by what runs `to`: a folder, a program,
+  // one that the cluster has by its id; empty: these programs. Containers go on. Refused (kFailedPrecondition) where
+  // the versions are too far apart, or something is not well. What does not come up goes back to what it ran before,
+  // and the error tells what is mixed then. Cut short at any moment, it is completed by the next.
+  Task<Result<Upgraded>> upgrade(ClusterConfig config, std::string to, Progress progress);
 
   struct Rep;  // of this folder alone
 

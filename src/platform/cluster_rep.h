@@ -28,6 +28,13 @@ Result<UniqueFd> lockCluster(const ClusterPaths& paths);
 // kFailedPrecondition where the cluster is down.
 Result<> checkUp(const ClusterConfig& config);
 
+// The node's Ready condition.
+bool isReady(const client::ObjectPtr& node);
+// The engine's process; 0 when none runs.
+pid_t findEngine(const ClusterPaths& paths);
+// kFailedPrecondition where programs cannot follow those that the cluster ran.
+Result<> checkFollows(const ClusterConfig& config, const Programs& next, const std::string& before);
+
 // Runs starts beside each other and keeps the first failure.
 struct Together {
   explicit Together(Loop& loop) : gate(loop) {}
@@ -57,7 +64,7 @@ struct Cluster::Rep {
   Task<Result<>> startMaster(const ClusterConfig& config, std::string name);
   Task<bool> masterAnswers(const ClusterConfig& config, std::string name);
   Task<Result<>> startMachine(const ClusterConfig& config, std::string name);
-  Task<Result<>> startEngine(const ClusterConfig& config);
+  Task<Result<>> startEngine(const ClusterConfig& config, Duration limit = kStartLimit);
   Task<Result<>> startNodes(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
   Task<Result<>> waitNodesReady(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
   Task<Result<>> publishExample(const ClusterConfig& config, std::string folder);

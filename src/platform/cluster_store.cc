@@ -26,6 +26,7 @@ Result<> checkSnapshot(const std::string& file, const std::string& clusterId, bo
                  info.error().message() + "; nothing was changed. `dhow snapshot list` shows those that are whole");
   }
   RETURN_IF_ERROR(info);
+  RETURN_IF_ERROR(store::checkForm(info->form, thisProgram()));
   if (otherCluster || info->cluster == clusterId) return {};
   return Error(Code::kFailedPrecondition,
                fmt::format("snapshot {} is of another cluster (\"{}\"; this one is \"{}\"); nothing was changed. "

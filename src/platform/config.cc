@@ -5,6 +5,7 @@
 
 #include "base/files.h"
 #include "base/strings.h"
+#include "base/version.h"
 
 namespace dhow::platform {
 
@@ -19,6 +20,17 @@ std::string segment(int index, int zone, int host) {
 std::string addressIn(const std::string& range, int offset) {
   auto octets = split(range.substr(0, range.find('/')), '.');
   return fmt::format("{}.{}.{}.{}", octets[0], octets[1], octets[2], offset);
+}
+
+// Counts up when an older program would misread the file, not when a field is added.
+constexpr int kForm = 1;
+
+Result<json::object> readObject(const std::string& path) {
+  ASSIGN_OR_RETURN(auto text, readFile(path, 1 << 20));
+  boost::system::error_code error;
+  auto value = json::parse(text, error);
+  if (error || !value.is_object()) return Error(Code::kDataLoss, "read " + path + ": not a JSON object");
+  return std::move(value.get_object());
 }
 
 std::vector<std::string> endpointsOf(const std::string& datastore) {
@@ -200,7 +212,8 @@ ClusterConfig configFor(const ClusterRequest& request, int index) {
 }
 
 Result<> saveConfig(const ClusterConfig& config) {
-  json::object out{{"name", config.request.name},
+  json::object out{{"form", kForm},
+                   {"name", config.request.name},
                    {"masters", config.request.masters},
                    {"nodes", config.request.nodes},
                    {"zones", config.request.zones},
@@ -220,16 +233,16 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"serviceRange", config.serviceRange},
                    {"apiPort", config.apiPort},
                    {"registryPort", config.registryPort},
-                   {"regionPort", config.regionPort}};
+                   {"regionPort", config.regionPort},
+                   {"program", config.program},
+                   {"previousProgram", config.previousProgram},
+                   {"storeForm", config.storeForm}};
+  if (auto present = readObject(config.paths().config()); present.ok()) out.insert(present->begin(), present->end());
   return writeFileDurably(config.paths().config(), json::serialize(out) + "\n");
 }
 
 Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
-  ASSIGN_OR_RETURN(auto text, readFile(paths.config(), 1 << 20));
-  boost::system::error_code error;
-  auto value = json::parse(text, error);
-  if (error || !value.is_object()) return Error(Code::kDataLoss, "read " + paths.config() + ": not a JSON object");
-  const auto& object = value.as_object();
+  ASSIGN_OR_RETURN(const auto object, readObject(paths.config()));
   ClusterConfig config;
   config.request.dataDir = paths.data;
   bool whole = true;
@@ -243,6 +256,10 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
     whole = whole && field && field->is_string();
     return field && field->is_string() ? std::string(field->get_string()) : std::string();
   };
+  if (object.contains("form") && number("form") > kForm)
+    return Error(Code::kFailedPrecondition,
+                 fmt::format("{} has form {} (the cluster runs dhow {}); this is dhow {}, which knows forms up to {}",
+                             paths.config(), number("form"), text_("program"), thisProgram().version.text(), kForm));
   config.request.name = text_("name");
   config.request.masters = number("masters");
   config.request.nodes = number("nodes");
@@ -266,6 +283,9 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   // Clusters of before these were known go without.
   if (object.contains("snapshotEvery")) config.request.snapshotEvery = text_("snapshotEvery");
   if (object.contains("storeGeneration")) config.request.storeGeneration = text_("storeGeneration");
+  if (object.contains("program")) config.program = text_("program");
+  if (object.contains("previousProgram")) config.previousProgram = text_("previousProgram");
+  if (object.contains("storeForm")) config.storeForm = number("storeForm");
   if (auto* moved = object.if_contains("movedToEtcd")) config.request.movedToEtcd = *moved == true;
   if (!whole) return Error(Code::kDataLoss, "read " + paths.config() + ": a field is missing");
   RETURN_IF_ERROR(validateRequest(config.request));

@@ -67,6 +67,10 @@ struct ClusterConfig {
   uint16_t apiPort = 0;
   uint16_t registryPort = 0;
   uint16_t regionPort = 0;  // the region's API for the masters (platform/region_api.h)
+  // The programs that it runs (programs.h), by id, those before the last upgrade, and the newest form that any of them
+  // may have written into the store.
+  std::string program, previousProgram;
+  int storeForm = 1;
 
   ClusterPaths paths() const { return ClusterPaths(request.dataDir, request.name); }
   std::string zoneName(int zone) const;  // 1-based
@@ -113,7 +117,9 @@ Result<std::chrono::seconds> parseInterval(const std::string& text);
 Result<> validateRequest(const ClusterRequest& request);
 // Chooses ranges and ports by index.
 ClusterConfig configFor(const ClusterRequest& request, int index);
+// What another version has put into the file and this one does not know stays in it.
 Result<> saveConfig(const ClusterConfig& config);
+// kFailedPrecondition when a newer version has given the file a form that this one does not know.
 Result<ClusterConfig> loadConfig(const ClusterPaths& paths);
 // kNotFound, with what to do.
 Error noSuchCluster(const ClusterPaths& paths);

@@ -96,6 +96,40 @@ TEST(Config, ClustersAreInternalUnlessSaidOtherwise) {
   ASSERT_TRUE(removeTree(*dir).ok());
 }
 
+TEST(Config, WhatAnotherVersionHasWrittenStaysAndANewerFormIsRefused) {
+  auto dir = makeTempDir("/tmp", "dhow-config-");
+  ASSERT_TRUE(dir.ok());
+  ClusterRequest request;
+  request.dataDir = *dir;
+  auto config = configFor(request, 0);
+  config.program = "0.1.0-aaaaaaaaaaaa";
+  config.storeForm = 2;
+  ASSERT_TRUE(makeDirs(config.paths().root).ok());
+  ASSERT_TRUE(saveConfig(config).ok());
+  auto text = readFile(config.paths().config()).value();
+  text.insert(1, R"("ofANewerVersion":{"a":[1]},)");
+  ASSERT_TRUE(writeFileDurably(config.paths().config(), text).ok());
+  auto loaded = loadConfig(config.paths());
+  ASSERT_TRUE(loaded.ok());
+  EXPECT_EQ(loaded->program, config.program);
+  EXPECT_EQ(loaded->storeForm, 2);
+  loaded->program = "0.2.0-bbbbbbbbbbbb";
+  ASSERT_TRUE(saveConfig(*loaded).ok());
+  text = readFile(config.paths().config()).value();
+  EXPECT_NE(text.find(R"("ofANewerVersion":{"a":[1]})"), std::string::npos);
+  EXPECT_EQ(loadConfig(config.paths())->program, "0.2.0-bbbbbbbbbbbb");
+
+  const std::string form = "\"form\":1";
+  ASSERT_NE(text.find(form), std::string::npos);
+  text.replace(text.find(form), form.size(), "\"form\":2");
+  ASSERT_TRUE(writeFileDurably(config.paths().config(), text).ok());
+  auto refused = loadConfig(config.paths());
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_NE(refused.error().message().find("0.2.0"), std::string::npos);
+  ASSERT_TRUE(removeTree(*dir).ok());
+}
+
 TEST(Config, IntervalsAreSecondsToDays) {
   EXPECT_EQ(parseInterval("off")->count(), 0);
   EXPECT_EQ(parseInterval("90s")->count(), 90);

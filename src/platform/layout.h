@@ -3,8 +3,8 @@
 //   <data>/kubeconfig       one context for each cluster that is up (contexts.h)
 //   <data>/clusters/<name>/
 //     cluster.json          what was asked for and which ranges and ports were chosen
-//     kubeconfig            the administrator's
-//     pki/                  authority, identities, keys (0700)
+//     programs/<id>/        dhow and dhow-shim of the cluster's own (programs.h); links/<process> leads each process to
+//     its kubeconfig            the administrator's pki/                  authority, identities, keys (0700)
 //     masters/<master>/     one machine: master.json, its identities, store (store.db, or etcd/ for its member), log;
 //                           audit/ where the cluster is restricted
 //     region/               log of the region's process
@@ -39,6 +39,11 @@ struct ClusterPaths {
   std::string run;
 
   std::string config() const { return root + "/cluster.json"; }
+  std::string programs() const { return root + "/programs"; }
+  std::string program(const std::string& id) const { return programs() + "/" + id; }
+  std::string links() const { return programs() + "/links"; }
+  std::string link(const std::string& process) const { return links() + "/" + process; }
+  std::string linkedDhow(const std::string& process) const { return link(process) + "/dhow"; }
   std::string kubeconfig() const { return root + "/kubeconfig"; }
   std::string pki() const { return root + "/pki"; }
   std::string pki(const std::string& file) const { return pki() + "/" + file; }

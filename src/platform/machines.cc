@@ -71,13 +71,21 @@ std::string cgroupOf(const ClusterConfig& config) {
   return "/dhow/" + config.request.name;
 }
 
-runtime::MachineSpec masterMachine(const ClusterConfig& config, const Programs& programs, const MasterPlan& master) {
+std::vector<std::string> masterCommand(const ClusterConfig& config, const std::string& master) {
+  return {config.paths().linkedDhow(master), "server"};
+}
+std::vector<std::string> nodeCommand(const ClusterConfig& config, const std::string& node) {
+  return {config.paths().linkedDhow(node), "agent"};
+}
+
+runtime::MachineSpec masterMachine(const ClusterConfig& config, const MasterPlan& master) {
   auto paths = config.paths();
   auto spec = machine(config, master.name, paths.master(master.name));
-  spec.args = {programs.dhow, "server", "--config", paths.masterConfig(master.name)};
+  spec.args = masterCommand(config, master.name);
+  spec.args.insert(spec.args.end(), {"--config", paths.masterConfig(master.name)});
   spec.env.push_back("NOTIFY_SOCKET=" + paths.ready(master.name));
   if (config.request.ownMembers())
-    spec.beside = {{programs.dhow, "member", "--config", paths.masterConfig(master.name)}};
+    spec.beside = {{paths.linkedDhow(master.name), "member", "--config", paths.masterConfig(master.name)}};
   spec.netPath = paths.machineNamespace(master.name);
   spec.mounts.push_back(writable(paths.master(master.name)));
   spec.mounts.push_back(writable(paths.readiness()));
@@ -85,10 +93,11 @@ runtime::MachineSpec masterMachine(const ClusterConfig& config, const Programs& 
   return spec;
 }
 
-runtime::MachineSpec nodeMachine(const ClusterConfig& config, const Programs& programs, const NodePlan& node) {
+runtime::MachineSpec nodeMachine(const ClusterConfig& config, const NodePlan& node) {
   auto paths = config.paths();
   auto spec = machine(config, node.name, paths.node(node.name));
-  spec.args = {programs.dhow, "agent", "--config", paths.nodeConfig(node.name)};
+  spec.args = nodeCommand(config, node.name);
+  spec.args.insert(spec.args.end(), {"--config", paths.nodeConfig(node.name)});
   spec.netPath = paths.machineNamespace(node.name);
   spec.mounts.push_back(writable(paths.node(node.name)));
   return spec;

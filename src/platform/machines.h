@@ -5,7 +5,6 @@
 #include "image/hosts.h"
 #include "node/options.h"
 #include "platform/config.h"
-#include "platform/programs.h"
 #include "runtime/spec.h"
 
 namespace dhow::platform {
@@ -18,8 +17,12 @@ struct NodeTraits {
   std::string pool, version;                     // of whoever made it; given back
 };
 
-runtime::MachineSpec masterMachine(const ClusterConfig& config, const Programs& programs, const MasterPlan& master);
-runtime::MachineSpec nodeMachine(const ClusterConfig& config, const Programs& programs, const NodePlan& node);
+// They run what their link leads to (programs.h).
+runtime::MachineSpec masterMachine(const ClusterConfig& config, const MasterPlan& master);
+runtime::MachineSpec nodeMachine(const ClusterConfig& config, const NodePlan& node);
+// The words that the command line of a machine's role begins with.
+std::vector<std::string> masterCommand(const ClusterConfig& config, const std::string& master);
+std::vector<std::string> nodeCommand(const ClusterConfig& config, const std::string& node);
 // Write the machine's identities and the file that its process reads. Block.
 Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master);
 Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const NodeTraits& traits);

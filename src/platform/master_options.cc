@@ -97,7 +97,7 @@ Result<> readField(MasterOptions& options, std::string_view name, const json::va
     options.snapshotEvery = static_cast<int>(value.get_int64());
     return {};
   }
-  if (name != "port") return wrong(name, "unknown field");
+  if (name != "port") return {};  // another version's
   if (!value.is_int64() || value.get_int64() < 1 || value.get_int64() > 65535) return wrong(name, "from 1 to 65535");
   options.port = static_cast<uint16_t>(value.get_int64());
   return {};

@@ -1,5 +1,7 @@
 #include "platform/provider.h"
 
+#include <signal.h>
+
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 
@@ -8,6 +10,7 @@
 #include "base/files.h"
 #include "base/key_locks.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/strings.h"
 #include "client/fields.h"
 #include "platform/region.h"
@@ -19,6 +22,8 @@ namespace json = boost::json;
 using client::text;
 
 namespace {
+
+constexpr Duration kRoleGrace = std::chrono::seconds(10);
 
 // A machine with what it was asked to be.
 struct Known {
@@ -96,6 +101,9 @@ struct Provider::Rep {
   std::string folderOf(const Known& known) const {
     return known.master ? config.paths().master(known.plan.name) : config.paths().node(known.plan.name);
   }
+  std::vector<std::string> commandOf(const Known& known) const {
+    return known.master ? masterCommand(config, known.plan.name) : nodeCommand(config, known.plan.name);
+  }
   bool held(const Known& known) const { return pathExists(config.paths().held(folderOf(known))); }
   Result<> hold(const Known& known, bool held) const;
   void changed(const std::string& name) {
@@ -103,6 +111,7 @@ struct Provider::Rep {
   }
   Task<Result<>> run(Known known);
   Task<Result<>> boot(const Known& known);
+  Task<Result<>> endRole(std::string name, std::vector<std::string> command, std::string program);
   Task<Result<>> save(const Known& known);
 };
 
@@ -177,10 +186,11 @@ Task<Result<>> Provider::Rep::boot(const Known& known) {
   auto prepared = co_await pool.run(loop, [&]() -> Result<> {
     RETURN_IF_ERROR(hold(known, false));
     RETURN_IF_ERROR(createMachineLink(config, known.plan));
+    RETURN_IF_ERROR(ensureLinked(config.paths(), known.plan.name, now.program));
     return known.master ? prepareMaster(now, known.plan) : prepareNode(config, known.plan, known.traits);
   });
   CO_RETURN_IF_ERROR(prepared);
-  auto spec = known.master ? masterMachine(now, programs, known.plan) : nodeMachine(config, programs, known.plan);
+  auto spec = known.master ? masterMachine(now, known.plan) : nodeMachine(config, known.plan);
   auto created = co_await runtime->createMachine(std::move(spec));
   CO_RETURN_IF_ERROR(created);
   auto started = co_await runtime->startMachine(known.plan.name);
@@ -236,6 +246,7 @@ Task<Result<std::vector<MachineInfo>>> Provider::list() {
         if (state.name != name) continue;
         info.running = state.running;
         info.pid = state.pid;
+        info.program = runningProgram(paths, findRole(state.pid, rep_->commandOf(known)));
       }
       out.push_back(std::move(info));
     }
@@ -315,6 +326,45 @@ Task<Result<>> Provider::restart(std::string name) {
   co_return ran;
 }
 
+// Waits for the end of what runs another program.
+Task<Result<>> Provider::Rep::endRole(std::string name, std::vector<std::string> command, std::string program) {
+  auto states = co_await runtime->machines();
+  CO_RETURN_IF_ERROR(states);
+  for (const auto& state : *states) {
+    if (state.name != name || !state.running) continue;
+    const pid_t role = findRole(state.pid, command);
+    if (role == 0 || runningProgram(config.paths(), role) == program) co_return Result<>();
+    auto fd = pidfdOf(role);
+    if (!fd.ok() && fd.error().is(Code::kNotFound)) co_return Result<>();
+    CO_RETURN_IF_ERROR(fd);
+    // The number may have become another's before it was opened.
+    if (findRole(state.pid, command) != role) co_return Result<>();
+    ::kill(role, SIGTERM);
+    Timer late = loop.after(kRoleGrace, [role] { ::kill(role, SIGKILL); });
+    auto ended = co_await waitReadable(loop, fd->get());
+    CO_RETURN_IF_ERROR(ended);
+  }
+  co_return Result<>();
+}
+
+Task<Result<>> Provider::replace(std::string name, std::string program) {
+  auto held = co_await rep_->locks.acquire(name);
+  CO_ASSIGN_OR_RETURN(auto known, rep_->find(name));
+  CO_ASSIGN_OR_RETURN(const ClusterConfig now, loadConfig(rep_->config.paths()));
+  auto linked = co_await rep_->pool.run(rep_->loop, [&]() -> Result<> {
+    // The new one may need what the old one was not told.
+    RETURN_IF_ERROR(known.master ? prepareMaster(now, known.plan)
+                                 : prepareNode(rep_->config, known.plan, known.traits));
+    return linkProgram(now.paths(), name, program);
+  });
+  CO_RETURN_IF_ERROR(linked);
+  auto ended = co_await rep_->endRole(name, rep_->commandOf(known), program);
+  CO_RETURN_IF_ERROR(ended);
+  log::info("region", "{} runs {} from now on", name, program);
+  rep_->changed(name);
+  co_return Result<>();
+}
+
 std::vector<ZoneInfo> Provider::zones() const {
   std::vector<ZoneInfo> out;
   for (int zone = 1; zone <= rep_->config.request.zones; ++zone) {
@@ -326,6 +376,10 @@ std::vector<ZoneInfo> Provider::zones() const {
 
 void Provider::onChange(std::function<void(const std::string& name)> changed) {
   rep_->listeners.push_back(std::move(changed));
+}
+
+void Provider::tellChange(const std::string& name) {
+  rep_->changed(name);
 }
 
 Task<Result<>> Provider::remove(std::string name) {
@@ -344,6 +398,7 @@ Task<Result<>> Provider::remove(std::string name) {
       if (plan.name == name) RETURN_IF_ERROR(writeFileDurably(paths.nodeRemoved(name), ""));
     }
     RETURN_IF_ERROR(removeMachineLink(rep_->config, name));
+    RETURN_IF_ERROR(removeTree(paths.link(name)));
     return removeTree(paths.node(name));
   });
   CO_RETURN_IF_ERROR(cleaned);

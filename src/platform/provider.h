@@ -29,6 +29,7 @@ struct MachineInfo {
   bool cut = false;   // its link or its zone's is down
   bool held = false;  // stopped because somebody asked for that
   std::string pool, version;
+  std::string program;  // what its role runs (programs.h); empty while it does not
 };
 
 struct ZoneInfo {
@@ -54,6 +55,9 @@ class Provider {
   // As when its power fails, and comes back at once with restart().
   Task<Result<>> kill(std::string name);
   Task<Result<>> restart(std::string name);
+  // Ends a machine's role; PID 1 starts it again from `program`, and everything else in the machine goes on. What runs
+  // it already is left alone, and one that is stopped starts from it later.
+  Task<Result<>> replace(std::string name, std::string program);
   // Ends a node and forgets it with all its data; missing is fine. Masters are kInvalid: `down` removes them.
   Task<Result<>> remove(std::string name);
   Task<Result<>> setLink(std::string name, bool up);
@@ -63,6 +67,8 @@ class Provider {
   // `changed` is called, on the loop, with the name of each machine that was made, started, ended or removed; with an
   // empty name when any may have changed.
   void onChange(std::function<void(const std::string& name)> changed);
+  // Something else about the machine has changed: tells them.
+  void tellChange(const std::string& name);
   Task<> close();
 
  private:

@@ -8,6 +8,7 @@
 #include "base/gate.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/version.h"
 #include "client/draining.h"
 #include "client/fields.h"
 #include "http/client.h"
@@ -63,7 +64,8 @@ json::object describe(const MachineInfo& machine) {
           {"made", machine.made},       {"starting", machine.starting},
           {"running", machine.running}, {"pid", machine.pid},
           {"cut", machine.cut},         {"held", machine.held},
-          {"pool", machine.pool},       {"version", machine.version}};
+          {"pool", machine.pool},       {"version", machine.version},
+          {"program", machine.program}};
 }
 
 Result<std::map<std::string, std::string>> textsOf(const json::object& body, const char* name) {
@@ -109,8 +111,17 @@ Task<http::Response> createMachine(Api api, std::string name, std::string body) 
   co_return answer(made);
 }
 
-Task<http::Response> actOnMachine(Api api, std::string name, std::string verb) {
+Task<http::Response> actOnMachine(Api api, std::string name, std::string verb, std::string body) {
   Result<> done(Error(Code::kNotFound, "there is no operation " + verb));
+  if (verb == "replace") {
+    boost::system::error_code failed;
+    auto value = json::parse(body, failed);
+    if (failed || !value.is_object()) co_return answer(Error(Code::kBadRequest, "the body is not a JSON object"));
+    std::string program(text(value.get_object(), "program"));
+    if (!parseVersion(program) || program.find('/') != program.npos)
+      co_return answer(Error(Code::kInvalid, "program: must be the id of one of the cluster's"));
+    done = co_await api.provider.replace(name, std::move(program));
+  }
   if (verb == "start") done = co_await api.provider.start(name);
   if (verb == "stop") done = co_await api.provider.stop(name, kStopGrace);
   if (verb == "kill") done = co_await api.provider.kill(name);
@@ -150,7 +161,7 @@ Task<http::Response> route(Api api, std::string method, std::string path, std::s
     if (count == 3 && method == "GET") co_return co_await listMachines(api);
     if (count == 4 && method == "PUT") co_return co_await createMachine(api, parts[3], std::move(body));
     if (count == 4 && method == "DELETE") co_return answer(co_await api.provider.remove(parts[3]));
-    if (count == 5 && method == "POST") co_return co_await actOnMachine(api, parts[3], parts[4]);
+    if (count == 5 && method == "POST") co_return co_await actOnMachine(api, parts[3], parts[4], std::move(body));
   }
   if (known && parts[2] == "masters" && count == 3 && method == "GET") co_return co_await listMasters(api);
   if (known && parts[2] == "zones" && count == 5 && method == "POST" && (parts[4] == "cut" || parts[4] == "restore")) {
@@ -325,6 +336,7 @@ Task<Result<RegionClient::Machines>> RegionClient::list() {
     info.held = client::flag(item, {"held"});
     info.pool = text(item, "pool");
     info.version = text(item, "version");
+    info.program = text(item, "program");
     out.machines.push_back(std::move(info));
   }
   co_return out;
@@ -380,6 +392,11 @@ Task<Result<>> RegionClient::kill(std::string name) {
 }
 Task<Result<>> RegionClient::restart(std::string name) {
   return Rep::act(rep_, "POST", "/v1/machines/" + percentEncode(name) + "/restart");
+}
+
+Task<Result<>> RegionClient::replace(std::string name, std::string program) {
+  return Rep::act(rep_, "POST", "/v1/machines/" + percentEncode(name) + "/replace",
+                  json::serialize(json::object{{"program", program}}));
 }
 
 Task<Result<>> RegionClient::follow(std::function<void(const std::string& name)> changed) {

@@ -6,10 +6,11 @@
 //   PUT    /v1/machines/<name>    {"zone", "pool", "version", "labels", "taints", "resources"}: makes a node, starts it
 //   DELETE /v1/machines/<name>
 //   POST   /v1/machines/<name>/start | stop | kill | restart | cut | restore
+//   POST   /v1/machines/<name>/replace   {"program"}: its role goes on with that one
 //   POST   /v1/zones/<zone>/cut | restore
 //   GET    /v1/masters            {"masters": [{"name", "alive"}]}
 //   GET    /v1/endpointslices/applied     how far the load balancer has come (client/draining.h)
-// An error is {"code", "message"} with a status of its own.
+// An error is {"code", "message"} with a status of its own. Fields that the other side does not know are passed over.
 #pragma once
 
 #include <functional>
@@ -63,6 +64,7 @@ class RegionClient {
   Task<Result<>> stop(std::string name);
   Task<Result<>> kill(std::string name);
   Task<Result<>> restart(std::string name);
+  Task<Result<>> replace(std::string name, std::string program);
   Task<Result<>> setLink(std::string name, bool up);
   Task<Result<>> setZone(std::string zone, bool up);
   Task<Result<std::vector<MasterState>>> masters();

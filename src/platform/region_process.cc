@@ -7,13 +7,14 @@
 #include "base/notify.h"
 #include "base/process.h"
 #include "base/strings.h"
+#include "platform/programs.h"
 #include "platform/region_api.h"
 
 namespace dhow::platform {
 
 namespace {
 
-constexpr const char* kRole = "region";
+constexpr const char* kRole = kRegionProcess;
 
 // The process `pid` is the init of (init), or is itself, the region of the cluster.
 bool isRegion(const std::string& pid, const ClusterPaths& paths, bool init) {
@@ -35,25 +36,34 @@ pid_t findProcess(const ClusterPaths& paths, bool init) {
   return 0;
 }
 
+Task<bool> regionAnswers(Loop& loop, const ClusterPaths& paths) {
+  RegionClient::Options options;
+  options.unixSocket = paths.regionSocket();
+  RegionClient client(loop, std::move(options));
+  auto answer = co_await client.list();
+  co_return answer.ok();
+}
+
 }  // namespace
 
 pid_t findRegionProcess(const ClusterPaths& paths) {
   return findProcess(paths, true);
 }
 
-Task<Result<>> startRegionProcess(Loop& loop, const ClusterConfig& config, const Programs& programs, Duration limit) {
+std::string regionProgram(const ClusterPaths& paths) {
+  return runningProgram(paths, findRole(findRegionProcess(paths), {paths.linkedDhow(kRole), kRole}));
+}
+
+Task<Result<>> startRegionProcess(Loop& loop, const ClusterConfig& config, Duration limit) {
   auto paths = config.paths();
   CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(paths.ready(kRole)));
   const bool runs = findRegionProcess(paths) != 0;
-  if (runs) {
-    RegionClient::Options local;
-    local.unixSocket = paths.regionSocket();
-    RegionClient client(loop, std::move(local));
-    auto answer = co_await client.list();
-    if (answer.ok()) co_return Result<>();
-  }
+  const bool answers = runs && co_await regionAnswers(loop, paths);
+  if (answers) co_return Result<>();
+  CO_RETURN_IF_ERROR(ensureLinked(paths, kRole, config.program));
   SpawnOptions options;
-  options.args = {programs.shim, "init", "--", programs.dhow, kRole, "--cluster", paths.root};
+  options.args = {
+      paths.link(kRole) + "/dhow-shim", "init", "--", paths.linkedDhow(kRole), kRole, "--cluster", paths.root};
   options.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET=" + ready.path()};
   options.cwd = "/";
   options.fds = {-1, -1, -1};
@@ -64,6 +74,23 @@ Task<Result<>> startRegionProcess(Loop& loop, const ClusterConfig& config, const
   }
   auto waited = co_await ready.wait(loop, limit);
   if (!waited.ok()) co_return std::move(waited).error().wrap("start the region (its log: " + paths.region() + "/log)");
+  co_return Result<>();
+}
+
+Task<Result<>> replaceRegionProcess(Loop& loop, const ClusterConfig& config, std::string program, Duration limit) {
+  auto paths = config.paths();
+  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(paths.ready(kRole)));
+  CO_RETURN_IF_ERROR(linkProgram(paths, kRole, program));
+  const pid_t process = findRole(findRegionProcess(paths), {paths.linkedDhow(kRole), kRole});
+  // While there is none its init is about to start one, from the new link.
+  const bool runs = process != 0 && runningProgram(paths, process) == program;
+  if (process != 0 && !runs) ::kill(process, SIGHUP);
+  const bool answers = runs && co_await regionAnswers(loop, paths);
+  if (answers) co_return Result<>();
+  auto waited = co_await ready.wait(loop, limit);
+  if (!waited.ok())
+    co_return std::move(waited).error().wrap("start the region with " + program + " (its log: " + paths.region() +
+                                             "/log)");
   co_return Result<>();
 }
 

@@ -10,6 +10,9 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "base/time.h"
+#include "client/http_client.h"
+#include "client/kubeconfig.h"
+#include "http/client.h"
 
 namespace dhow::platform {
 
@@ -82,6 +85,43 @@ Result<std::vector<SnapshotFile>> listSnapshots(const std::string& folder) {
     return std::tie(a.info.taken, a.name) < std::tie(b.info.taken, b.name);
   });
   return files;
+}
+
+namespace {
+
+constexpr size_t kPiece = 256 << 10;
+constexpr size_t kMaxError = 1 << 20;
+
+Task<Result<store::SnapshotInfo>> receive(http::Client* http, std::string url, store::SnapshotWriter writer) {
+  auto answer = co_await http->send(std::move(url), http::Request());
+  if (!answer.ok()) co_return std::move(answer).error().wrap("no master answers (`dhow status` shows them)");
+  if (answer->status != 200) {
+    auto body = co_await http::readAll(*answer->body, kMaxError);
+    co_return client::errorOfStatus(answer->status, body.ok() ? *body : "");
+  }
+  std::vector<char> piece(kPiece);
+  while (true) {
+    auto count = co_await answer->body->read(piece);
+    if (!count.ok()) co_return std::move(count).error().wrap("the snapshot broke off");
+    if (*count == 0) break;
+    CO_RETURN_IF_ERROR(writer.write({piece.data(), *count}));
+  }
+  co_return writer.finish();
+}
+
+}  // namespace
+
+Task<Result<store::SnapshotInfo>> fetchSnapshot(Loop& loop, ClusterPaths paths, std::string file) {
+  CO_ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(paths.kubeconfig()));
+  CO_ASSIGN_OR_RETURN(auto connection, client::httpOptions(kubeconfig));
+  CO_ASSIGN_OR_RETURN(auto writer, store::SnapshotWriter::create(file));
+  http::Client::Options options;
+  options.tls = connection.tls;
+  options.pingAfter = std::chrono::seconds(5);
+  http::Client http(loop, std::move(options));
+  auto received = co_await receive(&http, kubeconfig.server + "/dhow/v1/snapshot", std::move(writer));
+  http.close();
+  co_return received;
 }
 
 SnapshotKeeper::SnapshotKeeper(Loop& loop, Options options)

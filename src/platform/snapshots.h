@@ -9,6 +9,7 @@
 #include "base/gate.h"
 #include "base/loop.h"
 #include "base/result.h"
+#include "platform/layout.h"
 #include "store/snapshot.h"
 
 namespace dhow::platform {
@@ -32,6 +33,9 @@ struct SnapshotFile {
 };
 // All of a folder, oldest first. Reads them whole; blocks.
 Result<std::vector<SnapshotFile>> listSnapshots(const std::string& folder);
+
+// Has a master stream one into the file.
+Task<Result<store::SnapshotInfo>> fetchSnapshot(Loop& loop, ClusterPaths paths, std::string file);
 
 // Saves one whenever the newest scheduled one is `every` old, and removes those that are outdated.
 class SnapshotKeeper {

@@ -46,6 +46,7 @@ Result<> sendMessage(int socket, const wire::Message& message, const std::vector
 
 Result<bool> receiveMessage(int socket, wire::Message& message, std::vector<UniqueFd>& fds) {
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxFds)];
+  message = {};
   iovec vector{&message, sizeof message};
   msghdr header{};
   header.msg_iov = &vector;
@@ -63,7 +64,8 @@ Result<bool> receiveMessage(int socket, wire::Message& message, std::vector<Uniq
     const int* numbers = reinterpret_cast<const int*>(CMSG_DATA(part));
     for (size_t i = 0; i < count; ++i) fds.emplace_back(numbers[i]);
   }
-  if (n != sizeof message) return Error(Code::kUnavailable, "the shim speaks another version");
+  if (n < static_cast<ssize_t>(wire::kLeastMessage))
+    return Error(Code::kUnavailable, "the shim sent a part of a message");
   message.id[wire::kMaxId] = 0;
   return true;
 }

@@ -161,7 +161,9 @@ Result<UniqueFd> PlanWriter::seal(std::vector<std::string>* names) {
   auto fix = [&](uint32_t& offset) {
     if (offset) offset += static_cast<uint32_t>(start) - 1;
   };
+  plan_.protocol = 1;
   for (auto& step : steps_) {
+    plan_.protocol = std::max(plan_.protocol, wire::protocolOf(step));
     fix(step.path);
     fix(step.text);
     fix(step.more);

@@ -196,9 +196,11 @@ Task<Result<Runtime::Found>> RuntimeImpl::findSandboxes() {
         found.sandboxes.push_back(sandbox);
         continue;
       }
-      log::warn("runtime", "sandbox {}: {}", name, recovered.error().message());
       sandbox->detach();
       core_.sandboxes.erase(name);
+      // It lives, and is another version's to mind.
+      if (recovered.error().is(Code::kFailedPrecondition)) co_return std::move(recovered).error();
+      log::warn("runtime", "sandbox {}: {}", name, recovered.error().message());
     }
     co_await discard(dir);
     found.lost.push_back(name);

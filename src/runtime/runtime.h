@@ -165,7 +165,9 @@ class Runtime {
   virtual ~Runtime() = default;
 
   // Sandboxes that an earlier daemon left. Those whose shim is gone are cleaned up (processes killed, cgroups
-  // and state removed) and reported in `lost`. Call once, before anything else.
+  // and state removed) and reported in `lost`. kFailedPrecondition when a shim's version is too far from this
+  // program's: it and its containers are left alone, and nothing can be done with this Runtime. Call once, before
+  // anything else.
   struct Found {
     std::vector<std::shared_ptr<Sandbox>> sandboxes;
     std::vector<std::string> lost;

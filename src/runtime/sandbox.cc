@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "base/version.h"
 
 namespace dhow::runtime {
 
@@ -50,6 +51,9 @@ Error planError(const wire::Message& message, const CompiledPlan& plan, const st
     return Error::fromErrno(message.error, "exec: \"" + command + "\"");
   }
   if (message.step < plan.stepNames.size()) return Error::fromErrno(message.error, plan.stepNames[message.step]);
+  if (message.error == EPROTO)
+    return Error(Code::kFailedPrecondition,
+                 "the sandbox's shim is of an older version, which cannot do this; a new sandbox can", EPROTO);
   if (message.error == EINTR)
     return Error(Code::kInternal, "the process was killed before it could run its command", EINTR);
   return Error::fromErrno(message.error, "shim");
@@ -99,8 +103,14 @@ void SandboxImpl::detach() {
 
 Task<Result<>> SandboxImpl::recover() {
   auto self = shared_from_this();
-  auto reply = co_await link_->call(request(wire::Type::kHello, "", wire::kMagic), {});
+  auto reply = co_await link_->call(request(wire::Type::kHello, "", wire::kMagic, wire::kProtocol), {});
   if (!reply.ok()) co_return reply.error();
+  const auto speaks = static_cast<uint32_t>(reply->message.status);
+  if (reply->message.error == EPROTO || (!reply->message.error && speaks < wire::kOldestProtocol))
+    co_return Error(Code::kFailedPrecondition,
+                    fmt::format("the shim of sandbox {} and this program (dhow {}, protocol {}) are too far apart to "
+                                "understand each other; the versions between them do",
+                                record_.id, thisProgram().version.text(), wire::kProtocol));
   if (reply->message.error) co_return Error::fromErrno(reply->message.error, "greet the shim");
   shimPid_ = reply->message.pid;
   if (watch_) co_return Result<>();

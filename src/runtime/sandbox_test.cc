@@ -2,6 +2,13 @@
 #include <fcntl.h>
 #include <signal.h>
 
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <cstring>
+#include <thread>
+
+#include "sandbox.h"
 #include "test_world.h"
 
 namespace dhow::runtime {
@@ -269,6 +276,105 @@ TEST(Sandbox, LostSandboxesAreCleanedByTheNextDaemon) {
   EXPECT_EQ(found->lost, (std::vector<std::string>{"halfmade", "lost"}));
   EXPECT_EQ(listDir(world.dir + "/state")->size(), 1u);
   EXPECT_FALSE(pathExists("/sys/fs/cgroup/memory" + world.cgroupParent + "/lost"));
+}
+
+// A shim of another version: greets with `error` and says that it speaks `protocol`.
+struct OtherShim {
+  OtherShim(const std::string& dir, int error, int protocol) {
+    EXPECT_TRUE(makeDirs(dir).ok());
+    EXPECT_TRUE(saveSandbox(dir, {dir.substr(dir.rfind('/') + 1), "/dhow-test-none/other", false, {}}).ok());
+    listener = std::move(*listenAt(dir));
+    thread = std::thread([this, error, protocol] { serve(error, protocol); });
+  }
+  ~OtherShim() {
+    ::shutdown(listener.get(), SHUT_RDWR);
+    thread.join();
+  }
+  void serve(int error, int protocol) {
+    pollfd polled{listener.get(), POLLIN, 0};
+    ::poll(&polled, 1, 10000);
+    UniqueFd socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    polled = {socket.get(), POLLIN, 0};
+    if (!socket || ::poll(&polled, 1, 10000) != 1) return;
+    // Longer messages than this program knows.
+    struct {
+      wire::Message known{};
+      char more[64] = {1, 2, 3};
+    } message;
+    got = ::recv(socket.get(), &message.known, sizeof message.known, 0);
+    message.known.type = wire::Type::kReply;
+    message.known.error = error;
+    message.known.status = protocol;
+    message.known.pid = ::getpid();
+    (void)::send(socket.get(), &message, sizeof message, MSG_NOSIGNAL);
+    ::recv(socket.get(), &message.known, sizeof message.known, 0);  // until the daemon is gone
+  }
+  UniqueFd listener;
+  std::thread thread;
+  ssize_t got = 0;
+};
+
+TEST(Sandbox, ShimsThatAreTooFarApartAreLeftAlone) {
+  NEEDS_ROOT();
+  for (auto [error, protocol] : {std::pair{EPROTO, 0}, {0, 0}}) {
+    World world;
+    OtherShim other(world.dir + "/state/far", error, protocol);
+    auto found = runOn(world.loop, world.runtime->findSandboxes());
+    ASSERT_FALSE(found.ok());
+    EXPECT_TRUE(found.error().is(Code::kFailedPrecondition)) << found.error().message();
+    EXPECT_TRUE(pathExists(world.dir + "/state/far/sandbox.json"));
+    world.runtime.reset();
+    world.open();
+  }
+}
+
+TEST(Sandbox, ShimsOfANewerVersionAreUnderstood) {
+  NEEDS_ROOT();
+  World world;
+  {
+    OtherShim newer(world.dir + "/state/newer", 0, wire::kProtocol + 7);
+    auto found = runOn(world.loop, world.runtime->findSandboxes());
+    ASSERT_TRUE(found.ok()) << found.error().message();
+    ASSERT_EQ(found->sandboxes.size(), 1u);
+    EXPECT_EQ(found->sandboxes[0]->id(), "newer");
+    EXPECT_GE(newer.got, static_cast<ssize_t>(wire::kLeastMessage));
+    runOn(world.loop, world.runtime->stop());
+    world.runtime.reset();
+  }
+  (void)removeTree(world.dir + "/state/newer").ok();
+  world.open();
+}
+
+// A daemon of the first protocol sends shorter messages, one of a later protocol longer ones.
+TEST(Sandbox, TheShimTakesMessagesOfOtherLengths) {
+  NEEDS_ROOT();
+  World world;
+  auto box = world.sandbox({.id = "box"});
+  auto spec = world.shell("exec sleep 100");
+  ASSERT_TRUE(runOn(world.loop, box->start(spec)).ok());
+  for (size_t size : {size_t{wire::kLeastMessage}, sizeof(wire::Message) + 64}) {
+    auto socket = connectAt(world.dir + "/state/box");
+    ASSERT_TRUE(socket.ok());
+    std::string bytes(size, '\0');
+    wire::Message hello = request(wire::Type::kHello, "", wire::kMagic, wire::kProtocol);
+    hello.sequence = 9;
+    std::memcpy(bytes.data(), &hello, std::min(sizeof hello, size));
+    ASSERT_EQ(::send(socket->get(), bytes.data(), size, 0), static_cast<ssize_t>(size));
+    std::vector<wire::Message> answers;
+    while (answers.empty() || answers.back().type != wire::Type::kReply) {
+      pollfd polled{socket->get(), POLLIN, 0};
+      ASSERT_EQ(::poll(&polled, 1, 10000), 1);
+      wire::Message message{};
+      std::vector<UniqueFd> fds;
+      ASSERT_TRUE(receiveMessage(socket->get(), message, fds).ok());
+      answers.push_back(message);
+    }
+    ASSERT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers[0].type, wire::Type::kRecord);
+    EXPECT_EQ(std::string(answers[0].id), spec.id);
+    EXPECT_EQ(answers[1].error, 0);
+    EXPECT_EQ(answers[1].status, static_cast<int32_t>(wire::kProtocol));
+  }
 }
 
 TEST(Sandbox, EventsComeForEveryExit) {

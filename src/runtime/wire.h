@@ -4,13 +4,19 @@
 // A plan is a sealed memory file: Plan, then Steps, then NUL-terminated strings and blobs, addressed by their
 // offset from the start of the file (0: none). All decisions are taken by the one that writes it; the shim
 // executes it and reports the first step that fails.
+//
+// A shim lives as long as its pod, and daemons of newer and older versions come to it. So nothing here changes its
+// place or meaning: steps, flags, message types and fields at the end of Message are added, and kProtocol counts up.
+// Who reads a message takes what it knows; what is missing is 0. Plan and Step do not grow: what is new is a step.
 #pragma once
 
 #include <stdint.h>
 
 namespace dhow::runtime::wire {
 
-inline constexpr uint32_t kMagic = 0x64686f31;  // "dho1"; changes with any change of this file
+inline constexpr uint32_t kMagic = 0x64686f32;  // "dho2"
+inline constexpr uint32_t kProtocol = 1;        // what this side speaks
+inline constexpr uint32_t kOldestProtocol = 1;  // the least that the other side must
 inline constexpr uint32_t kMaxId = 128;
 inline constexpr uint32_t kMaxAttach = 8;  // clients of one container at a time
 inline constexpr uint32_t kMaxContainers = 64;
@@ -83,6 +89,7 @@ enum PlanFlags : uint32_t {
 
 struct Plan {
   uint32_t magic, size;
+  uint32_t protocol;  // that a shim must speak to execute it
   uint32_t stepCount, flags;
   uint64_t cloneFlags;
   PidMode pidMode;
@@ -99,7 +106,7 @@ struct Plan {
 
 enum class Type : uint32_t {
   // daemon -> shim; each is answered once by kReply with the same `sequence`
-  kHello = 1,  // answered by kRecord for each container, then kReply
+  kHello = 1,  // a = kMagic, b = kProtocol; answered by kRecord for each container, then kReply with status = kProtocol
   kStart,      // fds: plan, then for each attach client the ends named by streams[i]
   kExec,       // fds: plan, then stdio as streams[0] says (missing: /dev/null)
   kSignal,     // a = signal
@@ -134,5 +141,12 @@ struct Message {
   uint32_t oom;
   char id[kMaxId + 1];
 };
+inline constexpr uint32_t kLeastMessage = 232;  // as the first protocol had it
+static_assert(sizeof(Message) >= kLeastMessage);
+
+// The protocol in which a step, with these flags, came.
+constexpr uint32_t protocolOf(const Step&) {
+  return 1;
+}
 
 }  // namespace dhow::runtime::wire

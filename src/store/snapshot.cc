@@ -108,6 +108,12 @@ class SnapshotFile {
     RETURN_IF_ERROR(readAt(path, file, left, kDigestSize, block));
     if (digest.hex() != block) return damaged(path, "it is cut short or damaged: its digest does not match");
     if (::lseek(file.get(), static_cast<off_t>(at), SEEK_SET) < 0) return Error::fromErrno("read " + path);
+    // Entries are sorted, and this one is among the first.
+    ASSIGN_OR_RETURN(auto first, next(path, file, info.bytes));
+    for (const auto& entry : first) {
+      if (entry.key == kFormKey) info.form = parseFormMark(*entry.value.bytes);
+    }
+    if (::lseek(file.get(), static_cast<off_t>(at), SEEK_SET) < 0) return Error::fromErrno("read " + path);
     return info;
   }
 
@@ -283,6 +289,7 @@ Task<Result<SnapshotInfo>> restoreSnapshot(Loop& loop, BlockingPool& pool, Store
     co_return Error(Code::kFailedPrecondition, fmt::format("snapshot {} is of cluster \"{}\", not of this one (\"{}\")",
                                                            path, info.cluster, cluster));
   }
+  CO_RETURN_IF_ERROR(checkForm(info.form, thisProgram()));
   CO_RETURN_IF_ERROR(co_await requireEmpty(&store));
   CO_RETURN_IF_ERROR(co_await store.advance(std::max(info.revision, above) + kRestoredGap));
   uint64_t restored = 0;

@@ -5,6 +5,7 @@
 
 #include "base/blocking.h"
 #include "base/fd.h"
+#include "store/form.h"
 #include "store/store.h"
 
 namespace dhow::store {
@@ -14,6 +15,7 @@ struct SnapshotInfo {
   Revision revision = 0;
   uint64_t entries = 0;
   uint64_t bytes = 0;  // of the file
+  FormMark form;       // of the content
   WallTime taken{};
 };
 
@@ -52,9 +54,9 @@ Task<Result<SnapshotInfo>> saveSnapshot(Loop& loop, BlockingPool& pool, Store& s
                                         std::string path);
 // Reads the file to its end and checks it. kDataLoss when it is not whole. Blocks.
 Result<SnapshotInfo> inspectSnapshot(const std::string& path);
-// Fills an empty store (kFailedPrecondition otherwise) with the file's entries; `cluster` empty takes any. The store's
-// revisions go on far above the snapshot's and `above`, the last that is known of the store that it replaces (see
-// Store::advance), so that no client mistakes new for old.
+// Fills an empty store (kFailedPrecondition otherwise; so is content of a form that this program does not know) with
+// the file's entries; `cluster` empty takes any. The store's revisions go on far above the snapshot's and `above`, the
+// last that is known of the store that it replaces (see Store::advance), so that no client mistakes new for old.
 Task<Result<SnapshotInfo>> restoreSnapshot(Loop& loop, BlockingPool& pool, Store& store, std::string cluster,
                                            std::string path, Revision above = 0);
 // Removes every entry. Nobody else may write meanwhile.

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "base/strings.h"
+#include "base/version.h"
 #include "docker.h"
 
 namespace dhow::cli::docker {
@@ -13,7 +14,8 @@ void line(int depth, const char* name, const std::string& value) {
 }
 
 Task<int> version(Engine* engine) {
-  std::printf("Client: Dhow\n Version:           %s\n API version:       1.51\n\n", DHOW_VERSION);
+  std::printf("Client: Dhow\n Version:           %s\n API version:       1.51\n\n",
+              thisProgram().version.text().c_str());
   auto answer = co_await engine->get("/version");
   if (!answer.ok()) co_return complain(answer.error());
   const auto& server = *answer;

@@ -1,0 +1,60 @@
+// upgrade: a running cluster's programs, replaced by others.
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "base/blocking.h"
+#include "cluster_option.h"
+#include "commands.h"
+#include "platform/cluster.h"
+
+namespace dhow::cli {
+
+namespace {
+
+constexpr size_t kBlockingThreads = 2;
+
+void printStep(const std::string& step, Duration took) {
+  std::printf("  %-34s %7.0f ms\n", step.c_str(), std::chrono::duration<double, std::milli>(took).count());
+  std::fflush(stdout);
+}
+
+int upgrade(const ClusterOption& option, const std::string& to) {
+  if (::geteuid() != 0)
+    return fail(Error(Code::kPermissionDenied, "this needs root: the cluster's machines and its data are root's"));
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  auto programs = platform::Programs::ofThisProcess();
+  if (!programs.ok()) return fail(programs.error());
+  RealLoop loop;
+  BlockingPool pool(kBlockingThreads);
+  platform::Cluster cluster(loop, pool, *programs);
+  auto done = runOn(loop, cluster.upgrade(*config, to, printStep));
+  if (!done.ok()) return fail(done.error());
+  const char* name = option.name.c_str();
+  if (done->from == done->to && done->snapshot.empty()) {
+    std::printf("cluster \"%s\" runs dhow %s; nothing was to be done\n", name, done->to.c_str());
+    return 0;
+  }
+  if (done->from == done->to)
+    std::printf("cluster \"%s\" runs dhow %s everywhere again\n", name, done->to.c_str());
+  else
+    std::printf("cluster \"%s\" runs dhow %s; before it was %s\n", name, done->to.c_str(), done->from.c_str());
+  if (!done->snapshot.empty()) std::printf("what the store held before is kept in %s\n", done->snapshot.c_str());
+  return 0;
+}
+
+}  // namespace
+
+void addUpgrade(CLI::App& app, Action* chosen) {
+  auto* command = app.add_subcommand(
+      "upgrade", "replace a running cluster's programs by these: masters, then nodes, without stopping a container");
+  auto option = addClusterOption(command);
+  auto to = std::make_shared<std::string>();
+  command->add_option("--to", *to,
+                      "by others: a folder with dhow and dhow-shim, or the id of ones that the cluster had before; one "
+                      "version back is fine");
+  command->callback([=] { *chosen = [=] { return upgrade(*option, *to); }; });
+}
+
+}  // namespace dhow::cli
