@@ -1,20 +1,14 @@
 // up, down, status: the clusters of this machine.
-#include <unistd.h>
-
 #include <cstdio>
 #include <cstdlib>
 
-#include "base/blocking.h"
 #include "base/files.h"
 #include "cluster_option.h"
 #include "commands.h"
-#include "platform/cluster.h"
 
 namespace dhow::cli {
 
 namespace {
-
-constexpr size_t kBlockingThreads = 4;
 
 struct UpOptions {
   platform::ClusterRequest request;
@@ -30,11 +24,6 @@ void printStep(const std::string& step, Duration took) {
   std::fflush(stdout);
 }
 
-Result<> needRoot() {
-  if (::geteuid() == 0) return {};
-  return Error(Code::kPermissionDenied, "this needs root: namespaces, cgroups and links are made");
-}
-
 // What to try next, in words that work as they stand: who came through sudo cannot read the kubeconfig, which is
 // root's.
 void printNext(const std::string& dhow, const std::string& own, const std::string& url) {
@@ -48,43 +37,31 @@ void printNext(const std::string& dhow, const std::string& own, const std::strin
   if (!url.empty()) std::printf("  curl %s\n", url.c_str());
 }
 
-int up(const UpOptions& options) {
-  if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto programs = platform::Programs::ofThisProcess();
-  if (!programs.ok()) return fail(programs.error());
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  platform::Cluster cluster(loop, pool, *programs);
-  auto began = loop.now();
-  auto done = runOn(loop, cluster.up(options.request, options.example, printStep));
+int up(Workbench& workbench, const UpOptions& options) {
+  auto began = workbench.loop.now();
+  auto done = runOn(workbench.loop, workbench.cluster.up(options.request, options.example, printStep));
   if (!done.ok()) return fail(done.error());
   const auto& config = done->config;
   std::string own = config.request.name == "dhow" && config.request.dataDir == platform::kDefaultDataDir
                         ? ""
                         : fmt::format(" --name {} --data {}", config.request.name, config.request.dataDir);
   std::printf("cluster \"%s\" is up after %.1f s\n\n", config.request.name.c_str(),
-              milliseconds(loop.now() - began) / 1000);
+              milliseconds(workbench.loop.now() - began) / 1000);
   if (!done->before.empty())
     std::printf("  It starts with dhow %s; before it was %s.\n\n", config.program.c_str(), done->before.c_str());
-  if (config.program != programs->id)
+  if (config.program != workbench.programs.id)
     std::printf("  It runs dhow %s; this is %s, which `dhow upgrade` brings to it.\n\n", config.program.c_str(),
-                programs->id.c_str());
+                workbench.programs.id.c_str());
   for (const auto& url : done->urls) std::printf("  application  %s\n", url.c_str());
   std::printf("  API          %s\n", config.apiUrl().c_str());
   std::printf("  kubeconfig   %s\n", config.paths().kubeconfig().c_str());
   std::printf("  docker       unix://%s\n\n", config.paths().dockerSocket().c_str());
-  printNext(programs->dhow, own, done->urls.empty() ? std::string() : done->urls[0]);
+  printNext(workbench.programs.dhow, own, done->urls.empty() ? std::string() : done->urls[0]);
   return 0;
 }
 
-int down(const ClusterOption& option, bool keepData) {
-  if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto programs = platform::Programs::ofThisProcess();
-  if (!programs.ok()) return fail(programs.error());
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  platform::Cluster cluster(loop, pool, *programs);
-  auto done = runOn(loop, cluster.down(option.paths(), keepData, printStep));
+int down(Workbench& workbench, const ClusterOption& option, bool keepData) {
+  auto done = runOn(workbench.loop, workbench.cluster.down(option.paths(), keepData, printStep));
   if (!done.ok()) return fail(done.error());
   std::printf("cluster \"%s\" is gone\n", option.name.c_str());
   return 0;
@@ -132,26 +109,17 @@ void printMachines(const platform::ClusterState& state, bool mixed) {
   }
 }
 
-int status(const ClusterOption& option) {
-  if (::geteuid() != 0)
-    return fail(Error(Code::kPermissionDenied, "this needs root: the cluster's identities are root's"));
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  auto programs = platform::Programs::ofThisProcess();
-  if (!programs.ok()) return fail(programs.error());
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  platform::Cluster cluster(loop, pool, *programs);
-  auto state = runOn(loop, cluster.state(*config));
+int status(Workbench& workbench, const platform::ClusterConfig& config) {
+  auto state = runOn(workbench.loop, workbench.cluster.state(config));
   if (!state.ok()) return fail(state.error());
-  std::printf("CLUSTER   %s\n", config->request.name.c_str());
-  std::printf("API       %s  %s\n", config->apiUrl().c_str(), state->serverAnswers ? "answers" : "does not answer");
-  std::printf("ENGINE    unix://%s  %s\n", config->paths().dockerSocket().c_str(),
+  std::printf("CLUSTER   %s\n", config.request.name.c_str());
+  std::printf("API       %s  %s\n", config.apiUrl().c_str(), state->serverAnswers ? "answers" : "does not answer");
+  std::printf("ENGINE    unix://%s  %s\n", config.paths().dockerSocket().c_str(),
               state->engineAnswers ? "answers" : "does not answer");
-  std::printf("REGION    %s  %s\n", config->region.c_str(),
+  std::printf("REGION    %s  %s\n", config.region.c_str(),
               state->regionAnswers ? "answers" : "does not answer; `dhow up` starts it");
-  printPrograms(*config, *state, *programs);
-  printMachines(*state, isMixed(*config, *state));
+  printPrograms(config, *state, workbench.programs);
+  printMachines(*state, isMixed(config, *state));
   if (!state->members.empty()) std::printf("\n%-24s %-10s %-10s\n", "MEMBER OF THE STORE", "STATE", "SIZE");
   for (const auto& member : state->members) {
     const char* how = !member.answers ? "Away" : member.learner ? "Learns" : member.leads ? "Leads" : "Follows";
@@ -160,16 +128,10 @@ int status(const ClusterOption& option) {
   return state->serverAnswers ? 0 : 1;
 }
 
-int control(const ClusterOption& option, const std::string& machine, bool start) {
-  if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  auto programs = platform::Programs::ofThisProcess();
-  if (!programs.ok()) return fail(programs.error());
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  platform::Cluster cluster(loop, pool, *programs);
-  auto done = runOn(loop, start ? cluster.startMachine(*config, machine) : cluster.stopMachine(*config, machine));
+int control(Workbench& workbench, const platform::ClusterConfig& config, const std::string& machine, bool start) {
+  auto& cluster = workbench.cluster;
+  auto done =
+      runOn(workbench.loop, start ? cluster.startMachine(config, machine) : cluster.stopMachine(config, machine));
   return done.ok() ? 0 : fail(done.error());
 }
 
@@ -200,7 +162,8 @@ void addUp(CLI::App& app, Action* chosen) {
                     "encrypt Secrets in the store, as restricted clusters do anyway");
   command->add_option("--deploy", options->example, "an example to put onto it: a folder with image.json and manifests")
       ->check(CLI::ExistingDirectory);
-  command->callback([=] { *chosen = [=] { return up(*options); }; });
+  command->callback(
+      [=] { *chosen = [=] { return withWorkbench([&](Workbench& workbench) { return up(workbench, *options); }); }; });
 }
 
 void addDown(CLI::App& app, Action* chosen) {
@@ -208,13 +171,15 @@ void addDown(CLI::App& app, Action* chosen) {
   auto option = addClusterOption(command);
   auto keep = std::make_shared<bool>(false);
   command->add_flag("--keep-data", *keep, "keep its data: the next `up` goes on with it");
-  command->callback([=] { *chosen = [=] { return down(*option, *keep); }; });
+  command->callback([=] {
+    *chosen = [=] { return withWorkbench([&](Workbench& workbench) { return down(workbench, *option, *keep); }); };
+  });
 }
 
 void addStatus(CLI::App& app, Action* chosen) {
   auto* command = app.add_subcommand("status", "show a cluster's machines and how they fare");
   auto option = addClusterOption(command);
-  command->callback([=] { *chosen = [=] { return status(*option); }; });
+  command->callback([=] { *chosen = [=] { return withCluster(*option, status); }; });
 }
 
 void addMachine(CLI::App& app, Action* chosen) {
@@ -223,7 +188,13 @@ void addMachine(CLI::App& app, Action* chosen) {
   auto verb = std::make_shared<std::string>(), machine = std::make_shared<std::string>();
   command->add_option("verb", *verb, "stop or start")->required()->check(CLI::IsMember({"stop", "start"}));
   command->add_option("machine", *machine, "as `dhow status` lists them")->required();
-  command->callback([=] { *chosen = [=] { return control(*option, *machine, *verb == "start"); }; });
+  command->callback([=] {
+    *chosen = [=] {
+      return withCluster(*option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
+        return control(workbench, config, *machine, *verb == "start");
+      });
+    };
+  });
 }
 
 }  // namespace dhow::cli

@@ -1,5 +1,7 @@
 #include "cluster_option.h"
 
+#include <unistd.h>
+
 #include "base/files.h"
 
 namespace dhow::cli {
@@ -8,6 +10,11 @@ Result<platform::ClusterConfig> ClusterOption::load() const {
   auto paths = this->paths();
   if (!pathExists(paths.config())) return platform::noSuchCluster(paths);
   return platform::loadConfig(paths);
+}
+
+Result<> needRoot() {
+  if (::geteuid() == 0) return {};
+  return Error(Code::kPermissionDenied, "this needs root: the cluster's identities, machines and links are root's");
 }
 
 std::shared_ptr<ClusterOption> addClusterOption(CLI::App* command) {

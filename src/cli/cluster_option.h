@@ -4,9 +4,10 @@
 #include <memory>
 #include <string>
 
+#include "base/blocking.h"
 #include "base/result.h"
 #include "cli/command.h"
-#include "platform/config.h"
+#include "platform/cluster.h"
 
 namespace dhow::cli {
 
@@ -21,5 +22,35 @@ struct ClusterOption {
 
 // Adds --name and --data. The object lives as long as the command.
 std::shared_ptr<ClusterOption> addClusterOption(CLI::App* command);
+
+// kPermissionDenied for others: the cluster's identities, machines and links are root's.
+Result<> needRoot();
+
+// What a command works with: the loop is the thread's, and runs while a command waits.
+struct Workbench {
+  RealLoop loop;
+  BlockingPool pool{4};
+  platform::Programs programs;
+  platform::Cluster cluster{loop, pool, programs};
+};
+
+// Calls `act(workbench)`: it gives the exit code.
+template <class F>
+int withWorkbench(F act) {
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto programs = platform::Programs::ofThisProcess();
+  if (!programs.ok()) return fail(programs.error());
+  Workbench workbench{.programs = std::move(*programs)};
+  return act(workbench);
+}
+
+// The same for the cluster that is named: `act(workbench, config)`.
+template <class F>
+int withCluster(const ClusterOption& option, F act) {
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto config = option.load();
+  if (!config.ok()) return fail(config.error());
+  return withWorkbench([&](Workbench& workbench) { return act(workbench, std::as_const(*config)); });
+}
 
 }  // namespace dhow::cli

@@ -1,13 +1,10 @@
 // drill: breaks one thing of a running cluster under load, and tells what came of it.
-#include <unistd.h>
-
 #include <boost/asio/signal_set.hpp>
 #include <boost/json/serialize.hpp>
 
 #include <csignal>
 #include <cstdio>
 
-#include "base/blocking.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "cluster_option.h"
@@ -18,7 +15,6 @@ namespace dhow::cli {
 
 namespace {
 
-constexpr size_t kBlockingThreads = 4;
 constexpr int64_t kLongest = 3600;
 
 struct Options {
@@ -54,20 +50,14 @@ void print(const std::string& text) {
   std::fflush(stdout);
 }
 
-int drill(const ClusterOption& option, const Options& options) {
-  if (::geteuid() != 0) return fail(Error(Code::kPermissionDenied, "this needs root: machines and links are broken"));
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  auto programs = platform::Programs::ofThisProcess();
-  if (!programs.ok()) return fail(programs.error());
+int drill(Workbench& workbench, const platform::ClusterConfig& config, const Options& options) {
   auto span = parseSpan(options.span);
   if (!span.ok()) return fail(span.error());
   const bool json = options.output == "json";
   // What a drill breaks breaks connections of ours as well: only the report tells of it.
   if (!log::enabled(log::Level::kDebug)) log::configure(log::Level::kError, "");
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  platform::Drill drill(loop, pool, *config, *programs);
+  auto& loop = workbench.loop;
+  platform::Drill drill(loop, workbench.pool, config, workbench.programs);
   if (!json) {
     drill.onStep = [](const std::string& step) { print(fmt::format("  {}\n", step)); };
     drill.onEvent = [](const platform::DrillEvent& event) { print(platform::eventLine(event)); };
@@ -103,7 +93,13 @@ void addDrill(CLI::App& app, Action* chosen) {
   command->add_option("target", options->target, "the zone or machine; one is chosen where none is named");
   command->add_option("--for", options->span, "how long it stays broken")->capture_default_str();
   command->add_option("-o,--output", options->output, "json: the report for programs")->check(CLI::IsMember({"json"}));
-  command->callback([=] { *chosen = [=] { return drill(*option, *options); }; });
+  command->callback([=] {
+    *chosen = [=] {
+      return withCluster(*option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
+        return drill(workbench, config, *options);
+      });
+    };
+  });
 }
 
 }  // namespace dhow::cli

@@ -1,27 +1,17 @@
 // snapshot, datastore: the content of a cluster's store kept, brought back, and moved.
-#include <unistd.h>
-
 #include <cstdio>
 #include <filesystem>
 
-#include "base/blocking.h"
 #include "base/files.h"
 #include "base/time.h"
 #include "cluster_option.h"
 #include "commands.h"
-#include "platform/cluster.h"
 #include "platform/snapshots.h"
 
 namespace dhow::cli {
 
 namespace {
 
-constexpr size_t kBlockingThreads = 2;
-
-Result<> needRoot() {
-  if (::geteuid() == 0) return {};
-  return Error(Code::kPermissionDenied, "this needs root: the cluster's identities and its data are root's");
-}
 
 void printStep(const std::string& step, Duration took) {
   std::printf("  %-34s %7.0f ms\n", step.c_str(), std::chrono::duration<double, std::milli>(took).count());
@@ -34,62 +24,45 @@ std::string sizeText(uint64_t bytes) {
 }
 
 int save(const ClusterOption& option, std::string file) {
-  if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  RealLoop loop;
-  const auto paths = config->paths();
-  if (file.empty()) {
-    if (auto made = makeDirs(paths.snapshots(), 0700); !made.ok()) return fail(made.error());
-    file = paths.snapshots() + "/" + platform::snapshotName(loop.wallNow(), false);
-  } else if (std::error_code error; std::filesystem::is_directory(file, error)) {
-    return fail(Error(Code::kInvalid, file + " is a folder; name a file in it"));
-  }
-  auto saved = runOn(loop, platform::fetchSnapshot(loop, paths, file));
-  if (!saved.ok()) return fail(saved.error());
-  std::printf("saved %s: revision %lld, %llu objects, %s\n", file.c_str(), static_cast<long long>(saved->revision),
-              static_cast<unsigned long long>(saved->entries), sizeText(saved->bytes).c_str());
-  return 0;
+  return withCluster(option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
+    const auto paths = config.paths();
+    if (file.empty()) {
+      if (auto made = makeDirs(paths.snapshots(), 0700); !made.ok()) return fail(made.error());
+      file = paths.snapshots() + "/" + platform::snapshotName(workbench.loop.wallNow(), false);
+    } else if (std::error_code error; std::filesystem::is_directory(file, error)) {
+      return fail(Error(Code::kInvalid, file + " is a folder; name a file in it"));
+    }
+    auto saved = runOn(workbench.loop, platform::fetchSnapshot(workbench.loop, paths, file));
+    if (!saved.ok()) return fail(saved.error());
+    std::printf("saved %s: revision %lld, %llu objects, %s\n", file.c_str(), static_cast<long long>(saved->revision),
+                static_cast<unsigned long long>(saved->entries), sizeText(saved->bytes).c_str());
+    return 0;
+  });
 }
 
 int list(const ClusterOption& option) {
-  if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  auto files = platform::listSnapshots(config->paths().snapshots());
-  if (!files.ok()) return fail(files.error());
-  size_t width = 32;
-  for (const auto& file : *files) width = std::max(width, file.name.size());
-  const int column = static_cast<int>(width);
-  std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, "NAME", "CREATED", "REVISION", "OBJECTS", "SIZE");
-  for (const auto& file : *files) {
-    if (file.damage) {
-      std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, file.name.c_str(), "Damaged", "-", "-", "-");
-      continue;
+  return withCluster(option, [](Workbench&, const platform::ClusterConfig& config) {
+    auto files = platform::listSnapshots(config.paths().snapshots());
+    if (!files.ok()) return fail(files.error());
+    size_t width = 32;
+    for (const auto& file : *files) width = std::max(width, file.name.size());
+    const int column = static_cast<int>(width);
+    std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, "NAME", "CREATED", "REVISION", "OBJECTS", "SIZE");
+    for (const auto& file : *files) {
+      if (file.damage) {
+        std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, file.name.c_str(), "Damaged", "-", "-", "-");
+        continue;
+      }
+      std::printf("%-*s  %-20s  %-12lld  %-8llu  %s\n", column, file.name.c_str(), formatTime(file.info.taken).c_str(),
+                  static_cast<long long>(file.info.revision), static_cast<unsigned long long>(file.info.entries),
+                  sizeText(file.info.bytes).c_str());
     }
-    std::printf("%-*s  %-20s  %-12lld  %-8llu  %s\n", column, file.name.c_str(), formatTime(file.info.taken).c_str(),
-                static_cast<long long>(file.info.revision), static_cast<unsigned long long>(file.info.entries),
-                sizeText(file.info.bytes).c_str());
-  }
-  return 0;
-}
-
-// Calls `change` with the cluster and what tells of its steps.
-template <class F>
-int changeCluster(const ClusterOption& option, F change) {
-  if (auto root = needRoot(); !root.ok()) return fail(root.error());
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  auto programs = platform::Programs::ofThisProcess();
-  if (!programs.ok()) return fail(programs.error());
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  platform::Cluster cluster(loop, pool, *programs);
-  return change(loop, cluster, *config);
+    return 0;
+  });
 }
 
 int restore(const ClusterOption& option, const std::string& given, bool otherCluster) {
-  return changeCluster(option, [&](RealLoop& loop, platform::Cluster& cluster, const platform::ClusterConfig& config) {
+  return withCluster(option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
     std::string file = given;
     const std::string listed = config.paths().snapshots() + "/" + given;
     if (given.find('/') == given.npos && !pathExists(given) && pathExists(listed)) file = listed;
@@ -97,7 +70,7 @@ int restore(const ClusterOption& option, const std::string& given, bool otherClu
       return fail(
           Error(Code::kNotFound,
                 fmt::format("there is no snapshot {}; `dhow snapshot list` shows those of the cluster", given)));
-    auto done = runOn(loop, cluster.restore(config, file, otherCluster, printStep));
+    auto done = runOn(workbench.loop, workbench.cluster.restore(config, file, otherCluster, printStep));
     if (!done.ok()) return fail(done.error());
     std::printf("restored the state of %s: %llu objects\n", formatTime(done->snapshot.taken).c_str(),
                 static_cast<unsigned long long>(done->snapshot.entries));
@@ -107,8 +80,8 @@ int restore(const ClusterOption& option, const std::string& given, bool otherClu
 }
 
 int migrate(const ClusterOption& option, const std::string& to) {
-  return changeCluster(option, [&](RealLoop& loop, platform::Cluster& cluster, const platform::ClusterConfig& config) {
-    auto done = runOn(loop, cluster.moveToEtcd(config, printStep));
+  return withCluster(option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
+    auto done = runOn(workbench.loop, workbench.cluster.moveToEtcd(config, printStep));
     if (!done.ok()) return fail(done.error());
     std::printf("cluster \"%s\" has its store in %s now\n", config.request.name.c_str(), to.c_str());
     return 0;

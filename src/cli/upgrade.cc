@@ -1,37 +1,22 @@
 // upgrade: a running cluster's programs, replaced by others.
-#include <unistd.h>
-
 #include <cstdio>
 
-#include "base/blocking.h"
 #include "cluster_option.h"
 #include "commands.h"
-#include "platform/cluster.h"
 
 namespace dhow::cli {
 
 namespace {
-
-constexpr size_t kBlockingThreads = 2;
 
 void printStep(const std::string& step, Duration took) {
   std::printf("  %-34s %7.0f ms\n", step.c_str(), std::chrono::duration<double, std::milli>(took).count());
   std::fflush(stdout);
 }
 
-int upgrade(const ClusterOption& option, const std::string& to) {
-  if (::geteuid() != 0)
-    return fail(Error(Code::kPermissionDenied, "this needs root: the cluster's machines and its data are root's"));
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  auto programs = platform::Programs::ofThisProcess();
-  if (!programs.ok()) return fail(programs.error());
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  platform::Cluster cluster(loop, pool, *programs);
-  auto done = runOn(loop, cluster.upgrade(*config, to, printStep));
+int upgrade(Workbench& workbench, const platform::ClusterConfig& config, const std::string& to) {
+  auto done = runOn(workbench.loop, workbench.cluster.upgrade(config, to, printStep));
   if (!done.ok()) return fail(done.error());
-  const char* name = option.name.c_str();
+  const char* name = config.request.name.c_str();
   if (done->from == done->to && done->snapshot.empty()) {
     std::printf("cluster \"%s\" runs dhow %s; nothing was to be done\n", name, done->to.c_str());
     return 0;
@@ -54,7 +39,13 @@ void addUpgrade(CLI::App& app, Action* chosen) {
   command->add_option("--to", *to,
                       "by others: a folder with dhow and dhow-shim, or the id of ones that the cluster had before; one "
                       "version back is fine");
-  command->callback([=] { *chosen = [=] { return upgrade(*option, *to); }; });
+  command->callback([=] {
+    *chosen = [=] {
+      return withCluster(*option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
+        return upgrade(workbench, config, *to);
+      });
+    };
+  });
 }
 
 }  // namespace dhow::cli

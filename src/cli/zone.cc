@@ -1,21 +1,15 @@
 // zone: a cluster's availability zones, cut from the network and put back.
-#include <unistd.h>
-
 #include <cstdio>
 
-#include "base/blocking.h"
 #include "cluster_option.h"
 #include "commands.h"
-#include "platform/cluster.h"
 
 namespace dhow::cli {
 
 namespace {
 
-constexpr size_t kBlockingThreads = 4;
-
-int list(platform::Cluster& cluster, RealLoop& loop, const platform::ClusterConfig& config) {
-  auto zones = runOn(loop, cluster.zones(config));
+int list(Workbench& workbench, const platform::ClusterConfig& config) {
+  auto zones = runOn(workbench.loop, workbench.cluster.zones(config));
   if (!zones.ok()) return fail(zones.error());
   std::printf("%-20s %-10s %-8s %-8s\n", "ZONE", "NETWORK", "MASTERS", "NODES");
   for (const auto& zone : *zones)
@@ -24,20 +18,14 @@ int list(platform::Cluster& cluster, RealLoop& loop, const platform::ClusterConf
 }
 
 int act(const ClusterOption& option, const std::string& verb, const std::string& zone) {
-  if (::geteuid() != 0) return fail(Error(Code::kPermissionDenied, "this needs root: the region is root's"));
   if (verb != "list" && zone.empty()) return fail(Error(Code::kInvalid, "which zone? `dhow zone list` shows them"));
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  auto programs = platform::Programs::ofThisProcess();
-  if (!programs.ok()) return fail(programs.error());
-  RealLoop loop;
-  BlockingPool pool(kBlockingThreads);
-  platform::Cluster cluster(loop, pool, *programs);
-  if (verb == "list") return list(cluster, loop, *config);
-  auto done = runOn(loop, cluster.setZone(*config, zone, verb == "restore"));
-  if (!done.ok()) return fail(done.error());
-  std::printf("zone %s is %s\n", zone.c_str(), verb == "cut" ? "cut off" : "connected again");
-  return 0;
+  return withCluster(option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
+    if (verb == "list") return list(workbench, config);
+    auto done = runOn(workbench.loop, workbench.cluster.setZone(config, zone, verb == "restore"));
+    if (!done.ok()) return fail(done.error());
+    std::printf("zone %s is %s\n", zone.c_str(), verb == "cut" ? "cut off" : "connected again");
+    return 0;
+  });
 }
 
 }  // namespace

@@ -28,6 +28,12 @@ std::string nameOf(int number) {
 
 }  // namespace
 
+Task<> Load::stop() {
+  stopping_ = true;
+  stopped_.notify();
+  co_await gate_.close();
+}
+
 Task<Result<>> RequestLoad::ask(Loop& loop, std::string url) {
   http::Client::Options options;
   options.connectTimeout = kRequestLimit;
@@ -60,23 +66,13 @@ Task<Result<>> RequestLoad::warmUp(size_t count, Duration limit) {
   co_return Result<>();
 }
 
-void RequestLoad::start() {
-  gate_.spawn(run(this));
-}
-
-Task<> RequestLoad::stop() {
-  stopping_ = true;
-  stopped_.notify();
-  co_await gate_.close();
-}
-
-Task<> RequestLoad::run(RequestLoad* self) {
-  TimePoint due = self->loop_.now();
-  while (!self->stopping_) {
-    self->gate_.spawn(one(self, self->loop_.now()));
+Task<> RequestLoad::run() {
+  TimePoint due = loop_.now();
+  while (!stopping_) {
+    gate_.spawn(one(this, loop_.now()));
     // Whatever this process could not send in time is not sent in a burst.
-    due = std::max(due + kRequestEvery, self->loop_.now());
-    co_await self->stopped_.waitFor(due - self->loop_.now());
+    due = std::max(due + kRequestEvery, loop_.now());
+    co_await stopped_.waitFor(due - loop_.now());
   }
 }
 
@@ -86,33 +82,23 @@ Task<> RequestLoad::one(RequestLoad* self, TimePoint sent) {
   if (!done.ok()) self->lost_.push_back({sent, done.error().message()});
 }
 
-void WriteLoad::start() {
+Task<> WriteLoad::run() {
   last_ = loop_.now();
-  gate_.spawn(run(this));
-}
-
-Task<> WriteLoad::stop() {
-  stopping_ = true;
-  stopped_.notify();
-  co_await gate_.close();
-}
-
-Task<> WriteLoad::run(WriteLoad* self) {
-  for (int number = 0; !self->stopping_; ++number) {
-    const TimePoint sent = self->loop_.now();
-    json::object body{{"metadata", {{"name", nameOf(number)}, {"namespace", self->ns_}}},
+  for (int number = 0; !stopping_; ++number) {
+    const TimePoint sent = loop_.now();
+    json::object body{{"metadata", {{"name", nameOf(number)}, {"namespace", ns_}}},
                       {"data", {{"counter", std::to_string(number)}}}};
-    auto written = co_await self->api_.create(kinds::kConfigMaps, self->ns_, std::move(body));
+    auto written = co_await api_.create(kinds::kConfigMaps, ns_, std::move(body));
     if (written.ok()) {
-      const TimePoint now = self->loop_.now();
-      self->longestPause_ = std::max(self->longestPause_, now - self->last_);
-      self->last_ = now;
-      self->acknowledged_.push_back(number);
-      if (self->onAcknowledged) self->onAcknowledged(sent);
+      const TimePoint now = loop_.now();
+      longestPause_ = std::max(longestPause_, now - last_);
+      last_ = now;
+      acknowledged_.push_back(number);
+      if (onAcknowledged) onAcknowledged(sent);
     } else {
-      self->failed_.push_back({sent, written.error().message()});
+      failed_.push_back({sent, written.error().message()});
     }
-    if (!self->stopping_) co_await self->stopped_.waitFor(kWritePause);
+    if (!stopping_) co_await stopped_.waitFor(kWritePause);
   }
 }
 

@@ -13,45 +13,52 @@
 
 namespace dhow::platform {
 
-class RequestLoad {
+class Load {
  public:
-  struct Lost {
-    TimePoint sent;
-    std::string why;
-  };
-  RequestLoad(Loop& loop, std::string url) : loop_(loop), url_(std::move(url)), stopped_(loop), gate_(loop) {}
-  // Sends until `count` in a row were answered; kDeadlineExceeded when that takes longer than `limit`.
-  Task<Result<>> warmUp(size_t count, Duration limit);
-  void start();
+  void start() { gate_.spawn(run()); }
   // Waits for the answers that are due.
   Task<> stop();
-  size_t sent() const { return sent_; }
-  const std::vector<Lost>& lost() const { return lost_; }
 
- private:
-  static Task<Result<>> ask(Loop& loop, std::string url);
-  static Task<> run(RequestLoad* self);
-  static Task<> one(RequestLoad* self, TimePoint sent);
+ protected:
+  explicit Load(Loop& loop) : loop_(loop), stopped_(loop), gate_(loop) {}
+  ~Load() = default;
+  virtual Task<> run() = 0;
 
   Loop& loop_;
-  const std::string url_;
-  size_t sent_ = 0;
-  std::vector<Lost> lost_;
   bool stopping_ = false;
   Signal stopped_;
   Gate gate_;
 };
 
-class WriteLoad {
+class RequestLoad final : public Load {
+ public:
+  struct Lost {
+    TimePoint sent;
+    std::string why;
+  };
+  RequestLoad(Loop& loop, std::string url) : Load(loop), url_(std::move(url)) {}
+  // Sends until `count` in a row were answered; kDeadlineExceeded when that takes longer than `limit`.
+  Task<Result<>> warmUp(size_t count, Duration limit);
+  size_t sent() const { return sent_; }
+  const std::vector<Lost>& lost() const { return lost_; }
+
+ private:
+  static Task<Result<>> ask(Loop& loop, std::string url);
+  Task<> run() override;
+  static Task<> one(RequestLoad* self, TimePoint sent);
+
+  const std::string url_;
+  size_t sent_ = 0;
+  std::vector<Lost> lost_;
+};
+
+class WriteLoad final : public Load {
  public:
   struct Failed {
     TimePoint sent;
     std::string why;
   };
-  WriteLoad(Loop& loop, client::Client& api, std::string ns)
-      : loop_(loop), api_(api), ns_(std::move(ns)), stopped_(loop), gate_(loop) {}
-  void start();
-  Task<> stop();
+  WriteLoad(Loop& loop, client::Client& api, std::string ns) : Load(loop), api_(api), ns_(std::move(ns)) {}
   // Called for each write that was acknowledged, with when it was sent.
   std::function<void(TimePoint sent)> onAcknowledged;
   size_t acknowledged() const { return acknowledged_.size(); }
@@ -61,18 +68,14 @@ class WriteLoad {
   Task<Result<std::vector<std::string>>> missing();
 
  private:
-  static Task<> run(WriteLoad* self);
+  Task<> run() override;
 
-  Loop& loop_;
   client::Client& api_;
   const std::string ns_;
   std::vector<int> acknowledged_;
   std::vector<Failed> failed_;
   TimePoint last_;
   Duration longestPause_{0};
-  bool stopping_ = false;
-  Signal stopped_;
-  Gate gate_;
 };
 
 }  // namespace dhow::platform

@@ -161,29 +161,29 @@ Result<DrillTarget> chooseTarget(const DrillView& view, DrillKind kind, const st
   return Error(Code::kInvalid, "there is no such drill");
 }
 
-Task<Result<>> breakTarget(Loop& loop, BlockingPool& pool, const ClusterConfig& config, RegionClient& region,
-                           const DrillTarget& target) {
-  Result<> done;
+namespace {
+
+// What the region switches: the network of a zone or a node, the power of a machine.
+Task<Result<>> switchTarget(RegionClient& region, const DrillTarget& target, bool up) {
   switch (target.kind) {
-    case DrillKind::kZone: done = co_await region.setZone(target.name, false); break;
-    case DrillKind::kLink: done = co_await region.setLink(target.name, false); break;
-    case DrillKind::kNode:
-    case DrillKind::kMaster: done = co_await region.kill(target.name); break;
-    case DrillKind::kStore: done = co_await killStore(loop, pool, config, target); break;
+    case DrillKind::kZone: return region.setZone(target.name, up);
+    case DrillKind::kLink: return region.setLink(target.name, up);
+    default: return up ? region.start(target.name) : region.kill(target.name);
   }
-  co_return done;
 }
 
+}  // namespace
+
+Task<Result<>> breakTarget(Loop& loop, BlockingPool& pool, const ClusterConfig& config, RegionClient& region,
+                           const DrillTarget& target) {
+  if (target.kind == DrillKind::kStore) return killStore(loop, pool, config, target);
+  return switchTarget(region, target, false);
+}
+
+// A node that is being repaired just now is let alone; a killed process comes back by itself.
 Task<Result<>> restoreTarget(RegionClient& region, const DrillTarget& target) {
-  Result<> done;
-  switch (target.kind) {
-    case DrillKind::kZone: done = co_await region.setZone(target.name, true); break;
-    case DrillKind::kLink: done = co_await region.setLink(target.name, true); break;
-    // A node that is being repaired just now is let alone.
-    case DrillKind::kNode:
-    case DrillKind::kMaster: done = co_await region.start(target.name); break;
-    case DrillKind::kStore: break;
-  }
+  if (target.kind == DrillKind::kStore) co_return Result<>();
+  auto done = co_await switchTarget(region, target, true);
   co_return done;
 }
 
