@@ -108,6 +108,7 @@ Result<store::EtcdOptions> storeOptions(const MasterOptions& options) {
   store::EtcdOptions out;
   out.endpoints = options.etcd;
   out.prefix = options.storePrefix;
+  out.allMembers = !options.member.empty();
   if (!options.etcdCaFile.empty()) {
     ASSIGN_OR_RETURN(out.caPem, readFile(options.etcdCaFile, 1 << 20));
   }

@@ -11,7 +11,16 @@ namespace {
 constexpr Duration kAttempt = std::chrono::seconds(2);
 constexpr Duration kBetweenRounds = std::chrono::milliseconds(50);
 constexpr Duration kProbeEvery = std::chrono::milliseconds(200);
+constexpr Duration kUnanswered = std::chrono::milliseconds(500);  // of a call, before the members are looked at
+constexpr Duration kMemberAnswers = std::chrono::seconds(1);      // one that is started again may be back by then
+constexpr Duration kAskMemberAgain = std::chrono::milliseconds(100);
 }  // namespace
+
+struct EtcdCluster::Pending {
+  explicit Pending(Loop& loop) : news(loop) {}
+  std::optional<Answer> answer;
+  Signal news;
+};
 
 Result<std::shared_ptr<EtcdCluster>> EtcdCluster::create(Loop& loop, EtcdOptions options) {
   std::shared_ptr<EtcdCluster> made(new EtcdCluster(loop, std::move(options)));
@@ -103,10 +112,66 @@ void EtcdCluster::trouble(const Error& error) {
   // Long ago and unheard of since: trouble of its own.
   if (!troubleSince_ || now - lastTrouble_ > options_.patience) troubleSince_ = now;
   lastTrouble_ = now;
-  if (outage_ || now - *troubleSince_ < options_.patience) return;
-  outage_ = Error(Code::kUnavailable, "etcd cannot serve: " + error.message());
+  if (now - *troubleSince_ >= options_.patience) return outage(error.message());
+  checkQuorum();
+}
+
+void EtcdCluster::outage(const std::string& why) {
+  if (outage_ || closed_) return;
+  outage_ = Error(Code::kUnavailable, "etcd cannot serve: " + why);
   log::error("etcd", "{}", outage_->message());
+  for (const auto& pending : pending_) pending->news.notify();
   if (!std::exchange(probing_, true)) spawn(loop_, probe(shared_from_this()));
+}
+
+struct EtcdCluster::Check {
+  size_t members = 0, answered = 0, silent = 0;
+};
+
+void EtcdCluster::checkQuorum() {
+  if (!options_.allMembers || outage_ || closed_ || std::exchange(checking_, true)) return;
+  auto check = std::make_shared<Check>();
+  check->members = channels_.size();
+  for (const auto& channel : channels_) spawn(loop_, askMember(shared_from_this(), channel, check));
+}
+
+Task<> EtcdCluster::askMember(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
+                              std::shared_ptr<Check> check) {
+  const TimePoint end = self->loop_.now() + kMemberAnswers;
+  bool answered = false;
+  while (!answered && !self->closed_ && self->loop_.now() < end) {
+    auto status =
+        co_await GrpcChannel::call(channel, "/etcdserverpb.Maintenance/Status", "", end - self->loop_.now(), false);
+    answered = status.ok();
+    if (!answered) co_await self->loop_.sleep(kAskMemberAgain);
+  }
+  ++(answered ? check->answered : check->silent);
+  if (check->answered + check->silent < check->members) co_return;
+  self->checking_ = false;
+  if (2 * check->answered > check->members) co_return;
+  self->outage(fmt::format("{} of its {} members answer, and most are needed", check->answered, check->members));
+}
+
+Task<> EtcdCluster::ask(std::shared_ptr<Pending> pending, std::shared_ptr<GrpcChannel> channel, std::string method,
+                        std::string request, Duration limit) {
+  pending->answer = co_await GrpcChannel::call(std::move(channel), std::move(method), std::move(request), limit);
+  pending->news.notify();
+}
+
+Task<Answer> EtcdCluster::attempt(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
+                                  std::string method, std::string request, Duration limit) {
+  if (!self->options_.allMembers) {
+    auto answer = co_await GrpcChannel::call(std::move(channel), std::move(method), std::move(request), limit);
+    co_return answer;
+  }
+  auto pending = std::make_shared<Pending>(self->loop_);
+  Timer unanswered = self->loop_.after(kUnanswered, [self] { self->checkQuorum(); });
+  spawn(self->loop_, ask(pending, std::move(channel), std::move(method), std::move(request), limit));
+  self->pending_.insert(pending);
+  while (!pending->answer && !self->outage_) co_await pending->news.wait();
+  self->pending_.erase(pending);
+  if (!pending->answer) co_return Answer::failed(Failure::kLost, *self->outage_);
+  co_return std::move(*pending->answer);
 }
 
 // Asks one endpoint after another until one can serve again, or close().
@@ -144,13 +209,13 @@ Task<EtcdCluster::Outcome> EtcdCluster::call(std::shared_ptr<EtcdCluster> self, 
     } else {
       auto channel = self->channel();
       Duration limit = std::clamp<Duration>(end - self->loop_.now(), std::chrono::milliseconds(100), kAttempt);
-      out.answer = co_await GrpcChannel::call(channel, method, request, limit);
+      out.answer = co_await attempt(self, channel, method, request, limit);
       if (out.answer.ok() || out.answer.failure == Failure::kRefused) {
         self->recovered();
         co_return out;
       }
       self->failed(channel);
-      self->trouble(*out.answer.error);
+      if (!self->outage_) self->trouble(*out.answer.error);
     }
     bool lost = out.answer.failure == Failure::kLost;
     out.repeated = out.repeated || lost;

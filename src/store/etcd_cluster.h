@@ -2,6 +2,8 @@
 // folder.
 #pragma once
 
+#include <set>
+
 #include "grpc.h"
 #include "store/etcd_store.h"
 
@@ -45,7 +47,19 @@ class EtcdCluster : public std::enable_shared_from_this<EtcdCluster> {
   Result<std::shared_ptr<http::TlsClient>> tls() const;
   // Nobody has answered well since `troubleSince_`; after `patience` it is an outage, and a task asks until it is over.
   void trouble(const Error& error);
+  void outage(const std::string& why);
   void recovered();
+  // Asks each member whether it runs, which it can tell without the others. Fewer than most for a second: an outage.
+  void checkQuorum();
+  struct Check;
+  static Task<> askMember(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
+                          std::shared_ptr<Check> check);
+  struct Pending;
+  static Task<> ask(std::shared_ptr<Pending> pending, std::shared_ptr<GrpcChannel> channel, std::string method,
+                    std::string request, Duration limit);
+  // Ends without an answer when an outage begins: what has been sent may yet be done.
+  static Task<Answer> attempt(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
+                              std::string method, std::string request, Duration limit);
   static Task<> probe(std::shared_ptr<EtcdCluster> self);
 
   Loop& loop_;
@@ -55,6 +69,8 @@ class EtcdCluster : public std::enable_shared_from_this<EtcdCluster> {
   std::optional<TimePoint> troubleSince_;
   TimePoint lastTrouble_{};
   std::optional<Error> outage_;
+  std::set<std::shared_ptr<Pending>> pending_;
+  bool checking_ = false;
   bool probing_ = false;
   bool closed_ = false;
 };

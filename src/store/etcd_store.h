@@ -4,7 +4,9 @@
 // Endpoints are tried in the order given; the first that answers is kept until it fails. A read or a guarded
 // transaction whose answer was lost is asked again of another endpoint: a transaction in which every changed key is
 // also compared can be repeated, since at most one of its copies finds the compares true. Without a leader calls wait
-// as long as an election may take, once; after that they fail at once until a leader is back.
+// as long as an election may take, once; after that they fail at once until a leader is back. Where the endpoints are
+// all the members there are, an election is only waited for while most of them answer at all: otherwise there can be
+// none, and calls fail within one and a half seconds.
 #pragma once
 
 #include <string>
@@ -23,6 +25,7 @@ struct EtcdOptions {
   std::string prefix;                           // put before each key, e.g. "/dhow/dev"; may be empty
   Duration timeout = std::chrono::seconds(5);   // of a call, all attempts together
   Duration patience = std::chrono::seconds(3);  // how long a missing leader is waited for
+  bool allMembers = false;                      // the endpoints are those of all members, one each
 };
 
 class EtcdStore final : public Store {

@@ -1,4 +1,5 @@
 // EtcdStore and EtcdAdmin against real members that are killed, frozen, added and removed.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -115,6 +116,39 @@ TEST_F(EtcdCluster3, WithoutAQuorumWritesFailAtOnceAndGoOnWhenItIsBack) {
     EXPECT_GT(batch->revision, seen);
     seen = batch->revision;
   }
+}
+
+// Frozen members hold their connections and answer nothing, as those of machines that have lost their power.
+TEST_F(EtcdCluster3, TheFirstWriteWithoutAQuorumFailsSoonAndAnElectionIsWaitedFor) {
+  runOn(loop_, store_->close());
+  auto options = etcd_->options("/test");
+  options.allMembers = true;
+  ASSERT_TRUE(etcd_->waitReady(loop_));
+  open(options);
+  ASSERT_TRUE(put1("/a", "1").ok());
+  for (size_t i = 0; i < 3; ++i) {
+    // Whoever leads among them: the others elect another.
+    etcd_->freeze(i, true);
+    auto written = put1("/b", std::to_string(i));
+    EXPECT_TRUE(written.ok()) << written.error().message();
+    etcd_->freeze(i, false);
+    ASSERT_TRUE(etcd_->waitReady(loop_));
+  }
+  EXPECT_FALSE(store_->outage());
+  etcd_->freeze(0, true);
+  etcd_->freeze(1, true);
+  double seconds = secondsOf([&] {
+    auto refused = put1("/c", "1");
+    ASSERT_FALSE(refused.ok());
+    EXPECT_TRUE(refused.error().is(Code::kUnavailable) || refused.error().is(Code::kDeadlineExceeded));
+    EXPECT_THAT(refused.error().message(), testing::HasSubstr("1 of its 3 members answer"));
+  });
+  EXPECT_LT(seconds, 4.0) << "1.5 s, where the machine is not loaded; without a look at the members 12";
+  EXPECT_TRUE(store_->outage());
+  etcd_->freeze(0, false);
+  etcd_->freeze(1, false);
+  while (store_->outage()) runOn(loop_, loop_.sleep(50ms));
+  EXPECT_TRUE(put1("/d", "1").ok());
 }
 
 TEST_F(EtcdCluster3, AFrozenMemberIsLeftForAnother) {
