@@ -1,6 +1,7 @@
 #include "region_machines.h"
 
 #include "base/log.h"
+#include "base/strings.h"
 
 namespace dhow {
 
@@ -11,13 +12,20 @@ namespace {
 
 constexpr Duration kAgain = std::chrono::milliseconds(500);
 
-Error unavailable(const std::string& zone) {
-  return Error(Code::kUnavailable, fmt::format("zone {} does not answer", zone));
-}
-
 bool isUp(const platform::RegionClient::Machines& all, const std::string& zone) {
   return std::any_of(all.zones.begin(), all.zones.end(),
                      [&](const auto& known) { return known.name == zone && known.up; });
+}
+
+// Why the zone's machines cannot be told, though the region itself has answered.
+Error whyNot(const platform::RegionClient::Machines& all, const std::string& zone) {
+  std::vector<std::string> names;
+  for (const auto& known : all.zones) names.push_back(known.name);
+  if (std::find(names.begin(), names.end(), zone) == names.end()) {
+    return Error(Code::kNotFound, fmt::format("the region has no zone {}, only {}: delete it, or name one of these",
+                                              zone, join(names, ", ")));
+  }
+  return Error(Code::kFailedPrecondition, fmt::format("zone {} is cut off", zone));
 }
 
 MachineInfo infoOf(const platform::MachineInfo& machine) {
@@ -121,7 +129,7 @@ Task<Result<>> RegionMachines::restart(std::string name) {
 Task<Result<std::vector<MachineInfo>>> RegionMachines::list(std::string zone) {
   auto all = co_await client_.list();
   CO_RETURN_IF_ERROR(all);
-  if (!zone.empty() && !isUp(*all, zone)) co_return unavailable(zone);
+  if (!zone.empty() && !isUp(*all, zone)) co_return whyNot(*all, zone);
   std::vector<MachineInfo> out;
   for (const auto& machine : all->machines) {
     // What is planned and was never made is not there yet.

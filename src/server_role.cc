@@ -14,6 +14,7 @@
 #include "client/leader.h"
 #include "client/leading_client.h"
 #include "client/node_lease.h"
+#include "controllers/heartbeats.h"
 #include "controllers/manager.h"
 #include "http/server.h"
 #include "platform/master_options.h"
@@ -71,6 +72,7 @@ struct Master {
   std::unique_ptr<http::Server> front;
   std::unique_ptr<RegionMachines> machines;
   std::unique_ptr<RegionBalancer> balancer;
+  std::unique_ptr<controllers::Heartbeats> heartbeats;
   std::unique_ptr<client::Client> leaseClient;
   std::unique_ptr<client::LeaderElector> elector;  // null with the embedded store: there is no other master
   std::unique_ptr<client::Cache::Subscription> leases;
@@ -207,6 +209,7 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
   manager.clusterCidr = options.podRange;
   manager.loadBalancerPool = options.loadBalancerRange;
   manager.machines = machines.get();
+  manager.heartbeats = heartbeats.get();
   manager.clusterName = options.cluster;
   manager.region = options.region;
   manager.zones = options.zones;
@@ -258,6 +261,13 @@ Task<> Master::tendDuties(Master* self) {
   }
 }
 
+// Whether no zone has most of the members of the masters' own etcd. One whose members lie who knows where does not
+// count.
+bool quorumSpansZones(const MasterOptions& options) {
+  const size_t members = options.peers.size(), zones = options.zones.size();
+  return !options.member.empty() && zones > 0 && (members + zones - 1) / zones < members / 2 + 1;
+}
+
 // Has the duties at once when there is no other master, or whenever it holds the lease.
 Result<> Master::stand() {
   gate.spawn(tendDuties(this));
@@ -297,6 +307,9 @@ Task<Result<>> Master::start() {
   auto api = co_await startApi();
   CO_RETURN_IF_ERROR(api);
   CO_RETURN_IF_ERROR(reachRegion());
+  heartbeats =
+      std::make_unique<controllers::Heartbeats>(loop, this->api->caches(), quorumSpansZones(options) ? kLeaseName : "");
+  heartbeats->start();
   CO_RETURN_IF_ERROR(stand());
   log::info("server", "{} serves on {}:{}", options.name, options.address, options.port);
   notifyReady();
@@ -311,6 +324,7 @@ Task<> Master::stop() {
   changed.notify();
   co_await gate.close();
   if (elector) co_await elector->stop();
+  if (heartbeats) heartbeats->stop();
   if (machines) co_await machines->stop();
   if (balancer) balancer->close();
   if (api) co_await api->stop();

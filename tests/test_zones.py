@@ -75,12 +75,25 @@ def test_dead_machine_is_repaired_under_its_name(region):
     assert phase(region, "zone", "local-east-2") == "Up"
 
 
+def test_machine_that_dies_again_within_the_minute_is_repaired_at_once(region):
+    eventually(lambda: running(region) == planned(region), timeout=60)
+    node = f"{region.name}-node-1"
+    for _ in range(2):
+        eventually(lambda: "repairStep" not in region.get("machine", node)["status"] and phase(region, "machine", node) == "Running", timeout=60)
+        before = region.get("machine", node)["status"].get("repairs", 0)
+        pid = next(line.split()[2] for line in region.dhow("status").stdout.splitlines() if line.startswith(node + " "))
+        os.kill(int(pid), signal.SIGKILL)
+        eventually(lambda: region.get("machine", node)["status"].get("repairs", 0) == before + 1, timeout=15)
+    eventually(lambda: running(region) == planned(region) and node_is_ready(region, node), timeout=60)
+
+
 def test_lost_zone_is_stood_in_for_and_comes_back(region):
     eventually(lambda: all_served(region) and running(region) == planned(region), timeout=60)
     began = time.monotonic()
     zone_call(region, "local-east-3", "cut")
     try:
-        eventually(lambda: phase(region, "zone", "local-east-3") == "Down", timeout=30)
+        region.kubectl("wait", "--for=condition=Ready=False", "zone/local-east-3", "--timeout=30s", timeout=40)
+        assert phase(region, "zone", "local-east-3") == "Down"
         down = time.monotonic() - began
         stand_in = f"{region.name}-node-3-standin"
         eventually(lambda: all_served(region), timeout=60)
@@ -88,6 +101,8 @@ def test_lost_zone_is_stood_in_for_and_comes_back(region):
         eventually(lambda: stand_in in running(region), timeout=90)
         print(f"zone down after {down:.1f} s, all pods again after {healed:.1f} s, stand-in after {time.monotonic() - began:.1f} s")
         assert phase(region, "machine", f"{region.name}-node-3") == "Lost"
+        region.kubectl("wait", "--for=condition=StandInsReady", "zone/local-east-3", "--timeout=10s", timeout=20)
+        assert "1 of 1 machines are stood in for" in region.kubectl("describe", "zone", "local-east-3").stdout
     finally:
         zone_call(region, "local-east-3", "restore")
     eventually(lambda: phase(region, "zone", "local-east-3") == "Up" and names(region, "machines") == planned(region), timeout=180)

@@ -32,7 +32,7 @@ EvacuationController::EvacuationController(Context context, Heartbeats& heartbea
     }
   });
   controller_.require(nodes_);
-  heartbeats_.onChange([this](const std::string& node) {
+  heard_ = heartbeats_.onChange([this](const std::string& node) {
     if (heartbeats_.silent(node)) addPodsOf(node);
   });
   inventory_.onChange([this](const std::string& machine, const std::string&) {

@@ -29,6 +29,7 @@ class EvacuationController final : public Component {
   client::Cache& zones_;
   client::EventRecorder events_;
   client::Controller controller_;
+  std::unique_ptr<Heartbeats::Subscription> heard_;
 };
 
 }  // namespace dhow::controllers

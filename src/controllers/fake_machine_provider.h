@@ -16,6 +16,7 @@ class FakeMachineProvider final : public MachineProvider {
 
   std::set<std::string> zones;         // that exist
   std::set<std::string> out;           // that do not answer
+  bool unreached = false;              // it answers nothing itself
   std::map<std::string, size_t> room;  // of zones that are not endless
   uint64_t faults = 0;                 // one of so many calls fails; 0: none
   Duration slowest = std::chrono::seconds(4);
@@ -74,7 +75,9 @@ class FakeMachineProvider final : public MachineProvider {
   }
   Task<Result<std::vector<MachineInfo>>> list(std::string zone) override {
     co_await delay();
-    if (!zone.empty() && failing(zone)) co_return Error(Code::kUnavailable, "zone " + zone + " does not answer");
+    if (!unreached && !zone.empty() && !zones.contains(zone)) co_return Error(Code::kNotFound, "no zone " + zone);
+    if (!unreached && out.contains(zone)) co_return Error(Code::kFailedPrecondition, "zone " + zone + " is out");
+    if (failing(zone)) co_return Error(Code::kUnavailable, "zone " + zone + " does not answer");
     std::vector<MachineInfo> all;
     for (const auto& [name, info] : machines_) {
       if (zone.empty() ? !out.contains(info.zone) : info.zone == zone) all.push_back(info);
@@ -99,7 +102,9 @@ class FakeMachineProvider final : public MachineProvider {
     const auto most = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(slowest).count());
     return std::chrono::milliseconds(300 + loop_.random() % std::max<uint64_t>(most, 1));
   }
-  bool failing(const std::string& zone) { return out.contains(zone) || (faults != 0 && loop_.random() % faults == 0); }
+  bool failing(const std::string& zone) {
+    return unreached || out.contains(zone) || (faults != 0 && loop_.random() % faults == 0);
+  }
   void setPower(const std::string& name, bool on) {
     auto found = machines_.find(name);
     if (found == machines_.end()) return;

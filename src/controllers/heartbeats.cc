@@ -12,17 +12,41 @@ using object::resources::kNodes;
 
 namespace {
 constexpr char kLeaseNamespace[] = "kube-node-lease";
+constexpr char kQuorumNamespace[] = "kube-system";
 constexpr Duration kHeldUp = std::chrono::seconds(1);
 // One renewal that is late is no gap. Shorter than kSilentAfter - kRenewEvery: when the first node of a cut region is
 // silent, all the others have a gap already.
 constexpr Duration kGap = std::chrono::milliseconds(4500);
 static_assert(kGap > kRenewEvery && kGap < kSilentAfter - kRenewEvery);
+// The lease is renewed every half second, and lost after two.
+constexpr Duration kQuorumGap = std::chrono::seconds(2);
 }  // namespace
 
-Heartbeats::Heartbeats(Context context)
-    : context_(context), nodes_(context.caches.of(kNodes)), leases_(context.caches.of(kLeases)) {}
+struct Heartbeats::Listeners {
+  std::map<uint64_t, Changed> all;
+  uint64_t next = 0;
+};
+
+Heartbeats::Subscription::~Subscription() {
+  if (auto listeners = listeners_.lock()) listeners->all.erase(id_);
+}
+
+Heartbeats::Heartbeats(Loop& loop, client::Caches& caches, std::string quorumLease)
+    : loop_(loop),
+      quorumLease_(std::move(quorumLease)),
+      nodes_(caches.of(kNodes)),
+      leases_(caches.of(kLeases)),
+      listeners_(std::make_shared<Listeners>()) {}
+Heartbeats::~Heartbeats() = default;
+
+std::unique_ptr<Heartbeats::Subscription> Heartbeats::onChange(Changed changed) {
+  const uint64_t id = listeners_->next++;
+  listeners_->all[id] = std::move(changed);
+  return std::make_unique<Subscription>(listeners_, id);
+}
 
 void Heartbeats::start() {
+  lastOfAny_ = loop_.now();
   subscriptions_.push_back(nodes_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
     const std::string name((after ? after : before)->name());
     if (!after) {
@@ -30,15 +54,17 @@ void Heartbeats::start() {
       tell(name);
       return;
     }
-    if (entries_.try_emplace(name, Entry{context_.loop.now(), context_.loop.now()}).second) {
+    if (entries_.try_emplace(name, Entry{loop_.now(), loop_.now()}).second) {
       if (!timer_) arm();
       tell(name);
     }
   }));
   subscriptions_.push_back(leases_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
-    if (!after || !before || after->ns() != kLeaseNamespace) return;
+    if (!after || !before) return;
     if (text(before->root(), {"spec", "renewTime"}) == text(after->root(), {"spec", "renewTime"})) return;
-    renewed(std::string(after->name()));
+    if (after->ns() == kLeaseNamespace) renewed(std::string(after->name()));
+    if (!quorumLease_.empty() && after->ns() == kQuorumNamespace && after->name() == quorumLease_)
+      quorumSeen_ = loop_.now();
   }));
 }
 
@@ -47,9 +73,13 @@ void Heartbeats::stop() {
   timer_.cancel();
 }
 
+bool Heartbeats::quorate() const {
+  return quorumSeen_ && loop_.now() - *quorumSeen_ <= kQuorumGap;
+}
+
 Duration Heartbeats::silence(std::string_view node) const {
   auto found = entries_.find(node);
-  return found == entries_.end() ? Duration::zero() : context_.loop.now() - found->second.last;
+  return found == entries_.end() ? Duration::zero() : loop_.now() - found->second.last;
 }
 
 bool Heartbeats::silent(std::string_view node) const {
@@ -64,7 +94,7 @@ bool Heartbeats::heard(std::string_view node) const {
 bool Heartbeats::steady(std::string_view node) const {
   auto found = entries_.find(node);
   if (found == entries_.end()) return false;
-  const TimePoint now = context_.loop.now();
+  const TimePoint now = loop_.now();
   return now - found->second.last <= kGap && now - found->second.steadySince >= kGap;
 }
 
@@ -76,19 +106,33 @@ bool Heartbeats::fenced(std::string_view name) const {
 
 TimePoint Heartbeats::last(std::string_view node) const {
   auto found = entries_.find(node);
-  return found == entries_.end() ? context_.loop.now() : found->second.last;
+  return found == entries_.end() ? loop_.now() : found->second.last;
 }
 
 void Heartbeats::renewed(const std::string& node) {
   auto found = entries_.find(node);
   if (found == entries_.end()) return;
+  const bool deaf = loop_.now() - lastOfAny_ >= kSilentAfter;
+  const TimePoint heardUntil = std::exchange(lastOfAny_, loop_.now());
+  if (deaf) discount(heardUntil);
   Entry& entry = found->second;
-  if (context_.loop.now() - entry.last > kGap) entry.steadySince = context_.loop.now();
-  entry.last = context_.loop.now();
+  if (loop_.now() - entry.last > kGap) entry.steadySince = loop_.now();
+  entry.last = loop_.now();
   const bool news = entry.state != State::kHeard || !entry.confirmed;
   entry.state = State::kHeard;
   entry.confirmed = true;
   if (news) tell(node);
+}
+
+void Heartbeats::discount(TimePoint since) {
+  const TimePoint now = loop_.now();
+  for (auto& [name, entry] : entries_) {
+    if (now - entry.last < kSilentAfter || now <= since) continue;
+    entry.last += now - std::max(entry.last, since);
+    entry.steadySince = now;
+    entry.confirmed = false;
+  }
+  look();
 }
 
 void Heartbeats::arm() {
@@ -100,18 +144,20 @@ void Heartbeats::arm() {
   }
   timer_.cancel();
   if (!next) return;
-  due_ = std::max(*next, context_.loop.now());
-  timer_ = context_.loop.after(due_ - context_.loop.now(), [this] { look(); });
+  due_ = std::max(*next, loop_.now());
+  timer_ = loop_.after(due_ - loop_.now(), [this] {
+    const Duration late = loop_.now() - due_;
+    if (late > kHeldUp) {
+      log::warn("heartbeats", "this process was held up for {} ms", late / std::chrono::milliseconds(1));
+      for (auto& [name, entry] : entries_) entry.last = std::min(entry.last + late, loop_.now());
+    }
+    look();
+  });
 }
 
 void Heartbeats::look() {
   timer_.cancel();
-  const TimePoint now = context_.loop.now();
-  if (now - due_ > kHeldUp) {
-    log::warn("heartbeats", "this process was held up for {} ms",
-              std::chrono::duration_cast<std::chrono::milliseconds>(now - due_).count());
-    for (auto& [name, entry] : entries_) entry.last = std::min(entry.last + (now - due_), now);
-  }
+  const TimePoint now = loop_.now();
   std::vector<std::string> changed;
   for (auto& [name, entry] : entries_) {
     const Duration silent = now - entry.last;
@@ -128,7 +174,8 @@ void Heartbeats::look() {
 }
 
 void Heartbeats::tell(const std::string& node) {
-  for (const Changed& listener : listeners_) listener(node);
+  auto all = listeners_->all;
+  for (const auto& [id, listener] : all) listener(node);
 }
 
 }  // namespace dhow::controllers

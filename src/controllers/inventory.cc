@@ -43,7 +43,12 @@ Task<> Inventory::stop() {
 
 std::optional<bool> Inventory::answers(std::string_view zone) const {
   auto found = answers_.find(zone);
-  return found == answers_.end() ? std::nullopt : std::optional(found->second);
+  return found == answers_.end() ? std::nullopt : std::optional(!found->second);
+}
+
+const Error* Inventory::refusal(std::string_view zone, Code code) const {
+  auto found = answers_.find(zone);
+  return found != answers_.end() && found->second && found->second->is(code) ? &*found->second : nullptr;
 }
 
 const MachineInfo* Inventory::find(std::string_view machine) const {
@@ -60,8 +65,10 @@ Task<Result<>> Inventory::ask(std::string zone) {
   if (provider_ == nullptr || !zones_.get("", zone)) co_return Result<>();
   Result<std::vector<MachineInfo>> listed = co_await provider_->list(zone);
   std::vector<std::string> changed;
-  const std::optional<bool> answered = answers(zone);
-  answers_[zone] = listed.ok();
+  const auto told = answers_.find(zone);
+  const bool news = told == answers_.end() || told->second.has_value() == listed.ok() ||
+                    (told->second && !told->second->is(listed.error().code()));
+  answers_[zone] = listed.ok() ? std::nullopt : std::optional(listed.error());
   if (listed.ok()) {
     std::map<std::string, MachineInfo> now;
     for (MachineInfo& info : *listed) {
@@ -78,13 +85,12 @@ Task<Result<>> Inventory::ask(std::string zone) {
       machines_[name] = std::move(info);
     }
   }
-  if (answered != listed.ok()) changed.emplace_back();
+  if (news) changed.emplace_back();
   for (const std::string& name : changed) {
     for (const Changed& listener : listeners_) listener(name, zone);
   }
   controller_.queue().addAfter(zone, listed.ok() ? kAskAgain : kAskSilent);
   // That a zone does not answer is a fact about it, not a failure of asking.
-  if (!listed.ok() && !listed.error().is(Code::kUnavailable)) co_return std::move(listed).error();
   co_return Result<>();
 }
 

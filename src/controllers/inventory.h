@@ -22,6 +22,10 @@ class Inventory {
   MachineProvider* provider() const { return provider_; }
   // Whether the provider could tell about the zone when it was last asked; nothing when it has not been asked yet.
   std::optional<bool> answers(std::string_view zone) const;
+  // The provider answered, and said that the zone does not: whoever hears nothing of it is not the one that is cut off.
+  bool out(std::string_view zone) const { return refusal(zone, Code::kFailedPrecondition) != nullptr; }
+  // Why not, when the provider has no such zone; null otherwise.
+  const Error* unknown(std::string_view zone) const { return refusal(zone, Code::kNotFound); }
   // The last known state; null when there is none. Only to be trusted while the zone answers.
   const MachineInfo* find(std::string_view machine) const;
   // Surely nothing of it runs.
@@ -35,10 +39,13 @@ class Inventory {
   void onChange(Changed changed) { listeners_.push_back(std::move(changed)); }
 
  private:
+  const Error* refusal(std::string_view zone, Code code) const;
+
   MachineProvider* provider_;
   client::Cache& zones_;
   std::map<std::string, MachineInfo, std::less<>> machines_;
-  std::map<std::string, bool, std::less<>> answers_;
+  // By zone, for those that were asked: nothing, or why not.
+  std::map<std::string, std::optional<Error>, std::less<>> answers_;
   std::vector<Changed> listeners_;
   std::unique_ptr<MachineProvider::Subscription> subscription_;
   client::Controller controller_;

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "client/node_lease.h"
+#include "platform_conditions.h"
 
 namespace dhow::controllers {
 
@@ -72,7 +73,7 @@ MachineController::MachineController(Context context, MachineProvider& provider,
   controller_.watch(pods_, [this](const ObjectPtr&, const ObjectPtr&, WorkQueue& queue) {
     for (const std::string& name : draining_) queue.add(name);
   });
-  heartbeats_.onChange([this](const std::string& node) { controller_.queue().add(node); });
+  heard_ = heartbeats_.onChange([this](const std::string& node) { controller_.queue().add(node); });
   inventory_.onChange([this](const std::string& machine, const std::string& zone) {
     if (!machine.empty()) return controller_.queue().add(machine);
     for (const ObjectPtr& one : machines_.list()) {
@@ -107,6 +108,10 @@ Task<Result<>> MachineController::reconcile(std::string key) {
     draining_.erase(key);
     if (waiting) controller_.queue().addAfter(key, options_.startPatience);
     done = co_await setPhase(machine, "Lost", fmt::format("zone {} is down", zoneName));
+    co_return done;
+  }
+  if (const Error* unknown = inventory_.unknown(zoneName)) {
+    done = co_await setPhase(machine, "Pending", unknown->message());
     co_return done;
   }
   if (!inventory_.answers(zoneName).value_or(false)) co_return Result<>();  // comes again when it does
@@ -159,6 +164,13 @@ bool MachineController::recovering(const Object& machine, Duration patience) con
   return at && context_.loop.wallNow() - *at < patience;
 }
 
+// What was heard before the repair says nothing of what came of it. Times of the API are whole seconds.
+bool MachineController::backSinceRepair(const Object& machine) const {
+  if (text(machine.root(), {"status", "repairStep"}).empty()) return true;
+  const auto at = client::time(machine.root(), {"status", "repairedAt"});
+  return !at || heartbeats_.silence(nodeNameOf(machine)) + std::chrono::seconds(1) <= context_.loop.wallNow() - *at;
+}
+
 Task<Result<>> MachineController::keepRunning(ObjectPtr machine, ObjectPtr node) {
   const std::string key(machine->name());
   const std::string_view phase = text(machine->root(), {"status", "phase"});
@@ -167,19 +179,24 @@ Task<Result<>> MachineController::keepRunning(ObjectPtr machine, ObjectPtr node)
       Result<> told = co_await setPhase(machine, "Creating", "its node is not ready yet");
       co_return told;
     }
+    if (!backSinceRepair(*machine)) {
+      controller_.queue().addAfter(key, kRenewEvery);
+      co_return Result<>();
+    }
     Result<> opened = co_await uncordon(context_, node);
     CO_RETURN_IF_ERROR(opened);
     Result<> told = co_await setPhase(machine, "Running", "");
     CO_RETURN_IF_ERROR(told);
-    if (number(machine->root(), {"status", "repairs"}, 0) > 0) {
+    if (number(machine->root(), {"status", "repairs"}, 0) > 0 && phase == "Running") {
+      json::object status = client::object(machine->root(), {"status"});
+      status.erase("repairStep");  // it has worked
       if (recovering(*machine, options_.healthyFor)) {
         controller_.queue().addAfter(key, options_.healthyFor);
       } else {
-        json::object status = client::object(machine->root(), {"status"});
-        for (std::string_view field : {"repairs", "repairStep", "repairedAt"}) status.erase(field);
-        Result<> forgotten = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
-        co_return forgotten;
+        for (std::string_view field : {"repairs", "repairedAt"}) status.erase(field);
       }
+      Result<> forgotten = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
+      co_return forgotten;
     }
     co_return Result<>();
   }
@@ -221,15 +238,22 @@ Task<Result<>> MachineController::repair(ObjectPtr machine, std::string why) {
   const std::string key(machine->name());
   const int64_t before = number(machine->root(), {"status", "repairs"}, 0);
   const std::string_view step = text(machine->root(), {"status", "repairStep"});
-  // The first repair is at once; each next one waits until the last had its time, and longer from turn to turn.
+  // While a repair is under way it has its time, and longer from turn to turn. After one that has worked the next is at
+  // once, unless it is one of many: what works again and again fails again and again.
+  const bool worked = before > 0 && step.empty();
   Duration patience = step == "Recreate" ? options_.makePatience : options_.startPatience;
+  if (worked) patience = before < 2 ? Duration::zero() : options_.againPatience;
   for (int64_t i = 2; i < before && patience < std::chrono::minutes(20); i += 2) patience *= 2;
   if (before > 0 && recovering(*machine, patience)) {
     const auto at = client::time(machine->root(), {"status", "repairedAt"});
     controller_.queue().addAfter(key, *at + patience - context_.loop.wallNow());
-    co_return Result<>();
+    Result<> told = Result<>();
+    if (worked)
+      told = co_await setPhase(machine, "Repairing",
+                               fmt::format("{}, again: it is repaired at {}", why, formatTime(*at + patience)));
+    co_return told;
   }
-  const bool anew = before % 2 == 1;
+  const bool anew = worked ? before % 4 == 3 : before % 2 == 1;
   json::object status = client::object(machine->root(), {"status"});
   status["repairs"] = before + 1;
   status["repairStep"] = anew ? "Recreate" : "Restart";
@@ -237,6 +261,7 @@ Task<Result<>> MachineController::repair(ObjectPtr machine, std::string why) {
   if (text(status, "phase") != "Repairing") status["since"] = formatTime(context_.loop.wallNow());
   status["phase"] = "Repairing";
   status["message"] = fmt::format("{}: {}", why, anew ? "it is made anew" : "it is restarted");
+  setMachineReady(status, context_.loop.wallNow());
   Result<> written = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
   CO_RETURN_IF_ERROR(written);
   log::warn("machine", "machine {} is repaired: {}: {}", key, why, anew ? "made anew" : "restarted");
@@ -264,6 +289,7 @@ Task<Result<>> MachineController::renew(ObjectPtr machine, ObjectPtr node) {
     status.erase(field);
   status["phase"] = "Creating";
   status["since"] = formatTime(context_.loop.wallNow());
+  setMachineReady(status, context_.loop.wallNow());
   Result<> told = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
   co_return told;
 }
@@ -325,6 +351,13 @@ Task<Result<bool>> MachineController::drain(ObjectPtr machine, ObjectPtr node) {
     status.erase("message");
   else
     status["message"] = late ? fmt::format("the drain's deadline has passed: {}", drained->message) : drained->message;
+  const DrainState state = drained->done()            ? DrainState::kDone
+                           : drained->message.empty() ? DrainState::kDraining
+                           : late                     ? DrainState::kLate
+                                                      : DrainState::kBlocked;
+  setMachineReady(status, now);
+  setMachineDrained(status, state,
+                    drained->message.empty() ? fmt::format("{} pods are left", drained->left) : drained->message, now);
   const bool news = text(machine->root(), {"status", "drain", "blockedBy"}) != drained->blockedBy;
   Result<> written = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
   if (!written.ok()) co_return std::move(written).error();
@@ -373,6 +406,7 @@ Task<Result<>> MachineController::setPhase(ObjectPtr machine, std::string_view p
     status.erase("message");
   else
     status["message"] = message;
+  setMachineReady(status, context_.loop.wallNow());
   Result<> written = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
   co_return written;
 }

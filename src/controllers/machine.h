@@ -21,6 +21,7 @@ class MachineController final : public Component {
     Duration silentPatience = std::chrono::seconds(45);  // after it fell silent, before it is repaired
     Duration startPatience = std::chrono::seconds(60);   // for a machine to be heard after a restart
     Duration makePatience = std::chrono::seconds(180);   // after it was made
+    Duration againPatience = std::chrono::seconds(10);   // between repairs that all worked; longer from turn to turn
     Duration healthyFor = std::chrono::minutes(10);      // then earlier repairs are forgotten
   };
   MachineController(Context context, MachineProvider& provider, Heartbeats& heartbeats, Inventory& inventory,
@@ -41,6 +42,7 @@ class MachineController final : public Component {
   Task<Result<>> takeAway(ObjectPtr machine);  // by the provider, and the pods of its node with it
   Task<Result<>> forgetNode(std::string name);
   Task<Result<>> setPhase(ObjectPtr machine, std::string_view phase, std::string message);
+  bool backSinceRepair(const Object& machine) const;
   bool recovering(const Object& machine, Duration patience) const;
 
   Context context_;
@@ -57,6 +59,7 @@ class MachineController final : public Component {
   std::set<std::string> draining_;
   client::EventRecorder events_;
   client::Controller controller_;
+  std::unique_ptr<Heartbeats::Subscription> heard_;
 };
 
 MachineRequest requestFor(const Object& machine);

@@ -60,9 +60,12 @@ class MachineProvider {
   virtual Task<Result<>> remove(std::string name) = 0;
   // Power off and on; starts a stopped one. Its disk stays. kNotFound: there is none. kUnavailable: as above.
   virtual Task<Result<>> restart(std::string name) = 0;
-  // What is there: of one zone, or of all when `zone` is empty. kUnavailable: it cannot be told; for one zone this is
-  // how a zone that is out (cut off, without power) is told from a zone whose machines have failed one by one. Machines
-  // of zones that do not answer are left out when all are asked for.
+  // What is there: of one zone, or of all when `zone` is empty. Machines of zones that do not answer are left out when
+  // all are asked for. For one zone the errors are how a zone that is out (cut off, without power) is told from one
+  // whose machines have failed one by one:
+  //   kFailedPrecondition  the provider answers, the zone does not: it is the zone that is out
+  //   kUnavailable         it cannot be told: zone, provider or the way there
+  //   kNotFound            the provider has no such zone
   virtual Task<Result<std::vector<MachineInfo>>> list(std::string zone) = 0;
 
   // `changed` is called (on the loop, never from within a call of this interface) when a machine changed; with an

@@ -45,7 +45,7 @@ Result<> check(const Options& options) {
 }
 
 struct Manager::Rep {
-  std::unique_ptr<Heartbeats> heartbeats;
+  std::unique_ptr<Heartbeats> ownHeartbeats;
   std::unique_ptr<Inventory> inventory;
   std::vector<std::unique_ptr<Component>> components;
 };
@@ -75,21 +75,22 @@ std::vector<client::Resource> namespaceContents() {
 
 // Zones, pools and machines, which share what they know of heartbeats and of the provider.
 void Manager::addPlatform(Rep& rep, const Context& context, const Options& options) {
-  rep.heartbeats = std::make_unique<Heartbeats>(context);
+  if (options.heartbeats == nullptr) rep.ownHeartbeats = std::make_unique<Heartbeats>(context.loop, context.caches);
+  Heartbeats& heartbeats = options.heartbeats != nullptr ? *options.heartbeats : *rep.ownHeartbeats;
   rep.inventory = std::make_unique<Inventory>(context, options.machines);
   auto health =
-      std::make_unique<ZoneHealthController>(context, *rep.heartbeats, *rep.inventory, ZoneHealthController::Options{});
+      std::make_unique<ZoneHealthController>(context, heartbeats, *rep.inventory, ZoneHealthController::Options{});
   const ZoneHealthController& zones = *health;
   rep.components.push_back(std::move(health));
-  rep.components.push_back(std::make_unique<EvacuationController>(context, *rep.heartbeats, *rep.inventory));
+  rep.components.push_back(std::make_unique<EvacuationController>(context, heartbeats, *rep.inventory));
   rep.components.push_back(std::make_unique<ReturnsController>(context, ReturnsController::Options{}));
   if (!options.region.empty() && !options.zones.empty()) {
     rep.components.push_back(
         std::make_unique<PlatformSeed>(context, PlatformSeed::Plan{options.region, options.zones, options.nodes}));
   }
   if (options.machines == nullptr) return;
-  rep.components.push_back(std::make_unique<MachineController>(context, *options.machines, *rep.heartbeats,
-                                                               *rep.inventory, zones, MachineController::Options{}));
+  rep.components.push_back(std::make_unique<MachineController>(context, *options.machines, heartbeats, *rep.inventory,
+                                                               zones, MachineController::Options{}));
   rep.components.push_back(std::make_unique<NodePoolController>(context, options.clusterName));
   rep.components.push_back(std::make_unique<AutoscalerController>(context));
 }
@@ -134,7 +135,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
 Manager::~Manager() = default;
 
 void Manager::start() {
-  if (rep_->heartbeats) rep_->heartbeats->start();
+  if (rep_->ownHeartbeats) rep_->ownHeartbeats->start();
   if (rep_->inventory) rep_->inventory->start();
   for (auto& component : rep_->components) component->start();
 }
@@ -142,7 +143,7 @@ void Manager::start() {
 Task<> Manager::stop() {
   std::vector<Component*> all;
   for (auto& component : rep_->components) all.push_back(component.get());
-  if (rep_->heartbeats) rep_->heartbeats->stop();
+  if (rep_->ownHeartbeats) rep_->ownHeartbeats->stop();
   if (rep_->inventory) co_await rep_->inventory->stop();
   for (Component* component : all) co_await component->stop();
 }

@@ -16,6 +16,7 @@
 
 namespace dhow::controllers {
 
+class Heartbeats;
 class MachineProvider;
 struct Context;
 
@@ -29,7 +30,10 @@ struct Options {
   size_t terminatedPodLimit = 12500;                     // finished pods that are kept
   Duration eventTtl = std::chrono::hours(1);             // how long Events are kept
   MachineProvider* machines = nullptr;                   // null: machines and pools are let alone; outlives the manager
-  std::string clusterName = "dhow";                      // begins the names of machines
+  // Kept on by a master while others lead, so that its count of silence goes on when it takes over. Null: the manager
+  // has its own. Outlives the manager.
+  Heartbeats* heartbeats = nullptr;
+  std::string clusterName = "dhow";  // begins the names of machines
   // What a new cluster is given: its Region, its Zones and the NodePool "default". Empty: nothing. Made once; what a
   // user changes or deletes later stays so.
   std::string region;

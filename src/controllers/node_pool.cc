@@ -116,6 +116,7 @@ std::vector<PoolMachine> NodePoolController::machinesOf(const Object& pool, cons
     one.message = text(root, {"status", "message"});
     const auto started = client::time(root, {"status", "drain", "startedAt"});
     const auto deadline = std::chrono::seconds(number(root, {"spec", "drainDeadlineSeconds"}, 1800));
+    one.blocked = phase == "Draining" && has(root, {"status", "drain", "blockedBy"});
     one.stuck = phase == "Draining" && started && now - *started >= deadline;
     out.push_back(std::move(one));
   }
@@ -286,13 +287,15 @@ Task<Result<>> NodePoolController::writeStatus(ObjectPtr pool, const PoolStep& s
     status["message"] = step.message;
   const WallTime now = context_.loop.wallNow();
   const int64_t count = number(pool->root(), {"spec", "count"}, 1);
-  setCondition(status, "Ready", ready >= count ? "True" : "False", ready >= count ? "Complete" : "Incomplete",
-               fmt::format("{} of {} machines are ready", ready, count), now);
+  std::string told = fmt::format("{} of {} machines are ready", ready, count);
+  const bool complete = ready >= count;
+  if (!complete && !step.message.empty()) told += ": " + step.message;
+  setCondition(status, "Ready", complete ? "True" : "False", complete ? "Complete" : "Incomplete", told, now);
   if (step.stuck)
     setCondition(status, "Upgrading", "False", "DrainBlocked", step.message, now);
-  else if (updated < machines && machines >= count && !step.renew.empty())
+  else if (step.upgrading)
     setCondition(status, "Upgrading", "True", "Replacing", step.message, now);
-  else if (updated == machines && condition(pool->root(), "Upgrading") != nullptr)
+  else if (condition(pool->root(), "Upgrading") != nullptr)
     setCondition(status, "Upgrading", "False", "Done", "", now);
   const bool newlyStuck = step.stuck && condition(pool->root(), "Upgrading") != nullptr &&
                           text(*condition(pool->root(), "Upgrading"), "reason") != "DrainBlocked";

@@ -164,23 +164,26 @@ class Planner {
   void upgrade() {
     std::vector<const PoolMachine*> outdated;
     int64_t renewing = 0, surgeReady = 0;
-    const PoolMachine* stuck = nullptr;
+    const PoolMachine *stuck = nullptr, *blocked = nullptr;
     for (const PoolMachine* machine : originals_) {
       if (!machine->current)
         outdated.push_back(machine);
       else if (!machine->ready)
         ++renewing;
       if (machine->stuck && machine->current) stuck = machine;
+      if (machine->blocked && machine->current) blocked = machine;
     }
     for (const PoolMachine* machine : surge_) surgeReady += machine->ready && machine->current;
     if (outdated.empty() && renewing == 0) {
       for (const PoolMachine* machine : surge_) step_.remove.push_back(machine->name);
       return;
     }
+    step_.upgrading = !outdated.empty() || !surge_.empty();
     if (stuck != nullptr) {
       step_.stuck = true;
       return say("the upgrade stands still: machine " + stuck->name + ": " + stuck->message);
     }
+    if (blocked != nullptr) say("machine " + blocked->name + ": " + blocked->message);
     if (outdated.empty()) return;
     for (const PoolMachine* machine : surge_) {
       if (!machine->current) step_.remove.push_back(machine->name);

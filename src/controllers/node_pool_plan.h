@@ -28,8 +28,9 @@ struct PoolMachine {
   bool current = true;    // of the pool's present template
   bool idle = false;
   bool noRoom = false;
-  bool stuck = false;   // its drain's deadline has passed
-  std::string message;  // why it does not go on
+  bool blocked = false;  // a pod does not leave it; `message` says which and why
+  bool stuck = false;    // its drain's deadline has passed
+  std::string message;   // why it does not go on
 };
 
 struct PoolZone {
@@ -57,6 +58,7 @@ struct PoolStep {
   std::vector<std::string> remove;
   std::vector<std::string> renew;  // to the present template, under their names
   std::string message;             // what it waits for
+  bool upgrading = false;          // machines of an old template are replaced, or shall be
   bool stuck = false;              // an upgrade that does not go on by itself
   bool empty() const { return create.empty() && remove.empty() && renew.empty(); }
 };

@@ -101,16 +101,23 @@ TEST(PoolPlan, UpgradeSurgesThenRenewsOneAtATimeAndStopsAtAStuckDrain) {
   machines[0].current = true;
   machines[0].ready = false;
   EXPECT_THAT(planPool({.count = 3}, machines, abc()).renew, IsEmpty());
-  machines[0].stuck = true;
+  machines[0].blocked = true;
   machines[0].message = "pod shop/web-1 stays: disruption budget shop/web";
+  step = planPool({.count = 3}, machines, abc());
+  EXPECT_TRUE(step.upgrading);
+  EXPECT_FALSE(step.stuck);
+  EXPECT_EQ(step.message, "machine 1: pod shop/web-1 stays: disruption budget shop/web");
+  machines[0].stuck = true;
   step = planPool({.count = 3}, machines, abc());
   EXPECT_TRUE(step.stuck);
   EXPECT_THAT(step.message, HasSubstr("pod shop/web-1 stays: disruption budget shop/web"));
   for (PoolMachine& machine : machines) {
     machine.current = machine.ready = true;
-    machine.stuck = false;
+    machine.stuck = machine.blocked = false;
   }
-  EXPECT_THAT(planPool({.count = 3}, machines, abc()).remove, ElementsAre("4"));
+  step = planPool({.count = 3}, machines, abc());
+  EXPECT_FALSE(step.upgrading);
+  EXPECT_THAT(step.remove, ElementsAre("4"));
 }
 
 // Zones fail and return, machines come and go, people scale and upgrade: after every step the rules hold, and in the

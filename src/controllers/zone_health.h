@@ -6,13 +6,21 @@
 //   Returning  nodes are heard again and were so for a while: the longer, the more often it was lost within the hour.
 //              Pods come back (returns.h), stand-ins go (node_pool.h); then it is Up.
 //
-// A cut of the master looks like silence of most zones: then nothing is declared, and masterCut() holds. A zone is
-// therefore only declared Down when half of the zones or more, itself not among them, have been heard without a gap.
+// A cut of the master looks like silence of most zones: then nothing is declared, and masterCut() holds. A silent zone
+// is only declared Down when something shows that the master is not the one that is cut off:
+//
+//   - half of the zones or more, itself not among them, have been heard without a gap; or
+//   - some zone has, and what this master writes through a quorum of the store comes back to it: with members in zones
+//     of their own (three masters and more), a master that leads is connected to most of them; or
+//   - some zone has, and the provider of machines answers and says that the silent zone is out, or that all its
+//     machines are off (one master, or a store whose members lie who knows where).
+//
+// When nobody is heard nothing is ever declared.
 #pragma once
 
 #include "heartbeats.h"
 #include "inventory.h"
-#include "platform.h"
+#include "platform_conditions.h"
 
 namespace dhow::controllers {
 
@@ -44,15 +52,20 @@ class ZoneHealthController final : public Component {
     TimePoint last;       // when any of them was heard
     bool quiet() const { return !nodes.empty() && silent == nodes.size(); }
   };
-  std::map<std::string, View> look() const;
-  // Whether the master was connected all the time, as most zones show. Nothing: it cannot be told yet.
-  std::optional<bool> connected(const std::map<std::string, View>& views) const;
-  Task<Result<>> judge(const View& view, const std::map<std::string, View>& views);
-  Task<Result<>> write(const View& view, ZonePhase phase, std::string message, json::object extra);
+  using Views = std::map<std::string, View>;
+  Views look() const;
+  // Whether the master was connected all the time, as the zones show. Nothing: it cannot be told yet.
+  std::optional<bool> connected(const Views& views) const;
+  // Whether it is the silent zone that is lost. Nothing: it cannot be told (yet).
+  std::optional<bool> lost(const View& view, const Views& views) const;
+  Task<Result<>> askProvider(const Views& views);
+  void concludeCut(const Views& views);
+  Task<Result<>> judge(const View& view, const Views& views);
+  Task<Result<>> write(const View& view, ZonePhase phase, std::string message, bool inDoubt, json::object extra);
   Task<Result<>> taint(ObjectPtr node, bool down);
   Task<Result<>> countRegions();
-  Duration holdOf(const Object& zone) const;
-  size_t standInsOf(std::string_view zone) const;
+  Duration holdOf(size_t losses) const;
+  ZoneFacts factsOf(const View& view) const;
 
   Context context_;
   Heartbeats& heartbeats_;
@@ -63,8 +76,10 @@ class ZoneHealthController final : public Component {
   client::Cache& nodes_;
   client::Cache& machines_;
   bool masterCut_ = false;
+  TimePoint cutSince_;
   client::EventRecorder events_;
   client::Controller controller_;
+  std::unique_ptr<Heartbeats::Subscription> heard_;
 };
 
 }  // namespace dhow::controllers

@@ -1,6 +1,7 @@
 // A region for simulations: the real API server, controllers and scheduler, a fake provider of machines, and node
 // agents that only pretend to run pods but keep the rules of client/node_lease.h. What an agent "runs" is apart from
-// what the API believes, so that a pod that lives twice is seen.
+// what the API believes, so that a pod that lives twice is seen. The leading master's connection, the store and the
+// provider fail on request.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,9 +10,12 @@
 #include "base/time.h"
 #include "client/fields.h"
 #include "client/node_lease.h"
+#include "client/reflector.h"
 #include "controllers/fake_machine_provider.h"
+#include "controllers/heartbeats.h"
 #include "controllers/manager.h"
 #include "controllers/platform.h"
+#include "faulty_client.h"
 #include "scheduler/scheduler.h"
 #include "store/memory_store.h"
 
@@ -31,7 +35,9 @@ class FakeAgent {
   Task<> stop();
   const std::string& name() const { return request_.name; }
   const std::string& zone() const { return request_.zone; }
-  bool connected() const;
+  bool connected() const;  // to the masters
+  // Its zone, its link and itself are well, and were so for this long; zero: they are not.
+  Duration well() const;
   size_t running() const { return running_.size(); }
   bool runs(const std::string& identity) const;
   void reconnected();
@@ -56,13 +62,24 @@ class FakeAgent {
   std::map<std::string, Running> running_;  // by pod key
   std::map<std::string, Timer> timers_;
   std::optional<TimePoint> renewed_;  // when the last renewal that succeeded was sent
-  bool enrolled_ = false, off_ = false;
+  bool enrolled_ = false, told_ = false, off_ = false;
+  TimePoint wellSince_;
   Gate gate_;
+};
+
+struct RegionOptions {
+  int zones = 3;
+  // Masters in all zones over a store that needs most of them; otherwise one master, outside of them.
+  bool quorum = false;
+  // Of the leading master's connection to the API; none: it reads the API server's own caches.
+  std::optional<Faults> faults;
 };
 
 class Region {
  public:
-  explicit Region(uint64_t seed, int zoneCount = 3) : loop(seed), store(loop, {}) {
+  using Options = RegionOptions;
+  explicit Region(uint64_t seed, Options given = {})
+      : loop(seed), options(std::move(given)), store(loop, {.fault = [this](const store::Txn&) { return fault(); }}) {
     CHECK(runOn(loop, server.start()).ok());
     admin = server.clientFor("admin");
     forControllers = server.clientFor("kube-controller-manager");
@@ -70,22 +87,35 @@ class Region {
     forNodes = server.clientFor("nodes");
     provider.onPower = [this](const MachineRequest& request, bool on) { power(request, on); };
     create(kinds::kRegions, {{"metadata", {{"name", "r"}}}});
-    for (int i = 1; i <= zoneCount; ++i) {
+    for (int i = 1; i <= options.zones; ++i) {
       const std::string name = fmt::format("z{}", i);
       provider.zones.insert(name);
       create(kinds::kZones, {{"metadata", {{"name", name}}}, {"spec", {{"region", "r"}}}});
       zones.push_back(name);
     }
+    controllers::indexByNode(server.caches().of(kinds::kPods));
     pods = server.caches().of(kinds::kPods).subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
       const std::string node(text((after ? after : before)->root(), {"spec", "nodeName"}));
       if (auto found = agents.find(node); found != agents.end()) found->second->seen(before, after);
     });
+    heartbeats = std::make_unique<controllers::Heartbeats>(loop, server.caches(), options.quorum ? "dhow-master" : "");
+    heartbeats->start();
+    if (options.quorum) {
+      create(kinds::kLeases, {{"metadata", {{"name", "dhow-master"}}}, {"spec", {{"holderIdentity", "m"}}}},
+             "kube-system");
+      masterLease = std::make_unique<Gate>(loop);
+      renewMasterLease();
+    }
     lead();
   }
   ~Region() {
+    storeFaults = 0;
+    masterTimer.cancel();
+    if (masterLease) runOn(loop, masterLease->close());
     if (owner) runOn(loop, owner->close());
     ownerTimer.cancel();
-    resign();
+    if (manager) resign();
+    heartbeats->stop();
     pods.reset();
     runOn(loop, provider.stop());
     for (auto& [name, agent] : agents) runOn(loop, agent->stop());
@@ -95,20 +125,39 @@ class Region {
 
   // A master takes the lead, or another takes it over.
   void lead() {
-    controllers::Options options;
-    options.machines = &provider;
-    options.clusterName = "c";
-    options.nodeMonitorGrace = std::chrono::seconds(12);
-    manager = std::make_unique<controllers::Manager>(loop, *forControllers, server.caches(), options);
-    scheduler = std::make_unique<Scheduler>(loop, *forScheduler, server.caches(), Options());
+    controllers::Options duties;
+    duties.machines = &provider;
+    duties.clusterName = "c";
+    duties.nodeMonitorGrace = std::chrono::seconds(12);
+    duties.heartbeats = heartbeats.get();
+    Client* client = forControllers.get();
+    Caches* caches = &server.caches();
+    if (options.faults) {
+      faulty = std::make_unique<FaultyClient>(loop, *forControllers, *options.faults);
+      late = std::make_unique<HttpCaches>(loop, *faulty);
+      client = faulty.get();
+      caches = late.get();
+    }
+    manager = std::make_unique<controllers::Manager>(loop, *client, *caches, duties);
+    scheduler = std::make_unique<Scheduler>(loop, *forScheduler, server.caches(), scheduler::Options());
     manager->start();
     scheduler->start();
+    if (late) late->start();
   }
   void resign() {
     runOn(loop, scheduler->stop());
     runOn(loop, manager->stop());
+    if (late) runOn(loop, late->stop());
     scheduler.reset();
     manager.reset();
+    late.reset();
+    faulty.reset();
+  }
+  // Whether the masters that are left are most of them.
+  bool quorumHolds() const { return 2 * provider.out.size() < zones.size(); }
+  // Whether a node of the zone reaches a master that can write.
+  bool masterReached(const std::string& zone) const {
+    return options.quorum ? quorumHolds() : !masterCut || zone == masterWith;
   }
 
   void create(const Resource& kind, json::object body, std::string ns = "") {
@@ -150,6 +199,7 @@ class Region {
   // The zone loses its network; with `power`, its machines too.
   void lose(const std::string& zone, bool power) {
     provider.out.insert(zone);
+    if (options.quorum && manager && !quorumHolds()) resign();
     if (!power) return;
     for (const auto& [name, info] : std::map(provider.machines())) {
       if (info.zone == zone) provider.powerOff(name);
@@ -160,8 +210,10 @@ class Region {
     for (const auto& [name, info] : std::map(provider.machines())) {
       if (info.zone == zone && info.state == controllers::MachineInfo::State::kStopped) provider.powerOn(name);
     }
+    const bool led = manager != nullptr;
+    if (!led && quorumHolds()) lead();
     for (auto& [name, agent] : agents) {
-      if (agent->zone() == zone) agent->reconnected();
+      if (agent->zone() == zone || !led) agent->reconnected();
     }
   }
   // The nodes that were cut off one by one reach the masters again.
@@ -171,8 +223,11 @@ class Region {
       if (agent != agents.end()) agent->second->reconnected();
     }
   }
-  void cut(bool now) {
+  // The only master is cut off from the zones, but for `with`, and from the provider.
+  void cut(bool now, std::string with = "") {
     masterCut = now;
+    masterWith = std::move(with);
+    provider.unreached = now;
     if (now) return;
     for (auto& [name, agent] : agents) agent->reconnected();
   }
@@ -199,6 +254,12 @@ class Region {
   std::string phase(std::string_view zone) {
     ObjectPtr found = server.caches().of(kinds::kZones).get("", zone);
     return found ? std::string(text(found->root(), {"status", "phase"})) : "";
+  }
+  // "False NodesSilent": status and reason; empty when there is none.
+  std::string condition(const Resource& kind, std::string_view name, std::string_view type) {
+    ObjectPtr found = server.caches().of(kind).get("", name);
+    const json::object* one = found ? client::condition(found->root(), type) : nullptr;
+    return one ? fmt::format("{} {}", text(*one, "status"), text(*one, "reason")) : "";
   }
   int64_t standIns() {
     int64_t out = 0;
@@ -261,11 +322,21 @@ class Region {
     return out;
   }
 
+  store::MemoryStore::Fault fault() {
+    if (storeFaults == 0 || loop.random() % storeFaults != 0) return store::MemoryStore::Fault::kNone;
+    return loop.random() % 2 == 0 ? store::MemoryStore::Fault::kRefused : store::MemoryStore::Fault::kLostAnswer;
+  }
+
   SimLoop loop;
+  const Options options;
+  uint64_t storeFaults = 0;  // one of so many transactions fails; 0: none
   store::MemoryStore store;
   apiserver::ApiServer server{loop, store, object::Kinds::builtin(), {}};
   FakeMachineProvider provider{loop};
   std::unique_ptr<Client> admin, forControllers, forScheduler, forNodes;
+  std::unique_ptr<FaultyClient> faulty;
+  std::unique_ptr<HttpCaches> late;
+  std::unique_ptr<controllers::Heartbeats> heartbeats;  // kept by masters that do not lead
   std::unique_ptr<controllers::Manager> manager;
   std::unique_ptr<Scheduler> scheduler;
   std::map<std::string, std::unique_ptr<FakeAgent>> agents;
@@ -273,12 +344,24 @@ class Region {
   std::vector<std::string> zones;
   std::set<std::string> cutNodes;
   bool masterCut = false;
-  size_t doubled = 0;  // how often an identity was started while it ran elsewhere
+  std::string masterWith;  // the zone that it is cut off with
+  size_t doubled = 0;      // how often an identity was started while it ran elsewhere
   int databases = 0;
-  std::unique_ptr<Gate> owner;
-  Timer ownerTimer;
+  std::unique_ptr<Gate> owner, masterLease;
+  Timer ownerTimer, masterTimer;
 
  private:
+  // Without most of the masters nobody leads; when they are back, one does.
+  void renewMasterLease() {
+    if (quorumHolds() && manager) masterLease->spawn(renewOnce(this));
+    masterTimer = loop.after(std::chrono::milliseconds(500), [this] { renewMasterLease(); });
+  }
+  static Task<> renewOnce(Region* self) {
+    json::object spec{{"renewTime", formatTimeMicro(self->loop.wallNow())}};
+    (void)co_await self->forControllers->patch(kinds::kLeases, "kube-system", "dhow-master", "", PatchType::kMerge,
+                                               json::object{{"spec", std::move(spec)}});
+  }
+
   void power(const MachineRequest& request, bool on) {
     auto found = agents.find(request.name);
     if (found != agents.end()) {
@@ -315,7 +398,7 @@ class Region {
 };
 
 inline FakeAgent::FakeAgent(Region& region, MachineRequest request)
-    : region_(region), request_(std::move(request)), gate_(region.loop) {
+    : region_(region), request_(std::move(request)), wellSince_(region.loop.now()), gate_(region.loop) {
   later("boot", std::chrono::milliseconds(500 + region_.loop.random() % 1500), [this] { gate_.spawn(beat(this)); });
 }
 
@@ -327,8 +410,13 @@ inline Task<> FakeAgent::stop() {
 }
 
 inline bool FakeAgent::connected() const {
-  return !off_ && !region_.masterCut && !region_.provider.out.contains(request_.zone) &&
-         !region_.cutNodes.contains(request_.name);
+  return well() > Duration::zero() && region_.masterReached(request_.zone);
+}
+
+inline Duration FakeAgent::well() const {
+  if (off_ || region_.provider.out.contains(request_.zone) || region_.cutNodes.contains(request_.name))
+    return Duration::zero();
+  return region_.loop.now() - wellSince_ + std::chrono::nanoseconds(1);
 }
 
 inline bool FakeAgent::runs(const std::string& identity) const {
@@ -368,7 +456,7 @@ inline Task<> FakeAgent::beat(FakeAgent* self) {
     self->renewed_ = sent;
     self->later("fence", kSelfFenceAfter + std::chrono::milliseconds(self->region_.loop.random() % 3000),
                 [self] { self->fence(); });
-    if (!had) {
+    if (!had || !self->told_) {
       co_await tellAll(self);
       self->sync();
     }
@@ -404,10 +492,12 @@ inline Task<> FakeAgent::tellAll(FakeAgent* self) {
   Result<ObjectPtr> told =
       co_await self->region_.forNodes->patch(kinds::kNodes, "", self->name(), "status", PatchType::kStrategicMerge,
                                              json::object{{"status", std::move(status)}});
+  self->told_ = told.ok();
   if (!told.ok()) self->enrolled_ = false;
 }
 
 inline void FakeAgent::reconnected() {
+  wellSince_ = region_.loop.now();
   sync();
 }
 
@@ -474,8 +564,9 @@ inline Task<> FakeAgent::endPod(FakeAgent* self, std::string key, std::string ui
   DeleteOptions options;
   options.gracePeriodSeconds = 0;
   options.uid = uid;
-  (void)co_await self->region_.forNodes->remove(kinds::kPods, std::string(ns), std::string(name), options);
+  Result<> done = co_await self->region_.forNodes->remove(kinds::kPods, std::string(ns), std::string(name), options);
   self->timers_.erase("end " + uid);
+  if (!done.ok() && !done.error().is(Code::kNotFound)) self->sync();
 }
 
 inline void FakeAgent::fence() {
