@@ -583,7 +583,7 @@ TEST(ZonesSimulation, RegionSurvivesMishapsOverManySeeds) {
   if (const uint64_t one = fromEnvironment("DHOW_SEED", 0)) return mishaps(one);
   log::configure(log::Level::kError, "");  // every failure that was asked for is a warning
 #ifdef __OPTIMIZE__
-  const uint64_t seeds = fromEnvironment("DHOW_SEEDS", 200);
+  const uint64_t seeds = fromEnvironment("DHOW_SEEDS", 60);
 #else
   const uint64_t seeds = fromEnvironment("DHOW_SEEDS", 10);
 #endif
