@@ -14,6 +14,7 @@ namespace kinds = dhow::object::resources;
 namespace {
 
 constexpr Duration kLookAgain = std::chrono::seconds(5);
+constexpr Duration kSeenAgain = std::chrono::milliseconds(500);  // when no change of a machine tells that it was seen
 constexpr Duration kFullFor = std::chrono::minutes(1);
 
 std::string prefixOf(const std::string& cluster, std::string_view pool) {
@@ -72,10 +73,14 @@ NodePoolController::NodePoolController(Context context, std::string cluster)
       machines_(context.caches.of(kinds::kMachines)),
       zones_(context.caches.of(kinds::kZones)),
       pods_(context.caches.of(kinds::kPods)),
+      own_(context, kinds::kMachines, machines_),
       events_(context.loop, context.client, {.component = "nodepool-controller"}),
       controller_(context.loop, {.name = "nodepool", .queue = {.maxDelay = std::chrono::seconds(10)}},
                   [this](std::string key) { return reconcile(std::move(key)); }) {
   controller_.watchOwn(pools_);
+  controller_.watch(pools_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue&) {
+    if (!after) own_.forget(std::string(before->uid()));
+  });
   controller_.watch(machines_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     queue.add(std::string(text((after ? after : before)->root(), {"spec", "pool"})));
   });
@@ -167,6 +172,12 @@ std::string NodePoolController::nameFor(const Object& pool, const PoolStep::Crea
 Task<Result<>> NodePoolController::reconcile(std::string key) {
   ObjectPtr pool = pools_.get("", key);
   if (!pool || pool->deleting()) co_return Result<>();  // its machines go with it
+  Result<bool> seen = co_await own_.seen(std::string(pool->uid()));
+  if (!seen.ok()) co_return std::move(seen).error();
+  if (!*seen) {
+    controller_.queue().addAfter(key, kSeenAgain);
+    co_return Result<>();
+  }
   const std::string version = templateVersion(*pool);
   PoolWish wish;
   wish.count = number(pool->root(), {"spec", "count"}, 1);
@@ -180,8 +191,8 @@ Task<Result<>> NodePoolController::reconcile(std::string key) {
   }
   for (const std::string& name : step.remove) {
     log::info("nodepool", "machine {} of pool {} goes", name, key);
-    Result<> removed = co_await context_.client.remove(kinds::kMachines, "", name, {});
-    CO_RETURN_IF_ERROR(unlessGone(std::move(removed)));
+    Result<> removed = co_await removeMachine(pool, name);
+    CO_RETURN_IF_ERROR(removed);
   }
   for (const std::string& name : step.renew) {
     Result<> renewed = co_await renewMachine(pool, name, version);
@@ -217,9 +228,29 @@ Task<Result<>> NodePoolController::createMachine(ObjectPtr pool, PoolStep::Creat
       {"metadata",
        {{"name", name}, {"labels", std::move(labels)}, {"ownerReferences", json::array{controllerReference(*pool)}}}},
       {"spec", std::move(spec)}};
+  const std::string uid(pool->uid());
   Result<ObjectPtr> made = co_await context_.client.create(kinds::kMachines, "", std::move(body));
-  if (!made.ok() && !made.error().is(Code::kAlreadyExists)) co_return std::move(made).error();
+  if (made.ok()) {
+    own_.wrote(uid, *made);
+    co_return Result<>();
+  }
+  own_.failed(uid, "", name, made.error());
+  if (!made.error().is(Code::kAlreadyExists)) co_return std::move(made).error();
   co_return Result<>();
+}
+
+Task<Result<>> NodePoolController::removeMachine(ObjectPtr pool, std::string name) {
+  ObjectPtr machine = machines_.get("", name);
+  if (!machine) co_return Result<>();
+  const std::string uid(pool->uid());
+  DeleteOptions options;
+  options.uid = machine->uid();
+  Result<> removed = co_await context_.client.remove(kinds::kMachines, "", name, std::move(options));
+  if (removed.ok())
+    own_.deleted(uid, machine);
+  else
+    own_.failed(uid, "", name, removed.error());
+  co_return unlessGone(std::move(removed));
 }
 
 Task<Result<>> NodePoolController::renewMachine(ObjectPtr pool, std::string name, std::string version) {

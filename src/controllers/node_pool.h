@@ -5,6 +5,7 @@
 #include <set>
 
 #include "node_pool_plan.h"
+#include "own_writes.h"
 
 namespace dhow::controllers {
 
@@ -21,6 +22,7 @@ class NodePoolController final : public Component {
   std::vector<PoolMachine> machinesOf(const Object& pool, const std::string& version) const;
   std::vector<PoolZone> zonesOf(const Object& pool);
   Task<Result<>> createMachine(ObjectPtr pool, PoolStep::Create what, std::string name, std::string version);
+  Task<Result<>> removeMachine(ObjectPtr pool, std::string name);
   Task<Result<>> renewMachine(ObjectPtr pool, std::string name, std::string version);
   Task<Result<>> writeStatus(ObjectPtr pool, const PoolStep& step, std::string version);
   std::string nameFor(const Object& pool, const PoolStep::Create& what, std::set<std::string>& taken) const;
@@ -32,6 +34,7 @@ class NodePoolController final : public Component {
   client::Cache& zones_;
   client::Cache& pods_;
   std::map<std::string, TimePoint> full_;  // zones that refused a machine lately, and until when that counts
+  OwnWrites own_;                          // machines are not made or taken twice because the cache is late
   client::EventRecorder events_;
   client::Controller controller_;
 };
