@@ -241,7 +241,7 @@ Task<Result<Revision>> EtcdStore::txn(Txn txn) {
     rep->forget(txn);
     if (answer.failure == Failure::kLost) co_return unknownOutcome(*answer.error);
     if (answer.failure == Failure::kRefused && outcome.repeated) co_return unknownOutcome(*answer.error);
-    co_return Error(answer.error->code(), answer.error->message()).withRetryAfter(1);
+    co_return Error(answer.error->code(), answer.error->message());
   }
   auto done = etcd::readTxn(answer.message);
   if (!done.ok()) {
@@ -305,7 +305,7 @@ Task<> EtcdStore::Rep::readCurrent(std::shared_ptr<Rep> rep) {
     if (read.ok())
       asked->result.emplace(rep->ours(read->header.revision));
     else
-      asked->result.emplace(Error(Code::kUnavailable, read.error().message()).withRetryAfter(1));
+      asked->result.emplace(Error(Code::kUnavailable, read.error().message()));
     asked->done.notify();
   }
   rep->reading = false;
