@@ -46,7 +46,8 @@ Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const ob
   strategies_["services"] = makeServiceStrategy(loop, caches, options);
   strategies_["namespaces"] = makeNamespaceStrategy();
   strategies_["secrets"] = makeSecretStrategy();
-  for (auto name : {"deployments.apps", "replicasets.apps", "poddisruptionbudgets.policy"})
+  for (auto name :
+       {"deployments.apps", "replicasets.apps", "poddisruptionbudgets.policy", "networkpolicies.networking.k8s.io"})
     strategies_[name] = makeWorkloadStrategy();
   strategies_["regions.dhow.io"] = makeRegionStrategy(caches);
   strategies_["zones.dhow.io"] = makeZoneStrategy(caches);

@@ -61,6 +61,11 @@ json::value labelSelector(const Object& o, WallTime) {
   return json::value(orNone(parsed->text()));
 }
 
+json::value podSelector(const Object& o, WallTime) {
+  auto parsed = LabelSelector::fromDocument(object::find(o.root(), {"spec", "podSelector"}));
+  return json::value(parsed.ok() ? orNone(parsed->text()) : "<error>");
+}
+
 json::value deploymentReady(const Object& o, WallTime) {
   api::Deployment deployment(o);
   return json::value(fmt::format("{}/{}", deployment.status().readyReplicas(), deployment.spec().replicas()));
@@ -292,6 +297,7 @@ constexpr Entry kColumns[] = {{"age", ageColumn},
                               {"endpointsAddresses", endpointsAddresses},
                               {"endpointSlicePorts", endpointSlicePorts},
                               {"endpointSliceAddresses", endpointSliceAddresses},
+                              {"podSelector", podSelector},
                               {"eventLastSeen", eventLastSeen},
                               {"eventFirstSeen", eventFirstSeen},
                               {"eventObject", eventObject},

@@ -117,6 +117,19 @@ void secretDefaults(json::object& secret) {
     if (member.value().is_string()) secret["data"].get_object()[member.key()] = toBase64(member.value().get_string());
 }
 
+// A policy that does not say what it limits limits what comes in, and what goes out when it has rules for that.
+void networkPolicyDefaults(json::object& policy) {
+  if (!child(policy, "spec")) policy["spec"] = json::object();
+  json::object* spec = child(policy, "spec");
+  if (!child(*spec, "podSelector")) (*spec)["podSelector"] = json::object();
+  const json::value* types = spec->if_contains("policyTypes");
+  if (types && types->is_array() && !types->get_array().empty()) return;
+  const json::value* egress = spec->if_contains("egress");
+  json::array all{"Ingress"};
+  if (egress && egress->is_array() && !egress->get_array().empty()) all.emplace_back("Egress");
+  (*spec)["policyTypes"] = std::move(all);
+}
+
 constexpr std::string_view kRbac = "rbac.authorization.k8s.io";
 
 void roleRefDefaults(json::object& ref) {
@@ -129,10 +142,16 @@ void subjectDefaults(json::object& subject) {
 }
 
 using Function = void (*)(json::object&);
-constexpr std::pair<std::string_view, Function> kFunctions[] = {
-    {"pod", podDefaults},         {"podSpec", podSpecDefaults},     {"container", containerDefaults},
-    {"volume", volumeDefaults},   {"namespace", namespaceDefaults}, {"nodeStatus", nodeStatusDefaults},
-    {"roleRef", roleRefDefaults}, {"subject", subjectDefaults},     {"secret", secretDefaults}};
+constexpr std::pair<std::string_view, Function> kFunctions[] = {{"pod", podDefaults},
+                                                                {"podSpec", podSpecDefaults},
+                                                                {"container", containerDefaults},
+                                                                {"volume", volumeDefaults},
+                                                                {"namespace", namespaceDefaults},
+                                                                {"nodeStatus", nodeStatusDefaults},
+                                                                {"roleRef", roleRefDefaults},
+                                                                {"subject", subjectDefaults},
+                                                                {"secret", secretDefaults},
+                                                                {"networkPolicy", networkPolicyDefaults}};
 
 // Where zero and absence are the same, as on the wire.
 bool isZero(const json::value& value) {

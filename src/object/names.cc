@@ -166,4 +166,42 @@ std::string checkIp(std::string_view text) {
   return "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 }
 
+namespace {
+
+struct Cidr {
+  int family = 0, length = 0;
+  unsigned char bytes[16] = {};
+};
+
+std::optional<Cidr> parseCidr(std::string_view text) {
+  auto parts = splitOnce(text, '/');
+  if (!parts) return std::nullopt;
+  Cidr out;
+  const std::string address(parts->first);
+  if (inet_pton(AF_INET, address.c_str(), out.bytes) == 1)
+    out.family = AF_INET;
+  else if (inet_pton(AF_INET6, address.c_str(), out.bytes) == 1)
+    out.family = AF_INET6;
+  auto length = parseUint(parts->second);
+  if (out.family == 0 || !length || *length > (out.family == AF_INET ? 32U : 128U)) return std::nullopt;
+  out.length = static_cast<int>(*length);
+  return out;
+}
+
+}  // namespace
+
+std::string checkCidr(std::string_view text) {
+  return parseCidr(text) ? "" : "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+}
+
+bool strictlyInside(std::string_view cidr, std::string_view other) {
+  auto inner = parseCidr(cidr), outer = parseCidr(other);
+  if (!inner || !outer || inner->family != outer->family || inner->length <= outer->length) return false;
+  for (int bit = 0; bit < outer->length; ++bit) {
+    const int mask = 0x80 >> bit % 8;
+    if ((inner->bytes[bit / 8] & mask) != (outer->bytes[bit / 8] & mask)) return false;
+  }
+  return true;
+}
+
 }  // namespace dhow::object

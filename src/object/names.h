@@ -17,5 +17,8 @@ std::string checkConfigKey(std::string_view text);  // keys of config maps and s
 std::string checkPortName(std::string_view text);
 std::string checkPort(int64_t port);
 std::string checkIp(std::string_view text);
+std::string checkCidr(std::string_view text);
+// Whether every address of one range is in the other, which has more.
+bool strictlyInside(std::string_view cidr, std::string_view other);
 
 }  // namespace dhow::object

@@ -36,6 +36,7 @@ struct Entry {
 Function find(std::string_view name);
 std::span<const Entry> podRules();
 std::span<const Entry> workloadRules();
+std::span<const Entry> networkRules();
 std::span<const Entry> dhowRules();
 std::span<const Entry> certificateRules();
 
