@@ -57,6 +57,7 @@ class NftRule {
   NftRule& protocolIs(Protocol protocol);
   NftRule& portIs(int reg, uint16_t port);
   NftRule& newConnection();
+  NftRule& knownConnection();  // established, or related to one that is
   NftRule& destinationTranslated();
   NftRule& markBit(uint32_t bit);
   NftRule& in(const std::string& set, int reg, bool invert = false);
@@ -80,6 +81,7 @@ class NftRule {
  private:
   friend class NftBatch;
   nftnl_expr* add(const char* name);
+  NftRule& connectionState(uint32_t states);
   NftRule& verdict(int code, const std::string& chain);
   NftRule& markOperation(uint32_t keep, uint32_t flip);
   NftRule& within(uint32_t offset, const IpPrefix& prefix, bool invert);
@@ -110,6 +112,7 @@ class NftBatch {
   void flushChain(const std::string& name);
   void deleteChain(const std::string& name);
   void addSet(const NftSet& set);
+  void flushSet(const std::string& name);
   void addRule(const std::string& chain, NftRule& rule);
 
   struct Element {

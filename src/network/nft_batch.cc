@@ -148,6 +148,13 @@ void NftBatch::addSet(const NftSet& set) {
   nftnl_set_free(s);
 }
 
+void NftBatch::flushSet(const std::string& name) {
+  nlmsghdr* h = begin(NFT_MSG_DELSETELEM, 0);
+  mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, table_.c_str());
+  mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, name.c_str());
+  finish(h);
+}
+
 void NftBatch::addRule(const std::string& chain, NftRule& rule) {
   nftnl_rule_set_str(rule.rule_, NFTNL_RULE_TABLE, table_.c_str());
   nftnl_rule_set_str(rule.rule_, NFTNL_RULE_CHAIN, chain.c_str());
@@ -268,6 +275,7 @@ Result<std::vector<NftBatch::Element>> nftListElements(NetlinkSocket& socket, co
       auto fields = nestedAttributes(item, NFTA_SET_ELEM_KEY_END);
       NftBatch::Element e;
       if (fields[NFTA_SET_ELEM_KEY]) e.key = valueOf(fields[NFTA_SET_ELEM_KEY]);
+      if (fields[NFTA_SET_ELEM_KEY_END]) e.keyEnd = valueOf(fields[NFTA_SET_ELEM_KEY_END]);
       if (fields[NFTA_SET_ELEM_DATA]) e.data = valueOf(fields[NFTA_SET_ELEM_DATA]);
       out.push_back(std::move(e));
     }

@@ -175,14 +175,20 @@ NftRule& NftRule::portIs(int at, uint16_t port) {
   return *this;
 }
 
-NftRule& NftRule::newConnection() {
+NftRule& NftRule::connectionState(uint32_t states) {
   nftnl_expr* e = add("ct");
   nftnl_expr_set_u32(e, NFTNL_EXPR_CT_KEY, NFT_CT_STATE);
   nftnl_expr_set_u32(e, NFTNL_EXPR_CT_DREG, reg(0));
-  bitwise(add("bitwise"), 0, NF_CT_STATE_BIT(IP_CT_NEW), 0);
+  bitwise(add("bitwise"), 0, states, 0);
   uint32_t zero = 0;
   compare(add("cmp"), 0, false, &zero, 4);
   return *this;
+}
+NftRule& NftRule::newConnection() {
+  return connectionState(NF_CT_STATE_BIT(IP_CT_NEW));
+}
+NftRule& NftRule::knownConnection() {
+  return connectionState(NF_CT_STATE_BIT(IP_CT_ESTABLISHED) | NF_CT_STATE_BIT(IP_CT_RELATED));
 }
 
 NftRule& NftRule::destinationTranslated() {

@@ -1,0 +1,104 @@
+// The fixed part of the policies' table.
+#include "policy_elements.h"
+
+namespace dhow::policies {
+
+namespace {
+
+constexpr int kFilterPriority = 0;
+constexpr uint16_t kDnsPort = 53;
+constexpr const char* kForward = "forward";
+constexpr const char* kInput = "input";
+
+struct Direction {
+  const char* chain;
+  const char* classes;
+  NftRule& (NftRule::*own)(int);    // loads the address of the pod here
+  NftRule& (NftRule::*other)(int);  // and of its peer
+};
+constexpr Direction kDirections[] = {
+    {"egress", kEgress, &NftRule::sourceAddress, &NftRule::destinationAddress},
+    {"ingress", kIngress, &NftRule::destinationAddress, &NftRule::sourceAddress},
+};
+
+// The register of each part of a key.
+constexpr int kAddress = 1, kClass = 2, kPeer = 3, kRange = 4, kPort = 5, kLookup = 6;
+
+// For everyone, a pod and a piece of a block: all ports, one port, a range of ports. Who matches nothing is dropped.
+void buildJudgement(NftBatch& batch, const Direction& direction) {
+  const std::string zero = NftKey().number(0);
+  for (const char* peers : {"", kPods, kBlocks}) {
+    for (int ports = 0; ports < 3; ports++) {
+      NftRule rule;
+      (rule.*direction.own)(kAddress).map(direction.classes, kAddress, kClass);
+      if (peers == std::string_view(kPods)) {
+        (rule.*direction.other)(kAddress).map(kPods, kAddress, kPeer);
+      } else if (peers == std::string_view(kBlocks)) {
+        (rule.constant(kLookup, zero).*direction.other)(kLookup + 1).map(kBlocks, kLookup, kPeer);
+      } else {
+        rule.constant(kPeer, zero);
+      }
+      if (ports == 0) rule.constant(kRange, zero).in(kAllowed, kClass);
+      if (ports == 1) rule.protocol(kRange).destinationPort(kPort).in(kAllowedPorts, kClass);
+      if (ports == 2)
+        rule.protocol(kLookup).destinationPort(kLookup + 1).map(kRanges, kLookup, kRange).in(kAllowed, kClass);
+      batch.addRule(direction.chain, rule.leave());
+    }
+  }
+  NftRule drop;
+  batch.addRule(direction.chain, drop.drop());
+}
+
+void judge(NftBatch& batch, const char* hook, const Direction& direction) {
+  NftRule rule;
+  (rule.*direction.own)(kAddress).map(direction.classes, kAddress, kClass).jump(direction.chain);
+  batch.addRule(hook, rule);
+}
+
+}  // namespace
+
+void buildSkeleton(NftBatch& batch) {
+  batch.addTable();
+  for (const Direction& direction : kDirections)
+    batch.addSet({.name = direction.classes, .fields = {kNftAddress}, .data = {kNftNumber}});
+  batch.addSet({.name = kPods, .fields = {kNftAddress}, .data = {kNftNumber}});
+  batch.addSet({.name = kBlocks, .fields = {kNftNumber, kNftAddress}, .data = {kNftNumber}, .intervals = true});
+  batch.addSet({.name = kRanges, .fields = {kNftProtocol, kNftPort}, .data = {kNftNumber}, .intervals = true});
+  batch.addSet({.name = kAllowed, .fields = {kNftNumber, kNftNumber, kNftNumber}, .data = {}});
+  batch.addSet({.name = kAllowedPorts, .fields = {kNftNumber, kNftNumber, kNftProtocol, kNftPort}, .data = {}});
+  batch.addSet({.name = kSelf, .fields = {kNftAddress, kNftAddress}, .data = {}});
+  batch.addHook(kForward, "filter", NftHook::kForward, kFilterPriority);
+  batch.addHook(kInput, "filter", NftHook::kInput, kFilterPriority);
+  for (const Direction& direction : kDirections) batch.addChain(direction.chain);
+}
+
+void buildRules(NftBatch& batch, const PolicyTableOptions& options) {
+  for (const char* hook : {kForward, kInput}) {
+    NftRule known;
+    batch.addRule(hook, known.knownConnection().accept());
+  }
+  NftRule self;
+  self.sourceAddress(1).destinationAddress(2).in(kSelf, 1).accept();
+  batch.addRule(kForward, self);
+  for (const IpAddress& address : options.dns) {
+    if (!address.isV4()) continue;
+    for (Protocol protocol : {Protocol::kUdp, Protocol::kTcp}) {
+      NftRule question;
+      question.protocolIs(protocol).destinationIn(IpPrefix::host(address)).destinationPort(1).portIs(1, kDnsPort);
+      batch.addRule(kInput, question.accept());
+    }
+  }
+  judge(batch, kInput, kDirections[0]);
+  for (const Direction& direction : kDirections) {
+    judge(batch, kForward, direction);
+    buildJudgement(batch, direction);
+  }
+}
+
+void clearSkeleton(NftBatch& batch) {
+  for (const char* chain : {kForward, kInput, kDirections[0].chain, kDirections[1].chain}) batch.flushChain(chain);
+  for (const char* set : {kIngress, kEgress, kPods, kBlocks, kRanges, kAllowed, kAllowedPorts, kSelf})
+    batch.flushSet(set);
+}
+
+}  // namespace dhow::policies
