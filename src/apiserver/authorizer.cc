@@ -171,6 +171,7 @@ bool Authorizer::nodeMay(std::string_view node, const Attributes& a) const {
            (a.verb == "create" || (a.name == node && (a.verb == "get" || change || a.verb == "delete")));
   }
   if (a.group == "discovery.k8s.io") return a.plural == "endpointslices" && read;
+  if (a.group == "networking.k8s.io") return a.plural == "networkpolicies" && read && a.subresource.empty();
   if (a.group == "events.k8s.io" && a.plural == "events") return a.verb == "create" || change;
   if (a.group == "certificates.k8s.io") {
     return a.plural == "certificatesigningrequests" && a.subresource.empty() && (a.verb == "create" || read);
@@ -186,7 +187,8 @@ bool Authorizer::nodeMay(std::string_view node, const Attributes& a) const {
     return read && a.subresource.empty();
   if (a.plural == "events") return a.verb == "create" || change;
   if (a.plural == "pods") {
-    if (a.verb == "list" || a.verb == "watch") return selectorNames(a.fieldSelector, "spec.nodeName", node);
+    if (a.verb == "list" || a.verb == "watch")
+      return a.podAddresses || selectorNames(a.fieldSelector, "spec.nodeName", node);
     auto pod = pods_.get(a.ns, a.name);
     bool own = pod && text(pod->root(), {"spec", "nodeName"}) == node;
     if (!own) return false;

@@ -23,6 +23,7 @@ struct Attributes {
   std::string name;
   std::string path;
   std::string fieldSelector;  // as sent, for nodes that list their own pods
+  bool podAddresses = false;  // only who pods are and where (pod_address.h)
 };
 
 struct Decision {

@@ -354,6 +354,16 @@ TEST_F(FrontTest, ANodeReachesWhatItsPodsUseAndNothingElse) {
   EXPECT_EQ(call("PATCH", "/api/v1/nodes/n2/status", "{}", "application/merge-patch+json")->status(), 403);
   EXPECT_EQ(call("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1")->status(), 200);
   EXPECT_EQ(call("GET", "/api/v1/pods")->status(), 403);
+  // Who and where all pods are it may know, but not what they run.
+  const std::pair<std::string, std::string> addresses{"Accept", "application/json;as=PodAddress;g=dhow.io;v=v1"};
+  auto known = call("GET", "/api/v1/pods", "", "", {addresses});
+  EXPECT_EQ(known->status(), 200);
+  EXPECT_NE(known->writer.answer.body.find(R"("name":"p")"), std::string::npos);
+  EXPECT_EQ(known->writer.answer.body.find("secretKeyRef"), std::string::npos);
+  EXPECT_EQ(call("GET", "/api/v1/namespaces/default/pods/p", "", "", {addresses})->status(), 200);  // its own
+  EXPECT_EQ(call("GET", "/api/v1/nodes", "", "", {addresses})->status(), 406);
+  EXPECT_EQ(call("GET", "/apis/networking.k8s.io/v1/networkpolicies")->status(), 200);
+  EXPECT_EQ(call("DELETE", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/x")->status(), 403);
   EXPECT_EQ(call("PATCH", "/api/v1/namespaces/default/pods/p/status", R"({"status":{"phase":"Running"}})",
                  "application/merge-patch+json")
                 ->status(),

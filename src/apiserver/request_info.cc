@@ -87,6 +87,8 @@ Attributes RequestInfo::attributes(const http::Request& request) const {
   wanted.name = name;
   wanted.path = path;
   wanted.fieldSelector = request.query.get("fieldSelector");
+  auto accepted = negotiate(request.headers.get("Accept"));
+  wanted.podAddresses = accepted.ok() && accepted->view == View::kPodAddress;
   // A list or watch of one object by name counts as access to that object.
   if (isResource && name.empty() && wanted.fieldSelector.starts_with("metadata.name=") &&
       wanted.fieldSelector.find(',') == std::string::npos) {
@@ -118,6 +120,7 @@ Result<Accepted> negotiate(std::string_view accept) {
       return Accepted{View::kTable, false};
     if (group == "meta.k8s.io" && as.starts_with("PartialObjectMetadata") && (version == "v1" || version == "v1beta1"))
       return Accepted{View::kMetadata, false};
+    if (group == "dhow.io" && as == "PodAddress" && version == "v1") return Accepted{View::kPodAddress, false};
     if (group == "apidiscovery.k8s.io" && version == "v2") return Accepted{View::kObject, true};
   }
   return Error(Code::kNotAcceptable, "only the following media types are accepted: application/json");

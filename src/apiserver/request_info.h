@@ -27,13 +27,16 @@ struct RequestInfo {
 // kBadRequest when the path is malformed.
 Result<RequestInfo> parseRequest(const http::Request& request);
 
-enum class View { kObject, kTable, kMetadata };
+enum class View { kObject, kTable, kMetadata, kPodAddress };
 struct Accepted {
   View view = View::kObject;
   bool aggregatedDiscovery = false;
 };
 // The first media type in Accept that we have. kNotAcceptable when there is none.
 Result<Accepted> negotiate(std::string_view accept);
+
+// An object in a list, a watch or alone, as that view shows it (a table renders many at once).
+std::string renderItem(View view, const object::Object& object);
 
 bool truthy(std::string_view text);
 

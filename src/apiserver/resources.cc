@@ -7,6 +7,7 @@
 #include "front.h"
 #include "object/apply.h"
 #include "object/decode.h"
+#include "pod_address.h"
 
 namespace dhow::apiserver {
 
@@ -97,6 +98,8 @@ Task<Result<>> Front::serveResource(Call& call) {
   auto accepted = negotiate(call.request.headers.get("Accept"));
   CO_RETURN_IF_ERROR(accepted);
   call.accepted = *accepted;
+  if (call.accepted.view == View::kPodAddress && kind.kind != "Pod")
+    co_return Error(Code::kNotAcceptable, "only pods are shown as PodAddress");
   if (info.verb == "get") co_return co_await serveGet(call);
   if (info.verb == "list") co_return co_await serveList(call);
   if (info.verb == "watch") co_return co_await serveWatch(call);
@@ -105,6 +108,12 @@ Task<Result<>> Front::serveResource(Call& call) {
   if (info.verb == "patch") co_return co_await servePatch(call);
   if (info.verb == "delete" || info.verb == "deletecollection") co_return co_await serveDelete(call);
   co_return wrongMethod();
+}
+
+std::string renderItem(View view, const object::Object& object) {
+  if (view == View::kMetadata) return object::renderMetadata(object);
+  if (view == View::kPodAddress) return renderPodAddress(object);
+  return object.bytes();
 }
 
 std::string Front::renderOne(const Call& call, const ObjectPtr& object) const {
@@ -118,7 +127,7 @@ std::string Front::renderOne(const Call& call, const ObjectPtr& object) const {
     options.resourceVersion = std::to_string(object->resourceVersion());
     return object::renderTable(*call.kind, std::span(&object, 1), options);
   }
-  if (call.accepted.view == View::kMetadata && object->kind() != "Status") return object::renderMetadata(*object);
+  if (object->kind() != "Status") return renderItem(call.accepted.view, *object);
   return object->bytes();
 }
 
@@ -174,7 +183,7 @@ Task<Result<>> Front::serveList(Call& call) {
     std::string kind = partial ? "PartialObjectMetadataList" : call.kind->kind + "List";
     std::string version = partial ? "meta.k8s.io/v1" : call.kind->apiVersion();
     size_t size = 256;
-    if (!partial) {
+    if (call.accepted.view == View::kObject) {
       for (const auto& item : list.items) size += item->bytes().size() + 1;
     }
     body.reserve(size);
@@ -182,10 +191,7 @@ Task<Result<>> Front::serveList(Call& call) {
                        json::serialize(metadata));
     for (size_t i = 0; i < list.items.size(); ++i) {
       if (i) body.push_back(',');
-      if (partial)
-        body += object::renderMetadata(*list.items[i]);
-      else
-        body += list.items[i]->bytes();
+      body += renderItem(call.accepted.view, *list.items[i]);
     }
     body += "]}";
   }

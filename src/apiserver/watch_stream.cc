@@ -48,10 +48,10 @@ class EventWriter {
       table_.resourceVersion = std::to_string(object->resourceVersion());
       out += object::renderTable(kind_, std::span(&object, 1), table_);
       table_.header = false;
-    } else if (view_ == View::kMetadata) {
-      out += object::renderMetadata(*object);
-    } else {
+    } else if (view_ == View::kPodAddress && type == "BOOKMARK") {
       out += object->bytes();
+    } else {
+      out += renderItem(view_, *object);
     }
     out += "}\n";
   }

@@ -38,6 +38,7 @@ struct ListOptions {
   std::string ns;  // empty: all
   std::string labelSelector;
   std::string fieldSelector;
+  bool podAddresses = false;  // of pods: only who and where they are (apiserver/pod_address.h)
 };
 
 struct List {

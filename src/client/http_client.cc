@@ -116,6 +116,7 @@ struct HttpClient::Rep {
     std::string target;  // path and query
     std::string body;
     std::string contentType = "application/json";
+    std::string accept = "application/json";
   };
   // A request that ends by itself when nobody waits for it any more.
   template <class T>
@@ -149,7 +150,7 @@ struct HttpClient::Rep {
 http::Request HttpClient::Rep::requestOf(const Call& call) const {
   http::Request request;
   request.method = call.method;
-  request.headers.set("Accept", "application/json");
+  request.headers.set("Accept", call.accept);
   if (!options.userAgent.empty()) request.headers.set("User-Agent", options.userAgent);
   if (!options.bearerToken.empty()) request.headers.set("Authorization", "Bearer " + options.bearerToken);
   if (!call.body.empty()) {
@@ -314,6 +315,10 @@ http::Query selection(const ListOptions& options) {
   return query;
 }
 
+std::string formOf(const ListOptions& options) {
+  return options.podAddresses ? "application/json;as=PodAddress;g=dhow.io;v=v1" : "application/json";
+}
+
 http::Query writing(const std::string& fieldManager) {
   http::Query query;
   if (!fieldManager.empty()) query.add("fieldManager", fieldManager);
@@ -327,7 +332,9 @@ Task<Result<ObjectPtr>> HttpClient::get(const Resource& resource, std::string ns
 }
 
 Task<Result<List>> HttpClient::list(const Resource& resource, ListOptions options) {
-  return Rep::list(rep_, {"GET", withQuery(resourcePath(resource, options.ns), selection(options)), ""});
+  return Rep::list(rep_, {.method = "GET",
+                          .target = withQuery(resourcePath(resource, options.ns), selection(options)),
+                          .accept = formOf(options)});
 }
 
 Task<Result<std::unique_ptr<Watcher>>> HttpClient::watch(const Resource& resource, ListOptions options,
@@ -338,7 +345,9 @@ Task<Result<std::unique_ptr<Watcher>>> HttpClient::watch(const Resource& resourc
   if (!resourceVersion.empty()) query.add("resourceVersion", resourceVersion);
   // Spread over time, so that the watches of a server do not all end at once.
   query.add("timeoutSeconds", std::to_string(300 + rep_->loop.random() % 300));
-  return Rep::watch(rep_, {"GET", withQuery(resourcePath(resource, options.ns), query), ""});
+  return Rep::watch(
+      rep_,
+      {.method = "GET", .target = withQuery(resourcePath(resource, options.ns), query), .accept = formOf(options)});
 }
 
 Task<Result<ObjectPtr>> HttpClient::create(const Resource& resource, std::string ns, json::object body,
