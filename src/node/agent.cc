@@ -12,6 +12,7 @@
 #include "network/service_proxy.h"
 #include "node_status.h"
 #include "pod_manager.h"
+#include "policy_feed.h"
 #include "real_floors.h"
 #include "services.h"
 #include "tunnel.h"
@@ -35,6 +36,17 @@ class NetSink final : public ServiceSink {
  private:
   std::unique_ptr<ServiceProxy> proxy_;
   ClusterDns& dns_;
+};
+
+class TableSink final : public PolicySink {
+ public:
+  explicit TableSink(std::unique_ptr<PolicyTable> table) : table_(std::move(table)) {}
+  Result<> apply(PolicyTable::Subjects subjects, PolicyTable::Peers changed) override {
+    return table_->apply(std::move(subjects), changed);
+  }
+
+ private:
+  std::unique_ptr<PolicyTable> table_;
 };
 
 ClusterDns::Options dnsOptions(const NodeOptions& options) {
@@ -129,6 +141,8 @@ struct Agent::Rep {
   Fence fence;
   std::unique_ptr<NetSink> sink;
   std::unique_ptr<ServiceFeed> services;
+  std::unique_ptr<TableSink> policySink;
+  std::unique_ptr<PolicyFeed> policies;
   std::unique_ptr<WorkerContext> context;
   std::unique_ptr<PodManager> pods;
   std::unique_ptr<AgentServer> agentServer;
@@ -200,6 +214,23 @@ struct Agent::Rep {
         ServiceView{options.name, options.zone, options.dnsAddress}, options.dataDir + "/services.jsonl");
     return {};
   }
+
+  Result<> openPolicies() {
+    PolicyTableOptions table;
+    ASSIGN_OR_RETURN(IpAddress address, IpAddress::parse(options.dnsAddress));
+    table.dns = {address};
+    ASSIGN_OR_RETURN(auto opened, PolicyTable::open(std::move(table)));
+    policySink = std::make_unique<TableSink>(std::move(opened));
+    policies = std::make_unique<PolicyFeed>(
+        parts.loop, parts.client, caches.of(resources::kNetworkPolicies), *policySink, offload,
+        PolicyFeed::Options{options.isolatePods, options.dataDir + "/policies.jsonl", [this](const Object& pod) {
+                              events.normal(
+                                  pod, "NetworkIsolated",
+                                  "The cluster is restricted and no NetworkPolicy selects this pod: nothing but its "
+                                  "node reaches it, and it reaches nothing but the cluster's DNS");
+                            }});
+    return {};
+  }
 };
 
 Agent::Agent(Parts parts, NodeOptions options) : rep_(std::make_unique<Rep>(std::move(parts), std::move(options))) {}
@@ -209,6 +240,7 @@ Task<Result<>> Agent::start() {
   Rep& r = *rep_;
   CO_RETURN_IF_ERROR(makeDirs(r.paths.network(), 0700));
   CO_RETURN_IF_ERROR(r.startServices());
+  CO_RETURN_IF_ERROR(r.openPolicies());
   CO_RETURN_IF_ERROR(r.startDns());
   r.context = std::make_unique<WorkerContext>(
       WorkerContext{r.parts.loop, r.parts.runtime, r.images, r.network, r.tokens, r.objects, *r.services, r.connector,
@@ -223,6 +255,7 @@ Task<Result<>> Agent::start() {
       r.dns.removeClient(*parsed);
     }
   };
+  r.context->policies = r.policies.get();
   r.pods = std::make_unique<PodManager>(*r.context, r.caches.of(resources::kPods), r.options.maxPods);
   r.pods->fenceBy(r.fence);
   r.nodeStatus.onRenewed = [&r](TimePoint sent) { r.fence.renewed(sent); };
@@ -231,6 +264,7 @@ Task<Result<>> Agent::start() {
   auto range = readFile(r.rangeFile(), 256);
   if (range.ok()) r.takeRange(std::string(trim(*range)), false);
   CO_RETURN_IF_ERROR(co_await r.pods->recover());
+  r.policies->start();
   r.network.releaseOthers();
 
   r.agentServer = std::make_unique<AgentServer>(r.parts.loop, r.parts.pool, *r.pods, *r.services);
@@ -264,6 +298,7 @@ Task<> Agent::stop() {
   // First, as tasks below may wait for a cache that no master has filled.
   co_await r.caches.stop();
   co_await r.nodeStatus.stop();
+  if (r.policies) co_await r.policies->stop();
   if (r.pods) co_await r.pods->stop();
   if (r.services) co_await r.services->stop();
   co_await r.objects.stop();

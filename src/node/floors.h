@@ -10,11 +10,14 @@
 #include "base/fd.h"
 #include "base/loop.h"
 #include "base/result.h"
+#include "client/client.h"
 #include "client/draining.h"
 #include "image/store.h"
 #include "volume_content.h"
 
 namespace dhow::node {
+
+using client::ObjectPtr;
 
 class Images {
  public:
@@ -108,6 +111,19 @@ class Connector {
   virtual Task<Result<Answer>> httpGet(HttpGet request, Duration timeout) = 0;
   virtual Task<Result<>> tcpConnect(std::string host, uint16_t port, Duration timeout) = 0;
   virtual Task<Result<>> grpcHealth(std::string host, uint16_t port, std::string service, Duration timeout) = 0;
+};
+
+// Network policies of the pods here.
+class PodPolicies {
+ public:
+  virtual ~PodPolicies() = default;
+  // The pod gets this address. Ends when its policies are in force; on an error nothing of the pod may run. release()
+  // follows in either case.
+  virtual Task<Result<>> protect(ObjectPtr pod, std::string address) = 0;
+  // It ran before this agent did, and what protects it is in force.
+  virtual void adopt(ObjectPtr pod, const std::string& address) = 0;
+  virtual void update(ObjectPtr pod) = 0;  // with other labels, perhaps
+  virtual void release(const std::string& podUid) = 0;
 };
 
 // Blocking work: off the loop, or at once in tests.

@@ -101,6 +101,11 @@ Result<> readField(NodeOptions& o, std::string_view name, const json::value& val
   if (name == "poolSize") return readNumber(value, name, 0, 1000, o.poolSize);
   if (name == "logMaxSize") return readNumber(value, name, 4096, int64_t{1} << 40, o.logMaxSize);
   if (name == "logMaxFiles") return readNumber(value, name, 1, 1000, o.logMaxFiles);
+  if (name == "isolatePods") {
+    if (!value.is_bool()) return wrong(name, "must be true or false");
+    o.isolatePods = value.get_bool();
+    return {};
+  }
   return {};
 }
 
@@ -153,6 +158,7 @@ json::object toJson(const NodeOptions& o) {
                    {"registries", o.registries},
                    {"maxPods", o.maxPods},
                    {"poolSize", o.poolSize},
+                   {"isolatePods", o.isolatePods},
                    {"logMaxSize", static_cast<int64_t>(o.logMaxSize)},
                    {"logMaxFiles", static_cast<int64_t>(o.logMaxFiles)}};
   json::array servers(o.servers.begin(), o.servers.end());

@@ -23,6 +23,7 @@
 //   resources      {"cpu": "2", "memory": "4Gi"}: capacity instead of what the machine has
 //   reserved       {"cpu": "100m", "memory": "128Mi"}: kept from the pods: allocatable is capacity less this
 //   poolSize       ready-made pod networks; default 4
+//   isolatePods    true: pods outside kube-system are isolated but for what network policies allow
 //   logMaxSize, logMaxFiles   default 10 MiB and 5
 // What another version has written and this one does not know is passed over.
 #pragma once
@@ -59,6 +60,7 @@ struct NodeOptions {
   int64_t maxPods = 110;
   std::map<std::string, std::string> resources, reserved;
   int poolSize = 4;
+  bool isolatePods = false;
   uint64_t logMaxSize = 10 << 20;
   uint32_t logMaxFiles = 5;
   std::string program;  // what the agent runs, for the Node to tell; not from the file

@@ -270,6 +270,12 @@ Task<Result<>> PodWorker::makeSandbox() {
     if (!acquired.ok()) co_return std::move(acquired).error().wrap("failed to set up the pod's network");
     given = std::move(*acquired);
     if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
+    if (context_.policies != nullptr) {
+      auto guarded = co_await context_.policies->protect(pod_, given.address);
+      if (!guarded.ok())
+        co_return std::move(guarded).error().wrap("failed to put the pod's network policies into force");
+      if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
+    }
     spec.netFd = given.netns.get();
     spec.annotations.emplace_back(std::string(kNoteAddress), given.address);
     spec.annotations.emplace_back(std::string(kNoteLink), given.hostInterface);

@@ -149,6 +149,7 @@ void PodWorker::adopt(std::shared_ptr<runtime::Sandbox> sandbox) {
     if (!adopted.ok()) log::warn("node", "pod {}: {}", describe(), adopted.error().message());
   }
   if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, true);
+  if (!address_.empty() && context_.policies != nullptr) context_.policies->adopt(pod_, address_);
   sandboxReady_ = true;
   setUpBegun_ = true;
   volumesReady_ = true;
@@ -236,6 +237,7 @@ void PodWorker::update(ObjectPtr pod) {
   if (over_ || pod->uid() != uid_) return;
   const bool statusOnly = sameDefinition(pod->root(), pod_->root());
   ObjectPtr before = std::exchange(pod_, std::move(pod));
+  if (context_.policies != nullptr) context_.policies->update(pod_);
   // The master took this node for lost and says so of its pods: it is told anew how they are.
   const json::object* ready = client::condition(pod_->root(), "Ready");
   if (ready != nullptr && text(*ready, "status") == "False" && text(*ready, "reason") == "NodeNotReady")
@@ -499,6 +501,7 @@ Task<> PodWorker::writePod(PodWorker* self) {
 
 void PodWorker::releaseAddress() {
   if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, false);
+  if (context_.policies != nullptr) context_.policies->release(uid_);
   context_.network.release(uid_);
 }
 

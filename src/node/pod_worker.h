@@ -43,6 +43,7 @@ struct WorkerContext {
   // A pod has (or no longer has) this address.
   std::function<void(const std::string& address, const std::string& ns, bool has)> addressed = {};
   Barrier* barrier = nullptr;  // null: stops wait for nobody
+  PodPolicies* policies = nullptr;  // null: pods are not limited
 };
 
 class PodWorker {

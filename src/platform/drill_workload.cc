@@ -113,6 +113,14 @@ Task<Result<>> DrillWorkload::deploy(client::Cache& pods) {
   CO_RETURN_IF_ERROR(ns);
   auto owner = co_await make(kinds::kConfigMaps, {{"metadata", {{"name", kOwner}, {"namespace", kDrillNamespace}}}});
   CO_RETURN_IF_ERROR(owner);
+  // Restricted clusters let nobody in otherwise.
+  json::object open{{"metadata", {{"name", kName}, {"namespace", kDrillNamespace}}},
+                    {"spec",
+                     {{"podSelector", {{"matchLabels", labels(kName)}}},
+                      {"policyTypes", json::array{"Ingress"}},
+                      {"ingress", json::array{{{"ports", json::array{{{"port", 8080}}}}}}}}}};
+  auto opened = co_await make(kinds::kNetworkPolicies, std::move(open));
+  CO_RETURN_IF_ERROR(opened);
   json::object deployment{
       {"metadata", {{"name", kName}, {"namespace", kDrillNamespace}}},
       {"spec",

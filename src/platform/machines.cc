@@ -191,6 +191,7 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const No
   options.labels = traits.labels;
   options.taints = traits.taints;
   options.resources = traits.resources;
+  options.isolatePods = config.request.restricted();
   return writeFileDurably(paths.nodeConfig(node.name), json::serialize(node::toJson(options)) + "\n", 0600);
 }
 
