@@ -12,6 +12,7 @@ void addClusters(CLI::App& app, Action* chosen);
 void addMachine(CLI::App& app, Action* chosen);
 void addZone(CLI::App& app, Action* chosen);
 void addUpgrade(CLI::App& app, Action* chosen);
+void addPolicy(CLI::App& app, Action* chosen);
 void addDrill(CLI::App& app, Action* chosen);
 void addSnapshot(CLI::App& app, Action* chosen);
 void addDatastore(CLI::App& app, Action* chosen);
