@@ -6,7 +6,7 @@ import os
 
 import pytest
 from harness import Cluster, eventually, run
-from pods import SHELL_IMAGE, apply, in_pod, in_pod_network, publish_shell, shell_pod, wait_ready
+from pods import HELLO, SHELL_IMAGE, apply, in_pod, in_pod_network, publish_shell, shell_pod, wait_ready
 
 SERVE = "exec httpd -f -p 8080 -h /bin"
 # What the level restricted asks of a pod.
@@ -29,7 +29,10 @@ def pair():
             publish_shell(cluster)
             service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web-" + cluster.name},
                        "spec": {"type": "LoadBalancer", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}}
-            apply(cluster, well_behaved("web"), service)
+            # The restricted one isolates its pods.
+            opened = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web"},
+                      "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress", "Egress"], "ingress": [{}], "egress": [{}]}}
+            apply(cluster, well_behaved("web"), service, opened)
         yield a, b
     finally:
         b.destroy()
@@ -137,6 +140,32 @@ def test_restricted_cluster_refuses_a_privileged_pod_in_kubernetes_words(pair):
     a.kubectl("label", "namespace", "strict", "pod-security.kubernetes.io/enforce=baseline")
     refused = a.kubectl("-n", "strict", "apply", "-f", "-", input=json.dumps(pod), check=False)
     assert 'violates PodSecurity "baseline:latest"' in refused.stderr
+
+
+def test_pods_of_a_restricted_cluster_are_isolated_until_a_policy_opens_them(pair):
+    _, b = pair
+    b.kubectl("create", "namespace", "closed")
+    apply(b, well_behaved("one"), well_behaved("two"), namespace="closed")
+    one, two = wait_ready(b, "one", "two", namespace="closed")
+    to_two, to_web = (f"http://{pod['status']['podIP']}:8080/busybox" for pod in (two, web(b)))
+    for url in (to_two, to_web):  # the second for the sake of its way out
+        assert not reaches(one, url)
+    assert not reaches(web(b), to_two)
+    assert "Address" in in_pod(one, "nslookup", f"web-{b.name}.default.svc.cluster.local").stdout
+    told = b.kubectl("-n", "closed", "describe", "pod", "one").stdout
+    assert "NetworkIsolated" in told and "no NetworkPolicy selects this pod" in told
+    explained = b.dhow("policy", "explain", "closed/one", "closed/two", "--port", "8080", check=False)
+    assert explained.returncode == 1 and "isolated by default: the cluster is restricted" in explained.stdout
+    among = [{"podSelector": {}}]
+    apply(b, {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "among"},
+              "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{"from": among}], "egress": [{"to": among}]}}, namespace="closed")
+    eventually(lambda: reaches(one, to_two))
+    assert not reaches(one, to_web) and not reaches(web(b), to_two)
+    b.kubectl("delete", "namespace", "closed", "--wait=false")
+    # What the example needs it brings along.
+    b.up("--deploy", HELLO)
+    balancer = eventually(lambda: b.get("service", "hello")["status"].get("loadBalancer", {}).get("ingress", [{}])[0].get("ip"))
+    assert "hello from pod" in eventually(lambda: b.curl(f"http://{balancer}/", check=False).stdout)
 
 
 def test_secrets_are_not_in_the_store_of_a_restricted_cluster(pair):
