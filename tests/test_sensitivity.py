@@ -6,7 +6,7 @@ import os
 
 import pytest
 from harness import Cluster, eventually, run
-from pods import HELLO, SHELL_IMAGE, apply, in_pod, in_pod_network, publish_shell, shell_pod, wait_ready
+from pods import HELLO, SHELL_IMAGE, apply, in_pod, in_pod_network, main_process, publish_shell, shell_pod, wait_ready
 
 SERVE = "exec httpd -f -p 8080 -h /bin"
 # What the level restricted asks of a pod.
@@ -166,6 +166,25 @@ def test_pods_of_a_restricted_cluster_are_isolated_until_a_policy_opens_them(pai
     b.up("--deploy", HELLO)
     balancer = eventually(lambda: b.get("service", "hello")["status"].get("loadBalancer", {}).get("ingress", [{}])[0].get("ip"))
     assert "hello from pod" in eventually(lambda: b.curl(f"http://{balancer}/", check=False).stdout)
+
+
+def test_every_pod_of_a_restricted_cluster_has_users_of_its_own(pair):
+    a, b = pair
+    assert "hostUsers" not in web(a)["spec"]
+    assert web(b)["spec"]["hostUsers"] is False
+    outside = {c.name: open(f"/proc/{main_process(web(c))}/uid_map").read().split() for c in pair}
+    assert outside[a.name] == open("/proc/self/uid_map").read().split()
+    first = int(outside[b.name][1])
+    assert first >= 65536 and outside[b.name] == ["0", str(first), "65536"]
+    assert os.stat(f"/proc/{main_process(web(b))}").st_uid == first + 1000
+    pod = well_behaved("users")
+    pod["spec"]["hostUsers"] = True
+    refused = b.kubectl("apply", "-f", "-", input=json.dumps(pod), check=False)
+    assert ('pods "users" is forbidden: violates PodSecurity "restricted:latest": host users (pod must not set hostUsers=true)') in refused.stderr
+    a.kubectl("apply", "--dry-run=server", "-f", "-", input=json.dumps(pod))
+    # What is the cluster's own is free.
+    kept = b.kubectl("-n", "kube-system", "apply", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(well_behaved("users")))
+    assert "hostUsers" not in json.loads(kept.stdout)["spec"]
 
 
 def test_secrets_are_not_in_the_store_of_a_restricted_cluster(pair):

@@ -121,6 +121,7 @@ Task<Result<>> Admission::admitCreate(const object::KindInfo& kind, std::string 
   if (!kind.group.empty() || kind.plural != "pods") co_return Result<>();
   CO_RETURN_IF_ERROR(givePriority(document));
   addDefaultTolerations(client::objectAt(document, "spec"));
+  security_.giveOwnUsers(ns, client::objectAt(document, "spec"));
   co_return co_await giveServiceAccount(std::move(ns), document);
 }
 
@@ -205,8 +206,8 @@ Result<> Admission::checkPod(const Context& context, std::string_view ns, const 
   const auto policies = security_.policiesOf(*space);
   if (policies.privileged()) return {};
   note(context, "enforce-policy", policies.enforce.text());
-  auto enforced = podViolations(pod, policies.enforce);
-  auto audited = policies.audit == policies.enforce ? enforced : podViolations(pod, policies.audit);
+  auto enforced = security_.violations(pod, policies.enforce);
+  auto audited = policies.audit == policies.enforce ? enforced : security_.violations(pod, policies.audit);
   if (!audited.empty()) note(context, "audit-violations", wouldViolate(policies.audit, audited));
   if (!enforced.empty()) {
     auto name = text(pod, {"metadata", "name"});
@@ -214,7 +215,7 @@ Result<> Admission::checkPod(const Context& context, std::string_view ns, const 
                      fmt::format("violates PodSecurity \"{}\": {}", policies.enforce.text(), enforced));
   }
   if (policies.warn == policies.enforce) return {};
-  auto warned = podViolations(pod, policies.warn);
+  auto warned = security_.violations(pod, policies.warn);
   if (!warned.empty()) warn(context, wouldViolate(policies.warn, warned));
   return {};
 }
@@ -225,9 +226,9 @@ void Admission::checkTemplate(const Context& context, std::string_view ns, const
   if (!space) return;
   const auto policies = security_.policiesOf(*space);
   const auto& pod = client::object(document, {"spec", "template"});
-  auto warned = podViolations(pod, policies.warn);
+  auto warned = security_.violations(pod, policies.warn);
   if (!warned.empty()) warn(context, wouldViolate(policies.warn, warned));
-  auto audited = policies.audit == policies.warn ? warned : podViolations(pod, policies.audit);
+  auto audited = policies.audit == policies.warn ? warned : security_.violations(pod, policies.audit);
   if (!audited.empty()) note(context, "audit-violations", wouldViolate(policies.audit, audited));
 }
 

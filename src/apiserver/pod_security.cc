@@ -53,6 +53,7 @@ PodSecurityOptions PodSecurityOptions::restricted() {
   options.level = PodLevel::kRestricted;
   options.floor = PodLevel::kBaseline;
   options.exempt = {"kube-system"};
+  options.ownUsers = true;
   return options;
 }
 
@@ -101,6 +102,24 @@ void PodSecurity::checkLabels(const json::object& space, std::vector<ErrorCause>
     if (labels.contains(key) && !parseVersion(client::text(labels, key)))
       wrong(key, client::text(labels, key), "must be \"latest\" or \"v1.x\"");
   }
+}
+
+std::string PodSecurity::violations(const json::object& pod, const PodPolicy& policy) const {
+  auto found = podViolations(pod, policy);
+  const bool hostUsers = client::flag(pod, {"spec", "hostUsers"});
+  if (!options_.ownUsers || !hostUsers || policy.level == PodLevel::kPrivileged) return found;
+  return "host users (pod must not set hostUsers=true)" + (found.empty() ? found : ", " + found);
+}
+
+void PodSecurity::giveOwnUsers(std::string_view ns, json::object& spec) const {
+  if (!options_.ownUsers || exempts(ns)) return;
+  const auto* given = spec.if_contains("hostUsers");
+  if (given && !given->is_null()) return;
+  // Beside these it would not be valid; the policy forbids them, and says so better.
+  for (std::string_view host : {"hostNetwork", "hostPID", "hostIPC"}) {
+    if (client::flag(spec, {host})) return;
+  }
+  spec["hostUsers"] = false;
 }
 
 std::vector<std::string> PodSecurity::violationsIn(std::string_view ns, const std::vector<object::ObjectPtr>& pods,

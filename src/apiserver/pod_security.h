@@ -30,8 +30,9 @@ struct PodSecurityOptions {
   PodLevel level = PodLevel::kPrivileged;  // of namespaces without labels, for all three uses
   PodLevel floor = PodLevel::kPrivileged;  // labels enforce no less than this
   std::set<std::string, std::less<>> exempt = {};
+  bool ownUsers = false;  // every pod has a user namespace of its own (hostUsers: false)
   static PodSecurityOptions
-  restricted();  // of a restricted cluster: by labels down to baseline, and kube-system is free
+  restricted();  // of a restricted cluster: by labels down to baseline, own users, and kube-system is free
 };
 
 struct PodPolicies {
@@ -48,6 +49,10 @@ class PodSecurity {
   // What is wrong with a namespace's labels.
   void checkLabels(const boost::json::object& space, std::vector<ErrorCause>& causes) const;
   bool exempts(std::string_view ns) const { return options_.exempt.contains(ns); }
+  // As podViolations() below, and what this cluster asks of its pods beside.
+  std::string violations(const boost::json::object& pod, const PodPolicy& policy) const;
+  // Gives a new pod that does not say anything about it a user namespace of its own where every pod has one.
+  void giveOwnUsers(std::string_view ns, boost::json::object& podSpec) const;
   // What the running pods of a namespace would be refused for under the policy, in words for a warning.
   static std::vector<std::string> violationsIn(std::string_view ns, const std::vector<object::ObjectPtr>& pods,
                                                const PodPolicy& policy);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 
 namespace dhow::apiserver {
 namespace {
@@ -132,6 +133,30 @@ TEST(PodSecurity, LabelsThatMeanNothingAreNamed) {
   EXPECT_EQ(causes[0].field, "metadata.labels[pod-security.kubernetes.io/enforce]");
   EXPECT_EQ(causes[0].message, "Invalid value: \"high\": must be one of privileged, baseline, restricted");
   EXPECT_EQ(causes[1].message, "Invalid value: \"1.30\": must be \"latest\" or \"v1.x\"");
+}
+
+TEST(PodSecurity, PodsOfRestrictedClustersHaveUsersOfTheirOwn) {
+  PodSecurity open({}), closed(PodSecurityOptions::restricted());
+  auto given = [](const PodSecurity& security, std::string_view ns, std::string_view spec) {
+    json::object pod = parse(spec);
+    security.giveOwnUsers(ns, pod);
+    return json::serialize(pod);
+  };
+  EXPECT_EQ(given(open, "default", "{}"), "{}");
+  EXPECT_EQ(given(closed, "default", "{}"), R"({"hostUsers":false})");
+  EXPECT_EQ(given(closed, "default", R"({"hostUsers":null})"), R"({"hostUsers":false})");
+  EXPECT_EQ(given(closed, "default", R"({"hostUsers":true})"), R"({"hostUsers":true})");
+  EXPECT_EQ(given(closed, "default", R"({"hostIPC":true})"), R"({"hostIPC":true})");
+  EXPECT_EQ(given(closed, "kube-system", "{}"), "{}");
+  json::object pod{{"metadata", json::object()}, {"spec", parse(kGood)}};
+  EXPECT_EQ(closed.violations(pod, {PodLevel::kRestricted}), "");
+  pod["spec"].get_object()["hostUsers"] = true;
+  EXPECT_EQ(open.violations(pod, {PodLevel::kRestricted}), "");
+  EXPECT_EQ(closed.violations(pod, {PodLevel::kRestricted}), "host users (pod must not set hostUsers=true)");
+  EXPECT_EQ(closed.violations(pod, {PodLevel::kPrivileged}), "");
+  pod["spec"].get_object()["hostPID"] = true;
+  EXPECT_EQ(closed.violations(pod, {PodLevel::kBaseline}),
+            "host users (pod must not set hostUsers=true), host namespaces (hostPID=true)");
 }
 
 TEST(PodSecurity, PodsThatAreThereAreCountedByWhatTheyViolate) {
