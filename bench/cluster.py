@@ -130,12 +130,12 @@ def is_ready(pod):
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
 
 
-def pod_spec(probe=False, **env):
+def pod_spec(probe=False, host_users=True, **env):
     container = {"name": "hello", "image": IMAGE, "ports": [{"containerPort": 8080}],
                  "env": [{"name": k, "value": v} for k, v in env.items()]}
     if probe:
         container["readinessProbe"] = {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1}
-    return {"containers": [container]}
+    return {"containers": [container], **({} if host_users else {"hostUsers": False})}
 
 
 def deployment(name, replicas, spec):
@@ -161,20 +161,20 @@ class Count:
         return len(self.ready) == total and sum(self.ready.values()) == ready
 
 
-def measure_pods(api, table, runs, probe):
+def measure_pods(api, table, runs, probe, host_users=True):
     taken, with_request = [], []
     watch = Watch(api, PODS)
     for i in range(runs):
-        name = f"one-{'probed' if probe else 'plain'}-{i}"
+        name = f"one-{'probed' if probe else 'plain'}-{'' if host_users else 'users-'}{i}"
         start = time.monotonic()
-        api.request("POST", PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod_spec(probe)})
+        api.request("POST", PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod_spec(probe, host_users)})
         accepted = time.monotonic()
         ready = watch.until(lambda kind, pod: pod["metadata"]["name"] == name and is_ready(pod))
         taken.append((ready - accepted) * 1e3)
         with_request.append((ready - start) * 1e3)
         api.request("DELETE", f"{PODS}/{name}")
         watch.until(lambda kind, pod: pod["metadata"]["name"] == name and kind == "DELETED")
-    label = "one pod with an HTTP readiness probe" if probe else "one pod"
+    label = "one pod with an HTTP readiness probe" if probe else "one pod" if host_users else "one pod with a user namespace"
     table.add(f"{label}: create accepted to Ready seen", 60, "ms", taken, 120)
     table.add(f"{label}: with the create request", None, "ms", with_request)
 
@@ -373,7 +373,7 @@ def enter(namespace):
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--dhow", default=os.path.join(ROOT, "build/dhow"), help="the program; examples/hello is taken from its folder")
-    options.add_argument("--only", default="up,idle,pod,probe,drain,scale,roll,masters", help="which measurements, separated by commas")
+    options.add_argument("--only", default="up,idle,pod,users,probe,drain,scale,roll,masters", help="which measurements, separated by commas")
     options.add_argument("--ups", type=int, default=5, help="how often the cluster is started")
     options.add_argument("--pods", type=int, default=50, help="how many single pods")
     options.add_argument("--runs", type=int, default=5, help="how often deployments are scaled and rolled")
@@ -410,6 +410,8 @@ def main():
             sys.stdin.readline()
         if "pod" in wanted:
             measure_pods(api, table, given.pods, False)
+        if "users" in wanted:
+            measure_pods(api, table, given.pods, False, host_users=False)
         if "probe" in wanted:
             measure_pods(api, table, given.pods, True)
         if "drain" in wanted:

@@ -1,6 +1,7 @@
 // dhow-shim minds one sandbox: it holds its namespaces, is the parent of its containers, writes their logs and
 // tells daemons that come and go. Started with 3: listening socket, 4: connection to the daemon that starts
-// it, 5: the sandbox's plan. As `dhow-shim init -- command... [-- command...]` it is PID 1 of a machine.
+// it, 5: the sandbox's plan, and what the plan may join: 6: a network namespace, 7: the user namespace that owns it.
+// As `dhow-shim init -- command... [-- command...]` it is PID 1 of a machine.
 #include <asm/signal.h>
 #include <linux/eventpoll.h>
 #include <linux/fcntl.h>
@@ -120,7 +121,10 @@ long shareOnePidNs() {
   if (r < 0) return r;
   int pidfd = -1;
   r = cloneProcess(0, -1, &pidfd);
-  if (r == 0) tinyInit(0);
+  if (r == 0) {
+    if (state.userNs >= 0 && sys::nr<__NR_setns>(state.userNs, CLONE_NEWUSER) != 0) sys::exit(1);
+    tinyInit(0);
+  }
   if (r < 0) return r;
   state.sandboxInit = pidfd;
   state.sandboxInitPid = static_cast<int>(r);
@@ -147,6 +151,7 @@ long prepare(uint32_t* failed) {
   if (state.ownPidNs < 0) return state.ownPidNs;
   StepContext context;
   long r = runSteps(state.plan, context, failed);
+  state.userNs = context.userNs;
   if (r == 0 && state.plan->flags & wire::kSharedPid) r = shareOnePidNs();
   return r;
 }
@@ -154,7 +159,8 @@ long prepare(uint32_t* failed) {
 [[noreturn]] void run() {
   for (int fd = 3; fd <= 5; ++fd) sys::nr<__NR_fcntl>(fd, F_SETFD, FD_CLOEXEC);
   bool netGiven = sys::nr<__NR_fcntl>(6, F_SETFD, FD_CLOEXEC) == 0;
-  sys::nr<__NR_close_range>(7, ~0u, 0);
+  bool usersGiven = sys::nr<__NR_fcntl>(7, F_SETFD, FD_CLOEXEC) == 0;
+  sys::nr<__NR_close_range>(8, ~0u, 0);
   wire::Message up;
   memset(&up, 0, sizeof up);
   up.type = wire::Type::kUp;
@@ -163,6 +169,7 @@ long prepare(uint32_t* failed) {
   for (int& connection : state.connections) connection = -1;
   long r = prepare(&up.step);
   if (netGiven) sys::close(6);
+  if (usersGiven) sys::close(7);
   up.error = static_cast<int32_t>(-r);
   up.pid = static_cast<int32_t>(sys::nr<__NR_getpid>());
   sendFds(4, &up, sizeof up, nullptr, 0);

@@ -224,7 +224,7 @@ long makeNode(const char* path, const Step& step) {
   if (r < 0) return r;
   r = sys::nr<__NR_fchmodat>(AT_FDCWD, path, step.a & 07777);
   if (r < 0) return r;
-  return step.c || step.d ? sys::nr<__NR_fchownat>(AT_FDCWD, path, step.c, step.d, AT_SYMLINK_NOFOLLOW) : 0;
+  return step.e ? sys::nr<__NR_fchownat>(AT_FDCWD, path, step.c, step.d, AT_SYMLINK_NOFOLLOW) : 0;
 }
 
 long bindSelf(const char* path, uint64_t attributes) {
@@ -275,6 +275,20 @@ long mask(const char* path, MountState& state) {
 }
 
 }  // namespace
+
+long idmap(int tree, int userNs) {
+  if (userNs < 0) return kEinval;
+  mount_attr change{MOUNT_ATTR_IDMAP, 0, 0, static_cast<uint64_t>(userNs)};
+  return sys::nr<__NR_mount_setattr>(tree, "", AT_EMPTY_PATH, &change, sizeof change);
+}
+
+long idmapFolder(const char* path, int userNs) {
+  Fd tree(sys::nr<__NR_open_tree>(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  if (tree.fd < 0) return tree.fd;
+  long r = idmap(static_cast<int>(tree.fd), userNs);
+  if (r < 0) return r;
+  return sys::nr<__NR_move_mount>(tree.fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH);
+}
 
 long makeDirs(const char* path, int mode) {
   char partial[4096];

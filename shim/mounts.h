@@ -9,5 +9,9 @@ struct MountState {
 };
 
 long runMountStep(const dhow::runtime::wire::Plan* plan, const dhow::runtime::wire::Step& step, MountState& state);
+// Shows the detached mount with the ids of the user namespace.
+long idmap(int tree, int userNs);
+// Mounts the folder over itself that way, without what is mounted below it.
+long idmapFolder(const char* path, int userNs);
 // mkdir -p
 long makeDirs(const char* path, int mode);

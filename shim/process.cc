@@ -175,6 +175,7 @@ long launch(Process& process, const wire::Plan* plan, StepContext& context) {
 
 long begin(Process& process, const wire::Plan* plan, const wire::Message& request, const int* fds, int count) {
   StepContext context;
+  context.userNs = state.userNs;
   int taken = 1;
   long r = 0;
   if (process.container) {

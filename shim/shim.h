@@ -48,7 +48,7 @@ struct Process {
 struct State {
   int epoll = -1, listener = -1, signals = -1;
   int connections[kMaxConnections];
-  int ownPidNs = -1;
+  int ownPidNs = -1, userNs = -1;
   int sandboxInit = -1, sandboxInitPid = 0;  // pidfd and pid of the shared pid namespace's init
   const wire::Plan* plan = nullptr;          // the sandbox's; stays mapped
   bool shuttingDown = false;

@@ -14,6 +14,7 @@
 
 #include "mounts.h"
 #include "sys.h"
+#include "users.h"
 #include "wait.h"
 
 using namespace dhow::runtime;
@@ -226,6 +227,11 @@ long runStep(const Plan* plan, const Step& step, StepContext& context, MountStat
     case wire::kSetns: return setns(path, step.a);
     case wire::kSetnsTarget: return sys::nr<__NR_setns>(context.targetPidfd, step.a);
     case wire::kUnshare: return sys::nr<__NR_unshare>(step.a);
+    case wire::kUserNamespace: return makeUserNamespace(path, step, context);
+    case wire::kFileIds: return setFileIds(step.a);
+    case wire::kEnterUsers: return enterUsers(step, context);
+    case wire::kIdmap: return idmap(mounts.slots[step.a], context.userNs);
+    case wire::kIdmapFolder: return idmapFolder(path, context.userNs);
     case wire::kHostname: return sys::nr<__NR_sethostname>(path, strlen(path));
     case wire::kDomainname: return sys::nr<__NR_setdomainname>(path, strlen(path));
     case wire::kLoopbackUp: return loopbackUp();

@@ -67,6 +67,8 @@ Result<> AgentProcess::openFloors() {
   engine.stateDir = options.runDir + "/sandboxes";
   engine.shimPath = options.shimPath.empty() ? besideProgram("dhow-shim") : options.shimPath;
   engine.cgroupParent = options.cgroupParent;
+  engine.firstUser = options.firstUser;
+  engine.userRanges = static_cast<uint32_t>(options.maxPods);
   ASSIGN_OR_RETURN(runtime, runtime::Runtime::create(loop, pool, std::move(engine)));
   image::ImageStore::Options store;
   store.root = options.dataDir + "/images";

@@ -52,6 +52,12 @@ def test_memory_limits_of_pods_are_set(console):
     assert output(console, "podlimits").split() == [str(32 << 20)] * 12  # of 6 pods and their containers
 
 
+def test_pods_have_users_of_their_own_on_an_older_kernel(console):
+    shown = output(console, "users")
+    assert "pod/users condition met" in shown, shown
+    assert re.findall(r"^ +0 +(\d+) +65536$", shown, re.M)
+
+
 def test_limits_of_docker_run_are_seen_inside(console):
     lines = output(console, "limits").splitlines()
     assert lines[:4] == ["0::/", str(64 << 20), "50000 100000", "40"]

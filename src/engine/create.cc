@@ -301,6 +301,8 @@ Result<> configure(Container& container, const json::object& body, const image::
   container.config = body;
   container.config.erase("HostConfig");
   container.config.erase("NetworkingConfig");
+  if (auto users = text(container.hostConfig, "UsernsMode"); !users.empty() && users != "host")
+    return bad("invalid user namespace mode: " + std::string(users));
   auto mode = text(container.hostConfig, "NetworkMode");
   if (mode.empty() || mode == "default") container.hostConfig["NetworkMode"] = mode = "bridge";
   if (text(child(container.hostConfig, "RestartPolicy"), "Name").empty())

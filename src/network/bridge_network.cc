@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -38,8 +39,15 @@ struct Doomed {
 
 struct Ready {
   Netns netns;
+  UniqueFd users;
   Attachment attachment;
   std::string owner;  // of its address
+};
+
+struct Pool {
+  std::deque<Ready> ready;
+  size_t size = 0;  // as many are wanted
+  bool short_() const { return ready.size() < size; }
 };
 
 void trySysctl(const std::string& name, std::string_view value) {
@@ -77,7 +85,7 @@ struct BridgeNetwork::Rep {
   std::condition_variable changed;
   bool stopping = false;
   std::map<std::string, Attachment> attachments;
-  std::deque<Ready> pool;
+  std::array<Pool, 2> pools;                // by Owner
   std::map<std::string, Netns> namespaces;  // of attachments that came ready-made
   std::vector<Doomed> doomed;
   std::chrono::steady_clock::time_point doomedSince, lastUse;
@@ -92,9 +100,10 @@ struct BridgeNetwork::Rep {
   Result<> setUp();
   Result<Attachment> connect(const std::string& owner, int netnsFd, const AttachOptions& how);
   Result<> connectLinks(Attachment& a, int netnsFd, const AttachOptions& how);
-  Result<Ready> makeReady(const std::string& owner);
+  Result<Ready> makeReady(const std::string& owner, Owner kind);
+  Pool& pool(Owner kind) { return pools[static_cast<size_t>(kind)]; }
   Result<Route> routeTo(const NodeRoute& node);
-  std::optional<Ready> takeReady();
+  std::optional<Ready> takeReady(Owner kind);
   bool giveUpReady();
   void refill();
   void doom(std::string link, std::string owner, Netns netns);
@@ -208,10 +217,16 @@ Result<> BridgeNetwork::Rep::connectLinks(Attachment& a, int netnsFd, const Atta
   return done;
 }
 
-Result<Ready> BridgeNetwork::Rep::makeReady(const std::string& owner) {
+Result<Ready> BridgeNetwork::Rep::makeReady(const std::string& owner, Owner kind) {
   Ready out;
   out.owner = owner;
-  ASSIGN_OR_RETURN(out.netns, Netns::create());
+  if (kind == Owner::kOwnUsers) {
+    ASSIGN_OR_RETURN(auto owned, Netns::createOwned());
+    out.netns = std::move(owned.net);
+    out.users = std::move(owned.users);
+  } else {
+    ASSIGN_OR_RETURN(out.netns, Netns::create());
+  }
   ASSIGN_OR_RETURN(out.attachment, connect(owner, out.netns.fd(), {}));
   return out;
 }
@@ -219,19 +234,20 @@ Result<Ready> BridgeNetwork::Rep::makeReady(const std::string& owner) {
 void BridgeNetwork::Rep::refill() {
   std::unique_lock lock(mutex);
   while (!stopping) {
-    if (pool.size() >= static_cast<size_t>(options.poolSize)) {
+    if (!pools[0].short_() && !pools[1].short_()) {
       changed.wait(lock);
       continue;
     }
+    const auto kind = pools[0].short_() ? Owner::kSystem : Owner::kOwnUsers;
     auto owner = fmt::format("{}{}", kPoolOwner, made++);
     making = true;
     lock.unlock();
-    auto ready = makeReady(owner);
+    auto ready = makeReady(owner, kind);
     lock.lock();
     making = false;
     changed.notify_all();
     if (ready.ok()) {
-      pool.push_back(std::move(*ready));
+      pool(kind).ready.push_back(std::move(*ready));
       continue;
     }
     // Most often no address is free; the next detach tries again.
@@ -240,10 +256,11 @@ void BridgeNetwork::Rep::refill() {
   }
 }
 
-std::optional<Ready> BridgeNetwork::Rep::takeReady() {
-  if (pool.empty()) return std::nullopt;
-  std::optional<Ready> out = std::move(pool.front());
-  pool.pop_front();
+std::optional<Ready> BridgeNetwork::Rep::takeReady(Owner kind) {
+  auto& waiting = pool(kind).ready;
+  if (waiting.empty()) return std::nullopt;
+  std::optional<Ready> out = std::move(waiting.front());
+  waiting.pop_front();
   changed.notify_all();
   return out;
 }
@@ -251,10 +268,13 @@ std::optional<Ready> BridgeNetwork::Rep::takeReady() {
 // Gives back the address of one that waits in the pool; false when none does.
 bool BridgeNetwork::Rep::giveUpReady() {
   std::lock_guard lock(mutex);
-  if (pool.empty()) return false;
-  ipam->release(pool.front().owner);
-  pool.pop_front();
-  return true;
+  for (auto& [ready, size] : pools) {
+    if (ready.empty()) continue;
+    ipam->release(ready.front().owner);
+    ready.pop_front();
+    return true;
+  }
+  return false;
 }
 
 // The caller holds the mutex.
@@ -311,8 +331,10 @@ void BridgeNetwork::Rep::stop() {
   if (refiller.joinable()) refiller.join();
   if (reaper.joinable()) reaper.join();
   std::lock_guard lock(mutex);
-  for (auto& ready : pool) ipam->release(ready.owner);
-  pool.clear();  // the kernel removes the namespaces with their links
+  for (auto& [waiting, size] : pools) {
+    for (auto& ready : waiting) ipam->release(ready.owner);
+    waiting.clear();  // the kernel removes the namespaces with their links
+  }
 }
 
 BridgeNetwork::BridgeNetwork(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
@@ -325,7 +347,10 @@ Result<std::unique_ptr<BridgeNetwork>> BridgeNetwork::start(BridgeNetworkOptions
   auto rep = std::make_unique<Rep>(std::move(options), nat, std::move(links));
   RETURN_IF_ERROR(rep->setUp());
   Rep* r = rep.get();
-  if (r->options.poolSize > 0) r->refiller = std::thread([r] { r->refill(); });
+  if (r->options.poolSize > 0) {
+    r->pool(Owner::kSystem).size = static_cast<size_t>(r->options.poolSize);
+    r->refiller = std::thread([r] { r->refill(); });
+  }
   r->reaper = std::thread([r] { r->reap(); });
   return std::unique_ptr<BridgeNetwork>(new BridgeNetwork(std::move(rep)));
 }
@@ -357,7 +382,7 @@ Result<Attachment> BridgeNetwork::attach(const std::string& containerId, int net
   return made;
 }
 
-Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId) {
+Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId, Owner owner) {
   std::optional<Ready> ready;
   {
     std::lock_guard lock(rep_->mutex);
@@ -366,14 +391,16 @@ Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId)
                    fmt::format("container {} is already on network {}", containerId, rep_->options.bridge));
     }
     rep_->attachments[containerId] = {};
-    ready = rep_->takeReady();
+    ready = rep_->takeReady(owner);
+    rep_->pool(owner).size = static_cast<size_t>(std::max(0, rep_->options.poolSize));
+    rep_->changed.notify_all();
   }
   if (!ready) {
-    auto made = rep_->makeReady(containerId);
+    auto made = rep_->makeReady(containerId, owner);
     std::unique_lock lock(rep_->mutex);
     if (!made.ok() && made.error().is(Code::kUnavailable) && rep_->reapNow(lock)) {
       lock.unlock();
-      made = rep_->makeReady(containerId);
+      made = rep_->makeReady(containerId, owner);
       lock.lock();
     }
     if (made.ok()) {
@@ -381,7 +408,14 @@ Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId)
     } else {
       // The last address may be on its way into the pool.
       rep_->changed.wait(lock, [&] { return !rep_->making; });
-      ready = rep_->takeReady();
+      ready = rep_->takeReady(owner);
+      if (!ready && made.error().is(Code::kUnavailable)) {
+        // Or it waits in the other pool.
+        lock.unlock();
+        if (rep_->giveUpReady()) made = rep_->makeReady(containerId, owner);
+        lock.lock();
+        if (made.ok()) ready = std::move(*made);
+      }
     }
     if (!ready) {
       rep_->attachments.erase(containerId);
@@ -395,7 +429,7 @@ Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId)
   rep_->attachments[containerId] = ready->attachment;
   rep_->lastUse = std::chrono::steady_clock::now();
   if (held.ok()) rep_->namespaces[containerId] = std::move(*held);
-  return AcquiredNamespace{std::move(ready->netns), std::move(ready->attachment)};
+  return AcquiredNamespace{std::move(ready->netns), std::move(ready->attachment), std::move(ready->users)};
 }
 
 Result<> BridgeNetwork::adopt(const std::string& containerId, const IpAddress& address,
@@ -512,15 +546,15 @@ const BridgeNetworkOptions& BridgeNetwork::options() const {
   return rep_->options;
 }
 
-size_t BridgeNetwork::ready() const {
+size_t BridgeNetwork::ready(Owner owner) const {
   std::lock_guard lock(rep_->mutex);
-  return rep_->pool.size();
+  return rep_->pool(owner).ready.size();
 }
 
-void BridgeNetwork::waitReady(size_t count) {
+void BridgeNetwork::waitReady(size_t count, Owner owner) {
   std::unique_lock lock(rep_->mutex);
   count = std::min(count, static_cast<size_t>(std::max(0, rep_->options.poolSize)));
-  rep_->changed.wait(lock, [&] { return rep_->stopping || rep_->pool.size() >= count; });
+  rep_->changed.wait(lock, [&] { return rep_->stopping || rep_->pool(owner).ready.size() >= count; });
 }
 
 void BridgeNetwork::stop() {

@@ -3,7 +3,8 @@
 //
 // Ready-made namespaces: with poolSize > 0 a background thread keeps that many namespaces with interface, address
 // and routes ready, so that acquire() costs microseconds. They are held by descriptors only: if the process dies,
-// the kernel removes them with their links.
+// the kernel removes them with their links. As many are kept of those that a user namespace owns, once one was
+// acquired.
 //
 // Any thread. attach() and acquire() on an empty pool block for 1 to 2 ms; links are deleted in the background.
 #pragma once
@@ -55,6 +56,7 @@ struct Attachment {
 struct AcquiredNamespace {
   Netns netns;  // the container joins this; keep or pin it as long as the container lives
   Attachment attachment;
+  UniqueFd users;  // its owner, without ids yet, if that was asked for
 };
 
 // The way to another node's pods.
@@ -81,8 +83,9 @@ class BridgeNetwork {
   // Gives the container in `netnsFd` an interface. The same container twice is kAlreadyExists.
   Result<Attachment> attach(const std::string& containerId, int netnsFd, const AttachOptions& options);
   Result<Attachment> attach(const std::string& containerId, int netnsFd) { return attach(containerId, netnsFd, {}); }
+  enum class Owner { kSystem, kOwnUsers };  // the initial user namespace, or a new one for each network namespace
   // A ready namespace with eth0, for a container about to start.
-  Result<AcquiredNamespace> acquire(const std::string& containerId);
+  Result<AcquiredNamespace> acquire(const std::string& containerId, Owner owner = Owner::kSystem);
   // The container is still there from before a restart of this process.
   Result<> adopt(const std::string& containerId, const IpAddress& address, const std::string& hostInterface);
   // Takes the interface away and frees the address; links go in the background. Unknown is fine.
@@ -95,8 +98,9 @@ class BridgeNetwork {
   Result<> setNodeRoutes(const std::vector<NodeRoute>& routes);
 
   const BridgeNetworkOptions& options() const;
-  size_t ready() const;          // namespaces waiting in the pool
-  void waitReady(size_t count);  // blocks until the pool holds as many (at most poolSize)
+  size_t ready(Owner owner = Owner::kSystem) const;  // namespaces waiting in the pool
+  // Blocks until the pool holds as many (at most poolSize).
+  void waitReady(size_t count, Owner owner = Owner::kSystem);
   // Ends the pool's thread and background deletions; containers keep their network.
   void stop();
   // stop(), then removes bridge, routes and rules.

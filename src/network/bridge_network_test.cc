@@ -1,8 +1,11 @@
 #include "network/bridge_network.h"
 
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <net/ethernet.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "base/files.h"
@@ -172,6 +175,41 @@ TEST(BridgeNetworkTest, PodsOfTwoNodesReachEachOtherDirectlyAndByTunnel) {
   }
   within(nodes[0].netns, [&] { ASSERT_OK(one->setNodeRoutes({})); });
   EXPECT_NE("b", TestClient(a->netns, "10.244.2.2", 80, false, 200).server());
+}
+
+TEST(BridgeNetworkTest, NamespacesCanBelongToAUserNamespaceOfTheirOwn) {
+  SKIP_UNLESS_ROOT();
+  Machine node;
+  auto options = podOptions("10.244.1.0/24");
+  options.poolSize = 2;
+  auto network = node.network(options);
+  auto inode = [](int fd) {
+    struct stat status{};
+    return ::fstat(fd, &status) == 0 ? status.st_ino : 0;
+  };
+  auto ownerOf = [&](const AcquiredNamespace& made) {
+    UniqueFd owner(::ioctl(made.netns.fd(), NS_GET_USERNS));
+    return owner ? inode(owner.get()) : 0;
+  };
+  struct stat ours{};
+  ASSERT_EQ(::stat("/proc/self/ns/user", &ours), 0);
+  std::set<ino_t> owners;
+  // The first is made when it is asked for; then the pool keeps some.
+  for (const char* id : {"first", "second", "third"}) {
+    auto made = network->acquire(id, BridgeNetwork::Owner::kOwnUsers);
+    ASSERT_OK(made);
+    ASSERT_TRUE(made->users);
+    EXPECT_EQ(ownerOf(*made), inode(made->users.get()));
+    owners.insert(inode(made->users.get()));
+    network->waitReady(2, BridgeNetwork::Owner::kOwnUsers);
+    within(made->netns, [&] { EXPECT_EQ(system("ip -br link show lo | grep -q UNKNOWN"), 0) << "loopback is up"; });
+  }
+  EXPECT_EQ(owners.size(), 3u);
+  EXPECT_FALSE(owners.contains(ours.st_ino));
+  auto plain = network->acquire("plain");
+  ASSERT_OK(plain);
+  EXPECT_FALSE(plain->users);
+  EXPECT_EQ(ownerOf(*plain), ours.st_ino);
 }
 
 TEST(BridgeNetworkTest, ThePoolRefillsAndReleasesItsAddresses) {

@@ -15,6 +15,8 @@
 
 namespace dhow {
 
+struct OwnedNetns;
+
 // A network namespace held by a descriptor.
 class Netns {
  public:
@@ -23,6 +25,8 @@ class Netns {
   static Result<Netns> ofProcess(int pid);
   // A new namespace that lives as long as a descriptor, a process or a mount holds it. loopback is up.
   static Result<Netns> create();
+  // The same, owned by a new user namespace that has no ids yet: those in it that get its ids administer the network.
+  static Result<OwnedNetns> createOwned();
   Netns() = default;
   explicit Netns(UniqueFd fd) : fd_(std::move(fd)) {}
 
@@ -36,6 +40,11 @@ class Netns {
 
  private:
   UniqueFd fd_;
+};
+
+struct OwnedNetns {
+  Netns net;
+  UniqueFd users;
 };
 
 // Runs `work` on a thread of its own inside the namespace and returns its result. Sockets opened there stay there.

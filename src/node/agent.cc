@@ -265,6 +265,7 @@ Task<Result<>> Agent::start() {
   if (range.ok()) r.takeRange(std::string(trim(*range)), false);
   CO_RETURN_IF_ERROR(co_await r.pods->recover());
   r.policies->start();
+  r.nodeStatus.setUserNamespaces(r.context->userNamespaces.ok());
   r.network.releaseOthers();
 
   r.agentServer = std::make_unique<AgentServer>(r.parts.loop, r.parts.pool, *r.pods, *r.services);

@@ -101,6 +101,7 @@ class FakeRuntime final : public runtime::Runtime {
     sandboxes_[sandbox->id()] = sandbox;
     co_return std::static_pointer_cast<runtime::Sandbox>(sandbox);
   }
+  Task<Result<>> checkUserNamespaces(std::string) override { co_return userNamespaces; }
   std::shared_ptr<runtime::Sandbox> sandbox(const std::string& id) const override {
     auto found = sandboxes_.find(id);
     return found == sandboxes_.end() ? nullptr : found->second;
@@ -180,6 +181,7 @@ class FakeRuntime final : public runtime::Runtime {
   std::vector<std::vector<std::string>> execs;
   int execCode = 0;
   int created = 0;
+  Result<> userNamespaces;
   std::string sandboxError;
 };
 
@@ -271,7 +273,7 @@ class FakeImages final : public Images {
 
 class FakeNetwork final : public PodNetwork {
  public:
-  Task<Result<Given>> acquire(std::string uid) override {
+  Task<Result<Given>> acquire(std::string uid, bool) override {
     Given given;
     given.address = "10.244.1." + std::to_string(++next);
     given.hostInterface = "veth" + std::to_string(next);

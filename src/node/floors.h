@@ -43,11 +43,12 @@ class PodNetwork {
   virtual ~PodNetwork() = default;
   struct Given {
     UniqueFd netns;  // the sandbox joins it
+    UniqueFd users;  // the user namespace that owns it and has no ids yet, if it shall have one of its own
     std::string address;
     std::string hostInterface;
   };
   // Waits while the node has no range yet.
-  virtual Task<Result<Given>> acquire(std::string podUid) = 0;
+  virtual Task<Result<Given>> acquire(std::string podUid, bool ownUsers) = 0;
   virtual Result<> adopt(const std::string& podUid, const std::string& address, const std::string& hostInterface) = 0;
   virtual void release(const std::string& podUid) = 0;
   virtual Result<> publish(const std::string& podUid, const std::string& address,

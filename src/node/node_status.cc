@@ -212,6 +212,10 @@ json::object NodeStatus::status() const {
                                     {"kubeProxyVersion", ""},
                                     {"operatingSystem", "linux"},
                                     {"architecture", machine_.architecture}}},
+          {"runtimeHandlers",
+           json::array{json::object{
+               {"name", ""},
+               {"features", json::object{{"recursiveReadOnlyMounts", true}, {"userNamespaces", userNamespaces_}}}}}},
           {"images", std::move(images)}};
 }
 

@@ -35,6 +35,8 @@ class NodeStatus {
   Task<> stop();
   // The pod network works: the node can take pods.
   void setNetworkReady(bool ready);
+  // Before start(): whether pods can have user namespaces of their own.
+  void setUserNamespaces(bool can) { userNamespaces_ = can; }
   // Contact with a master was made: try now.
   void poke();
   // Calls with the pods' range when the Node has one.
@@ -61,7 +63,7 @@ class NodeStatus {
   MachineFacts machine_;
   Images& images_;
   json::object reported_;
-  bool networkReady_ = false, registered_ = false, stopping_ = false;
+  bool networkReady_ = false, userNamespaces_ = false, registered_ = false, stopping_ = false;
   // The lease had lapsed: the master may have put its own word in the place of ours.
   bool statusDue_ = false;
   std::optional<TimePoint> leaseWritten_;

@@ -98,6 +98,7 @@ Result<> readField(NodeOptions& o, std::string_view name, const json::value& val
   if (name == "reserved") return readMap(value, name, o.reserved);
   if (name == "taints") return readTaints(value, o.taints);
   if (name == "maxPods") return readNumber(value, name, 1, 10000, o.maxPods);
+  if (name == "firstUser") return readNumber(value, name, 65536, 0xffff0000, o.firstUser);
   if (name == "poolSize") return readNumber(value, name, 0, 1000, o.poolSize);
   if (name == "logMaxSize") return readNumber(value, name, 4096, int64_t{1} << 40, o.logMaxSize);
   if (name == "logMaxFiles") return readNumber(value, name, 1, 1000, o.logMaxFiles);
@@ -125,6 +126,9 @@ Result<NodeOptions> parseNodeOptions(std::string_view bytes) {
     if (value->empty()) return wrong(name, "is needed");
   }
   if (options.servers.empty()) return wrong("servers", "is needed");
+  const int64_t lastUser = options.firstUser + options.maxPods * 65536;
+  if (options.firstUser % 65536 != 0 || lastUser > 0xffff0000)
+    return wrong("firstUser", "must be a multiple of 65536, with 65536 ids for each of maxPods from there");
   if (!options.cgroupParent.starts_with('/')) return wrong("cgroupParent", "must start with /");
   return options;
 }
@@ -157,6 +161,7 @@ json::object toJson(const NodeOptions& o) {
                    {"registriesFile", o.registriesFile},
                    {"registries", o.registries},
                    {"maxPods", o.maxPods},
+                   {"firstUser", static_cast<int64_t>(o.firstUser)},
                    {"poolSize", o.poolSize},
                    {"isolatePods", o.isolatePods},
                    {"logMaxSize", static_cast<int64_t>(o.logMaxSize)},

@@ -20,6 +20,7 @@
 //   labels         {"key": "value"} put on the Node when it registers
 //   taints         [{"key", "value", "effect"}] put on the Node when it registers
 //   maxPods        default 110
+//   firstUser      of the ids of pods with user namespaces of their own: 65536 for each of maxPods; default 65536
 //   resources      {"cpu": "2", "memory": "4Gi"}: capacity instead of what the machine has
 //   reserved       {"cpu": "100m", "memory": "128Mi"}: kept from the pods: allocatable is capacity less this
 //   poolSize       ready-made pod networks; default 4
@@ -58,6 +59,7 @@ struct NodeOptions {
   std::map<std::string, std::string> labels;
   std::vector<Taint> taints;
   int64_t maxPods = 110;
+  uint32_t firstUser = 65536;
   std::map<std::string, std::string> resources, reserved;
   int poolSize = 4;
   bool isolatePods = false;

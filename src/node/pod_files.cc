@@ -29,6 +29,10 @@ bool hostNetworkOf(const json::object& pod) {
   return flag(pod, {"spec", "hostNetwork"});
 }
 
+bool hasOwnUsers(const json::object& pod) {
+  return !flag(pod, {"spec", "hostUsers"}, true);
+}
+
 std::vector<uint32_t> supplementalGroups(const json::object& spec) {
   std::vector<uint32_t> out;
   for (const json::value& group : array(spec, {"securityContext", "supplementalGroups"})) {
@@ -143,6 +147,7 @@ runtime::SandboxSpec sandboxSpec(const json::object& pod, const NodeFacts& node,
   }
   if (flag(spec, {"hostIPC"})) out.ipc = runtime::Namespace::host();
   out.sharedPid = flag(spec, {"shareProcessNamespace"});
+  out.ownUsers = hasOwnUsers(pod);
   std::string_view qos = qosClass(spec);
   std::string tree = node.cgroupParent == "/" ? "" : node.cgroupParent;
   if (qos != "Guaranteed") tree += "/" + toLower(qos);

@@ -36,6 +36,9 @@ Task<Result<>> PodManager::recover() {
     if (!isNew) strangers.push_back(sandbox);
   }
   CO_RETURN_IF_ERROR(makeDirs(context_.paths.pods(), 0755));
+  context_.userNamespaces = co_await context_.runtime.checkUserNamespaces(context_.paths.data);
+  if (!context_.userNamespaces.ok())
+    log::info("node", "no user namespaces for pods: {}", context_.userNamespaces.error().message());
   auto folders = listDir(context_.paths.pods());
   if (!folders.ok()) co_return std::move(folders).error();
   std::vector<PodWorker*> restored;

@@ -264,9 +264,13 @@ Task<Result<>> PodWorker::makeSandbox() {
   if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
   const bool host = hostNetworkOf(pod_->root());
   runtime::SandboxSpec spec = sandboxSpec(pod_->root(), context_.node, randomHex(32));
+  if (spec.ownUsers && !context_.userNamespaces.ok())
+    co_return Error(Code::kFailedPrecondition,
+                    "can't set `spec.hostUsers: false`, runtime does not support user namespaces: " +
+                        context_.userNamespaces.error().message());
   PodNetwork::Given given;
   if (!host) {
-    auto acquired = co_await context_.network.acquire(uid_);
+    auto acquired = co_await context_.network.acquire(uid_, spec.ownUsers);
     if (!acquired.ok()) co_return std::move(acquired).error().wrap("failed to set up the pod's network");
     given = std::move(*acquired);
     if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
@@ -277,6 +281,7 @@ Task<Result<>> PodWorker::makeSandbox() {
       if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
     }
     spec.netFd = given.netns.get();
+    spec.userFd = given.users.get();
     spec.annotations.emplace_back(std::string(kNoteAddress), given.address);
     spec.annotations.emplace_back(std::string(kNoteLink), given.hostInterface);
   }

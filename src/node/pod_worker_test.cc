@@ -613,6 +613,21 @@ TEST_F(PodWorkerTest, TriesTheSandboxAgain) {
   EXPECT_EQ(phase(), "Running");
 }
 
+TEST_F(PodWorkerTest, UsersOfItsOwnAreTheSandboxsOrRefused) {
+  constexpr std::string_view kOwn = R"({"hostUsers":false,"containers":[{"name":"web","image":"web:1"}]})";
+  context_.userNamespaces = Error(Code::kUnimplemented, "Linux 5.10 has no overlays of idmapped layers");
+  start(kOwn);
+  EXPECT_TRUE(happened("FailedCreatePodSandBox",
+                       "Failed to create pod sandbox: can't set `spec.hostUsers: false`, runtime does not support user "
+                       "namespaces: Linux 5.10 has no overlays of idmapped layers"));
+  EXPECT_TRUE(network_.held.empty());
+  EXPECT_EQ(runtime_.created, 0);
+  context_.userNamespaces = {};
+  loop_.advance(1s);
+  EXPECT_EQ(phase(), "Running");
+  EXPECT_TRUE(runtime_.sandboxes_.begin()->second->spec_.ownUsers);
+}
+
 TEST_F(PodWorkerTest, EndsAtItsDeadline) {
   start(R"({"activeDeadlineSeconds":60,"containers":[{"name":"web","image":"web:1"}]})");
   loop_.advance(61s);

@@ -67,15 +67,16 @@ IpAddress BridgePodNetwork::gateway() const {
   return options.gateway.empty() ? options.subnet.network().plus(1) : options.gateway;
 }
 
-Task<Result<PodNetwork::Given>> BridgePodNetwork::acquire(std::string podUid) {
+Task<Result<PodNetwork::Given>> BridgePodNetwork::acquire(std::string podUid, bool ownUsers) {
   while (!network_ && !stopping_) co_await opened_.wait();
   if (stopping_) co_return Error(Code::kCancelled, "the agent is ending");
   Result<AcquiredNamespace> acquired = Error(Code::kInternal, "");
-  if (network_->ready() > 0) {
-    acquired = network_->acquire(podUid);
+  const auto owner = ownUsers ? BridgeNetwork::Owner::kOwnUsers : BridgeNetwork::Owner::kSystem;
+  if (network_->ready(owner) > 0) {
+    acquired = network_->acquire(podUid, owner);
   } else {
     BridgeNetwork* network = network_.get();
-    acquired = co_await pool_.run(loop_, [network, podUid] { return network->acquire(podUid); });
+    acquired = co_await pool_.run(loop_, [network, podUid, owner] { return network->acquire(podUid, owner); });
   }
   if (!acquired.ok()) co_return std::move(acquired).error();
   live_.insert(podUid);
@@ -85,6 +86,7 @@ Task<Result<PodNetwork::Given>> BridgePodNetwork::acquire(std::string podUid) {
   // dup: the namespace object closes its own.
   given.netns = UniqueFd(::dup(acquired->netns.fd()));
   if (!given.netns) co_return Error::fromErrno("keep a network namespace");
+  given.users = std::move(acquired->users);
   co_return given;
 }
 

@@ -50,7 +50,7 @@ class BridgePodNetwork final : public PodNetwork {
   const std::string& range() const { return range_; }
   IpAddress gateway() const;
 
-  Task<Result<Given>> acquire(std::string podUid) override;
+  Task<Result<Given>> acquire(std::string podUid, bool ownUsers) override;
   Result<> adopt(const std::string& podUid, const std::string& address, const std::string& hostInterface) override;
   void release(const std::string& podUid) override;
   Result<> publish(const std::string& podUid, const std::string& address, const std::vector<HostPort>& ports) override;

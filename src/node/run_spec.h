@@ -40,6 +40,7 @@ std::string noteOf(const std::vector<std::pair<std::string, std::string>>& notes
 
 std::string podHostname(const json::object& pod);
 bool hostNetworkOf(const json::object& pod);
+bool hasOwnUsers(const json::object& pod);  // hostUsers: false
 std::vector<uint32_t> supplementalGroups(const json::object& podSpec);
 std::optional<uint32_t> fsGroupOf(const json::object& podSpec);
 

@@ -173,12 +173,31 @@ void checkPorts(const json::object& spec, Context& context) {
   });
 }
 
+bool isBool(const json::object& spec, std::string_view key, bool wanted) {
+  const json::value* value = spec.if_contains(key);
+  return value && value->is_bool() && value->get_bool() == wanted;
+}
+
+// A user namespace of its own, and what cannot be had beside it.
+void checkHostUsers(const json::object& spec, Context& context) {
+  if (!isBool(spec, "hostUsers", false)) return;
+  constexpr std::string_view kWhen = "when `hostUsers` is false";
+  for (std::string_view host : {"hostNetwork", "hostPID", "hostIPC"}) {
+    if (isBool(spec, host, true)) context.problems.forbidden(context.at(host), std::string(kWhen));
+  }
+  eachContainer(spec, context, [&](std::string_view, const json::object& container, const std::string& path) {
+    const json::array* devices = list(container, "volumeDevices");
+    if (devices && !devices->empty()) context.problems.forbidden(path + ".volumeDevices", std::string(kWhen));
+  });
+}
+
 void podSpec(const json::object& spec, const json::object*, Context& context) {
   const json::array* containers = list(spec, "containers");
   if (!containers || containers->empty()) context.problems.required(context.at("containers"));
   checkNames(spec, context);
   checkMounts(spec, context);
   checkPorts(spec, context);
+  checkHostUsers(spec, context);
   each(spec, "initContainers", context, [&](const json::object& container, const std::string& path) {
     if (text(container, "restartPolicy") == "Always") return;
     for (std::string_view probe : {"livenessProbe", "readinessProbe", "startupProbe", "lifecycle"})

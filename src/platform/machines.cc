@@ -6,6 +6,7 @@
 #include <boost/json/serialize.hpp>
 
 #include "base/files.h"
+#include "base/strings.h"
 #include "node/options.h"
 #include "platform/identities.h"
 #include "platform/master_options.h"
@@ -154,6 +155,19 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   return writeFileDurably(paths.masterConfig(master.name), json::serialize(toJson(options)) + "\n", 0600);
 }
 
+namespace {
+
+// Nodes of one machine share its kernel, and so their pods' users should differ, too. There are ids for some 590 nodes;
+// those of a cluster come one after the other.
+uint32_t firstUserOf(const ClusterConfig& config, const NodePlan& node, int64_t maxPods) {
+  constexpr int64_t kIds = 65536, kRanges = 65534, kOfCluster = kRanges / kMaxClusters;
+  const auto host = parseInt(node.address.substr(node.address.rfind('.') + 1)).value_or(kFirstNodeHost);
+  const int64_t place = config.index * kOfCluster + (host - kFirstNodeHost) * maxPods;
+  return static_cast<uint32_t>(kIds * (1 + place % (kRanges - maxPods)));
+}
+
+}  // namespace
+
 Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const NodeTraits& traits) {
   auto paths = config.paths();
   auto folder = paths.node(node.name);
@@ -192,6 +206,7 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const No
   options.taints = traits.taints;
   options.resources = traits.resources;
   options.isolatePods = config.request.restricted();
+  options.firstUser = firstUserOf(config, node, options.maxPods);
   return writeFileDurably(paths.nodeConfig(node.name), json::serialize(node::toJson(options)) + "\n", 0600);
 }
 

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -87,6 +88,11 @@ std::string_view opName(Op op) {
     case Op::kSetns: return "join namespace";
     case Op::kSetnsTarget: return "join the container's namespaces";
     case Op::kUnshare: return "make namespaces";
+    case Op::kUserNamespace: return "make user namespace";
+    case Op::kFileIds: return "take the ids of files";
+    case Op::kEnterUsers: return "enter user namespace";
+    case Op::kIdmap: return "map the ids (its file system has to support idmapped mounts) of";
+    case Op::kIdmapFolder: return "map the ids (its file system has to support idmapped mounts) of";
     case Op::kHostname: return "set host name";
     case Op::kDomainname: return "set domain name";
     case Op::kLoopbackUp: return "set loopback up";
@@ -195,7 +201,42 @@ Result<> checkId(std::string_view id, std::string_view what) {
                std::string(what) + " id \"" + std::string(id) + "\" must match [a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}");
 }
 
-Result<CompiledPlan> compileSandbox(const SandboxSpec& spec, const std::string& stateDir) {
+namespace {
+
+Result<> checkUsers(const SandboxSpec& spec) {
+  auto host = [](const Namespace& ns) { return ns.mode == Namespace::Mode::kHost; };
+  if (host(spec.net) || host(spec.ipc) || host(spec.uts))
+    return Error(Code::kInvalid, "a sandbox with a user namespace of its own cannot have the host's namespaces");
+  if (spec.userFd >= 0 && spec.netFd < 0)
+    return Error(Code::kInvalid, "a user namespace is given without its network namespace");
+  return {};
+}
+
+void addUserNamespace(PlanWriter& writer, bool given, uint32_t first, uint64_t owned) {
+  auto& step = writer.add(Op::kUserNamespace, given ? "/proc/self/fd/7" : "");
+  step.a = first;
+  step.b = kUsersPerSandbox;
+  step.c = owned;
+}
+
+}  // namespace
+
+Result<CompiledPlan> compileUsersCheck(const SandboxSpec& spec, const std::string& stateDir, uint32_t firstUser,
+                                       const std::string& folder) {
+  PlanWriter writer;
+  writer.head().id = writer.text(spec.id);
+  writer.head().stateDir = writer.text(stateDir);
+  addUserNamespace(writer, false, firstUser, 0);
+  writer.add(Op::kOpenTree, folder).a = 1;
+  writer.add(Op::kIdmap, folder).a = 1;
+  CompiledPlan plan;
+  ASSIGN_OR_RETURN(plan.file, writer.seal(&plan.stepNames));
+  return plan;
+}
+
+Result<CompiledPlan> compileSandbox(const SandboxSpec& spec, const std::string& stateDir,
+                                    std::optional<uint32_t> firstUser) {
+  if (firstUser) RETURN_IF_ERROR(checkUsers(spec));
   PlanWriter writer;
   writer.head().id = writer.text(spec.id);
   writer.head().stateDir = writer.text(stateDir);
@@ -211,7 +252,10 @@ Result<CompiledPlan> compileSandbox(const SandboxSpec& spec, const std::string& 
     place(spec.net, CLONE_NEWNET);
   place(spec.ipc, CLONE_NEWIPC);
   place(spec.uts, CLONE_NEWUTS);
-  if (fresh) writer.add(Op::kUnshare).a = fresh;
+  if (firstUser)
+    addUserNamespace(writer, spec.userFd >= 0, *firstUser, fresh);
+  else if (fresh)
+    writer.add(Op::kUnshare).a = fresh;
   if (fresh & CLONE_NEWNET) writer.add(Op::kLoopbackUp);
   bool ownUts = spec.uts.mode != Namespace::Mode::kHost;
   if (ownUts && !spec.hostname.empty()) writer.add(Op::kHostname, spec.hostname);
@@ -224,7 +268,26 @@ Result<CompiledPlan> compileSandbox(const SandboxSpec& spec, const std::string& 
   return plan;
 }
 
-Result<> addProcess(PlanWriter& writer, const ProcessSpec& process, bool init, std::vector<std::string>& warnings) {
+namespace {
+
+Result<> checkIds(const User& user) {
+  auto outside = [](uint32_t id) { return id >= kUsersPerSandbox; };
+  auto wrong = [](const char* what, uint32_t id) {
+    return Error(Code::kInvalid,
+                 fmt::format("{} {} is not among the {} of the user namespace", what, id, kUsersPerSandbox));
+  };
+  if (outside(user.uid)) return wrong("user", user.uid);
+  if (outside(user.gid)) return wrong("group", user.gid);
+  for (uint32_t gid : user.additionalGids) {
+    if (outside(gid)) return wrong("group", gid);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<> addProcess(PlanWriter& writer, const ProcessSpec& process, bool init, const std::optional<EnterUsers>& users,
+                    std::vector<std::string>& warnings) {
   if (process.args.empty() || process.args[0].empty()) return Error(Code::kInvalid, "no command specified");
   RETURN_IF_ERROR(checkStrings(process.args, "arguments"));
   RETURN_IF_ERROR(checkStrings(process.env, "environment"));
@@ -242,6 +305,15 @@ Result<> addProcess(PlanWriter& writer, const ProcessSpec& process, bool init, s
     step.a = static_cast<uint64_t>(number);
     step.b = limit.soft;
     step.c = limit.hard;
+  }
+  if (users) {
+    RETURN_IF_ERROR(checkIds(process.user));
+    // Limits and scores are set by now: what is above them is the initial namespace's to give. Whoever may not mount
+    // stays in a mount namespace of the initial one's.
+    bool mounts = users->ownMounts && caps >> CAP_SYS_ADMIN & 1;
+    auto& step = writer.add(Op::kEnterUsers);
+    step.a = users->fresh | (mounts ? CLONE_NEWNS : 0);
+    step.b = users->first;
   }
   auto addFilter = [&] {
     if (filter.empty()) return;
@@ -315,6 +387,8 @@ Result<CompiledPlan> compileContainer(const ContainerSpec& spec, const Container
   if (!(head.cloneFlags & CLONE_NEWPID)) head.flags |= wire::kKillGroup;
   addJoin(writer, context.group);
   uint64_t fresh = spec.cgroup.mode == Namespace::Mode::kHost ? 0 : CLONE_NEWCGROUP;
+  std::optional<EnterUsers> users;
+  if (context.firstUser) users = EnterUsers{*context.firstUser, std::exchange(fresh, 0), true};
   auto place = [&](const Namespace& ns, uint64_t flag, const char* name) {
     if (ns.mode == Namespace::Mode::kNew) fresh |= flag;
     if (ns.mode == Namespace::Mode::kPath) writer.add(Op::kSetns, ns.path).a = flag;
@@ -330,15 +404,16 @@ Result<CompiledPlan> compileContainer(const ContainerSpec& spec, const Container
   // Always written: the shim's own value must not be inherited.
   std::string score = std::to_string(spec.process.oomScoreAdj.value_or(0));
   writer.add(Op::kWriteFile, "/proc/self/oom_score_adj", wire::kWarnOnly).text = writer.text(score);
+  if (users) writer.add(Op::kFileIds).a = users->first;
   RETURN_IF_ERROR(addFileSystem(writer, spec, context));
-  RETURN_IF_ERROR(addProcess(writer, spec.process, spec.init, plan.warnings));
+  RETURN_IF_ERROR(addProcess(writer, spec.process, spec.init, users, plan.warnings));
   plan.execStep = writer.names().size() - 1;
   ASSIGN_OR_RETURN(plan.file, writer.seal(&plan.stepNames));
   return plan;
 }
 
 Result<CompiledPlan> compileExec(const ProcessSpec& process, const std::string& containerId, const std::string& execId,
-                                 const GroupEntry& group) {
+                                 const GroupEntry& group, std::optional<uint32_t> firstUser) {
   CompiledPlan plan;
   PlanWriter writer;
   auto& head = writer.head();
@@ -350,6 +425,11 @@ Result<CompiledPlan> compileExec(const ProcessSpec& process, const std::string& 
   std::string score = std::to_string(process.oomScoreAdj.value_or(0));
   writer.add(Op::kWriteFile, "/proc/self/oom_score_adj", wire::kWarnOnly).text = writer.text(score);
   writer.add(Op::kSetnsTarget).a = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
+  std::optional<EnterUsers> users;
+  if (firstUser) {
+    users = EnterUsers{*firstUser};
+    writer.add(Op::kFileIds).a = *firstUser;
+  }
   if (process.terminal) {
     auto& step = writer.add(Op::kPty);
     step.a = process.rows;
@@ -358,7 +438,7 @@ Result<CompiledPlan> compileExec(const ProcessSpec& process, const std::string& 
     writer.add(Op::kStdio);
   }
   writer.add(Op::kSession).a = process.terminal;
-  RETURN_IF_ERROR(addProcess(writer, process, false, plan.warnings));
+  RETURN_IF_ERROR(addProcess(writer, process, false, users, plan.warnings));
   plan.execStep = writer.names().size() - 1;
   ASSIGN_OR_RETURN(plan.file, writer.seal(&plan.stepNames));
   return plan;

@@ -48,10 +48,10 @@ class Builder {
 
   Result<> build() {
     collectMounts();
-    RETURN_IF_ERROR(openRoot());
     for (auto& mount : mounts_) RETURN_IF_ERROR(open(mount));
     // Nothing that is mounted from here on is seen outside.
     writer_.add(Op::kPropagation, "/").a = MS_REC | MS_PRIVATE;
+    RETURN_IF_ERROR(openRoot());
     writer_.add(Op::kPivot, context_.mountPoint).a = 0;
     for (auto& mount : mounts_) attach(mount);
     if (spec_.defaultMounts) addDevLinks();
@@ -76,7 +76,11 @@ class Builder {
     uint64_t slot = 0;
     uint64_t kind = kFolder;
     bool isDefault = false;
+    bool ofKernel = false;  // knows no ids on disk
   };
+
+  // As an id of the user namespace, if there is one, is known outside.
+  uint32_t outside(uint32_t id) const { return id + context_.firstUser.value_or(0); }
 
   bool replaced(const std::string& target) const {
     return std::any_of(spec_.mounts.begin(), spec_.mounts.end(), [&](const Mount& m) { return m.target == target; });
@@ -103,7 +107,8 @@ class Builder {
       addDefault("proc", "/proc", {});
       addDefault("tmpfs", "/dev", {{"mode", "755"}, {"size", "64m"}}, true);
       if (!mounts_.empty() && mounts_.back().mount.target == "/dev") mounts_.back().mount.noexec = false;
-      addDefault("devpts", "/dev/pts", {{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", "5"}},
+      addDefault("devpts", "/dev/pts",
+                 {{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", std::to_string(outside(5))}},
                  true);
       addDefault("mqueue", "/dev/mqueue", {});
       if (spec_.shmSize) addDefault("tmpfs", "/dev/shm", {{"mode", "1777"}, {"size", std::to_string(spec_.shmSize)}});
@@ -136,6 +141,7 @@ class Builder {
       one.mount.options.clear();
       one.mount.type = "bind";
       one.mount.recursive = false;
+      one.ofKernel = true;
       one.kind = kFolder | kNoLink;
       if (joined.size() == 1 && joined[0].v2) {
         one.mount.source = joined[0].mount + context_.group.path;
@@ -178,6 +184,7 @@ class Builder {
       std::string lower, upper;
       for (const auto& folder : root.lower) lower += folder + '\0';
       if (!root.upper.empty()) upper = root.upper + '\0' + root.work + '\0';
+      if (context_.firstUser) RETURN_IF_ERROR(mapLayers());
       uint32_t list = writer_.text(lower), more = writer_.text(upper);
       auto& step = writer_.add(Op::kNewOverlay, context_.mountPoint);
       step.text = list;
@@ -192,6 +199,23 @@ class Builder {
     step.c = MS_PRIVATE;
     // Nothing is ever made in the host's root, not even a place to mount at.
     if (root.path == "/") step.d = MOUNT_ATTR_RDONLY;
+    if (context_.firstUser) writer_.add(Op::kIdmap, root.path);
+    return {};
+  }
+
+  // An overlay takes its layers as it finds them. Upper and work folder have to be on one mount, so it is the folder of
+  // all of them that is mapped, in this namespace only.
+  Result<> mapLayers() {
+    const RootFs& root = spec_.root;
+    std::vector<std::string> folders = root.lower;
+    if (!root.upper.empty()) folders.insert(folders.end(), {root.upper, root.work});
+    std::string common = folders[0] + "/";
+    for (const auto& folder : folders) {
+      while (!(folder + "/").starts_with(common)) common.resize(common.rfind('/', common.size() - 2) + 1);
+    }
+    if (common == "/") return Error(Code::kInvalid, "the layers of an image have no folder in common");
+    common.pop_back();
+    writer_.add(Op::kIdmapFolder, common);
     return {};
   }
 
@@ -239,10 +263,13 @@ class Builder {
                                                                : MS_SHARED;
     step.d = attributesOf(mount);
     step.e = mount.recursiveReadonly;
+    if (context_.firstUser && !placed.ofKernel) writer_.add(Op::kIdmap, mount.source).a = placed.slot;
     return {};
   }
 
   Result<> openOverlay(Placed& placed) {
+    if (context_.firstUser)
+      return Error(Code::kUnimplemented, "an overlay mounted at " + placed.mount.target + " in a user namespace");
     std::string lower, upper, work;
     uint32_t count = 0;
     for (const auto& [key, value] : placed.mount.options) {
@@ -288,12 +315,19 @@ class Builder {
     }
   }
 
-  void node(const std::string& path, uint32_t mode, dev_t device, uint32_t uid = 0, uint32_t gid = 0) {
+  wire::Step& node(const std::string& path, uint32_t mode, dev_t device) {
     auto& step = writer_.add(Op::kMakeNode, path);
     step.a = mode;
     step.b = device;
-    step.c = uid;
-    step.d = gid;
+    return step;
+  }
+
+  // A device of the machine's belongs to whom it belongs there: to nobody in a user namespace.
+  void hostNode(const std::string& path, const struct stat& status) {
+    auto& step = node(path, status.st_mode, status.st_rdev);
+    step.c = status.st_uid;
+    step.d = status.st_gid;
+    step.e = 1;
   }
 
   void addStandardNodes() {
@@ -333,7 +367,7 @@ class Builder {
       return Error::fromErrno("error gathering device information while adding device \"" + hostPath + "\"");
     if (!S_ISCHR(status.st_mode) && !S_ISBLK(status.st_mode))
       return Error(Code::kInvalid, hostPath + " is not a device node");
-    node(path, status.st_mode, status.st_rdev, status.st_uid, status.st_gid);
+    hostNode(path, status);
     return {};
   }
 
@@ -350,7 +384,7 @@ class Builder {
         entry.disable_recursion_pending();
       bool device = S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode);
       if (!device || path == "/dev/console" || path == "/dev/ptmx") continue;
-      node(path, status.st_mode, status.st_rdev, status.st_uid, status.st_gid);
+      hostNode(path, status);
       ++count;
     }
   }

@@ -5,8 +5,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
 
 #include "base/log.h"
@@ -28,13 +30,13 @@ struct Spawned {
 
 // posix_spawn shares memory with its parent until the exec: its cost does not grow with this program.
 Result<Spawned> spawnShim(const std::string& shimPath, const std::string& id, UniqueFd listener, UniqueFd plan,
-                          int netFd) {
+                          int netFd, int userFd) {
   int pair[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0)
     return Error::fromErrno("socketpair");
   UniqueFd ours(pair[0]), theirs(pair[1]);
   std::vector<UniqueFd> high;
-  for (int fd : {listener.get(), theirs.get(), plan.get(), netFd}) {
+  for (int fd : {listener.get(), theirs.get(), plan.get(), netFd, userFd}) {
     if (fd < 0) continue;
     high.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 16));
     if (!high.back()) return Error::fromErrno("duplicate a descriptor");
@@ -66,8 +68,8 @@ struct Made {
 };
 
 // The folder and what is in it come first: whatever happens after that, a later daemon finds and cleans it.
-Result<Made> makeSandbox(const Core& core, const SandboxSpec& spec, const SandboxRecord& record,
-                         const std::string& dir) {
+Result<Made> makeSandbox(const Core& core, const SandboxSpec& spec, const SandboxRecord& record, const std::string& dir,
+                         const std::string& checkedFolder) {
   if (::mkdir(dir.c_str(), 0700) != 0) {
     if (errno == EEXIST) return Error(Code::kAlreadyExists, "sandbox " + spec.id + " exists");
     return Error::fromErrno("make " + dir);
@@ -79,11 +81,13 @@ Result<Made> makeSandbox(const Core& core, const SandboxSpec& spec, const Sandbo
       if (!group.ok()) return group.error();
       for (const auto& warning : group->warnings) log::debug("runtime", "sandbox {}: {}", spec.id, warning);
     }
-    ASSIGN_OR_RETURN(CompiledPlan plan, compileSandbox(spec, dir));
+    ASSIGN_OR_RETURN(CompiledPlan plan, checkedFolder.empty()
+                                            ? compileSandbox(spec, dir, record.firstUser)
+                                            : compileUsersCheck(spec, dir, *record.firstUser, checkedFolder));
     ASSIGN_OR_RETURN(UniqueFd listener, listenAt(dir));
     Made made;
-    ASSIGN_OR_RETURN(made.shim,
-                     spawnShim(core.options.shimPath, spec.id, std::move(listener), std::move(plan.file), spec.netFd));
+    ASSIGN_OR_RETURN(made.shim, spawnShim(core.options.shimPath, spec.id, std::move(listener), std::move(plan.file),
+                                          spec.netFd, spec.userFd));
     made.stepNames = std::move(plan.stepNames);
     return made;
   };
@@ -98,7 +102,7 @@ Result<Made> makeSandbox(const Core& core, const SandboxSpec& spec, const Sandbo
 class RuntimeImpl final : public Runtime {
  public:
   RuntimeImpl(Loop& loop, BlockingPool& pool, Options options, Cgroups cgroups, UniqueFd lock)
-      : core_{loop, pool, std::move(options), std::move(cgroups), {}, {}},
+      : core_{loop, pool, options, std::move(cgroups), {}, {}, UserRanges(options.firstUser, options.userRanges)},
         lock_(std::move(lock)),
         machines_(*this, core_) {}
   ~RuntimeImpl() override {
@@ -106,7 +110,8 @@ class RuntimeImpl final : public Runtime {
   }
 
   Task<Result<Found>> findSandboxes() override;
-  Task<Result<std::shared_ptr<Sandbox>>> createSandbox(SandboxSpec spec) override;
+  Task<Result<std::shared_ptr<Sandbox>>> createSandbox(SandboxSpec spec) override { return make(std::move(spec), ""); }
+  Task<Result<>> checkUserNamespaces(std::string folder) override;
 
   std::shared_ptr<Sandbox> sandbox(const std::string& id) const override {
     auto found = core_.sandboxes.find(id);
@@ -137,6 +142,8 @@ class RuntimeImpl final : public Runtime {
   }
 
  private:
+  // `checkedFolder`: as checkUserNamespaces(), and no sandbox for anything else.
+  Task<Result<std::shared_ptr<Sandbox>>> make(SandboxSpec spec, std::string checkedFolder);
   Task<> discard(std::string dir);
 
   Core core_;
@@ -144,15 +151,22 @@ class RuntimeImpl final : public Runtime {
   Machines machines_;
 };
 
-Task<Result<std::shared_ptr<Sandbox>>> RuntimeImpl::createSandbox(SandboxSpec spec) {
+Task<Result<std::shared_ptr<Sandbox>>> RuntimeImpl::make(SandboxSpec spec, std::string checkedFolder) {
   CO_RETURN_IF_ERROR(checkId(spec.id, "sandbox"));
   if (core_.sandboxes.contains(spec.id)) co_return Error(Code::kAlreadyExists, "sandbox " + spec.id + " exists");
   SandboxRecord record{spec.id, spec.cgroup.empty() ? core_.options.cgroupParent + "/" + spec.id : spec.cgroup,
-                       spec.sharedPid, spec.annotations};
+                       spec.sharedPid, spec.annotations, std::nullopt};
+  if (spec.ownUsers) {
+    auto users = core_.users.take();
+    if (!users.ok()) co_return users.error();
+    record.firstUser = *users;
+  }
   std::string dir = core_.options.stateDir + "/" + spec.id;
-  auto made = co_await core_.pool.run(core_.loop,
-                                      [this, &spec, &record, &dir] { return makeSandbox(core_, spec, record, dir); });
-  if (!made.ok()) co_return made.error();
+  auto made = co_await core_.pool.run(core_.loop, [&] { return makeSandbox(core_, spec, record, dir, checkedFolder); });
+  if (!made.ok()) {
+    if (record.firstUser) core_.users.release(*record.firstUser);
+    co_return made.error();
+  }
   auto sandbox = std::make_shared<SandboxImpl>(core_, record, std::move(made->shim.socket));
   sandbox->begin(std::move(made->shim.pidfd), made->shim.pid);
   core_.sandboxes[spec.id] = sandbox;
@@ -162,6 +176,21 @@ Task<Result<std::shared_ptr<Sandbox>>> RuntimeImpl::createSandbox(SandboxSpec sp
   Error failure = up.ok() ? Error::fromErrno(up->error, step) : up.error();
   (void)(co_await sandbox->remove()).ok();
   co_return std::move(failure).wrap("make sandbox " + spec.id);
+}
+
+Task<Result<>> RuntimeImpl::checkUserNamespaces(std::string folder) {
+  // Overlays of idmapped layers (overlayfs.rst).
+  struct utsname kernel{};
+  int major = 0, minor = 0;
+  if (::uname(&kernel) == 0 && std::sscanf(kernel.release, "%d.%d", &major, &minor) == 2 &&
+      (major < 5 || (major == 5 && minor < 19)))
+    co_return Error(Code::kUnimplemented, fmt::format("Linux {} has no overlays of idmapped layers", kernel.release));
+  SandboxSpec spec;
+  spec.id = "users-check";
+  spec.ownUsers = true;
+  auto made = co_await make(std::move(spec), std::move(folder));
+  if (!made.ok()) co_return made.error();
+  co_return co_await (*made)->remove();
 }
 
 // A sandbox without a shim, or half made.
@@ -193,6 +222,7 @@ Task<Result<Runtime::Found>> RuntimeImpl::findSandboxes() {
       core_.sandboxes[name] = sandbox;
       auto recovered = co_await sandbox->recover();
       if (recovered.ok()) {
+        if (record->firstUser) core_.users.found(*record->firstUser);
         found.sandboxes.push_back(sandbox);
         continue;
       }

@@ -27,6 +27,9 @@ struct Options {
   std::string stateDir;      // e.g. /run/dhow/engine; created with mode 0700. One Runtime at a time uses it.
   std::string shimPath;      // dhow-shim
   std::string cgroupParent;  // "/dhow"; created when missing. Only what is below is ever touched.
+  // For sandboxes with a user namespace of their own: `userRanges` times 65536 ids, from `firstUser`, a multiple of it.
+  uint32_t firstUser = 65536;
+  uint32_t userRanges = 110;
 };
 
 struct ExitInfo {
@@ -174,6 +177,9 @@ class Runtime {
   };
   virtual Task<Result<Found>> findSandboxes() = 0;
   virtual Task<Result<std::shared_ptr<Sandbox>>> createSandbox(SandboxSpec spec) = 0;
+  // Whether this kernel can run sandboxes with a user namespace of their own whose images and volumes are below
+  // `folder`; the error tells what it cannot.
+  virtual Task<Result<>> checkUserNamespaces(std::string folder) = 0;
   virtual std::shared_ptr<Sandbox> sandbox(const std::string& id) const = 0;
   virtual std::vector<std::shared_ptr<Sandbox>> sandboxes() const = 0;
 

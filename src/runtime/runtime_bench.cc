@@ -1,6 +1,7 @@
 // How long one container's life takes: create, start, exit and removal of busybox `true` with a memory limit,
 // the default seccomp filter and a network namespace of its own. Needs root. A pause between lives lets the
-// kernel take the last network namespace down, which holds locks. Usage: runtime_bench [lives [pause in ms]]
+// kernel take the last network namespace down, which holds locks. Usage: runtime_bench [lives [pause in ms [users]]];
+// users: each with a user namespace of its own.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -19,14 +20,14 @@ double millis(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
 }
 
-Task<bool> life(World& world, int number, std::map<std::string, std::vector<double>>& times) {
+Task<bool> life(World& world, int number, bool users, std::map<std::string, std::vector<double>>& times) {
   auto spec = world.shell("");
   spec.process.args = {"/bin/true"};
   spec.id = "c";
   spec.inSandboxCgroup = true;
   spec.resources.memory = 64 << 20;
   auto a = Clock::now();
-  auto box = co_await world.runtime->createSandbox({.id = "b" + std::to_string(number)});
+  auto box = co_await world.runtime->createSandbox({.id = "b" + std::to_string(number), .ownUsers = users});
   if (!box.ok()) co_return false;
   auto b = Clock::now();
   auto started = co_await (*box)->start(spec);
@@ -60,7 +61,7 @@ double cpuMillis() {
   return sum;
 }
 
-int run(int lives, int pause) {
+int run(int lives, int pause, bool users) {
   World world;
   std::map<std::string, std::vector<double>> times;
   double cpu = 0;
@@ -69,7 +70,7 @@ int run(int lives, int pause) {
       times.clear();
       cpu = cpuMillis();
     }
-    if (!runOn(world.loop, life(world, i, times))) return 1;
+    if (!runOn(world.loop, life(world, i, users, times))) return 1;
     if (pause) runOn(world.loop, world.loop.sleep(std::chrono::milliseconds(pause)));
   }
   std::printf("processor time %.3f ms a life\n", (cpuMillis() - cpu) / lives);
@@ -85,5 +86,6 @@ int run(int lives, int pause) {
 }  // namespace dhow::runtime
 
 int main(int argc, char** argv) {
-  return dhow::runtime::run(argc > 1 ? std::atoi(argv[1]) : 200, argc > 2 ? std::atoi(argv[2]) : 0);
+  return dhow::runtime::run(argc > 1 ? std::atoi(argv[1]) : 200, argc > 2 ? std::atoi(argv[2]) : 0,
+                            argc > 3 && std::string_view(argv[3]) == "users");
 }

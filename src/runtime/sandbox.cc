@@ -59,6 +59,16 @@ Error planError(const wire::Message& message, const CompiledPlan& plan, const st
   return Error::fromErrno(message.error, "shim");
 }
 
+// Not the one that was free last: whatever of it may have stayed somewhere is nobody's for a while.
+Result<uint32_t> UserRanges::take() {
+  for (uint32_t tried = 0; tried < count_; ++tried) {
+    uint32_t range = first_ + next_;
+    next_ = (next_ + 1) % count_;
+    if (taken_.insert(range).second) return range * kUsersPerSandbox;
+  }
+  return Error(Code::kTooManyRequests, "could not find an empty slot to allocate a user namespace");
+}
+
 Task<Result<>> removeGroup(Core& core, std::string path) {
   Duration pause = 1ms;
   for (int attempt = 0;; ++attempt) {
@@ -401,6 +411,7 @@ Task<Result<>> SandboxImpl::remove() {
   auto found = core_.sandboxes.find(record_.id);
   if (found != core_.sandboxes.end() && found->second == self) core_.sandboxes.erase(found);
   if (!removed.ok()) co_return removed.error();
+  if (record_.firstUser) core_.users.release(*record_.firstUser);
   co_return cleaned;
 }
 

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "base/files.h"
@@ -13,6 +14,19 @@
 
 namespace dhow::runtime {
 
+// Ranges of ids for user namespaces. None is given out while processes may live in it.
+class UserRanges {
+ public:
+  UserRanges(uint32_t first, uint32_t count) : first_(first / kUsersPerSandbox), count_(count) {}
+  Result<uint32_t> take();
+  void found(uint32_t user) { taken_.insert(user / kUsersPerSandbox); }
+  void release(uint32_t user) { taken_.erase(user / kUsersPerSandbox); }
+
+ private:
+  uint32_t first_, count_, next_ = 0;
+  std::set<uint32_t> taken_;
+};
+
 // What sandboxes share; owned by the Runtime, which outlives them.
 struct Core {
   Loop& loop;
@@ -21,6 +35,7 @@ struct Core {
   Cgroups cgroups;
   std::vector<std::function<void(const Event&)>> listeners;
   std::map<std::string, std::shared_ptr<class SandboxImpl>> sandboxes;
+  UserRanges users;
 
   void emit(const Event& event) const {
     for (const auto& listener : listeners) listener(event);
@@ -32,6 +47,7 @@ struct SandboxRecord {
   std::string id, cgroup;
   bool sharedPid = false;
   std::vector<std::pair<std::string, std::string>> annotations;
+  std::optional<uint32_t> firstUser;  // root's id outside, in a user namespace of its own
 };
 
 struct ContainerRecord {

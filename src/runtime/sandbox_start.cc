@@ -62,7 +62,7 @@ struct Prepared {
 };
 
 Result<Prepared> prepareContainer(const Cgroups& cgroups, const ContainerSpec& spec, const ContainerRecord& record,
-                                  const std::string& dir, bool sharedPid) {
+                                  const std::string& dir, const SandboxRecord& sandbox) {
   Prepared out;
   Resources resources = spec.resources;
   for (const auto& device : spec.devices) {
@@ -75,7 +75,7 @@ Result<Prepared> prepareContainer(const Cgroups& cgroups, const ContainerSpec& s
   bool restrictDevices = !spec.process.privileged;
   ASSIGN_OR_RETURN(GroupEntry group, cgroups.create(record.cgroup, resources, spec.cgroupControllers, restrictDevices));
   out.warnings = group.warnings;
-  ContainerContext context{dir, std::move(group), sharedPid};
+  ContainerContext context{dir, std::move(group), sandbox.sharedPid, sandbox.firstUser};
   auto plan = compileContainer(spec, context);
   if (!plan.ok()) {
     (void)cgroups.remove(record.cgroup).ok();
@@ -109,9 +109,8 @@ Task<Result<Started>> SandboxImpl::start(ContainerSpec spec, std::vector<StreamO
   record->cgroup = spec.inSandboxCgroup ? record_.cgroup : record_.cgroup + "/" + spec.id;
   containers_[spec.id] = record;
   std::string folder = dir();
-  bool shared = record_.sharedPid;
-  auto prepared = co_await core_.pool.run(core_.loop, [this, &spec, &record, &folder, shared] {
-    return prepareContainer(core_.cgroups, spec, *record, folder, shared);
+  auto prepared = co_await core_.pool.run(core_.loop, [this, &spec, &record, &folder] {
+    return prepareContainer(core_.cgroups, spec, *record, folder, record_);
   });
   Started started;
   std::vector<UniqueFd> fds;
@@ -238,7 +237,7 @@ Task<Result<std::unique_ptr<Exec>>> SandboxImpl::exec(std::string containerId, P
   state->id = "exec-" + toHex(std::string_view(reinterpret_cast<const char*>(&number), sizeof number));
   std::string group = record->cgroup;
   auto plan = co_await core_.pool.run(core_.loop, [this, &process, &containerId, &state, &group] {
-    return compileExec(process, containerId, state->id, core_.cgroups.entry(group));
+    return compileExec(process, containerId, state->id, core_.cgroups.entry(group), record_.firstUser);
   });
   if (!plan.ok()) co_return plan.error();
   std::vector<UniqueFd> fds;

@@ -165,6 +165,12 @@ struct SandboxSpec {
   // An own network namespace has "lo" up and nothing else. `netFd` (not owned, duplicated) wins over net.path.
   Namespace net = Namespace::own();
   int netFd = -1;
+  // A user namespace of its own (KEP-127): the ids 0 to 65535 inside are a range outside that no other sandbox of the
+  // runtime has, and that none of the machine's own users should have. Root file systems and binds show the ids that
+  // are on disk as those inside, by idmapped mounts; the namespaces belong to the user namespace, and so capabilities
+  // mean nothing outside. No namespace may be the host's. `userFd`: one without a map that owns netFd's namespace.
+  bool ownUsers = false;
+  int userFd = -1;
   Namespace ipc = Namespace::own();
   Namespace uts = Namespace::own();
   bool sharedPid = false;              // one pid namespace for all containers whose pid is Namespace::sandbox()

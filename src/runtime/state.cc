@@ -84,6 +84,7 @@ std::string containerFile(const std::string& dir, const std::string& id) {
 Result<> saveSandbox(const std::string& dir, const SandboxRecord& record) {
   json::object object{{"id", record.id}, {"cgroup", record.cgroup}, {"sharedPid", record.sharedPid}};
   object["annotations"] = pairs(record.annotations);
+  if (record.firstUser) object["firstUser"] = *record.firstUser;
   return writeFile(dir + "/sandbox.json", json::serialize(object), 0600);
 }
 
@@ -95,6 +96,8 @@ Result<SandboxRecord> loadSandbox(const std::string& dir) {
   auto* shared = object.if_contains("sharedPid");
   record.sharedPid = shared && shared->is_bool() && shared->get_bool();
   record.annotations = pairsOf(object, "annotations");
+  if (auto* first = object.if_contains("firstUser"); first && first->is_int64())
+    record.firstUser = static_cast<uint32_t>(first->get_int64());
   return record;
 }
 

@@ -29,9 +29,9 @@ class World {
     for (const char* folder : {"/bin", "/etc", "/proc", "/sys", "/dev", "/tmp"}) (void)makeDirs(root + folder).ok();
     std::filesystem::copy_file("/bin/busybox", root + "/bin/busybox");
     for (const char* name :
-         {"sh",    "true", "cat",   "echo",    "sleep", "id",       "grep", "ls",  "kill", "hostname",
-          "head",  "stty", "mount", "unshare", "touch", "seq",      "env",  "pwd", "ps",   "dd",
-          "mkdir", "wc",   "ip",    "mknod",   "sync",  "readlink", "od",   "tr",  "stat"})
+         {"sh",   "true",  "cat",     "echo",     "sleep", "id",  "grep", "ls",    "kill", "hostname", "head",
+          "stty", "mount", "unshare", "touch",    "seq",   "env", "pwd",  "ps",    "dd",   "mkdir",    "wc",
+          "ip",   "mknod", "sync",    "readlink", "od",    "tr",  "stat", "chown", "chmod"})
       std::filesystem::create_symlink("busybox", root + "/bin/" + name);
     (void)writeFile(root + "/etc/passwd", "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").ok();
     (void)writeFile(root + "/etc/group", "root:x:0:\nweb:x:34:\nmore:x:77:web\n").ok();
@@ -47,8 +47,9 @@ class World {
   }
 
   void open() {
-    auto made =
-        Runtime::create(loop, pool, {dir + "/state", std::string(DHOW_BINARY_DIR) + "/dhow-shim", cgroupParent});
+    Options options{dir + "/state", std::string(DHOW_BINARY_DIR) + "/dhow-shim", cgroupParent};
+    options.userRanges = userRanges;
+    auto made = Runtime::create(loop, pool, std::move(options));
     ASSERT_TRUE(made.ok()) << made.error().message();
     runtime = std::move(*made);
   }
@@ -128,6 +129,7 @@ class World {
   BlockingPool pool;
   std::string dir, cgroupParent;
   std::unique_ptr<Runtime> runtime;
+  uint32_t userRanges = 110;
   int count = 0;
 };
 

@@ -26,22 +26,29 @@ inline constexpr uint32_t kMaxPlan = 4 << 20;
 
 enum Op : uint32_t {
   kNop,
-  kJoinTasks,    // path: writes "0" into a v1 "tasks" file
-  kWriteFile,    // path, text; a = open flags beside O_WRONLY
-  kSetns,        // path, a = CLONE_NEW*
-  kSetnsTarget,  // a = CLONE_NEW* of the process that is joined (exec)
-  kUnshare,      // a = flags
-  kHostname,     // path = name
-  kDomainname,   // path = name
+  kJoinTasks,      // path: writes "0" into a v1 "tasks" file
+  kWriteFile,      // path, text; a = open flags beside O_WRONLY
+  kSetns,          // path, a = CLONE_NEW*
+  kSetnsTarget,    // a = CLONE_NEW* of the process that is joined (exec)
+  kUnshare,        // a = flags
+  kUserNamespace,  // sandbox: ids from 0 inside are b ids from a outside; path: an unmapped one that is given; c =
+                   // CLONE_NEW* that it makes, owns, and that are joined
+  kFileIds,        // what is made from here on belongs to user and group a; capabilities stay
+  kEnterUsers,  // into the sandbox's user namespace, as its root, with all capabilities in it; a = CLONE_NEW* to make
+                // there; b = the root's id outside
+  kHostname,    // path = name
+  kDomainname,  // path = name
   kLoopbackUp,
   kPropagation,  // path, a = MS_* (recursive private at first)
   kOpenTree,     // slot a = clone of path; b: recursive; c = propagation; d = attributes; e: recursive attributes
   kNewFs,        // slot a = file system `path` with list of key\0value\0...\0 at `text` (n pairs); d = attributes
   kNewOverlay,   // slot a = overlay, list of lower folders at `text` (n), `more` = "upper\0work\0"; d = attributes
+  kIdmap,        // slot a: ids on disk are those of the sandbox's user namespace
+  kIdmapFolder,  // path, onto itself: the same for all that is opened below it from here on
   kPivot,        // slot a becomes the root, mounted at `path` first; the old root goes
   kMakeDir,      // path, a = mode: with its parents; fine when it is there
   kAttach,       // slot a is mounted at `path`; b: target is a folder (made), 2: a file (made), 4: no link allowed
-  kMakeNode,     // path, a = mode, b = device number, c = uid, d = gid
+  kMakeNode,     // path, a = mode, b = device number; e: c = uid, d = gid
   kBindSelf,     // path: onto itself, d = attributes; missing is fine
   kSymlink,      // path -> text; existing is fine
   kSetAttr,      // path, d = attributes to set, b: recursive
