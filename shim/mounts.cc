@@ -41,9 +41,21 @@ long setAttributes(long fd, const char* path, unsigned flags, uint64_t attribute
   return sys::nr<__NR_mount_setattr>(fd, path, flags, &change, sizeof change);
 }
 
+// Whoever writes in the folder may put links there at any moment: none leads out of it.
+long openInside(const char* folder, const char* path) {
+  Fd root(sys::open(folder, O_PATH | O_CLOEXEC));
+  if (root.fd < 0) return root.fd;
+  open_how how{O_PATH | O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+  return sys::nr<__NR_openat2>(root.fd, path, &how, sizeof how);
+}
+
 long openTree(const Plan* plan, const Step& step, MountState& state) {
   unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (step.b ? AT_RECURSIVE : 0u);
-  Fd tree(sys::nr<__NR_open_tree>(AT_FDCWD, at(plan, step.path), flags));
+  const char* path = at(plan, step.path);
+  Fd inside(step.text ? openInside(path, at(plan, step.text)) : AT_FDCWD);
+  if (step.text && inside.fd < 0) return inside.fd;
+  Fd tree(step.text ? sys::nr<__NR_open_tree>(inside.fd, "", flags | AT_EMPTY_PATH)
+                    : sys::nr<__NR_open_tree>(AT_FDCWD, path, flags));
   if (tree.fd < 0) return tree.fd;
   long r = setAttributes(tree.fd, "", AT_EMPTY_PATH | AT_RECURSIVE, 0, step.c);
   if (r < 0) return r;

@@ -1,6 +1,7 @@
 #include "run_spec.h"
 
-#include <unistd.h>
+#include <sys/stat.h>
+
 #include <csignal>
 
 #include "base/files.h"
@@ -137,7 +138,7 @@ runtime::Mount bindMount(std::string source, std::string target, bool readonly) 
 }
 
 Result<runtime::Mount> volumeMount(const ContainerInputs& in, const json::object& mount,
-                                   const std::vector<std::string>& env, std::vector<UniqueFd>& opened) {
+                                   const std::vector<std::string>& env) {
   std::string_view name = text(mount, "name");
   const json::object* volume = named(array(*in.pod, {"spec", "volumes"}), name);
   if (volume == nullptr) return Error(Code::kFailedPrecondition, fmt::format("volume \"{}\" is not defined", name));
@@ -165,9 +166,8 @@ Result<runtime::Mount> volumeMount(const ContainerInputs& in, const json::object
   runtime::Mount out = bindMount(*path, std::string(text(mount, "mountPath")), readonly);
   if (!out.target.starts_with('/')) out.target = "/" + out.target;
   if (!subPath.empty()) {
-    ASSIGN_OR_RETURN(UniqueFd fd, openSubPath(*path, subPath));
-    out.source = fmt::format("/proc/{}/fd/{}", ::getpid(), fd.get());
-    opened.push_back(std::move(fd));
+    RETURN_IF_ERROR(openSubPath(*path, subPath));
+    out.subPath = std::move(subPath);
   }
   std::string_view propagation = text(mount, "mountPropagation");
   if (propagation == "HostToContainer") out.propagation = runtime::Mount::Propagation::kSlave;
@@ -182,7 +182,7 @@ Result<> setMounts(const ContainerInputs& in, ContainerBuild& build) {
   std::vector<runtime::Mount> volumes;
   for (const json::value& entry : array(*in.container, {"volumeMounts"})) {
     if (!entry.is_object()) continue;
-    ASSIGN_OR_RETURN(auto mount, volumeMount(in, entry.get_object(), spec.process.env, build.opened));
+    ASSIGN_OR_RETURN(auto mount, volumeMount(in, entry.get_object(), spec.process.env));
     volumes.push_back(std::move(mount));
   }
   auto taken = [&](std::string_view target) {
@@ -201,6 +201,8 @@ Result<> setMounts(const ContainerInputs& in, ContainerBuild& build) {
   if (message.front() != '/') message.insert(0, "/");
   const std::string file = in.paths->terminationMessage(text(*in.container, "name"), in.attempt);
   RETURN_IF_ERROR(writeFile(file, "", 0666));
+  // Every user of the image may leave a message, whatever this program's umask.
+  if (::chmod(file.c_str(), 0666) != 0) return Error::fromErrno("chmod " + file);
   spec.mounts.push_back(bindMount(file, message, false));
   return {};
 }

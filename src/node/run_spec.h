@@ -1,11 +1,10 @@
-// From a pod's documents to the runtime's specifications. Pure but for looking up users in the image and opening
+// From a pod's documents to the runtime's specifications. Pure but for looking up users in the image and making
 // subPaths.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "base/fd.h"
 #include "env.h"
 #include "image/spec.h"
 #include "image/store.h"
@@ -65,8 +64,7 @@ struct ContainerInputs {
 };
 struct ContainerBuild {
   runtime::ContainerSpec spec;
-  std::string stopSignal;        // "SIGTERM"
-  std::vector<UniqueFd> opened;  // subPaths; close them when the container has started
+  std::string stopSignal;  // "SIGTERM"
 };
 // kFailedPrecondition: CreateContainerConfigError, with the kubelet's words. kNotFound: nothing to run.
 Result<ContainerBuild> buildContainer(const ContainerInputs& inputs);

@@ -156,6 +156,24 @@ TEST(Container, LinksInTheImageDoNotLeadMountsOutside) {
   EXPECT_FALSE(world.run(world.shell("true")).started) << "a /proc that is a link must be refused";
 }
 
+TEST(Container, PartsOfASourceStayInsideIt) {
+  NEEDS_ROOT();
+  World world;
+  (void)makeDirs(world.dir + "/data/a/b").ok();
+  (void)writeFile(world.dir + "/data/a/b/in", "given\n").ok();
+  (void)makeDirs(world.dir + "/secret").ok();
+  std::filesystem::create_symlink("/a", world.dir + "/data/link");
+  std::filesystem::create_symlink("../secret", world.dir + "/data/out");
+  auto spec = world.shell("cat /folder/in /file; ls /linked");
+  spec.mounts = {Mount{.source = world.dir + "/data", .subPath = "a/b", .target = "/folder"},
+                 Mount{.source = world.dir + "/data", .subPath = "a/b/in", .target = "/file"},
+                 Mount{.source = world.dir + "/data", .subPath = "link", .target = "/linked"}};
+  auto ran = world.run(spec);
+  EXPECT_EQ(ran.out, "given\ngiven\nb\n") << ran.error << ran.err;
+  spec.mounts = {Mount{.source = world.dir + "/data", .subPath = "out", .target = "/out"}};
+  EXPECT_EQ(world.run(spec).code, Code::kNotFound);
+}
+
 TEST(Container, OwnNamespacesAndHostname) {
   NEEDS_ROOT();
   World world;

@@ -4,8 +4,11 @@
 // can then never lead out of the container's own root.
 #include <fcntl.h>
 #include <linux/mount.h>
+#include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -39,6 +42,17 @@ uint64_t attributesOf(const Mount& mount) {
   return (mount.readonly || mount.recursiveReadonly ? MOUNT_ATTR_RDONLY : 0u) |
          (mount.nosuid ? MOUNT_ATTR_NOSUID : 0u) | (mount.nodev ? MOUNT_ATTR_NODEV : 0u) |
          (mount.noexec ? MOUNT_ATTR_NOEXEC : 0u);
+}
+
+int statSource(const Mount& mount, struct stat& status) {
+  if (mount.subPath.empty()) return ::stat(mount.source.c_str(), &status);
+  UniqueFd root(::open(mount.source.c_str(), O_PATH | O_CLOEXEC));
+  struct open_how how{};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  if (!root) return -1;
+  UniqueFd found(static_cast<int>(::syscall(SYS_openat2, root.get(), mount.subPath.c_str(), &how, sizeof how)));
+  return found ? ::fstat(found.get(), &status) : -1;
 }
 
 class Builder {
@@ -250,12 +264,15 @@ class Builder {
     struct stat status{};
     if (mount.source.empty() || mount.source[0] != '/')
       return Error(Code::kInvalid, "bind source \"" + mount.source + "\" is not absolute");
-    if (::stat(mount.source.c_str(), &status) != 0) {
-      if (errno == ENOENT) return Error(Code::kNotFound, "bind source path does not exist: " + mount.source);
-      return Error::fromErrno("bind source " + mount.source);
+    std::string what = mount.source + (mount.subPath.empty() ? "" : "/" + mount.subPath);
+    if (statSource(mount, status) != 0) {
+      if (errno == ENOENT) return Error(Code::kNotFound, "bind source path does not exist: " + what);
+      return Error::fromErrno("bind source " + what);
     }
     placed.kind = (placed.kind & kNoLink) | (S_ISDIR(status.st_mode) ? kFolder : kFile);
+    uint32_t inside = writer_.text(mount.subPath);
     auto& step = writer_.add(Op::kOpenTree, mount.source);
+    step.text = inside;
     step.a = placed.slot;
     step.b = mount.recursive;
     step.c = mount.propagation == Mount::Propagation::kPrivate ? MS_PRIVATE
@@ -263,7 +280,7 @@ class Builder {
                                                                : MS_SHARED;
     step.d = attributesOf(mount);
     step.e = mount.recursiveReadonly;
-    if (context_.firstUser && !placed.ofKernel) writer_.add(Op::kIdmap, mount.source).a = placed.slot;
+    if (context_.firstUser && !placed.ofKernel) writer_.add(Op::kIdmap, what).a = placed.slot;
     return {};
   }
 

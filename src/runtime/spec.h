@@ -52,7 +52,8 @@ struct Mount {
   // "overlay", or any file system type that needs no more than `source` and `options`.
   std::string type = "bind";
   std::string source;
-  std::string target;  // absolute, in the container; created when missing
+  std::string subPath;  // bind: of the source, resolved inside it whatever links there are; empty: the source itself
+  std::string target;   // absolute, in the container; created when missing
   bool readonly = false;
   bool recursive = true;  // bind: with the mounts below the source
   bool recursiveReadonly = false;

@@ -40,7 +40,8 @@ enum Op : uint32_t {
   kDomainname,  // path = name
   kLoopbackUp,
   kPropagation,  // path, a = MS_* (recursive private at first)
-  kOpenTree,     // slot a = clone of path; b: recursive; c = propagation; d = attributes; e: recursive attributes
+  kOpenTree,     // slot a = clone of path, or of `text` as it is found inside of it; b: recursive; c = propagation; d =
+                 // attributes; e: recursive attributes
   kNewFs,        // slot a = file system `path` with list of key\0value\0...\0 at `text` (n pairs); d = attributes
   kNewOverlay,   // slot a = overlay, list of lower folders at `text` (n), `more` = "upper\0work\0"; d = attributes
   kIdmap,        // slot a: ids on disk are those of the sandbox's user namespace
