@@ -1,7 +1,6 @@
 """The drain barrier: pods end in rollouts, scale-downs and drains, and no request is lost; nothing waits for what is dead."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -104,3 +103,21 @@ def test_no_request_is_lost_in_rollouts_scale_downs_and_drains(cluster):
     assert sent > 100 * rounds
     assert not lost, lost[:20]
     assert not events(cluster, "Undrained")
+
+
+def test_agent_that_is_mute_holds_no_stop_for_longer_than_the_bound(cluster):
+    mute = f"{cluster.name}-node-3"
+    pod = next(p for p in cluster.get("pods", "-l", f"app={NAME}")["items"] if p["spec"]["nodeName"] != mute)["metadata"]["name"]
+    agent = role_process(cluster, "agent", mute)
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        cluster.kubectl("delete", "pod", pod, "--timeout=20s")
+        took = time.monotonic() - began
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    print(f"the pod was gone after {took:.1f} s")
+    assert 2 <= took < 6 * PATIENCE
+    told = eventually(lambda: [e for e in events(cluster, "Undrained") if e["involvedObject"]["name"] == pod])
+    assert f"not confirmed by {mute}" in told[0]["message"]
+    cluster.kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=60s")
