@@ -9,7 +9,6 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/write.hpp>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 
@@ -156,11 +155,15 @@ Task<> ApiAddress::Rep::accept(Rep* self, std::shared_ptr<tcp::acceptor> accepto
 Task<> ApiAddress::Rep::copyOneWay(Rep* self, std::shared_ptr<Connection> connection, End* from, End* to) {
   std::vector<char> buffer(kBuffer);
   while (true) {
+    // Looked at before each wait: what begins after the handover's cancel() would not be ended by it.
+    if (self->handingOver) co_return;
     if (!to->pending.empty()) {
-      auto [failed, written] = co_await asio::async_write(to->socket, asio::buffer(to->pending), kAwait);
+      auto [failed, written] = co_await to->socket.async_write_some(asio::buffer(to->pending), kAwait);
       to->pending.erase(0, written);
       if (failed && self->handingOver) co_return;
+      if (failed) log::debug("region", "write for {}: {}", connection->name, failed.message());
       if (failed) break;
+      continue;
     }
     boost::system::error_code ignored;
     // Half closed: the other direction goes on.
@@ -168,11 +171,11 @@ Task<> ApiAddress::Rep::copyOneWay(Rep* self, std::shared_ptr<Connection> connec
       to->socket.shutdown(tcp::socket::shutdown_send, ignored);
       co_return;
     }
-    if (self->handingOver) co_return;
     auto [error, count] = co_await from->socket.async_read_some(asio::buffer(buffer), kAwait);
     to->pending.assign(buffer.data(), count);
     from->ended = error == asio::error::eof;
     if (error && !from->ended && self->handingOver) co_return;
+    if (error && !from->ended) log::debug("region", "read for {}: {}", connection->name, error.message());
     if (error && !from->ended) break;
   }
   connection->close();
@@ -285,7 +288,7 @@ Task<Result<UniqueFd>> ApiAddress::handOver() {
     listeners.push_back(fd);
   }
   for (const auto& connection : std::exchange(rep_->connections, {})) {
-    json::object told{{"master", connection->name}};
+    json::object told{{"to", connection->name}};
     CO_RETURN_IF_ERROR(tell(told, "client", connection->client));
     if (!connection->name.empty()) CO_RETURN_IF_ERROR(tell(told, "master", connection->master));
     connections.push_back(std::move(told));
@@ -323,7 +326,7 @@ Result<> ApiAddress::takeOver(UniqueFd file) {
     if (!item.is_object()) continue;
     const auto& one = item.get_object();
     auto connection = std::make_shared<Connection>(rep_->loop);
-    connection->name = client::text(one, "master");
+    connection->name = client::text(one, "to");
     auto taken = read(one, "client", connection->client);
     if (taken.ok() && !connection->name.empty()) taken = read(one, "master", connection->master);
     if (!taken.ok()) {
