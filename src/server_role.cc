@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include <boost/asio/signal_set.hpp>
+#include <boost/json/serialize.hpp>
 
 #include "apiserver/audit.h"
 #include "apiserver/server.h"
@@ -16,6 +17,9 @@
 #include "client/node_lease.h"
 #include "controllers/heartbeats.h"
 #include "controllers/manager.h"
+#include "host/cluster_info.h"
+#include "host/config.h"
+#include "host/living_masters.h"
 #include "http/server.h"
 #include "platform/master_options.h"
 #include "platform/members.h"
@@ -51,8 +55,10 @@ struct Duties {
   std::unique_ptr<scheduler::Scheduler> scheduler;
   std::unique_ptr<platform::MemberKeeper> members;
   std::unique_ptr<platform::SnapshotKeeper> snapshots;
+  std::unique_ptr<host::LivingMasters> living;
 
   Task<> stop() {
+    if (living) co_await living->stop();
     if (snapshots) co_await snapshots->stop();
     if (members) co_await members->stop();
     if (scheduler) co_await scheduler->stop();
@@ -74,8 +80,10 @@ struct Master {
   std::unique_ptr<RegionBalancer> balancer;
   std::unique_ptr<controllers::Heartbeats> heartbeats;
   std::unique_ptr<client::Client> leaseClient;
-  std::unique_ptr<client::LeaderElector> elector;  // null with the embedded store: there is no other master
-  std::unique_ptr<client::Cache::Subscription> leases;
+  std::unique_ptr<host::MasterHeartbeat> heartbeat;  // of separate hosts
+  std::unique_ptr<client::LeaderElector> elector;    // null with the embedded store: there is no other master
+  std::unique_ptr<client::Cache::Subscription> leases, peers;
+  std::string configFile = {};
   std::unique_ptr<Duties> duties;
   // Whether this master is to have its duties; tendDuties() makes it so.
   bool leads = false, stopping = false;
@@ -90,6 +98,9 @@ struct Master {
   Task<Result<>> startApi();
   Result<> stand();
   Result<std::unique_ptr<Duties>> takeUpDuties();
+  bool separate() const { return options.regionUrl.empty(); }
+  Task<Result<>> tellHosts();
+  void rememberMaster(const object::Object& lease);
   Result<> reachRegion();
   static Task<> tendDuties(Master* self);
   Result<std::shared_ptr<http::TlsServer>> tls();
@@ -179,6 +190,43 @@ Task<Result<>> Master::startApi() {
   co_return Result<>();
 }
 
+// What hosts that join are told, and which masters nodes and pods find.
+Task<Result<>> Master::tellHosts() {
+  host::ClusterInfo info;
+  info.cluster = options.cluster;
+  info.region = options.region;
+  info.podRange = options.podRange;
+  info.serviceRange = options.serviceRange;
+  info.domain = host::kDomain;
+  info.server = fmt::format("https://{}:{}", options.advertise, options.port);
+  info.memberOnEach = !options.member.empty();
+  CO_ASSIGN_OR_RETURN(info.authorityPem, readFile(options.caFile, 1 << 20));
+  leaseClient = api->clientFor("system:kube-controller-manager");
+  auto published = co_await host::publish(*leaseClient, std::move(info));
+  CO_RETURN_IF_ERROR(published);
+  if (options.store.empty()) {
+    heartbeat = std::make_unique<host::MasterHeartbeat>(loop, *leaseClient, options.name, options.advertise);
+    heartbeat->start();
+  }
+  // A member that loses its data asks those that have joined since.
+  if (!options.member.empty()) {
+    peers = api->caches()
+                .of(object::resources::kLeases)
+                .subscribe([this](const object::ObjectPtr&, const object::ObjectPtr& lease) {
+                  if (lease) rememberMaster(*lease);
+                });
+  }
+  co_return Result<>();
+}
+
+void Master::rememberMaster(const object::Object& lease) {
+  const auto master = host::masterOf(lease);
+  if (!master || !platform::addPeer(options, master->name, master->address)) return;
+  log::info("server", "master {} has joined at {}", master->name, master->address);
+  auto kept = writeFileDurably(configFile, boost::json::serialize(platform::toJson(options)) + "\n", 0600);
+  if (!kept.ok()) log::warn("server", "{}", kept.error().message());
+}
+
 Result<> Master::reachRegion() {
   http::TlsClient::Options tls;
   ASSIGN_OR_RETURN(tls.caPem, readFile(options.caFile, 1 << 20));
@@ -227,6 +275,12 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
     ASSIGN_OR_RETURN(auto etcd, platform::storeOptions(options));
     made->members = std::make_unique<platform::MemberKeeper>(loop, std::move(etcd));
     made->members->start();
+  }
+  if (heartbeat) {
+    made->living = std::make_unique<host::LivingMasters>(
+        loop, api->caches().of(object::resources::kLeases),
+        [this](std::vector<std::string> addresses) { return api->publishMasters(std::move(addresses)); });
+    made->living->start();
   }
   platform::SnapshotKeeper::Options snapshots;
   snapshots.every = std::chrono::seconds(options.snapshotEvery);
@@ -279,7 +333,7 @@ Result<> Master::stand() {
     lead(true);
     return {};
   }
-  leaseClient = api->clientFor("system:kube-controller-manager");
+  if (!leaseClient) leaseClient = api->clientFor("system:kube-controller-manager");
   client::LeaderElector::Options election;
   election.name = kLeaseName;
   election.identity = options.name;
@@ -306,7 +360,12 @@ Task<Result<>> Master::start() {
   CO_RETURN_IF_ERROR(opened);
   auto api = co_await startApi();
   CO_RETURN_IF_ERROR(api);
-  CO_RETURN_IF_ERROR(reachRegion());
+  if (separate()) {
+    auto told = co_await tellHosts();
+    CO_RETURN_IF_ERROR(told);
+  } else {
+    CO_RETURN_IF_ERROR(reachRegion());
+  }
   heartbeats =
       std::make_unique<controllers::Heartbeats>(loop, this->api->caches(), quorumSpansZones(options) ? kLeaseName : "");
   heartbeats->start();
@@ -319,6 +378,9 @@ Task<Result<>> Master::start() {
 Task<> Master::stop() {
   stopping = true;
   leases.reset();
+  peers.reset();
+  // The others learn at once that this one is going.
+  if (heartbeat) co_await heartbeat->stop();
   // The duties end before the lease is given up.
   leads = false;
   changed.notify();
@@ -358,6 +420,7 @@ int runServer(const std::string& configFile) {
   RealLoop loop;
   BlockingPool pool(kBlockingThreads);
   Master master{loop, pool, std::move(*options)};
+  master.configFile = configFile;
   int code = 0;
   boost::asio::signal_set signals(loop.executor(), SIGTERM, SIGINT);
   signals.async_wait([&](const boost::system::error_code& error, int) {

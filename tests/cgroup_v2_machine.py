@@ -64,7 +64,7 @@ def install(root, path, to=None, mode=None):
             shutil.copy2(os.path.realpath(library), root + library)
 
 
-def make_root(root):
+def make_root(root, modules=()):
     for folder in ["bin", "sbin", "etc", "proc", "sys", "dev", "run", "tmp", "root", "var/lib", "usr/bin", "lib64"]:
         os.makedirs(f"{root}/{folder}")
     for folder in ["lib", "usr/sbin", "usr/lib"]:
@@ -91,7 +91,7 @@ def make_root(root):
     source = kernel()
     version = os.listdir(source + "/lib/modules")[0]
     to = f"{root}/lib/modules/{version}"
-    for part in MODULES:
+    for part in [*MODULES, *modules]:
         path = f"{source}/lib/modules/{version}/{part}"
         os.makedirs(os.path.dirname(f"{to}/{part}"), exist_ok=True)
         (shutil.copytree if os.path.isdir(path) else shutil.copy)(path, f"{to}/{part}")

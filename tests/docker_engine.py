@@ -68,6 +68,18 @@ def docker_archive(tag, layer, **config):
     return out.getvalue()
 
 
+def registry_files(repository, tag, layer, **config):
+    """What a registry serves of an image: {"/v2/...": (type, bytes)}."""
+    content = image_config(layer, **config)
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind,
+                           "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(content), "size": len(content)},
+                           "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(layer), "size": len(layer)}]}).encode()
+    return {"/v2/": ("application/json", b"{}"),
+            **{f"/v2/{repository}/manifests/{name}": (kind, manifest) for name in (tag, digest(manifest))},
+            **{f"/v2/{repository}/blobs/{digest(blob)}": ("application/octet-stream", blob) for blob in (content, layer)}}
+
+
 class Engine:
     def __init__(self):
         self.net = Namespace()
@@ -251,7 +263,7 @@ class StaticRegistry(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":  # serves a file of known answers, inside the test's namespace
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), StaticRegistry)
+    server = http.server.ThreadingHTTPServer((sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1", int(sys.argv[1])), StaticRegistry)
     with open(sys.argv[2]) as known:
         server.known = json.load(known)
     server.serve_forever()

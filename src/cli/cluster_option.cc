@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "base/files.h"
+#include "host/config.h"
 
 namespace dhow::cli {
 
@@ -15,6 +16,10 @@ Result<platform::ClusterConfig> ClusterOption::load() const {
 Result<> needRoot() {
   if (::geteuid() == 0) return {};
   return Error(Code::kPermissionDenied, "this needs root: the cluster's identities, machines and links are root's");
+}
+
+bool ClusterOption::meansHost() const {
+  return !pathExists(paths().config()) && host::hostExists(data);
 }
 
 std::shared_ptr<ClusterOption> addClusterOption(CLI::App* command) {

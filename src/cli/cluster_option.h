@@ -18,6 +18,9 @@ struct ClusterOption {
   platform::ClusterPaths paths() const { return platform::ClusterPaths(data, name); }
   // The cluster's configuration; kNotFound with what to do when there is no such cluster.
   Result<platform::ClusterConfig> load() const;
+  // There is no such cluster here, and this machine is a part of one of separate hosts: commands that make sense there
+  // act on that.
+  bool meansHost() const;
 };
 
 // Adds --name and --data. The object lives as long as the command.

@@ -5,6 +5,8 @@
 
 namespace dhow::cli {
 
+// `dhow status` on a host of a cluster of separate hosts.
+int hostStatus(const std::string& dataDir);
 void addUp(CLI::App& app, Action* chosen);
 void addDown(CLI::App& app, Action* chosen);
 void addStatus(CLI::App& app, Action* chosen);
@@ -16,6 +18,11 @@ void addPolicy(CLI::App& app, Action* chosen);
 void addDrill(CLI::App& app, Action* chosen);
 void addSnapshot(CLI::App& app, Action* chosen);
 void addDatastore(CLI::App& app, Action* chosen);
+void addServer(CLI::App& app, const Roles& roles, Action* chosen);
+void addJoin(CLI::App& app, Action* chosen);
+void addLeave(CLI::App& app, Action* chosen);
+void addToken(CLI::App& app, Action* chosen);
+void addService(CLI::App& app, Action* chosen);
 void addKubeconfig(CLI::App& app, Action* chosen);
 void addDockerSocket(CLI::App& app, Action* chosen);
 void addDocker(CLI::App& app, Action* chosen);

@@ -29,6 +29,10 @@ constexpr Entry kCommands[] = {
     {"upgrade", addUpgrade},
     {"snapshot", addSnapshot},
     {"datastore", addDatastore},
+    {"join", addJoin},
+    {"leave", addLeave},
+    {"token", addToken},
+    {"service", addService},
     {"kubeconfig", addKubeconfig},
     {"docker-socket", addDockerSocket},
     {"docker", addDocker},
@@ -44,7 +48,6 @@ void addRoles(CLI::App& app, const Roles& roles, Action* chosen) {
     command->add_option(option, *path)->required();
     command->callback([=] { *chosen = [=] { return role(*path); }; });
   };
-  add("server", "a master: API server, controllers and scheduler", roles.server, "--config");
   add("member", "a master's member of the etcd that several masters share", roles.member, "--config");
   add("region", "what a cloud gives a cluster: the API's address, machines, registry, load balancer", roles.region,
       "--cluster");
@@ -67,6 +70,7 @@ int run(int argc, char** argv, const Roles& roles) {
   app.add_flag("--debug", verbose, "log in detail");
   Action chosen;
   for (const auto& entry : kCommands) entry.add(app, &chosen);
+  addServer(app, roles, &chosen);
   addRoles(app, roles, &chosen);
   CLI11_PARSE(app, argc, argv);
   log::configure(verbose ? log::Level::kDebug : log::Level::kInfo, "");

@@ -8,11 +8,29 @@
 #include "base/files.h"
 #include "cluster_option.h"
 #include "commands.h"
+#include "host/layout.h"
 #include "platform/contexts.h"
 
 namespace dhow::cli {
 
 namespace {
+
+// The administrator's, of the cluster or of the one whose master this machine is.
+Result<std::string> kubeconfigOf(const ClusterOption& option) {
+  if (!option.meansHost()) {
+    ASSIGN_OR_RETURN(auto config, option.load());
+    return config.paths().kubeconfig();
+  }
+  if (pathExists(host::kKubeconfig)) return std::string(host::kKubeconfig);
+  return Error(Code::kFailedPrecondition, "this machine is a node: the kubeconfig is on its masters");
+}
+
+int printKubeconfig(const ClusterOption& option) {
+  auto path = kubeconfigOf(option);
+  if (!path.ok()) return fail(path.error());
+  std::printf("%s\n", path->c_str());
+  return 0;
+}
 
 int printPath(const ClusterOption& option, const std::string& path) {
   auto config = option.load();
@@ -30,11 +48,10 @@ int printShared(const ClusterOption& option) {
 }
 
 int execKubectl(const ClusterOption& option, const std::vector<std::string>& args) {
-  auto config = option.load();
-  if (!config.ok()) return fail(config.error());
-  const std::string kubeconfig = option.paths().kubeconfig();
-  if (::access(kubeconfig.c_str(), R_OK) != 0) return fail(Error::fromErrno("read " + kubeconfig + " (it is root's)"));
-  ::setenv("KUBECONFIG", kubeconfig.c_str(), 1);
+  auto kubeconfig = kubeconfigOf(option);
+  if (!kubeconfig.ok()) return fail(kubeconfig.error());
+  if (::access(kubeconfig->c_str(), R_OK) != 0) return fail(Error::fromErrno("read " + *kubeconfig + " (it is root's)"));
+  ::setenv("KUBECONFIG", kubeconfig->c_str(), 1);
   std::vector<char*> argv{const_cast<char*>("kubectl")};
   for (const auto& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
   argv.push_back(nullptr);
@@ -53,7 +70,7 @@ void addKubeconfig(CLI::App& app, Action* chosen) {
                     "of the one that all clusters in --data share, with a context for each, named after it: "
                     "`kubectl config use-context` switches them");
   command->callback([=] {
-    *chosen = [=] { return *all ? printShared(*option) : printPath(*option, option->paths().kubeconfig()); };
+    *chosen = [=] { return *all ? printShared(*option) : printKubeconfig(*option); };
   });
 }
 

@@ -6,12 +6,29 @@
 #include "base/time.h"
 #include "cluster_option.h"
 #include "commands.h"
+#include "host/config.h"
+#include "platform/master_options.h"
 #include "platform/snapshots.h"
+#include "platform/store_change.h"
 
 namespace dhow::cli {
 
 namespace {
 
+// Where a cluster of this machine, or the cluster whose master this machine is, is reached and keeps its snapshots.
+struct Place {
+  std::string kubeconfig, snapshots;
+};
+Result<Place> placeOf(const ClusterOption& option) {
+  if (option.meansHost()) {
+    ASSIGN_OR_RETURN(auto host, host::loadHost(option.data));
+    if (!host.master)
+      return Error(Code::kFailedPrecondition, "this machine is a node: snapshots are saved and kept on its masters");
+    return Place{host::kKubeconfig, host.paths().snapshots()};
+  }
+  ASSIGN_OR_RETURN(auto config, option.load());
+  return Place{config.paths().kubeconfig(), config.paths().snapshots()};
+}
 
 void printStep(const std::string& step, Duration took) {
   std::printf("  %-34s %7.0f ms\n", step.c_str(), std::chrono::duration<double, std::milli>(took).count());
@@ -24,58 +41,104 @@ std::string sizeText(uint64_t bytes) {
 }
 
 int save(const ClusterOption& option, std::string file) {
-  return withCluster(option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
-    const auto paths = config.paths();
-    if (file.empty()) {
-      if (auto made = makeDirs(paths.snapshots(), 0700); !made.ok()) return fail(made.error());
-      file = paths.snapshots() + "/" + platform::snapshotName(workbench.loop.wallNow(), false);
-    } else if (std::error_code error; std::filesystem::is_directory(file, error)) {
-      return fail(Error(Code::kInvalid, file + " is a folder; name a file in it"));
-    }
-    auto saved = runOn(workbench.loop, platform::fetchSnapshot(workbench.loop, paths, file));
-    if (!saved.ok()) return fail(saved.error());
-    std::printf("saved %s: revision %lld, %llu objects, %s\n", file.c_str(), static_cast<long long>(saved->revision),
-                static_cast<unsigned long long>(saved->entries), sizeText(saved->bytes).c_str());
-    return 0;
-  });
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto place = placeOf(option);
+  if (!place.ok()) return fail(place.error());
+  RealLoop loop;
+  if (file.empty()) {
+    if (auto made = makeDirs(place->snapshots, 0700); !made.ok()) return fail(made.error());
+    file = place->snapshots + "/" + platform::snapshotName(loop.wallNow(), false);
+  } else if (std::error_code error; std::filesystem::is_directory(file, error)) {
+    return fail(Error(Code::kInvalid, file + " is a folder; name a file in it"));
+  }
+  auto saved = runOn(loop, platform::fetchSnapshot(loop, place->kubeconfig, file));
+  if (!saved.ok()) return fail(saved.error());
+  std::printf("saved %s: revision %lld, %llu objects, %s\n", file.c_str(), static_cast<long long>(saved->revision),
+              static_cast<unsigned long long>(saved->entries), sizeText(saved->bytes).c_str());
+  return 0;
 }
 
 int list(const ClusterOption& option) {
-  return withCluster(option, [](Workbench&, const platform::ClusterConfig& config) {
-    auto files = platform::listSnapshots(config.paths().snapshots());
-    if (!files.ok()) return fail(files.error());
-    size_t width = 32;
-    for (const auto& file : *files) width = std::max(width, file.name.size());
-    const int column = static_cast<int>(width);
-    std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, "NAME", "CREATED", "REVISION", "OBJECTS", "SIZE");
-    for (const auto& file : *files) {
-      if (file.damage) {
-        std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, file.name.c_str(), "Damaged", "-", "-", "-");
-        continue;
-      }
-      std::printf("%-*s  %-20s  %-12lld  %-8llu  %s\n", column, file.name.c_str(), formatTime(file.info.taken).c_str(),
-                  static_cast<long long>(file.info.revision), static_cast<unsigned long long>(file.info.entries),
-                  sizeText(file.info.bytes).c_str());
+  if (auto root = needRoot(); !root.ok()) return fail(root.error());
+  auto place = placeOf(option);
+  if (!place.ok()) return fail(place.error());
+  auto files = platform::listSnapshots(place->snapshots);
+  if (!files.ok()) return fail(files.error());
+  size_t width = 32;
+  for (const auto& file : *files) width = std::max(width, file.name.size());
+  const int column = static_cast<int>(width);
+  std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, "NAME", "CREATED", "REVISION", "OBJECTS", "SIZE");
+  for (const auto& file : *files) {
+    if (file.damage) {
+      std::printf("%-*s  %-20s  %-12s  %-8s  %s\n", column, file.name.c_str(), "Damaged", "-", "-", "-");
+      continue;
     }
-    return 0;
+    std::printf("%-*s  %-20s  %-12lld  %-8llu  %s\n", column, file.name.c_str(), formatTime(file.info.taken).c_str(),
+                static_cast<long long>(file.info.revision), static_cast<unsigned long long>(file.info.entries),
+                sizeText(file.info.bytes).c_str());
+  }
+  return 0;
+}
+
+// A file by its path, or by the name that `list` shows.
+Result<std::string> findSnapshot(const std::string& folder, const std::string& given) {
+  const std::string listed = folder + "/" + given;
+  const std::string file = given.find('/') == given.npos && !pathExists(given) && pathExists(listed) ? listed : given;
+  if (pathExists(file)) return file;
+  return Error(Code::kNotFound,
+               fmt::format("there is no snapshot {}; `dhow snapshot list` shows those of the cluster", given));
+}
+
+int printRestored(const store::SnapshotInfo& snapshot, const std::string& kept) {
+  std::printf("restored the state of %s: %llu objects\n", formatTime(snapshot.taken).c_str(),
+              static_cast<unsigned long long>(snapshot.entries));
+  if (!kept.empty()) std::printf("what was there before is kept in %s\n", kept.c_str());
+  return 0;
+}
+
+// On a master of separate hosts: while it does not run, as only its host knows how it is stopped and started.
+int restoreHost(const host::HostConfig& config, const std::string& given, bool otherCluster) {
+  const auto paths = config.paths();
+  auto options = platform::loadMasterOptions(paths.masterConfig());
+  if (!options.ok()) return fail(options.error());
+  if (options->store.empty())
+    return fail(
+        Error(Code::kUnimplemented, "the store of this cluster is an etcd, which is restored by its own means"));
+  auto lock = lockFile(options->store + ".lock");
+  if (!lock.ok())
+    return fail(
+        Error(Code::kFailedPrecondition,
+              "the master runs: `systemctl stop dhow-server` (without systemd: `dhow service stop`), restore, and "
+              "start it again"));
+  lock->reset();
+  auto file = findSnapshot(paths.snapshots(), given);
+  if (!file.ok()) return fail(file.error());
+  auto authority = readFile(options->caFile, 1 << 20);
+  if (!authority.ok()) return fail(authority.error());
+  return withWorkbench([&](Workbench& workbench) {
+    auto replaced =
+        runOn(workbench.loop,
+              platform::replaceEmbedded(
+                  workbench.loop, workbench.pool, options->store,
+                  otherCluster ? std::string() : platform::clusterIdOf(options->cluster, *authority), *file));
+    return replaced.ok() ? printRestored(replaced->snapshot, replaced->kept) : fail(replaced.error());
   });
 }
 
 int restore(const ClusterOption& option, const std::string& given, bool otherCluster) {
+  if (option.meansHost()) {
+    if (auto root = needRoot(); !root.ok()) return fail(root.error());
+    auto host = host::loadHost(option.data);
+    if (!host.ok()) return fail(host.error());
+    if (!host->master)
+      return fail(Error(Code::kFailedPrecondition, "this machine is a node: the store is on its masters"));
+    return restoreHost(*host, given, otherCluster);
+  }
   return withCluster(option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
-    std::string file = given;
-    const std::string listed = config.paths().snapshots() + "/" + given;
-    if (given.find('/') == given.npos && !pathExists(given) && pathExists(listed)) file = listed;
-    if (!pathExists(file))
-      return fail(
-          Error(Code::kNotFound,
-                fmt::format("there is no snapshot {}; `dhow snapshot list` shows those of the cluster", given)));
-    auto done = runOn(workbench.loop, workbench.cluster.restore(config, file, otherCluster, printStep));
-    if (!done.ok()) return fail(done.error());
-    std::printf("restored the state of %s: %llu objects\n", formatTime(done->snapshot.taken).c_str(),
-                static_cast<unsigned long long>(done->snapshot.entries));
-    if (!done->kept.empty()) std::printf("what was there before is kept in %s\n", done->kept.c_str());
-    return 0;
+    auto file = findSnapshot(config.paths().snapshots(), given);
+    if (!file.ok()) return fail(file.error());
+    auto done = runOn(workbench.loop, workbench.cluster.restore(config, *file, otherCluster, printStep));
+    return done.ok() ? printRestored(done->snapshot, done->kept) : fail(done.error());
   });
 }
 

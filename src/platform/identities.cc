@@ -18,12 +18,13 @@ namespace {
 constexpr Duration kYear = std::chrono::hours(24 * 365);
 constexpr Duration kAuthorityLife = 10 * kYear;
 
+}  // namespace
+
 Result<> saveIdentity(const std::string& stem, const Identity& identity) {
   RETURN_IF_ERROR(writeFileDurably(stem + ".key", identity.privateKeyPem, 0600));
   return writeFileDurably(stem + ".crt", identity.certificatePem);
 }
 
-// The identity stored at `stem`, or a new one when there is none or it has less than a third of its life left.
 Result<Identity> ensureIdentity(const std::string& stem, const Identity& authority, CertificateSpec spec) {
   if (auto stored = readIdentity(stem); stored.ok()) {
     auto info = inspectCertificate(stored->certificatePem);
@@ -41,8 +42,8 @@ Result<Identity> ensureAuthority(const std::string& stem, const std::string& nam
   return made;
 }
 
-std::string kubeconfigOf(const ClusterConfig& config, const std::string& authorityPem, const Identity& admin) {
-  const auto& name = config.request.name;
+std::string kubeconfigOf(const std::string& name, const std::string& server, const std::string& authorityPem,
+                         const Identity& admin) {
   return fmt::format(
       "apiVersion: v1\n"
       "kind: Config\n"
@@ -62,10 +63,9 @@ std::string kubeconfigOf(const ClusterConfig& config, const std::string& authori
       "    cluster: {0}\n"
       "    user: {0}-admin\n"
       "current-context: {0}\n",
-      name, config.apiUrl(), toBase64(authorityPem), toBase64(admin.certificatePem), toBase64(admin.privateKeyPem));
+      name, server, toBase64(authorityPem), toBase64(admin.certificatePem), toBase64(admin.privateKeyPem));
 }
 
-// Kubernetes' EncryptionConfiguration, with one new key.
 std::string encryptionConfig() {
   return fmt::format(
       "apiVersion: apiserver.config.k8s.io/v1\n"
@@ -81,7 +81,47 @@ std::string encryptionConfig() {
       toBase64(randomBytes(kSealKeySize)));
 }
 
-}  // namespace
+CertificateSpec adminCertificate(WallTime now) {
+  CertificateSpec spec;
+  spec.commonName = "kubernetes-admin";
+  spec.organizations = {"system:masters"};
+  spec.client = true;
+  spec.notBefore = now;
+  spec.validity = kYear;
+  return spec;
+}
+
+CertificateSpec masterCertificate(const std::string& name, const std::string& domain, WallTime now) {
+  CertificateSpec spec;
+  spec.commonName = name;
+  spec.organizations = {kMasterGroup};
+  spec.server = spec.client = true;
+  spec.notBefore = now;
+  spec.validity = kYear;
+  spec.dnsNames = {"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+                   "kubernetes.default.svc." + domain};
+  return spec;
+}
+
+CertificateSpec memberCertificate(const std::string& name, const std::string& address, WallTime now) {
+  CertificateSpec spec;
+  spec.commonName = name;
+  spec.server = spec.client = true;
+  spec.notBefore = now;
+  spec.validity = kYear;
+  spec.ipAddresses = {"127.0.0.1", address};
+  return spec;
+}
+
+CertificateSpec nodeCertificate(const std::string& name, WallTime now) {
+  CertificateSpec spec;
+  spec.commonName = "system:node:" + name;
+  spec.organizations = {"system:nodes"};
+  spec.client = true;
+  spec.notBefore = now;
+  spec.validity = kYear;
+  return spec;
+}
 
 Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
   auto paths = config.paths();
@@ -99,13 +139,7 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
   region.ipAddresses = {"127.0.0.1", config.hostAddress()};
   RETURN_IF_ERROR(ensureIdentity(paths.pki(kRegion), authority, region));
 
-  CertificateSpec admin;
-  admin.commonName = "kubernetes-admin";
-  admin.organizations = {"system:masters"};
-  admin.client = true;
-  admin.notBefore = now;
-  admin.validity = kYear;
-  ASSIGN_OR_RETURN(auto adminIdentity, ensureIdentity(paths.pki(kAdmin), authority, admin));
+  ASSIGN_OR_RETURN(auto admin, ensureIdentity(paths.pki(kAdmin), authority, adminCertificate(now)));
 
   if (!pathExists(paths.pki(kServiceAccountKey)))
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kServiceAccountKey), generatePrivateKey(), 0600));
@@ -113,7 +147,7 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kEncryption), encryptionConfig(), 0600));
   if (!pathExists(paths.pki(kRegistryPassword)))
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kRegistryPassword), randomHex(32), 0600));
-  auto kubeconfig = kubeconfigOf(config, authority.certificatePem, adminIdentity);
+  auto kubeconfig = kubeconfigOf(config.request.name, config.apiUrl(), authority.certificatePem, admin);
   auto existing = readFile(paths.kubeconfig(), 1 << 20);
   if (existing.ok() && *existing == kubeconfig) return {};
   return writeFileDurably(paths.kubeconfig(), kubeconfig, 0600);
@@ -124,26 +158,13 @@ Result<> ensureMasterIdentities(const ClusterConfig& config, const MasterPlan& m
   const std::string folder = paths.master(master.name);
   RETURN_IF_ERROR(makeDirs(folder, 0700));
   ASSIGN_OR_RETURN(auto authority, readIdentity(paths.pki(kAuthority)));
-  CertificateSpec server;
-  server.commonName = master.name;
-  server.organizations = {kMasterGroup};
-  server.server = server.client = true;
-  server.notBefore = now;
-  server.validity = kYear;
-  server.dnsNames = {"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-                     "kubernetes.default.svc." + config.domain};
+  CertificateSpec server = masterCertificate(master.name, config.domain, now);
   server.ipAddresses = {"127.0.0.1", config.hostAddress(), config.kubernetesServiceAddress(), master.address};
   RETURN_IF_ERROR(ensureIdentity(folder + "/" + kServer, authority, server));
 
   if (!config.request.ownMembers()) return {};
   ASSIGN_OR_RETURN(auto members, readIdentity(paths.pki(kMemberAuthority)));
-  CertificateSpec member;
-  member.commonName = master.name;
-  member.server = member.client = true;
-  member.notBefore = now;
-  member.validity = kYear;
-  member.ipAddresses = {"127.0.0.1", master.address};
-  RETURN_IF_ERROR(ensureIdentity(folder + "/" + kMember, members, member));
+  RETURN_IF_ERROR(ensureIdentity(folder + "/" + kMember, members, memberCertificate(master.name, master.address, now)));
   return {};
 }
 
@@ -151,13 +172,7 @@ Result<Identity> ensureNodeIdentity(const ClusterConfig& config, const std::stri
   auto paths = config.paths();
   ASSIGN_OR_RETURN(auto authority, readIdentity(paths.pki(kAuthority)));
   RETURN_IF_ERROR(makeDirs(paths.node(node), 0700));
-  CertificateSpec spec;
-  spec.commonName = "system:node:" + node;
-  spec.organizations = {"system:nodes"};
-  spec.client = true;
-  spec.notBefore = now;
-  spec.validity = kYear;
-  return ensureIdentity(paths.node(node) + "/node", authority, spec);
+  return ensureIdentity(paths.node(node) + "/node", authority, nodeCertificate(node, now));
 }
 
 Result<Identity> loadIdentity(const ClusterPaths& paths, const std::string& name) {

@@ -31,6 +31,21 @@ Result<> ensureMasterIdentities(const ClusterConfig& config, const MasterPlan& m
 // CN system:node:<name>, O system:nodes. Made anew when its certificate has less than a third of its life left.
 Result<Identity> ensureNodeIdentity(const ClusterConfig& config, const std::string& node, WallTime now);
 
+// What the above and others (host/server.h) are made of.
+// An authority at `stem`, made where there is none.
+Result<Identity> ensureAuthority(const std::string& stem, const std::string& name, WallTime now);
+// The identity stored at `stem`, or a new one when there is none or it has less than a third of its life left.
+Result<Identity> ensureIdentity(const std::string& stem, const Identity& authority, CertificateSpec spec);
+Result<> saveIdentity(const std::string& stem, const Identity& identity);
+CertificateSpec adminCertificate(WallTime now);
+CertificateSpec masterCertificate(const std::string& name, const std::string& domain, WallTime now);  // add addresses
+CertificateSpec memberCertificate(const std::string& name, const std::string& address, WallTime now);
+CertificateSpec nodeCertificate(const std::string& name, WallTime now);
+std::string kubeconfigOf(const std::string& cluster, const std::string& server, const std::string& authorityPem,
+                         const Identity& admin);
+// Kubernetes' EncryptionConfiguration, with one new key.
+std::string encryptionConfig();
+
 // From <stem>.crt and <stem>.key.
 Result<Identity> readIdentity(const std::string& stem);
 Result<Identity> loadIdentity(const ClusterPaths& paths, const std::string& name);

@@ -27,15 +27,15 @@ constexpr TextField kTexts[] = {
     {"advertise", &MasterOptions::advertise},
     {"podRange", &MasterOptions::podRange},
     {"serviceRange", &MasterOptions::serviceRange},
-    {"loadBalancerRange", &MasterOptions::loadBalancerRange},
     {"caFile", &MasterOptions::caFile},
     {"certFile", &MasterOptions::certFile},
     {"keyFile", &MasterOptions::keyFile},
     {"serviceAccountKeyFile", &MasterOptions::serviceAccountKeyFile},
-    {"regionUrl", &MasterOptions::regionUrl},
 };
 constexpr TextField kOptionalTexts[] = {
     {"caKeyFile", &MasterOptions::caKeyFile},
+    {"loadBalancerRange", &MasterOptions::loadBalancerRange},
+    {"regionUrl", &MasterOptions::regionUrl},
     {"store", &MasterOptions::store},
     {"etcdCaFile", &MasterOptions::etcdCaFile},
     {"etcdCertFile", &MasterOptions::etcdCertFile},

@@ -5,7 +5,8 @@
 //   zones, nodes     ["local-east-1", ...] and how many nodes a new cluster begins with
 //   address, port    where its API server listens
 //   advertise        the address under which every client finds the API: the region's
-//   podRange, serviceRange, loadBalancerRange
+//   podRange, serviceRange
+//   loadBalancerRange   empty: services of type LoadBalancer stay pending
 //   caFile           PEM of the cluster's authority
 //   caKeyFile        its key, which signs certificates (controllers/certificates.h); empty: they are signed elsewhere
 //   certFile, keyFile   serves the API, and is shown to the region
@@ -13,7 +14,8 @@
 //   restricted       whether Pod Security is enforced at the level restricted where a namespace does not say otherwise
 //   auditFile        the audit log (apiserver/audit.h); empty: none
 //   encryptionFile   how values are encrypted in the store (apiserver/value_cipher.h); empty: not at all
-//   regionUrl        the region's API (platform/region_api.h)
+//   regionUrl        the region's API (platform/region_api.h); empty: machines are separate hosts that join by
+//                    themselves (host/), and `advertise` is this master's own address
 //   store            path of the embedded store's file, or
 //   etcd             ["https://10.89.1.3:2379", ...] with etcdCaFile, etcdCertFile, etcdKeyFile (empty for http://)
 //   storePrefix      put before each key: where several clusters share one etcd

@@ -119,6 +119,32 @@ Result<store::EtcdOptions> storeOptions(const MasterOptions& options) {
   return out;
 }
 
+bool addPeer(MasterOptions& options, const std::string& name, const std::string& address) {
+  auto& known = options.peers[name];
+  if (known == address) return false;
+  known = address;
+  const auto url = clientUrl(address);
+  if (std::find(options.etcd.begin(), options.etcd.end(), url) == options.etcd.end()) options.etcd.push_back(url);
+  return true;
+}
+
+Task<Result<>> removeOwnMember(Loop& loop, MasterOptions options) {
+  CO_ASSIGN_OR_RETURN(auto etcd, storeOptions(options));
+  std::erase(etcd.endpoints, clientUrl(options.address));
+  if (etcd.endpoints.empty()) co_return Result<>();
+  etcd.timeout = 5s;
+  store::EtcdAdmin admin(loop, std::move(etcd));
+  auto members = co_await admin.members();
+  CO_RETURN_IF_ERROR(members);
+  const std::string url = peerUrl(options.address);
+  for (const auto& member : *members) {
+    if (std::find(member.peerUrls.begin(), member.peerUrls.end(), url) == member.peerUrls.end()) continue;
+    auto removed = co_await admin.removeMember(member.id);
+    co_return removed;
+  }
+  co_return Result<>();
+}
+
 Result<std::string> findEtcd() {
   for (const char* path : {"/usr/local/bin/etcd", "/usr/bin/etcd"}) {
     if (pathExists(path)) return std::string(path);

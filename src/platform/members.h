@@ -18,6 +18,11 @@ namespace dhow::platform {
 // How the master's store is reached, with the files' contents.
 Result<store::EtcdOptions> storeOptions(const MasterOptions& options);
 
+// Adds a master that has joined to the peers and to the ways to the store; false when it is known.
+bool addPeer(MasterOptions& options, const std::string& name, const std::string& address);
+// Takes the master's own member out of the cluster, whose other members answer; fine when it is the only one.
+Task<Result<>> removeOwnMember(Loop& loop, MasterOptions options);
+
 // kNotFound with what to do when the machine has no etcd.
 Result<std::string> findEtcd();
 

@@ -111,8 +111,8 @@ Task<Result<store::SnapshotInfo>> receive(http::Client* http, std::string url, s
 
 }  // namespace
 
-Task<Result<store::SnapshotInfo>> fetchSnapshot(Loop& loop, ClusterPaths paths, std::string file) {
-  CO_ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(paths.kubeconfig()));
+Task<Result<store::SnapshotInfo>> fetchSnapshot(Loop& loop, std::string kubeconfigFile, std::string file) {
+  CO_ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(kubeconfigFile));
   CO_ASSIGN_OR_RETURN(auto connection, client::httpOptions(kubeconfig));
   CO_ASSIGN_OR_RETURN(auto writer, store::SnapshotWriter::create(file));
   http::Client::Options options;

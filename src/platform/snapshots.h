@@ -35,7 +35,7 @@ struct SnapshotFile {
 Result<std::vector<SnapshotFile>> listSnapshots(const std::string& folder);
 
 // Has a master stream one into the file.
-Task<Result<store::SnapshotInfo>> fetchSnapshot(Loop& loop, ClusterPaths paths, std::string file);
+Task<Result<store::SnapshotInfo>> fetchSnapshot(Loop& loop, std::string kubeconfigFile, std::string file);
 
 // Saves one whenever the newest scheduled one is `every` old, and removes those that are outdated.
 class SnapshotKeeper {

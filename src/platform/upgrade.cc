@@ -200,7 +200,7 @@ Task<Result<std::string>> Upgrade::prepare(bool begun) {
   std::string file;
   if (!begun) {
     file = fmt::format("{}/before-upgrade-{}", paths.snapshots(), snapshotName(rep.loop.wallNow(), false));
-    auto saved = co_await fetchSnapshot(rep.loop, paths, file);
+    auto saved = co_await fetchSnapshot(rep.loop, paths.kubeconfig(), file);
     CO_RETURN_IF_ERROR(saved);
     watch.step("checks and snapshot");
   }

@@ -1,0 +1,121 @@
+#include "address.h"
+
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include <climits>
+
+#include "base/fd.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "network/ip.h"
+#include "network/links.h"
+
+namespace dhow::host {
+
+namespace {
+
+constexpr const char* kSettings[] = {"net/ipv4/ip_forward", "net/ipv4/conf/all/send_redirects"};
+// The pods' bridge and the tunnel to others' pods.
+constexpr std::string_view kOwnLinks = "dhow0";
+
+HostAddress placeOf(const IpPrefix& address) {
+  return {address.address.str(), address.masked().str()};
+}
+
+}  // namespace
+
+Result<HostAddress> findAddress(const std::string& wanted) {
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  if (!wanted.empty()) {
+    ASSIGN_OR_RETURN(auto all, links.addresses(0));
+    for (const auto& one : all) {
+      if (one.address.str() == wanted) return placeOf(one);
+    }
+    return Error(Code::kNotFound,
+                 fmt::format("{} is no address of this machine (`ip address` shows them); give one that is", wanted));
+  }
+  ASSIGN_OR_RETURN(auto routes, links.routes());
+  for (const auto& route : routes) {
+    if (route.destination.length != 0 || route.link == 0 || !route.gateway.isV4()) continue;
+    ASSIGN_OR_RETURN(auto addresses, links.addresses(route.link));
+    for (const auto& one : addresses) {
+      if (one.address.isV4() && (route.source.empty() || route.source == one.address)) return placeOf(one);
+    }
+  }
+  return Error(Code::kNotFound,
+               "this machine has no default route that would tell which of its addresses the others "
+               "reach; give one with --address (of a server: --advertise)");
+}
+
+Result<> checkRangesFree(const std::vector<std::string>& ranges) {
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  ASSIGN_OR_RETURN(auto all, links.list());
+  std::map<int, std::string> names;
+  for (const auto& link : all) names[link.index] = link.name;
+  ASSIGN_OR_RETURN(auto routes, links.routes());
+  ASSIGN_OR_RETURN(auto addresses, links.addresses(0));
+  for (const auto& range : ranges) {
+    ASSIGN_OR_RETURN(auto wanted, IpPrefix::parse(range));
+    auto taken = [&](const IpPrefix& by) {
+      return Error(Code::kConflict,
+                   fmt::format("the cluster's range {} overlaps {}, which this machine reaches already (`ip route`); a "
+                               "cluster's ranges are chosen by `dhow server --pod-range --service-range`",
+                               range, by.str()));
+    };
+    for (const auto& route : routes) {
+      if (route.destination.length == 0 || !route.destination.address.isV4()) continue;
+      if (names[route.link].starts_with(kOwnLinks)) continue;
+      if (route.destination.overlaps(wanted)) return taken(route.destination);
+    }
+    for (const auto& address : addresses) {
+      if (address.address.isV4() && !address.address.isLoopback() && wanted.contains(address.address))
+        return taken(address);
+    }
+  }
+  return {};
+}
+
+Result<> checkPortFree(const std::string& address, uint16_t port) {
+  ASSIGN_OR_RETURN(auto parsed, IpAddress::parse(address));
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in at{};
+  at.sin_family = AF_INET;
+  at.sin_port = htons(port);
+  at.sin_addr.s_addr = htonl(parsed.v4Value());
+  int on = 1;
+  if (fd) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (fd && ::bind(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at) == 0) return {};
+  return Error(
+      Code::kConflict,
+      fmt::format("port {} of {} is taken (`ss -ltnp` shows by whom); give another with --port", port, address));
+}
+
+std::map<std::string, std::string> networkSettings() {
+  std::map<std::string, std::string> out;
+  for (const char* name : kSettings) {
+    auto value = readFile(std::string("/proc/sys/") + name, 64);
+    if (value.ok()) out[name] = trim(*value);
+  }
+  return out;
+}
+
+void giveBack(const std::map<std::string, std::string>& settings) {
+  for (const auto& [name, was] : settings) {
+    auto set = setSysctl(name, was);
+    if (!set.ok()) log::warn("host", "{}", set.error().message());
+  }
+}
+
+std::string resolverFile() {
+  constexpr const char* kUsual = "/etc/resolv.conf";
+  constexpr const char* kReal = "/run/systemd/resolve/resolv.conf";
+  char resolved[PATH_MAX];
+  if (!::realpath(kUsual, resolved) || std::string_view(resolved) != "/run/systemd/resolve/stub-resolv.conf")
+    return kUsual;
+  return pathExists(kReal) ? kReal : kUsual;
+}
+
+}  // namespace dhow::host

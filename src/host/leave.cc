@@ -1,0 +1,140 @@
+#include "host/leave.h"
+
+#include <sys/mount.h>
+
+#include <algorithm>
+
+#include "address.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "host/services.h"
+#include "network/links.h"
+#include "network/nat_table.h"
+#include "network/service_proxy.h"
+#include "node/options.h"
+#include "platform/members.h"
+#include "runtime/runtime.h"
+
+namespace dhow::host {
+
+namespace {
+
+constexpr const char* kBridge = "dhow0";
+constexpr const char* kTunnel = "dhow0-vx";
+constexpr const char* kPodTable = "dhow_pods";
+constexpr const char* kServiceTable = "dhow_services";
+
+// The first thing that went wrong; the others are logged.
+struct Outcome {
+  Result<> first;
+  void add(Result<> done) {
+    if (done.ok()) return;
+    if (!first.ok()) log::warn("host", "{}", done.error().message());
+    if (first.ok()) first = std::move(done);
+  }
+};
+
+Task<Result<>> removePods(Loop& loop, BlockingPool& pool, const HostConfig& config,
+                          const platform::Programs& programs) {
+  runtime::Options options;
+  options.stateDir = config.paths().run() + "/node/sandboxes";
+  options.shimPath = programs.shim;
+  options.cgroupParent = config.cgroup();
+  CO_ASSIGN_OR_RETURN(auto runtime, runtime::Runtime::create(loop, pool, std::move(options)));
+  auto found = co_await runtime->findSandboxes();
+  Outcome outcome;
+  if (found.ok()) {
+    for (const auto& sandbox : found->sandboxes) {
+      auto removed = co_await sandbox->remove();
+      outcome.add(std::move(removed));
+    }
+  } else {
+    outcome.add(std::move(found).error());
+  }
+  outcome.add(runtime->removeCgroupParent());
+  co_await runtime->stop();
+  co_return std::move(outcome.first);
+}
+
+Result<> removeTables() {
+  ASSIGN_OR_RETURN(auto pods, NatTable::open(kPodTable));
+  RETURN_IF_ERROR(pods->destroy());
+  ServiceProxyOptions options;
+  options.table = kServiceTable;
+  ASSIGN_OR_RETURN(auto services, ServiceProxy::open(std::move(options)));
+  return services->destroy();
+}
+
+Result<> removeLinks(const HostConfig& config) {
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  ASSIGN_OR_RETURN(auto all, links.list());
+  ASSIGN_OR_RETURN(auto pods, IpPrefix::parse(config.podRange));
+  // Ways to the pods of nodes on the same segment; others go with the tunnel.
+  ASSIGN_OR_RETURN(auto routes, links.routes());
+  for (const auto& route : routes) {
+    if (route.destination.length > pods.length && pods.contains(route.destination.address))
+      RETURN_IF_ERROR(links.removeRoute(route));
+  }
+  const auto bridge = std::find_if(all.begin(), all.end(), [](const Link& link) { return link.name == kBridge; });
+  std::vector<std::string> names;
+  for (const auto& link : all) {
+    if (bridge != all.end() && link.master == bridge->index) names.push_back(link.name);
+  }
+  for (const char* own : {kTunnel, kBridge}) names.emplace_back(own);
+  RETURN_IF_ERROR(links.removeTogether(names));
+  if (!pathExists(config.paths().nodeConfig())) return {};
+  ASSIGN_OR_RETURN(auto options, node::loadNodeOptions(config.paths().nodeConfig()));
+  ASSIGN_OR_RETURN(auto dns, IpAddress::parse(options.dnsAddress));
+  ASSIGN_OR_RETURN(auto loopback, links.find("lo"));
+  return links.removeAddress(loopback.index, IpPrefix::host(dns));
+}
+
+// Volumes in memory, layers and what else pods had mounted: the deepest first.
+Result<> unmountBelow(const std::string& folder) {
+  ASSIGN_OR_RETURN(auto table, readFile("/proc/self/mountinfo", 64 << 20));
+  std::vector<std::string> targets;
+  for (const auto& line : split(table, '\n')) {
+    const auto fields = split(line, ' ');
+    if (fields.size() > 4 && fields[4].starts_with(folder + "/")) targets.push_back(fields[4]);
+  }
+  std::reverse(targets.begin(), targets.end());
+  for (const auto& target : targets) {
+    if (::umount2(target.c_str(), MNT_DETACH) != 0 && errno != EINVAL && errno != ENOENT)
+      return Error::fromErrno("unmount " + target);
+  }
+  return {};
+}
+
+}  // namespace
+
+Task<Result<>> leave(Loop& loop, BlockingPool& pool, HostConfig config, platform::Programs programs) {
+  const auto paths = config.paths();
+  if (config.member) {
+    auto options = platform::loadMasterOptions(paths.masterConfig());
+    auto removed = options.ok() ? co_await platform::removeOwnMember(loop, *options) : Result<>(options.error());
+    if (!removed.ok())
+      log::warn("host", "this master's member stays listed in the store's cluster: {}", removed.error().message());
+  }
+  CO_RETURN_IF_ERROR(uninstallServices());
+  auto stopped = co_await stopServices(loop, config);
+  CO_RETURN_IF_ERROR(stopped);
+  Outcome outcome;
+  if (config.node) {
+    auto removed = co_await removePods(loop, pool, config, programs);
+    outcome.add(std::move(removed));
+    outcome.add(removeTables());
+    outcome.add(removeLinks(config));
+    giveBack(config.settings);
+  }
+  for (const auto& folder : {paths.root, paths.run()}) {
+    outcome.add(unmountBelow(folder));
+    if (folder != paths.root) outcome.add(removeTree(folder));
+  }
+  if (config.master) outcome.add(removeTree(kKubeconfig));
+  // host.json is what another `leave` goes by: it goes when all else has.
+  CO_RETURN_IF_ERROR(outcome.first);
+  co_return removeTree(paths.root);
+}
+
+}  // namespace dhow::host
