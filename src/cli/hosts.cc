@@ -23,11 +23,6 @@ namespace {
 constexpr size_t kBlockingThreads = 4;
 constexpr Duration kNodeReadyLimit = std::chrono::seconds(60);
 
-Result<> needRoot() {
-  if (::geteuid() == 0) return {};
-  return Error(Code::kPermissionDenied, "this needs root: namespaces, cgroups and links are made");
-}
-
 Task<Result<std::string>> newJoinCommand(Loop* loop, host::HostConfig config) {
   CO_ASSIGN_OR_RETURN(auto kubeconfig, client::loadKubeconfig(host::kKubeconfig));
   CO_ASSIGN_OR_RETURN(auto options, client::httpOptions(kubeconfig));

@@ -1,5 +1,4 @@
 #include <arpa/inet.h>
-#include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 
@@ -13,7 +12,6 @@ struct Flow {
   IpAddress destination, answeredBy;
   uint16_t port = 0;
   uint8_t protocol = 0;
-  bool answered = false;
 };
 
 IpAddress addressIn(const nlattr* tuple, uint16_t which) {
@@ -38,7 +36,6 @@ Flow readFlow(const nlattr* original, const nlattr* reply) {
 }
 
 bool isStale(const Flow& flow, const std::vector<StaleFlows>& stale) {
-  if (flow.answered && flow.protocol != static_cast<uint8_t>(Protocol::kUdp)) return false;
   for (auto& s : stale) {
     if (flow.port != s.frontend.port || flow.protocol != static_cast<uint8_t>(s.frontend.protocol)) continue;
     if (!s.frontend.address.empty() && flow.destination != s.frontend.address) continue;
@@ -48,14 +45,6 @@ bool isStale(const Flow& flow, const std::vector<StaleFlows>& stale) {
   return false;
 }
 
-uint32_t statusIn(const nlattr* status) {
-  return status != nullptr && mnl_attr_get_payload_len(status) == 4 ? ntohl(mnl_attr_get_u32(status)) : 0;
-}
-
-std::string_view bytesOf(const uint32_t& number) {
-  return {reinterpret_cast<const char*>(&number), sizeof number};
-}
-
 }  // namespace
 
 Result<size_t> forgetFlows(NetlinkSocket& socket, const std::vector<StaleFlows>& stale) {
@@ -63,21 +52,11 @@ Result<size_t> forgetFlows(NetlinkSocket& socket, const std::vector<StaleFlows>&
   std::vector<std::unique_ptr<NetlinkMessage>> deletions;
   NetlinkMessage m(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, NLM_F_DUMP);
   m.extra<nfgenmsg>()->nfgen_family = AF_INET;
-  const bool all = std::any_of(stale.begin(), stale.end(),
-                               [](const StaleFlows& one) { return one.frontend.protocol == Protocol::kUdp; });
-  if (!all) {
-    // The kernel gives only those without an answer, a handful among all connections.
-    const uint32_t none = 0, seenReply = htonl(IPS_SEEN_REPLY);
-    m.put(CTA_STATUS, bytesOf(none));
-    m.put(CTA_STATUS_MASK, bytesOf(seenReply));
-  }
   auto visit = [&](const nlmsghdr* h) {
     auto attributes = netlinkAttributes(h, sizeof(nfgenmsg), CTA_ZONE);
     auto* original = attributes[CTA_TUPLE_ORIG];
     if (original == nullptr || attributes[CTA_TUPLE_REPLY] == nullptr) return;
-    Flow flow = readFlow(original, attributes[CTA_TUPLE_REPLY]);
-    flow.answered = (statusIn(attributes[CTA_STATUS]) & IPS_SEEN_REPLY) != 0;
-    if (!isStale(flow, stale)) return;
+    if (!isStale(readFlow(original, attributes[CTA_TUPLE_REPLY]), stale)) return;
     auto& remove =
         *deletions.emplace_back(std::make_unique<NetlinkMessage>(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE, 0));
     remove.extra<nfgenmsg>()->nfgen_family = AF_INET;

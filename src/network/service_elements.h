@@ -78,9 +78,7 @@ std::vector<ServiceEndpoint> keepOrder(const std::vector<ServiceEndpoint>& befor
 // The fixed part of the table: sets, hooks and their rules.
 void buildSkeleton(NftBatch& batch, const ServiceProxyOptions& options);
 
-// Flows to forget: those of UDP, and connections that nobody has answered yet. Without that a client that tries again,
-// or another that happens to have the same port, is sent to an endpoint that is gone for as long as the kernel
-// remembers (two minutes). Connections that were answered stay where they are.
+// UDP flows to forget.
 struct StaleFlows {
   Frontend frontend;
   std::set<IpAddress> endpoints;  // that are gone

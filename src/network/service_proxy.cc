@@ -35,7 +35,7 @@ struct ServiceProxy::Rep {
   Contribution contributionOf(const std::string& key) const;
   Result<> install();
   Result<> change(std::map<std::string, std::optional<ServicePort>> wanted);
-  void forgetStale(const std::map<std::string, std::optional<ServicePort>>& before);
+  void forgetUdp(const std::map<std::string, std::optional<ServicePort>>& before);
 };
 
 void ServiceProxy::Rep::store(ServicePort port) {
@@ -194,11 +194,11 @@ Result<> ServiceProxy::Rep::change(std::map<std::string, std::optional<ServicePo
     undo();
     return std::move(done).error().wrap("install services");
   }
-  forgetStale(before);
+  forgetUdp(before);
   return {};
 }
 
-void ServiceProxy::Rep::forgetStale(const std::map<std::string, std::optional<ServicePort>>& before) {
+void ServiceProxy::Rep::forgetUdp(const std::map<std::string, std::optional<ServicePort>>& before) {
   std::vector<StaleFlows> stale;
   for (auto& [key, old] : before) {
     auto now = ports.find(key);
@@ -215,17 +215,14 @@ void ServiceProxy::Rep::forgetStale(const std::map<std::string, std::optional<Se
     std::set<Frontend> frontends;
     const ServicePort* both[] = {old ? &*old : nullptr, now != ports.end() ? &now->second : nullptr};
     for (const auto* port : both) {
-      if (port == nullptr) continue;
+      if (port == nullptr || port->protocol != Protocol::kUdp) continue;
       for (auto& frontend : frontendsOf(*port)) frontends.insert(frontend);
     }
     if (gone.empty() && !served) continue;
-    for (auto& frontend : frontends) {
-      const bool unserved = served && frontend.protocol == Protocol::kUdp;
-      if (unserved || !gone.empty()) stale.push_back({frontend, gone, unserved});
-    }
+    for (auto& frontend : frontends) stale.push_back({frontend, gone, served});
   }
   auto done = forgetFlows(socket, stale);
-  if (!done.ok()) log::warn("network", "stale flows stay: {}", done.error().message());
+  if (!done.ok()) log::warn("network", "stale UDP flows stay: {}", done.error().message());
 }
 
 ServiceProxy::ServiceProxy(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}

@@ -229,24 +229,6 @@ TEST_P(ServiceProxyTest, UdpFlowsFollowTheEndpoints) {
   EXPECT_EQ("pod1", exchange()) << "the same socket, a new endpoint";
 }
 
-TEST_P(ServiceProxyTest, ConnectionThatNobodyHasAnsweredFollowsTheEndpoints) {
-  auto port = web({});
-  port.endpoints = {{ip("10.244.1.200"), 80, false}};  // nobody has it
-  ASSERT_OK(proxy_->apply({port}));
-  std::string seen;
-  std::thread client([&] { seen = TestClient(client_, "10.96.0.20", 8080).server(); });
-  // Until its first packet has been sent there.
-  auto tracked = [&] {
-    Result<std::string> text = std::string();
-    within(node_, [&] { text = readFile("/proc/thread-self/net/nf_conntrack"); });
-    return !text.ok() || text->find("10.244.1.200") != text->npos;
-  };
-  for (int i = 0; i < 200 && !tracked(); i++) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  ASSERT_OK(proxy_->apply({web({1})}));
-  client.join();
-  EXPECT_EQ("pod1", seen) << "its next try";
-}
-
 TEST_P(ServiceProxyTest, DnsOnTheNodeIsNotTracked) {
   within(node_, [&] {
     auto links = NetLinks::open();
