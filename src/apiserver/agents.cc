@@ -1,5 +1,5 @@
-// What agents ask of a master for themselves, with their node's certificate: to keep their tunnel, and to pass the drain
-// barrier.
+// What agents ask of a master for themselves, with their node's certificate: to keep their tunnel, and to pass the
+// drain barrier.
 #include "base/strings.h"
 #include "base/version.h"
 #include "client/fields.h"
@@ -68,7 +68,8 @@ Task<Result<>> Front::serveDrain(Call& call, std::string node) {
     CO_RETURN_IF_ERROR(co_await registry_.caches().waitFor(static_cast<Revision>(question.revision)));
   auto pod = registry_.caches().of(object::resources::kPods).get(question.ns, question.name);
   if (pod && pod->uid() == question.uid && client::text(pod->root(), {"spec", "nodeName"}) != node) {
-    co_return Error(Code::kPermissionDenied, fmt::format("pod {}/{} is not node \"{}\"'s", question.ns, question.name, node));
+    co_return Error(Code::kPermissionDenied,
+                    fmt::format("pod {}/{} is not node \"{}\"'s", question.ns, question.name, node));
   }
   auto drained = co_await barrier_.pass(std::move(question));
   CO_RETURN_IF_ERROR(drained);

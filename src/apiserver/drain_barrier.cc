@@ -82,7 +82,8 @@ void DrainBarrier::start() {
     slicesChanged_.notify();
   }));
   // One that is deleted is waited for no longer.
-  subscriptions_.push_back(services_.subscribe([this](const ObjectPtr&, const ObjectPtr&) { slicesChanged_.notify(); }));
+  subscriptions_.push_back(
+      services_.subscribe([this](const ObjectPtr&, const ObjectPtr&) { slicesChanged_.notify(); }));
 }
 
 Task<> DrainBarrier::stop() {

@@ -29,9 +29,9 @@ class EndpointConsumers {
   virtual ~EndpointConsumers() = default;
   // By name, those that live: the others send to nobody.
   virtual std::vector<std::string> living() const = 0;
-  // Asks one whether all changes of EndpointSlices up to `revision` are in force there; returns how far it has come once
-  // it has come so far, or after about `limit`. One that is mute may keep the question for longer. kUnimplemented: it
-  // knows no such question.
+  // Asks one whether all changes of EndpointSlices up to `revision` are in force there; returns how far it has come
+  // once it has come so far, or after about `limit`. One that is mute may keep the question for longer. kUnimplemented:
+  // it knows no such question.
   virtual Task<Result<uint64_t>> applied(std::string consumer, uint64_t revision, Duration limit) = 0;
 };
 

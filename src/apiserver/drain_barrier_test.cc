@@ -84,8 +84,8 @@ class DrainBarrierTest : public ::testing::Test {
   }
 
   client::DrainQuestion pod(const std::string& name, const char* app = "web", bool deleting = true) {
-    json::object metadata{{"name", name}, {"namespace", "default"}, {"uid", "uid-" + name},
-                          {"labels", json::object{{"app", app}}}};
+    json::object metadata{
+        {"name", name}, {"namespace", "default"}, {"uid", "uid-" + name}, {"labels", json::object{{"app", app}}}};
     if (deleting) metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z";
     client_.seed(kPods, {{"metadata", std::move(metadata)},
                          {"spec", json::object{{"nodeName", "n1"}}},
@@ -296,10 +296,11 @@ TEST(NodeConsumersTest, NodesLiveWhileTheyAreReadyAndTheirLeasesAreRenewed) {
   NodeConsumers nodes(loop, client, tunnels);
   nodes.start();
   for (std::string name : {"n1", "n2", "n3"}) {
-    client.seed(kNodes, {{"metadata", json::object{{"name", name}}},
-                         {"status", json::object{{"conditions", json::array{json::object{
-                                                                    {"type", "Ready"},
-                                                                    {"status", name == "n3" ? "Unknown" : "True"}}}}}}});
+    client.seed(kNodes,
+                {{"metadata", json::object{{"name", name}}},
+                 {"status", json::object{{"conditions",
+                                          json::array{json::object{{"type", "Ready"},
+                                                                   {"status", name == "n3" ? "Unknown" : "True"}}}}}}});
     client.seed(kLeases, {{"metadata", json::object{{"name", name}, {"namespace", "kube-node-lease"}}},
                           {"spec", json::object{{"renewTime", "1"}}}});
   }

@@ -4,9 +4,9 @@
 #include <map>
 
 #include "apiserver/audit.h"
+#include "apiserver/drain_barrier.h"
 #include "apiserver/registry.h"
 #include "apiserver/tokens.h"
-#include "apiserver/drain_barrier.h"
 #include "authorizer.h"
 #include "errors.h"
 #include "http/server.h"

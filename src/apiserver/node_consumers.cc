@@ -47,9 +47,8 @@ Task<Result<uint64_t>> NodeConsumers::applied(std::string node, uint64_t revisio
   auto agent = tunnels_.find(node);
   if (!agent) co_return Error(Code::kUnavailable, "it has no connection to this server");
   http::Request request;
-  auto response =
-      co_await agent->fetch(fmt::format("http://{}{}", node, client::appliedTarget({revision, limit})),
-                            std::move(request), kAnswerLimit);
+  auto response = co_await agent->fetch(fmt::format("http://{}{}", node, client::appliedTarget({revision, limit})),
+                                        std::move(request), kAnswerLimit);
   CO_RETURN_IF_ERROR(response);
   if (response->status == 404) co_return Error(Code::kUnimplemented, "its agent cannot tell");
   if (response->status != 200) co_return Error(Code::kUnavailable, response->body.substr(0, 200));

@@ -119,8 +119,8 @@ Task<> PodWorker::passBarrier(PodWorker* self, std::shared_ptr<bool> done) {
     auto drained =
         co_await self->context_.barrier->pass({self->ns_, self->name_, self->uid_, self->pod_->resourceVersion()});
     complaint = drained.ok() ? drained->complaint() : drained.error().message();
-    const bool away = !drained.ok() && (drained.error().is(Code::kUnavailable) ||
-                                        drained.error().is(Code::kDeadlineExceeded));
+    const bool away =
+        !drained.ok() && (drained.error().is(Code::kUnavailable) || drained.error().is(Code::kDeadlineExceeded));
     if (!away || self->loop_.now() >= until) break;
     co_await self->changed_.waitFor(kAskAgain);
   }

@@ -67,7 +67,7 @@ class ServiceFeed final : public ServiceSource {
   std::map<std::string, std::set<std::string>> told_;  // service -> port keys that the proxy has
   std::set<std::string> dirty_;
   std::vector<ObjectPtr> remembered_;  // from the file, until the caches are filled
-  uint64_t applied_ = 0;  // by the last flush
+  uint64_t applied_ = 0;               // by the last flush
   bool full_ = false, synced_ = false, flushing_ = false, stopping_ = false;
   Timer keep_, retry_;
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions_;

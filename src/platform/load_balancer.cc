@@ -23,6 +23,11 @@ constexpr char kServiceLabel[] = "kubernetes.io/service-name";
 constexpr char kByService[] = "slicesOfService";
 constexpr std::string_view kNodeKey = "node:";
 constexpr std::string_view kServiceKey = "service:";
+// How long the router remembers where it sent a connection's first packet that nobody answers, in seconds. The kernel's
+// own two minutes send a client's further tries, and other connections that come to have the same port, to an endpoint
+// that is dead; a client tries again after a second, and then gets another.
+constexpr char kUnanswered[] = "net/netfilter/nf_conntrack_tcp_timeout_syn_sent";
+constexpr char kUnansweredSeconds[] = "1";
 
 std::string internalAddress(const object::Object& node) {
   for (const auto& address : array(node.root(), {"status", "addresses"})) {
@@ -173,6 +178,8 @@ Result<std::unique_ptr<LoadBalancer>> LoadBalancer::start(Loop& loop, Caches& ca
   RETURN_IF_ERROR(runInNetns(router.fd(), [&]() -> Result<> {
     ASSIGN_OR_RETURN(auto links, NetLinks::open());
     rep->links = std::make_unique<NetLinks>(std::move(links));
+    if (auto set = setSysctl(kUnanswered, kUnansweredSeconds); !set.ok())
+      log::warn("region", "load balancer: {}", set.error().message());
     ServiceProxyOptions options;
     options.table = "dhow";
     ASSIGN_OR_RETURN(auto pods, IpPrefix::parse(config.podRange));

@@ -248,8 +248,9 @@ http::Handler regionHandler(Loop& loop, RegionParts parts) {
       reader->changed.notify();
     }
   });
-  return [api = Api{std::move(parts), loop, readers}](
-             http::Request& request, http::ResponseWriter& writer) { return serve(api, request, writer); };
+  return [api = Api{std::move(parts), loop, readers}](http::Request& request, http::ResponseWriter& writer) {
+    return serve(api, request, writer);
+  };
 }
 
 struct RegionClient::Rep {

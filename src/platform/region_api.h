@@ -68,8 +68,8 @@ class RegionClient {
   Task<Result<>> setLink(std::string name, bool up);
   Task<Result<>> setZone(std::string zone, bool up);
   Task<Result<std::vector<MasterState>>> masters();
-  // Waits until the load balancer has applied all EndpointSlices up to `revision`, at most `limit`; gives how far it has
-  // come. kUnimplemented when the region does not know the question.
+  // Waits until the load balancer has applied all EndpointSlices up to `revision`, at most `limit`; gives how far it
+  // has come. kUnimplemented when the region does not know the question.
   Task<Result<uint64_t>> applied(uint64_t revision, Duration limit);
   // Calls `changed` for each change until the connection ends, which is the result; first with an empty name.
   Task<Result<>> follow(std::function<void(const std::string& name)> changed);
