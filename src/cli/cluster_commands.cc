@@ -179,7 +179,8 @@ void addDown(CLI::App& app, Action* chosen) {
 void addStatus(CLI::App& app, Action* chosen) {
   auto* command = app.add_subcommand("status", "show a cluster's machines and how they fare");
   auto option = addClusterOption(command);
-  command->callback([=] { *chosen = [=] { return option->meansHost() ? hostStatus(option->data) : withCluster(*option, status); }; });
+  command->callback(
+      [=] { *chosen = [=] { return option->meansHost() ? hostStatus(option->data) : withCluster(*option, status); }; });
 }
 
 void addMachine(CLI::App& app, Action* chosen) {

@@ -8,6 +8,7 @@
 #include "base/strings.h"
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
+#include "cluster_option.h"
 #include "commands.h"
 #include "host/join.h"
 #include "host/leave.h"

@@ -50,7 +50,8 @@ int printShared(const ClusterOption& option) {
 int execKubectl(const ClusterOption& option, const std::vector<std::string>& args) {
   auto kubeconfig = kubeconfigOf(option);
   if (!kubeconfig.ok()) return fail(kubeconfig.error());
-  if (::access(kubeconfig->c_str(), R_OK) != 0) return fail(Error::fromErrno("read " + *kubeconfig + " (it is root's)"));
+  if (::access(kubeconfig->c_str(), R_OK) != 0)
+    return fail(Error::fromErrno("read " + *kubeconfig + " (it is root's)"));
   ::setenv("KUBECONFIG", kubeconfig->c_str(), 1);
   std::vector<char*> argv{const_cast<char*>("kubectl")};
   for (const auto& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
@@ -69,9 +70,7 @@ void addKubeconfig(CLI::App& app, Action* chosen) {
   command->add_flag("--all", *all,
                     "of the one that all clusters in --data share, with a context for each, named after it: "
                     "`kubectl config use-context` switches them");
-  command->callback([=] {
-    *chosen = [=] { return *all ? printShared(*option) : printKubeconfig(*option); };
-  });
+  command->callback([=] { *chosen = [=] { return *all ? printShared(*option) : printKubeconfig(*option); }; });
 }
 
 void addDockerSocket(CLI::App& app, Action* chosen) {

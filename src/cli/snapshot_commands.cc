@@ -116,11 +116,10 @@ int restoreHost(const host::HostConfig& config, const std::string& given, bool o
   auto authority = readFile(options->caFile, 1 << 20);
   if (!authority.ok()) return fail(authority.error());
   return withWorkbench([&](Workbench& workbench) {
-    auto replaced =
-        runOn(workbench.loop,
-              platform::replaceEmbedded(
-                  workbench.loop, workbench.pool, options->store,
-                  otherCluster ? std::string() : platform::clusterIdOf(options->cluster, *authority), *file));
+    auto replaced = runOn(
+        workbench.loop, platform::replaceEmbedded(
+                            workbench.loop, workbench.pool, options->store,
+                            otherCluster ? std::string() : platform::clusterIdOf(options->cluster, *authority), *file));
     return replaced.ok() ? printRestored(replaced->snapshot, replaced->kept) : fail(replaced.error());
   });
 }

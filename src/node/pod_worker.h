@@ -42,9 +42,9 @@ struct WorkerContext {
   std::function<void(const std::string& containerId)> ended = {};  // its process has ended
   // A pod has (or no longer has) this address.
   std::function<void(const std::string& address, const std::string& ns, bool has)> addressed = {};
-  Barrier* barrier = nullptr;  // null: stops wait for nobody
+  Barrier* barrier = nullptr;       // null: stops wait for nobody
   PodPolicies* policies = nullptr;  // null: pods are not limited
-  Result<> userNamespaces = {};  // whether pods can have their own, or why not
+  Result<> userNamespaces = {};     // whether pods can have their own, or why not
 };
 
 class PodWorker {

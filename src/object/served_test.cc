@@ -47,10 +47,13 @@ TEST(Table, Pods) {
 }
 
 TEST(Table, NetworkPolicies) {
-  EXPECT_EQ(cells("networking.k8s.io/v1", "NetworkPolicy",
-                  R"({"metadata":{"name":"n"},"spec":{"podSelector":{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"t","operator":"In","values":["a","b"]}]}}})"),
-            (json::array{"n", "app=web,t in (a,b)", "<unknown>"}));
-  EXPECT_EQ(cells("networking.k8s.io/v1", "NetworkPolicy", R"({"metadata":{"name":"n"},"spec":{"podSelector":{}}})")[1], "<none>");
+  EXPECT_EQ(
+      cells(
+          "networking.k8s.io/v1", "NetworkPolicy",
+          R"({"metadata":{"name":"n"},"spec":{"podSelector":{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"t","operator":"In","values":["a","b"]}]}}})"),
+      (json::array{"n", "app=web,t in (a,b)", "<unknown>"}));
+  EXPECT_EQ(cells("networking.k8s.io/v1", "NetworkPolicy", R"({"metadata":{"name":"n"},"spec":{"podSelector":{}}})")[1],
+            "<none>");
 }
 
 TEST(Table, OtherKinds) {
