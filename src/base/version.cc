@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kStampSize = 64;
 constexpr size_t kBuildDigits = 12;
+constexpr std::string_view kGnu("GNU\0", 4);
 
 // Volatile: what counts is what the file says, not what the compiler knew.
 [[gnu::section(".dhow.stamp"), gnu::used]] const volatile char kStamp[kStampSize] = "dhow " DHOW_VERSION " store 1 1";
@@ -29,9 +30,7 @@ int findBuildId(dl_phdr_info* info, size_t, void* result) {
       const char* name = at + sizeof *note;
       const char* content = name + (note->n_namesz + 3) / 4 * 4;
       at = content + (note->n_descsz + 3) / 4 * 4;
-      if (at > end || note->n_type != NT_GNU_BUILD_ID ||
-          std::string_view(name, note->n_namesz) != std::string("GNU", 4))
-        continue;
+      if (at > end || note->n_type != NT_GNU_BUILD_ID || std::string_view(name, note->n_namesz) != kGnu) continue;
       *static_cast<std::string*>(result) = toHex({content, note->n_descsz});
     }
   }
