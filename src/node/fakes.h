@@ -294,6 +294,21 @@ class FakeNetwork final : public PodNetwork {
   int next = 1;
 };
 
+class FakePolicies final : public PodPolicies {
+ public:
+  Task<Result<>> protect(ObjectPtr pod, std::string address) override {
+    if (!error.empty()) co_return Error(Code::kUnavailable, error);
+    addresses[std::string(pod->uid())] = address;
+    co_return Result<>();
+  }
+  void adopt(ObjectPtr pod, const std::string& address) override { addresses[std::string(pod->uid())] = address; }
+  void update(ObjectPtr pod) override { updated = std::move(pod); }
+  void release(const std::string& podUid) override { addresses.erase(podUid); }
+  std::map<std::string, std::string> addresses;
+  ObjectPtr updated;
+  std::string error;
+};
+
 class FakeTokens final : public Tokens {
  public:
   explicit FakeTokens(Loop& loop) : loop_(loop) {}

@@ -603,6 +603,26 @@ TEST_F(PodWorkerTest, DeletesWhenTheMasterComesBack) {
   EXPECT_TRUE(over_);
 }
 
+TEST_F(PodWorkerTest, APodWhosePoliciesAreNotInForceDoesNotStart) {
+  FakePolicies policies;
+  context_.policies = &policies;
+  policies.error = "install network policies: no memory";
+  start(R"({"containers":[{"name":"app","image":"web:1"}]})");
+  loop_.advance(5s);
+  EXPECT_TRUE(runtime_.starts.empty());
+  EXPECT_TRUE(happened("FailedCreatePodSandBox",
+                       "failed to put the pod's network policies into force: install network policies: no memory"));
+  EXPECT_TRUE(network_.held.empty());
+  policies.error.clear();
+  loop_.advance(10s);
+  EXPECT_EQ(runtime_.starts.size(), 1U);
+  EXPECT_EQ(policies.addresses["u1"], network_.held["u1"]);
+  remove(1);
+  loop_.advance(5s);
+  EXPECT_TRUE(policies.addresses.empty());
+  stopWorker();
+}
+
 TEST_F(PodWorkerTest, TriesTheSandboxAgain) {
   runtime_.sandboxError = "no memory";
   start(kWeb);
