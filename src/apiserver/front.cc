@@ -58,6 +58,11 @@ bool isPublic(std::string_view path) {
   return path == "/healthz" || path == "/livez" || path == "/readyz" || path == "/version" || path == "/version/";
 }
 
+// What a host reads before it trusts anybody: where the cluster is, and its authority. Roles decide whether it may.
+bool isForStrangers(const http::Request& request) {
+  return request.method == "GET" && request.path == "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+}
+
 }  // namespace
 
 bool wantsGzip(const http::Request& request, size_t size) {
@@ -145,7 +150,8 @@ Result<Caller> Front::authenticate(const http::Request& request) {
     caller.groups.emplace_back(kAuthenticated);
     return caller;
   }
-  if (isPublic(request.path)) return Caller{"system:anonymous", "", {"system:unauthenticated"}, {}};
+  if (isPublic(request.path) || isForStrangers(request))
+    return Caller{"system:anonymous", "", {"system:unauthenticated"}, {}};
   return Error(Code::kUnauthenticated, "Unauthorized");
 }
 
@@ -217,8 +223,8 @@ Task<> Front::serve(http::Request& request, http::ResponseWriter& writer) {
 Task<Result<>> Front::dispatch(Call& call) {
   if (stopping_) co_return Error(Code::kUnavailable, "the server is shutting down");
   auto own = authenticate(call.request);
-  if (!own.ok() && tokens_.known(bearerOf(call.request))) {
-    // The account or pod that it stands for may just have been made by another server.
+  if (!own.ok() && tokens_.mayBecomeValid(bearerOf(call.request))) {
+    // The account, pod or secret that it stands for may just have been made by another server.
     CO_RETURN_IF_ERROR(co_await registry_.caches().catchUpIfPossible());
     own = authenticate(call.request);
   }

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 
 #include "apiserver/server.h"
 #include "base/files.h"
@@ -312,6 +313,68 @@ TEST_F(FrontTest, NobodyEntersWithoutCredentialsButForHealthAndVersion) {
   for (auto path : {"/healthz", "/livez", "/readyz", "/version"}) EXPECT_EQ(call("GET", path)->status(), 200) << path;
   EXPECT_EQ(call("GET", "/metrics")->status(), 401);
   EXPECT_EQ(call("GET", kMaps, "", "", {{"Authorization", "Bearer nonsense"}})->status(), 401);
+}
+
+TEST_F(FrontTest, StrangersReadTheClusterInfoWhereARoleLetsThemAndNothingElse) {
+  constexpr auto kInfo = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+  ASSERT_EQ(call("POST", "/api/v1/namespaces/kube-public/configmaps",
+                 R"({"metadata":{"name":"cluster-info"},"data":{"kubeconfig":"x"}})")
+                ->status(),
+            201);
+  as("");
+  EXPECT_EQ(call("GET", kInfo)->status(), 403);
+  as("admin", {"system:masters"});
+  ASSERT_EQ(call("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-public/roles",
+                 R"({"metadata":{"name":"info"},"rules":[{"apiGroups":[""],"resources":["configmaps"],
+                     "resourceNames":["cluster-info"],"verbs":["get"]}]})")
+                ->status(),
+            201);
+  ASSERT_EQ(
+      call(
+          "POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-public/rolebindings",
+          R"({"metadata":{"name":"info"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"info"},
+                     "subjects":[{"kind":"User","apiGroup":"rbac.authorization.k8s.io","name":"system:anonymous"}]})")
+          ->status(),
+      201);
+  as("");
+  EXPECT_EQ(call("GET", kInfo)->status(), 200);
+  EXPECT_EQ(call("PUT", kInfo, "{}")->status(), 401);
+  EXPECT_EQ(call("GET", "/api/v1/namespaces/kube-public/configmaps")->status(), 401);
+}
+
+TEST_F(FrontTest, ABootstrapTokenIsAUserUntilItExpiresOrItsSecretIsGone) {
+  client::BootstrapTokenRecord record;
+  record.token = *client::BootstrapToken::parse("abcdef.0123456789abcdef");
+  record.expires = loop_.wallNow() + std::chrono::hours(1);
+  record.authenticates = true;
+  record.groups = {"system:bootstrappers:more"};
+  constexpr auto kSecrets = "/api/v1/namespaces/kube-system/secrets";
+  auto keep = [&] { return call("POST", kSecrets, json::serialize(client::bootstrapTokenSecret(record)))->status(); };
+  auto who = [&](std::string token) {
+    as("");
+    auto answer = call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+                       R"({"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1"})", "application/json",
+                       {{"Authorization", "Bearer " + token}});
+    as("admin", {"system:masters"});
+    return answer;
+  };
+  const auto good = record.token.str();
+  EXPECT_EQ(who(good)->status(), 401) << "nobody has made it";
+  ASSERT_EQ(keep(), 201);
+  auto me = who(good);
+  ASSERT_EQ(me->status(), 201) << me->writer.answer.body;
+  EXPECT_EQ(text(me->body(), {"status", "userInfo", "username"}), "system:bootstrap:abcdef");
+  EXPECT_EQ(client::strings(client::array(me->body(), {"status", "userInfo", "groups"})),
+            (std::vector<std::string>{"system:bootstrappers:more", "system:bootstrappers", "system:authenticated"}));
+  EXPECT_EQ(who("abcdef.0123456789abcdee")->status(), 401) << "another secret";
+  EXPECT_EQ(who("abcdeg.0123456789abcdef")->status(), 401) << "another id";
+  loop_.advance(std::chrono::hours(1));
+  EXPECT_EQ(who(good)->status(), 401) << "it has expired";
+  ASSERT_EQ(call("DELETE", std::string(kSecrets) + "/bootstrap-token-abcdef")->status(), 200);
+  record.expires.reset();
+  record.authenticates = false;
+  ASSERT_EQ(keep(), 201);
+  EXPECT_EQ(who(good)->status(), 401) << "it is for signing only";
 }
 
 TEST_F(FrontTest, TokensOpenTheDoorUntilTheirAccountOrPodIsGone) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/digest.h"
 #include "base/pki.h"
 #include "base/strings.h"
 #include "base/time.h"
@@ -129,8 +130,41 @@ Result<json::object> Tokens::claimsOf(const std::string& token) {
   return claims;
 }
 
+bool Tokens::mayBecomeValid(const std::string& token) const {
+  return proven_.contains(token) || client::BootstrapToken::parse(token);
+}
+
+Result<Caller> Tokens::verifyBootstrap(const client::BootstrapToken& token) const {
+  auto secret = secrets_.get(client::kBootstrapTokenNamespace, token.secretName());
+  if (!secret || secret->deleting()) return refused("there is no such bootstrap token");
+  auto record = client::readBootstrapToken(*secret);
+  if (!record.ok()) return refused(record.error().message());
+  // Takes as long for a nearly right guess as for a wrong one.
+  if (sha256Hex(record->token.secret) != sha256Hex(token.secret)) return refused("its secret is wrong");
+  if (record->expired(loop_.wallNow())) return refused("it has expired");
+  if (!record->authenticates) return refused("it is not for authentication");
+  Caller caller;
+  caller.user = token.user();
+  caller.groups = record->groups;
+  caller.groups.emplace_back(client::kBootstrapGroup);
+  caller.groups.emplace_back(kAuthenticated);
+  return caller;
+}
+
 Result<Caller> Tokens::verify(const std::string& token, const std::vector<std::string>& audiences,
                               std::vector<std::string>* granted) {
+  if (auto bootstrap = client::BootstrapToken::parse(token)) {
+    // It is for this server alone.
+    std::vector<std::string> own;
+    for (const auto& one : audiences.empty() ? options_.audiences : audiences) {
+      if (std::find(options_.audiences.begin(), options_.audiences.end(), one) != options_.audiences.end())
+        own.push_back(one);
+    }
+    if (own.empty()) return refused("it is meant for another audience");
+    ASSIGN_OR_RETURN(auto caller, verifyBootstrap(*bootstrap));
+    if (granted) granted->insert(granted->end(), own.begin(), own.end());
+    return caller;
+  }
   ASSIGN_OR_RETURN(json::object claims, claimsOf(token));
   int64_t now = seconds(loop_.wallNow());
   if (text(claims, "iss") != options_.issuer) return refused("it was issued by somebody else");

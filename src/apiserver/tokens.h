@@ -1,4 +1,5 @@
-// Service-account tokens: issued by TokenRequest, bound to a pod where asked, and proven on each request.
+// Bearer tokens. Service accounts': issued by TokenRequest, bound to a pod where asked, and proven on each request.
+// Bootstrap tokens (client/bootstrap_token.h): good as long as their Secret says so.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -9,6 +10,7 @@
 
 #include "apiserver/caller.h"
 #include "apiserver/watch_cache.h"
+#include "client/bootstrap_token.h"
 
 namespace dhow::apiserver {
 
@@ -28,8 +30,9 @@ class Tokens {
   // kUnauthenticated when it is not (any more) a valid token for one of `audiences` (empty: the server's own).
   Result<Caller> verify(const std::string& token, const std::vector<std::string>& audiences = {},
                         std::vector<std::string>* granted = nullptr);
-  // Whether the token's signature has been found good before.
-  bool known(const std::string& token) const { return proven_.contains(token); }
+  // Whether one that is refused may have been made just now by another server: its signature has been found good
+  // before, or its secret may only have to be read.
+  bool mayBecomeValid(const std::string& token) const;
   const TokenOptions& options() const { return options_; }
   // GET /openid/v1/jwks and /.well-known/openid-configuration.
   Result<json::object> keySet() const;
@@ -37,6 +40,7 @@ class Tokens {
 
  private:
   Result<json::object> claimsOf(const std::string& token);
+  Result<Caller> verifyBootstrap(const client::BootstrapToken& token) const;
 
   Loop& loop_;
   KindCache& accounts_;

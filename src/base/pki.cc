@@ -221,6 +221,26 @@ Result<CertificateInfo> inspectCertificate(std::string_view pem) {
   return info;
 }
 
+std::vector<std::string> certificatesOf(std::string_view bundle) {
+  constexpr std::string_view kBegin = "-----BEGIN CERTIFICATE-----", kEnd = "-----END CERTIFICATE-----";
+  std::vector<std::string> out;
+  while (true) {
+    const size_t begin = bundle.find(kBegin);
+    const size_t end = begin == bundle.npos ? begin : bundle.find(kEnd, begin);
+    if (end == bundle.npos) return out;
+    out.push_back(std::string(bundle.substr(begin, end + kEnd.size() - begin)) + "\n");
+    bundle.remove_prefix(end + kEnd.size());
+  }
+}
+
+Result<std::string> pinOf(std::string_view certificatePem) {
+  ASSIGN_OR_RETURN(auto certificate, readCertificate(certificatePem));
+  auto* key = X509_get0_pubkey(certificate.get());
+  if (!key) return openssl::error("read a certificate's public key");
+  ASSIGN_OR_RETURN(auto der, writePublicDer(key));
+  return "sha256:" + sha256Hex(der);
+}
+
 Result<std::string> keyIdOf(std::string_view keyPem) {
   ASSIGN_OR_RETURN(auto key, readKey(keyPem));
   ASSIGN_OR_RETURN(auto der, writePublicDer(key.get()));

@@ -60,6 +60,11 @@ Result<CertificateRequestInfo> inspectCertificateRequest(std::string_view pem);
 Result<std::string> signCertificateRequest(const Identity& authority, std::string_view requestPem,
                                            const std::vector<std::string>& usages, WallTime now, Duration validity);
 
+// The PEM blocks of a bundle, one by one; what is no certificate is left out.
+std::vector<std::string> certificatesOf(std::string_view bundle);
+// "sha256:<hex>" of a certificate's public key (DER SubjectPublicKeyInfo, RFC 7469 section 2.4): what an authority is
+// pinned by.
+Result<std::string> pinOf(std::string_view certificatePem);
 // A new EC P-256 private key, PKCS#8 PEM, and the public half of one.
 std::string generatePrivateKey();
 Result<std::string> publicKeyOf(std::string_view privateKeyPem);

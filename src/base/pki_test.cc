@@ -115,6 +115,34 @@ TEST(CertificateRequests, AreRefusedInKubernetesWords) {
   EXPECT_EQ(why(std::string(100'000, 'a')), "must be at most 65536 bytes long");
 }
 
+// Made with: openssl x509 -pubkey -noout | openssl pkey -pubin -outform der | sha256sum
+TEST(Pki, APinIsTheDigestOfThePublicKeyWhateverTheCertificate) {
+  constexpr auto kPem = R"(-----BEGIN CERTIFICATE-----
+MIIBcjCCARegAwIBAgIUdTzYWGQHq/oLkyUjhLw7SFtNXswwCgYIKoZIzj0EAwIw
+DjEMMAoGA1UEAwwDcGluMB4XDTI2MTEzMDAxMTQwMVoXDTM2MTEyNzAxMTQwMVow
+DjEMMAoGA1UEAwwDcGluMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAElBSJFibe
+e1gnWrIhtJZlajupqN5uKmMpzZG9v3NkMKhEMjOwDmtgkKhn0u2Uu2+D5QL2Y2qO
+40EjMNaT96o8b6NTMFEwHQYDVR0OBBYEFKpgcSIXDOB9HOW++dJW9WMfOltFMB8G
+A1UdIwQYMBaAFKpgcSIXDOB9HOW++dJW9WMfOltFMA8GA1UdEwEB/wQFMAMBAf8w
+CgYIKoZIzj0EAwIDSQAwRgIhALexXZ1bgbxkpCz9486n5vEqdQamoebwUCQGbcS3
+bDDtAiEA96xiueS6nVVi1T6H9+PWoubArTiCcB6XeaOgKg/SISg=
+-----END CERTIFICATE-----
+)";
+  EXPECT_EQ(pinOf(kPem).value(), "sha256:69155783eec9d299bc39430a1b9ec8c5588cf66eed46a0b82712e8e9942df8c2");
+  auto authority = createAuthority("a", std::chrono::system_clock::now(), std::chrono::hours(1));
+  ASSERT_TRUE(authority.ok());
+  EXPECT_NE(pinOf(authority->certificatePem).value(), pinOf(kPem).value());
+  EXPECT_FALSE(pinOf("no certificate").ok());
+}
+
+TEST(Pki, ABundleIsTakenApart) {
+  auto one = createAuthority("a", std::chrono::system_clock::now(), std::chrono::hours(1))->certificatePem;
+  auto other = createAuthority("b", std::chrono::system_clock::now(), std::chrono::hours(1))->certificatePem;
+  EXPECT_EQ(certificatesOf("# comment\n" + one + "between\n" + other), (std::vector<std::string>{one, other}));
+  EXPECT_TRUE(certificatesOf("").empty());
+  EXPECT_TRUE(certificatesOf(one.substr(0, one.size() - 10)).empty());
+}
+
 TEST(Jwt, HoldsForItsKeyAndForNothingElse) {
   auto key = generatePrivateKey();
   auto stranger = generatePrivateKey();

@@ -1,7 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/strings.h"
 #include "base/time.h"
+#include "client/bootstrap_token.h"
 #include "client/fake_client.h"
 #include "controllers/manager.h"
 #include "endpointslice.h"
@@ -9,10 +11,12 @@
 #include "namespace.h"
 #include "node_ipam.h"
 #include "node_lifecycle.h"
+#include "node_zones.h"
 #include "platform_seed.h"
 #include "pod_gc.h"
 #include "service_account.h"
 #include "service_lb.h"
+#include "token_cleaner.h"
 
 namespace dhow::controllers {
 namespace {
@@ -249,6 +253,58 @@ TEST_F(Base, LoadBalancersGetDistinctAddressesAndGiveThemBack) {
   api.drop(kinds::kServices, "default", address("a").empty() ? "b" : "a");
   loop.advance(120s);
   EXPECT_NE(address("d"), "");
+}
+
+TEST_F(Base, WithoutAPoolABalancedServiceIsToldThatItWaits) {
+  api.seed(kinds::kServices, {{"metadata", {{"name", "a"}}}, {"spec", {{"type", "LoadBalancer"}}}});
+  api.seed(kinds::kServices, {{"metadata", {{"name", "b"}}},
+                              {"spec", {{"type", "LoadBalancer"}}},
+                              {"status", {{"loadBalancer", {{"ingress", json::array{{{"ip", "192.0.2.1"}}}}}}}}});
+  run<ServiceLoadBalancerController>(std::string());
+  loop.advance(10s);
+  const auto events = api.all(kinds::kEvents);
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(text(events[0]->root(), {"reason"}), "LoadBalancerPending");
+  EXPECT_EQ(text(events[0]->root(), {"involvedObject", "name"}), "a");
+  const json::array kept =
+      array(api.find(kinds::kServices, "default", "b")->root(), {"status", "loadBalancer", "ingress"});
+  EXPECT_EQ(kept.size(), 1u) << "somebody else's address stays";
+}
+
+TEST_F(Base, ZonesAreThoseThatNodesName) {
+  auto node = [&](std::string name, std::string zone) {
+    api.seed(kinds::kNodes,
+             {{"metadata", {{"name", name}, {"namespace", ""}, {"labels", {{"topology.kubernetes.io/zone", zone}}}}}});
+  };
+  node("n1", "east-1");
+  node("n2", "east-1");
+  run<NodeZonesController>(std::string("east"));
+  node("n3", "east-2");
+  loop.advance(1s);
+  ASSERT_EQ(api.all(kinds::kZones).size(), 2u);
+  EXPECT_EQ(text(api.find(kinds::kZones, "", "east-2")->root(), {"spec", "region"}), "east");
+  EXPECT_NE(api.find(kinds::kRegions, "", "east"), nullptr);
+}
+
+TEST_F(Base, BootstrapTokensAreRemovedWhenTheyExpire) {
+  auto seed = [&](std::string id, std::optional<Duration> life, std::string type) {
+    json::object data{{"token-id", toBase64(id)}, {"token-secret", toBase64("0123456789abcdef")}};
+    if (life) data["expiration"] = toBase64(formatTime(loop.wallNow() + *life));
+    api.seed(kinds::kSecrets, {{"metadata", {{"name", "bootstrap-token-" + id}, {"namespace", "kube-system"}}},
+                               {"type", type},
+                               {"data", std::move(data)}});
+  };
+  seed("aaaaaa", 1h, kBootstrapTokenType);
+  seed("bbbbbb", -1h, kBootstrapTokenType);
+  seed("cccccc", std::nullopt, kBootstrapTokenType);
+  seed("dddddd", -1h, "Opaque");
+  run<TokenCleaner>();
+  auto has = [&](std::string id) {
+    return api.find(kinds::kSecrets, "kube-system", "bootstrap-token-" + id) != nullptr;
+  };
+  EXPECT_TRUE(has("aaaaaa") && !has("bbbbbb") && has("cccccc") && has("dddddd"));
+  loop.advance(1h);
+  EXPECT_TRUE(!has("aaaaaa") && has("cccccc"));
 }
 
 struct NodeTest : Base {

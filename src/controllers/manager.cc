@@ -16,6 +16,7 @@
 #include "node_ipam.h"
 #include "node_lifecycle.h"
 #include "node_pool.h"
+#include "node_zones.h"
 #include "object/kinds.h"
 #include "platform_seed.h"
 #include "pod_gc.h"
@@ -23,6 +24,7 @@
 #include "returns.h"
 #include "service_account.h"
 #include "service_lb.h"
+#include "token_cleaner.h"
 #include "zone_health.h"
 
 namespace dhow::controllers {
@@ -88,7 +90,11 @@ void Manager::addPlatform(Rep& rep, const Context& context, const Options& optio
     rep.components.push_back(
         std::make_unique<PlatformSeed>(context, PlatformSeed::Plan{options.region, options.zones, options.nodes}));
   }
-  if (options.machines == nullptr) return;
+  if (options.machines == nullptr) {
+    if (!options.region.empty())
+      rep.components.push_back(std::make_unique<NodeZonesController>(context, options.region));
+    return;
+  }
   rep.components.push_back(std::make_unique<MachineController>(context, *options.machines, heartbeats, *rep.inventory,
                                                                zones, MachineController::Options{}));
   rep.components.push_back(std::make_unique<NodePoolController>(context, options.clusterName));
@@ -119,16 +125,15 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
     if (!options.caKeyPem.empty()) certificates.authority = Identity{options.rootCaPem, options.caKeyPem};
     return std::make_unique<CertificatesController>(context, std::move(certificates));
   });
+  add("tokencleaner", [&] { return std::make_unique<TokenCleaner>(context); });
   if (!options.clusterCidr.empty()) {
     add("nodeipam", [&] {
       return std::make_unique<NodeIpamController>(
           context, NodeIpamController::Options{options.clusterCidr, options.nodeMaskSize});
     });
   }
-  if (!options.loadBalancerPool.empty()) {
-    add("loadbalancer",
-        [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
-  }
+  add("loadbalancer",
+      [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
   if (!options.disabled.contains("platform")) addPlatform(*rep_, context, options);
 }
 

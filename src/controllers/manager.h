@@ -29,7 +29,8 @@ struct Options {
   Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
   size_t terminatedPodLimit = 12500;                     // finished pods that are kept
   Duration eventTtl = std::chrono::hours(1);             // how long Events are kept
-  MachineProvider* machines = nullptr;                   // null: machines and pools are let alone; outlives the manager
+  // Null: machines and pools are let alone, and zones are those that nodes name. Outlives the manager.
+  MachineProvider* machines = nullptr;
   // Kept on by a master while others lead, so that its count of silence goes on when it takes over. Null: the manager
   // has its own. Outlives the manager.
   Heartbeats* heartbeats = nullptr;
@@ -41,7 +42,7 @@ struct Options {
   int nodes = 0;
   std::set<std::string> disabled;  // names of controllers that do not start: deployment, replicaset, disruption,
                                    // endpointslice, garbagecollector, podgc, namespace, nodelifecycle, serviceaccount,
-                                   // certificates, nodeipam, loadbalancer, eventexpiry, platform
+                                   // certificates, tokencleaner, nodeipam, loadbalancer, eventexpiry, platform
 };
 
 // kInvalid names the option that cannot be read. Comes before a Manager is made of what a user wrote.

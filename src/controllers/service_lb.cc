@@ -1,7 +1,5 @@
 #include "service_lb.h"
 
-#include <set>
-
 #include "client/fields.h"
 
 namespace dhow::controllers {
@@ -30,9 +28,8 @@ ServiceLoadBalancerController::ServiceLoadBalancerController(Context context, st
       events_(context.loop, context.client, {.component = "service-controller"}),
       controller_(context.loop, {.name = "service-lb", .workers = 1},
                   [this](std::string key) { return reconcile(std::move(key)); }) {
-  auto range = Ipv4Range::parse(pool);
-  CHECK(range, "{} is no range", pool);
-  pool_ = *range;
+  pool_ = Ipv4Range::parse(pool);
+  CHECK(pool_ || pool.empty(), "{} is no range", pool);
   controller_.watchOwn(services_);
 }
 
@@ -47,9 +44,9 @@ uint32_t ServiceLoadBalancerController::choose(uint32_t wanted) const {
   for (const ObjectPtr& service : services_.list()) {
     if (auto address = parseIpv4(addressOf(*service))) used.insert(*address);
   }
-  if (wanted != 0 && pool_.contains(wanted) && !used.contains(wanted)) return wanted;
+  if (wanted != 0 && pool_->contains(wanted) && !used.contains(wanted)) return wanted;
   // Neither the network's nor the broadcast address.
-  for (uint32_t address = pool_.first + 1; address < pool_.first + pool_.size() - 1; ++address) {
+  for (uint32_t address = pool_->first + 1; address < pool_->first + pool_->size() - 1; ++address) {
     if (!used.contains(address)) return address;
   }
   return 0;
@@ -58,6 +55,17 @@ uint32_t ServiceLoadBalancerController::choose(uint32_t wanted) const {
 Task<Result<>> ServiceLoadBalancerController::reconcile(std::string key) {
   auto [ns, name] = splitKey(key);
   ObjectPtr service = services_.get(ns, name);
+  if (!pool_) {
+    // Whatever address it has is somebody else's to give and to take.
+    if (!service || !wantsAddress(*service) || !addressOf(*service).empty()) {
+      told_.erase(key);
+    } else if (told_.insert(key).second) {
+      events_.warning(*service, "LoadBalancerPending",
+                      "This cluster has no pool of load balancer addresses: EXTERNAL-IP stays pending. The service "
+                      "answers on its cluster address and on its node port of every node");
+    }
+    co_return Result<>();
+  }
   if (!service || !wantsAddress(*service)) {
     given_.erase(key);
     if (!service || service->deleting() || addressOf(*service).empty()) co_return Result<>();
@@ -74,8 +82,8 @@ Task<Result<>> ServiceLoadBalancerController::reconcile(std::string key) {
                          : choose(parseIpv4(text(service->root(), {"spec", "loadBalancerIP"})).value_or(0));
   if (address == 0) {
     events_.warning(*service, "SyncLoadBalancerFailed",
-                    fmt::format("Error syncing load balancer: no address is left in {}", pool_.str()));
-    co_return Error(Code::kUnavailable, "no load balancer address is left in " + pool_.str());
+                    fmt::format("Error syncing load balancer: no address is left in {}", pool_->str()));
+    co_return Error(Code::kUnavailable, "no load balancer address is left in " + pool_->str());
   }
   given_[key] = address;
   Result<> written = co_await writeAddress(service, ipv4Text(address));

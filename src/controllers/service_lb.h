@@ -1,8 +1,10 @@
 // Gives Services of type LoadBalancer an address out of a pool, and takes it back. What carries the traffic there reads
-// status.loadBalancer.
+// status.loadBalancer. Without a pool services stay pending, and an event of theirs says so.
 #pragma once
 
 #include <map>
+#include <optional>
+#include <set>
 
 #include "component.h"
 #include "ipv4.h"
@@ -11,7 +13,7 @@ namespace dhow::controllers {
 
 class ServiceLoadBalancerController final : public Component {
  public:
-  ServiceLoadBalancerController(Context context, std::string pool);  // "10.89.0.128/25"
+  ServiceLoadBalancerController(Context context, std::string pool);  // "10.89.0.128/25"; empty: there is none
 
   void start() override { controller_.start(); }
   Task<> stop() override;
@@ -24,7 +26,8 @@ class ServiceLoadBalancerController final : public Component {
   uint32_t choose(uint32_t wanted) const;
 
   Context context_;
-  Ipv4Range pool_;
+  std::optional<Ipv4Range> pool_;
+  std::set<std::string> told_;  // services that wait for a pool
   client::Cache& services_;
   std::map<std::string, uint32_t> given_;  // by service
   client::EventRecorder events_;
