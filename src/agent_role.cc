@@ -84,6 +84,7 @@ Result<> AgentProcess::openFloors() {
   ASSIGN_OR_RETURN(api.tls, tls(true));
   api.userAgent = "dhow-agent";
   api.fieldManager = "kubelet";
+  if (options.followMasters) api.connectTimeout = std::chrono::seconds(2);
   client::HttpClient::Options brief = api;
   brief.requestTimeout = client::kRenewEvery;
   brief.dropOnTimeout = true;
@@ -97,6 +98,10 @@ Task<Result<>> startAgent(AgentProcess* self) {
   CO_ASSIGN_OR_RETURN(auto tunnelTls, self->tls(false));
   node::Agent::Parts parts{self->loop,    self->pool,           *self->client,     *self->runtime,
                            *self->images, std::move(tunnelTls), self->leases.get()};
+  parts.onServers = [self](const std::vector<std::string>& servers) {
+    self->client->setServers(servers);
+    self->leases->setServers(servers);
+  };
   self->agent = std::make_unique<node::Agent>(std::move(parts), self->options);
   auto started = co_await self->agent->start();
   CO_RETURN_IF_ERROR(started);

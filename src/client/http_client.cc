@@ -105,10 +105,15 @@ struct HttpClient::Rep {
     transport.dial = options.dial;
     // Another is there to be asked: one whose machine is gone says nothing at all.
     if (options.servers.size() > 1) transport.connectTimeout = std::chrono::seconds(2);
+    if (options.connectTimeout > Duration(0)) transport.connectTimeout = options.connectTimeout;
     transport.priorKnowledgeHttp2 = options.priorKnowledgeHttp2;
     transport.pingAfter = options.keepAlive;
     transport.pingTimeout = options.keepAliveTimeout;
     http = std::make_shared<http::Client>(loop, std::move(transport));
+  }
+
+  void next() {
+    if (!options.servers.empty()) server = (server + 1) % options.servers.size();
   }
 
   struct Call {
@@ -187,7 +192,7 @@ Task<Result<T>> HttpClient::Rep::bounded(std::shared_ptr<Rep> rep, std::shared_p
   if (rep->gate.closed()) co_return Error(Code::kCancelled, "the client has stopped");
   if (!waiting->result) co_await waiting->done.waitFor(rep->options.requestTimeout);
   if (!waiting->result) {
-    if (!rep->options.servers.empty()) rep->server = (rep->server + 1) % rep->options.servers.size();
+    rep->next();
     // Those that there are may lead to nobody any more.
     if (rep->options.dropOnTimeout) {
       rep->http->close();
@@ -212,7 +217,7 @@ Task<Result<std::string>> HttpClient::Rep::call(std::shared_ptr<Rep> rep, Call c
     }
     Error error = std::move(response).error();
     if (error.is(Code::kCancelled)) co_return error;
-    if (rep->server == server) rep->server = (server + 1) % rep->options.servers.size();
+    if (rep->server == server) rep->next();
     if (!repeatable || attempt + 1 >= rep->options.servers.size()) {
       if (error.is(Code::kDeadlineExceeded) || error.is(Code::kTooLarge)) co_return error;
       // Whatever the transport said, to the caller the server is away.
@@ -261,7 +266,7 @@ Task<Result<std::unique_ptr<Watcher>>> HttpClient::Rep::watch(std::shared_ptr<Re
   if (!opened.ok()) {
     Error error = std::move(opened).error();
     if (error.is(Code::kCancelled)) co_return error;
-    if (rep->server == server) rep->server = (server + 1) % rep->options.servers.size();
+    if (rep->server == server) rep->next();
     co_return Error(Code::kUnavailable, error.message(), error.errnum());
   }
   std::shared_ptr<http::StreamingResponse> response = std::move(*opened);
@@ -290,6 +295,15 @@ HttpClient::~HttpClient() {
 
 void HttpClient::setBearerToken(std::string token) {
   rep_->options.bearerToken = std::move(token);
+}
+
+void HttpClient::setServers(std::vector<std::string> servers) {
+  CHECK(!servers.empty(), "a client needs a server");
+  auto& rep = *rep_;
+  const std::string last = rep.options.servers.empty() ? "" : rep.options.servers[rep.server];
+  rep.options.servers = std::move(servers);
+  const auto found = std::find(rep.options.servers.begin(), rep.options.servers.end(), last);
+  rep.server = found == rep.options.servers.end() ? 0 : static_cast<size_t>(found - rep.options.servers.begin());
 }
 
 Task<> HttpClient::stop() {

@@ -21,6 +21,7 @@ class HttpClient final : public Client {
     std::string userAgent = "dhow";
     std::string fieldManager;                            // sent with writes when not empty
     Duration requestTimeout = std::chrono::seconds(30);  // watches: only until the response starts
+    Duration connectTimeout{0};                          // zero: 2 s where there are several servers, else 10 s
     bool dropOnTimeout = false;  // a request without an answer ends all connections; the next one dials anew
     // HTTP/2: a server that says nothing for `keepAlive` while it is asked or watched is pinged, and given up when it
     // does not answer within `keepAliveTimeout`: requests and watches end with kUnavailable.
@@ -51,6 +52,9 @@ class HttpClient final : public Client {
                                 std::string contentType = "application/json");
   // Takes effect with the next request.
   void setBearerToken(std::string token);
+  // Other servers, at least one, from the next request on. The one that answered last stays first where it is among
+  // them.
+  void setServers(std::vector<std::string> servers);
   // Ends requests and watches under way. Comes before the destructor.
   Task<> stop();
 

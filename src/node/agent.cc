@@ -7,6 +7,7 @@
 #include "client/event_recorder.h"
 #include "client/reflector.h"
 #include "fence.h"
+#include "masters.h"
 #include "network/dns.h"
 #include "network/links.h"
 #include "network/service_proxy.h"
@@ -148,7 +149,8 @@ struct Agent::Rep {
   std::unique_ptr<AgentServer> agentServer;
   std::unique_ptr<http::Server> server;
   std::unique_ptr<Tunnels> tunnels;
-  std::unique_ptr<client::Cache::Subscription> nodes;
+  std::unique_ptr<client::Cache::Subscription> nodes, masterSlice;
+  std::vector<std::string> masters;  // followed
   bool routesDue = false, stopping = false;
   Gate gate;
 
@@ -188,6 +190,41 @@ struct Agent::Rep {
       if (!range.empty()) takeRange(range, true);
     }
     routesSoon();
+  }
+
+  std::string mastersFile() const { return options.dataDir + "/masters"; }
+
+  void follow(std::vector<std::string> now) {
+    if (now.empty() || now == masters) return;
+    masters = std::move(now);
+    if (parts.onServers) parts.onServers(merged(masters, options.servers));
+    if (tunnels) tunnels->setServers(masters);
+  }
+
+  void sawMasters(const ObjectPtr& slice) {
+    if (!slice || stopping) return;
+    auto now = mastersOf(*slice);
+    if (now.empty() || now == masters) return;
+    log::info("node", "the masters are {}", join(now, ", "));
+    auto kept = saveMasters(mastersFile(), now);
+    if (!kept.ok()) log::warn("node", "{}", kept.error().message());
+    follow(std::move(now));
+  }
+
+  // Pods can carry no more in a packet than the link between the nodes.
+  int linkMtu() const {
+    auto links = NetLinks::open();
+    if (!links.ok()) return 0;
+    auto all = links->list();
+    if (!all.ok()) return 0;
+    for (const Link& link : *all) {
+      auto addresses = links->addresses(link.index);
+      if (!addresses.ok()) continue;
+      for (const IpPrefix& one : *addresses) {
+        if (one.address.str() == options.address) return link.mtu;
+      }
+    }
+    return 0;
   }
 
   Result<> startDns() {
@@ -239,6 +276,7 @@ Agent::~Agent() = default;
 Task<Result<>> Agent::start() {
   Rep& r = *rep_;
   CO_RETURN_IF_ERROR(makeDirs(r.paths.network(), 0700));
+  r.network.setMtu(r.linkMtu());
   CO_RETURN_IF_ERROR(r.startServices());
   CO_RETURN_IF_ERROR(r.openPolicies());
   CO_RETURN_IF_ERROR(r.startDns());
@@ -275,8 +313,16 @@ Task<Result<>> Agent::start() {
   r.server = std::make_unique<http::Server>(
       r.parts.loop, std::move(server),
       [handler](http::Request& request, http::ResponseWriter& writer) { return handler->handle(request, writer); });
+  if (r.options.followMasters) {
+    r.follow(loadMasters(r.mastersFile()));
+    r.masterSlice = r.caches.of(resources::kEndpointSlices).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) {
+      r.sawMasters(after);
+    });
+  }
   r.tunnels = std::make_unique<Tunnels>(
-      r.parts.loop, Tunnels::Options{r.options.name, r.options.servers, r.parts.tunnelTls}, *r.server);
+      r.parts.loop,
+      Tunnels::Options{r.options.name, r.masters.empty() ? r.options.servers : r.masters, r.parts.tunnelTls},
+      *r.server);
   r.nodes =
       r.caches.of(resources::kNodes).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) { r.sawNode(after); });
   r.nodeStatus.onRange = [&r](const std::string& given) { r.takeRange(given, true); };
@@ -291,6 +337,7 @@ Task<> Agent::stop() {
   Rep& r = *rep_;
   r.stopping = true;
   r.nodes.reset();
+  r.masterSlice.reset();
   if (r.tunnels) {
     if (r.server) co_await r.server->stop();
     co_await r.tunnels->stop();

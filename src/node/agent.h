@@ -1,6 +1,7 @@
 // The node agent as a whole: takes the floors below, runs the node's pods, services, DNS, status and tunnels.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "base/blocking.h"
@@ -24,6 +25,8 @@ class Agent {
     image::ImageStore& images;
     std::shared_ptr<http::TlsClient> tunnelTls;  // with the node's certificate, HTTP/1.1
     client::Client* leases = nullptr;            // for the node's lease, with short limits; null: as all else
+    // Told the servers to ask, best first, whenever the masters have changed; where the node follows them.
+    std::function<void(const std::vector<std::string>&)> onServers = {};
   };
   Agent(Parts parts, NodeOptions options);
   ~Agent();

@@ -88,6 +88,11 @@ Result<> readField(NodeOptions& o, std::string_view name, const json::value& val
     if (name == known) return readText(value, name, *into);
   }
   if (name == "servers") return readServers(value, o.servers);
+  if (name == "followMasters") {
+    if (!value.is_bool()) return wrong(name, "must be true or false");
+    o.followMasters = value.get_bool();
+    return {};
+  }
   if (name == "registries") {
     if (!value.is_object()) return wrong(name, "must be an object");
     o.registries = value.get_object();
@@ -160,6 +165,7 @@ json::object toJson(const NodeOptions& o) {
                    {"resolvConf", o.resolvConf},
                    {"registriesFile", o.registriesFile},
                    {"registries", o.registries},
+                   {"followMasters", o.followMasters},
                    {"maxPods", o.maxPods},
                    {"firstUser", static_cast<int64_t>(o.firstUser)},
                    {"poolSize", o.poolSize},

@@ -3,6 +3,9 @@
 //   name           the Node's name; the client certificate is for system:node:<name>
 //   zone, region   labels topology.kubernetes.io/zone and /region; may be empty
 //   servers        ["https://10.89.0.1:6443", ...]: the masters
+//   followMasters  true: the masters are those that the API names (the endpoints of the service kubernetes) as soon as
+//   it
+//                  has; the last ones are kept in dataDir, and `servers` stay as a way to the API
 //   caFile, certFile, keyFile   PEM files: who is trusted, and this node's client certificate and key
 //   dataDir        images, pods (volumes, logs, last seen specifications); survives a reboot
 //   runDir         sandboxes' state; a reboot may clear it
@@ -48,6 +51,7 @@ struct Taint {
 struct NodeOptions {
   std::string name, zone, region;
   std::vector<std::string> servers;
+  bool followMasters = false;
   std::string caFile, certFile, keyFile;
   std::string dataDir, runDir, cgroupParent = "/dhow-node", shimPath;
   std::string address, segment;

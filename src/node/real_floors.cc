@@ -47,6 +47,7 @@ Result<> BridgePodNetwork::open(const std::string& range) {
   options.bridge = settings_.bridge;
   options.subnet = subnet;
   options.routed = true;
+  options.mtu = mtu_;
   options.poolSize = settings_.poolSize;
   options.stateDir = settings_.stateDir;
   ASSIGN_OR_RETURN(IpPrefix cluster, IpPrefix::parse(settings_.clusterRange));

@@ -46,6 +46,8 @@ class BridgePodNetwork final : public PodNetwork {
   ~BridgePodNetwork() override;
   // The node's range is known. kConflict when it has another already.
   Result<> open(const std::string& range);
+  // Of the pods' links, from the next open() on; 0: 1500.
+  void setMtu(int mtu) { mtu_ = mtu; }
   bool ready() const { return network_ != nullptr; }
   const std::string& range() const { return range_; }
   IpAddress gateway() const;
@@ -65,6 +67,7 @@ class BridgePodNetwork final : public PodNetwork {
   BlockingPool& pool_;
   Settings settings_;
   std::string range_;
+  int mtu_ = 0;
   std::unique_ptr<NatTable> nat_;
   std::unique_ptr<BridgeNetwork> network_;
   struct Adopted {

@@ -29,7 +29,22 @@ Tunnels::Tunnels(Loop& loop, Options options, http::Server& server)
       gate_(loop) {}
 
 void Tunnels::start() {
-  for (const std::string& server : options_.servers) gate_.spawn(keep(this, server));
+  started_ = true;
+  dial();
+}
+
+void Tunnels::setServers(std::vector<std::string> servers) {
+  options_.servers = std::move(servers);
+  if (!started_ || stopping_) return;
+  // Those that wait to dial again look whether they still should.
+  stopped_.notify();
+  dial();
+}
+
+void Tunnels::dial() {
+  for (const std::string& server : options_.servers) {
+    if (kept_.insert(server).second) gate_.spawn(keep(this, server));
+  }
 }
 
 Task<> Tunnels::stop() {
@@ -43,8 +58,12 @@ Task<> Tunnels::keep(Tunnels* self, std::string server) {
   namespace streaming = client::streaming;
   const std::string url = fmt::format("{}{}{}{}", server, streaming::kTunnelPrefix, percentEncode(self->options_.node),
                                       streaming::kTunnelSuffix);
+  auto wanted = [self, &server] {
+    const auto& servers = self->options_.servers;
+    return !self->stopping_ && std::find(servers.begin(), servers.end(), server) != servers.end();
+  };
   Duration delay = kFirstDelay;
-  while (!self->stopping_) {
+  while (wanted()) {
     http::Request request;
     request.headers.set("Connection", "Upgrade");
     request.headers.set("Upgrade", streaming::kTunnelUpgrade);
@@ -73,6 +92,7 @@ Task<> Tunnels::keep(Tunnels* self, std::string server) {
     co_await self->stopped_.waitFor(delay / 2 + jitter);
     delay = std::min(delay * 2, kMostDelay);
   }
+  self->kept_.erase(server);
 }
 
 }  // namespace dhow::node

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,11 +22,14 @@ class Tunnels {
   };
   Tunnels(Loop& loop, Options options, http::Server& server);
   void start();
+  // The masters from now on. A connection to one that is no more among them stays until it ends.
+  void setServers(std::vector<std::string> servers);
   // Open connections end with the server's stop().
   Task<> stop();
   size_t connected() const { return connected_; }
 
  private:
+  void dial();
   static Task<> keep(Tunnels* self, std::string server);
 
   Loop& loop_;
@@ -33,7 +37,8 @@ class Tunnels {
   http::Server& server_;
   http::Client client_;
   size_t connected_ = 0;
-  bool stopping_ = false;
+  std::set<std::string> kept_;  // servers that are dialed
+  bool started_ = false, stopping_ = false;
   Signal stopped_;
   Gate gate_;
 };
