@@ -185,7 +185,7 @@ TEST_F(Kubectl, DecidesOnCertificateSigningRequests) {
         "  request: {}\n",
         name, toBase64(pem));
   };
-  expectHas(bad("create -f -", requestFor("no", "jane"), jane),
+  expectHas(bad("create -f -", requestFor("zero", "jane"), jane),
             "cannot create resource \"certificatesigningrequests\" in API group \"certificates.k8s.io\"");
   good("create clusterrole asker --verb=create,get,list,update --resource=csr,certificatesigningrequests/approval");
   good("create clusterrolebinding asker --clusterrole=asker --group=people");
@@ -213,9 +213,9 @@ TEST_F(Kubectl, DecidesOnCertificateSigningRequests) {
   auto described = good("describe csr one");
   expectHas(described, "Requesting User:     jane");
   expectHas(described, "Common Name:    jane");
-  expectHas(described, "Status:  Approved");
+  expectHas(described, "Status:              Approved");
   expectHas(good("get csr one -o jsonpath={.status.conditions[0].reason}"), "KubectlApprove");
-  expectHas(bad("certificate deny one"), "Approved and Denied conditions are mutually exclusive");
+  expectHas(bad("certificate deny one"), "certificate signing request \"one\" is already Approved");
   good("delete csr --all");
 }
 
