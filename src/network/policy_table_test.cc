@@ -194,8 +194,19 @@ class PolicyTableTest : public testing::Test {
       }
       return !missing;
     };
+    // The kernel drops what it cannot hold while it asks for a neighbour: what is allowed is sent again, as TCP does.
+    auto sendAgain = [&] {
+      for (size_t i = 0; i < probes.size(); i++) {
+        const uint32_t number = base + static_cast<uint32_t>(i);
+        if (probes[i].protocol == kUdp && probes[i].expected && !through.contains(i))
+          (void)send(probes[i].socket.get(), &number, sizeof number, 0);
+      }
+    };
     const auto end = std::chrono::steady_clock::now() + kPatience;
-    while (!look() && std::chrono::steady_clock::now() < end) poll(nullptr, 0, 1);
+    for (int turn = 1; !look() && std::chrono::steady_clock::now() < end; ++turn) {
+      poll(nullptr, 0, 1);
+      if (turn % 200 == 0) sendAgain();
+    }
     look();
     for (size_t i = 0; i < probes.size(); i++)
       EXPECT_EQ(probes[i].expected, through.contains(i)) << describe(probes[i]) << " round " << base;
