@@ -51,7 +51,7 @@ def balanced(cluster):
 
 
 def reaches(pod, url):
-    return in_pod_network(pod, "curl", "-sSk", "-m", "2", url, check=False).returncode == 0
+    return in_pod_network(pod, "curl", "-sSk", "-o", "/dev/null", "-m", "2", url, check=False).returncode == 0
 
 
 def test_clusters_are_listed_and_switched_by_contexts(pair):

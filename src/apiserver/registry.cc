@@ -46,9 +46,9 @@ Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const ob
   strategies_["services"] = makeServiceStrategy(loop, caches, options);
   strategies_["namespaces"] = makeNamespaceStrategy();
   strategies_["secrets"] = makeSecretStrategy();
-  for (auto name :
-       {"deployments.apps", "replicasets.apps", "poddisruptionbudgets.policy", "networkpolicies.networking.k8s.io"})
+  for (auto name : {"deployments.apps", "replicasets.apps", "poddisruptionbudgets.policy"})
     strategies_[name] = makeWorkloadStrategy();
+  strategies_["networkpolicies.networking.k8s.io"] = makeGenerationStrategy();
   strategies_["regions.dhow.io"] = makeRegionStrategy(caches);
   strategies_["zones.dhow.io"] = makeZoneStrategy(caches);
   strategies_["nodepools.dhow.io"] = makeNodePoolStrategy(caches);

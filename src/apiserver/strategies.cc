@@ -55,13 +55,17 @@ class PodStrategy final : public Strategy {
   bool hasGeneration() const override { return true; }
 };
 
-class WorkloadStrategy final : public Strategy {
+class GenerationStrategy : public Strategy {
+ public:
+  bool hasGeneration() const override { return true; }
+};
+
+class WorkloadStrategy final : public GenerationStrategy {
  public:
   Result<> beforeCreate(const Context&, json::object& document) override {
     document["status"] = json::object();
     return {};
   }
-  bool hasGeneration() const override { return true; }
 };
 
 class SecretStrategy final : public Strategy {
@@ -129,6 +133,10 @@ class PlainStrategy final : public Strategy {};
 std::unique_ptr<Strategy> makePodStrategy() {
   return std::make_unique<PodStrategy>();
 }
+std::unique_ptr<Strategy> makeGenerationStrategy() {
+  return std::make_unique<GenerationStrategy>();
+}
+
 std::unique_ptr<Strategy> makeWorkloadStrategy() {
   return std::make_unique<WorkloadStrategy>();
 }

@@ -60,7 +60,8 @@ std::unique_ptr<Strategy> makePodStrategy();
 std::unique_ptr<Strategy> makeServiceStrategy(Loop& loop, WatchCache& caches, const StrategyOptions& options);
 std::unique_ptr<Strategy> makeNamespaceStrategy();
 std::unique_ptr<Strategy> makeSecretStrategy();
-std::unique_ptr<Strategy> makeWorkloadStrategy();  // generation follows the spec
+std::unique_ptr<Strategy> makeGenerationStrategy();  // generation follows the spec
+std::unique_ptr<Strategy> makeWorkloadStrategy();    // the same, and the status begins empty
 std::unique_ptr<Strategy> makeCertificateStrategy(Loop& loop);
 std::unique_ptr<Strategy> makePlainStrategy();
 // dhow.io: what these name must exist; what is named is not deleted.
