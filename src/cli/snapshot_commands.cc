@@ -83,7 +83,7 @@ int list(const ClusterOption& option) {
 // A file by its path, or by the name that `list` shows.
 Result<std::string> findSnapshot(const std::string& folder, const std::string& given) {
   const std::string listed = folder + "/" + given;
-  const std::string file = given.find('/') == given.npos && !pathExists(given) && pathExists(listed) ? listed : given;
+  std::string file = given.find('/') == given.npos && !pathExists(given) && pathExists(listed) ? listed : given;
   if (pathExists(file)) return file;
   return Error(Code::kNotFound,
                fmt::format("there is no snapshot {}; `dhow snapshot list` shows those of the cluster", given));

@@ -64,9 +64,9 @@ TEST(ClusterInfo, OnlyAPinnedAuthorityIsTrusted) {
 }
 
 TEST(ClusterInfo, WhatAStrangerSendsIsChecked) {
-  auto map = [](std::string kubeconfig) {
+  auto map = [](const std::string& kubeconfig) {
     return object::Object::make(
-        {{"kind", "ConfigMap"}, {"metadata", {{"name", "x"}}}, {"data", {{"kubeconfig", std::move(kubeconfig)}}}});
+        {{"kind", "ConfigMap"}, {"metadata", {{"name", "x"}}}, {"data", {{"kubeconfig", kubeconfig}}}});
   };
   for (const auto* wrong :
        {"", "[]", "clusters: 5", "clusters: [5]", "clusters: [{cluster: {certificate-authority-data: '!'}}]",

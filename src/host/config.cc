@@ -224,7 +224,7 @@ Result<std::pair<std::string, std::string>> parseLabel(const std::string& text) 
 Result<std::string> defaultHostName() {
   char name[HOST_NAME_MAX + 1] = {};
   if (::gethostname(name, sizeof name - 1) != 0) return Error::fromErrno("read this machine's name");
-  const auto lower = toLower(name);
+  auto lower = toLower(name);
   if (!isName(lower, true))
     return invalid(fmt::format("this machine's name \"{}\" cannot be a node's; give one with --node-name", name));
   return lower;
