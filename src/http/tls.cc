@@ -93,9 +93,9 @@ int chooseProtocol(SSL*, const unsigned char** out, unsigned char* outSize, cons
   return SSL_TLSEXT_ERR_OK;
 }
 
-Result<ContextPtr> serverContext(const TlsServer::Options& options, const KeyPair& pair) {
+Result<ContextPtr> serverContext(const TlsServer::Options& options) {
   ASSIGN_OR_RETURN(ContextPtr context, newContext(TLS_server_method()));
-  RETURN_IF_ERROR(useKeyPair(context.get(), pair));
+  RETURN_IF_ERROR(useKeyPair(context.get(), options.keyPair));
   static constexpr unsigned char kSessionId[] = "dhow";
   SSL_CTX_set_session_id_context(context.get(), kSessionId, sizeof kSessionId - 1);
   SSL_CTX_set_session_cache_mode(context.get(), SSL_SESS_CACHE_OFF);  // tickets need no cache
@@ -114,42 +114,90 @@ class TlsServerImpl final : public TlsServer, public ServerContext {
  public:
   TlsServerImpl(Options options, ContextPtr context) : options_(std::move(options)), context_(std::move(context)) {}
   Result<> replace(KeyPair keyPair) override {
-    ASSIGN_OR_RETURN(context_, serverContext(options_, keyPair));
-    return {};
+    Options next = options_;
+    next.keyPair = std::move(keyPair);
+    return take(std::move(next));
+  }
+  Result<> replaceClientCa(std::string clientCaPem) override {
+    Options next = options_;
+    next.clientCaPem = std::move(clientCaPem);
+    return take(std::move(next));
   }
   SSL_CTX* context() override { return context_.get(); }
 
  private:
-  const Options options_;
+  Result<> take(Options next) {
+    ASSIGN_OR_RETURN(context_, serverContext(next));
+    options_ = std::move(next);
+    return {};
+  }
+
+  Options options_;
   ContextPtr context_;
 };
 
-// Keeps the last session ticket of each host, so that the next connection is resumed.
+Result<ContextPtr> clientContext(const TlsClient::Options& options) {
+  ASSIGN_OR_RETURN(auto context, newContext(TLS_client_method()));
+  if (!options.caPem.empty()) {
+    RETURN_IF_ERROR(trust(context.get(), options.caPem, false));
+  } else if (!options.insecureSkipVerify && SSL_CTX_set_default_verify_paths(context.get()) != 1) {
+    return tlsError("load the system's roots", Code::kInternal);
+  }
+  if (options.keyPair) RETURN_IF_ERROR(useKeyPair(context.get(), *options.keyPair));
+  SSL_CTX_set_verify(context.get(), options.insecureSkipVerify ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, nullptr);
+  return context;
+}
+
+// Keeps the last session ticket of each host, so that the next connection is resumed. Its connections keep it.
 class TlsClientImpl final : public TlsClient, public ClientContext {
  public:
-  TlsClientImpl(bool verifies, ContextPtr context) : verifies_(verifies), context_(std::move(context)) {
-    SSL_CTX_set_session_cache_mode(context_.get(), SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
-    SSL_CTX_set_app_data(context_.get(), this);
-    SSL_CTX_sess_set_new_cb(context_.get(), [](SSL* ssl, SSL_SESSION* session) {
-      auto* self = static_cast<TlsClientImpl*>(SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl)));
-      return self->keep(hostOf(ssl), session);
-    });
+  TlsClientImpl(Options options, ContextPtr context) : options_(std::move(options)) {
+    http2 = options_.http2;
+    use(std::move(context));
+  }
+  Result<> replace(KeyPair keyPair) override {
+    Options next = options_;
+    next.keyPair = std::move(keyPair);
+    return take(std::move(next));
+  }
+  Result<> replaceCa(std::string caPem) override {
+    Options next = options_;
+    next.caPem = std::move(caPem);
+    return take(std::move(next));
   }
   SSL_CTX* context() override { return context_.get(); }
-  bool verifies() const override { return verifies_; }
+  bool verifies() const override { return !options_.insecureSkipVerify; }
   SSL_SESSION* session(const std::string& host) override {
     auto found = sessions_.find(host);
     return found == sessions_.end() ? nullptr : found->second.get();
   }
 
  private:
+  Result<> take(Options next) {
+    ASSIGN_OR_RETURN(auto context, clientContext(next));
+    options_ = std::move(next);
+    sessions_.clear();
+    use(std::move(context));
+    return {};
+  }
+  void use(ContextPtr context) {
+    context_ = std::move(context);
+    SSL_CTX_set_session_cache_mode(context_.get(), SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_set_app_data(context_.get(), this);
+    SSL_CTX_sess_set_new_cb(context_.get(), [](SSL* ssl, SSL_SESSION* session) {
+      SSL_CTX* context = SSL_get_SSL_CTX(ssl);
+      auto* self = static_cast<TlsClientImpl*>(SSL_CTX_get_app_data(context));
+      // Tickets that still come on connections of a replaced identity are not for new ones.
+      return context == self->context() ? self->keep(hostOf(ssl), session) : 0;
+    });
+  }
   int keep(const std::string& host, SSL_SESSION* session) {
     if (host.empty()) return 0;
     if (sessions_.size() >= 256 && !sessions_.contains(host)) sessions_.erase(sessions_.begin());
     sessions_[host].reset(session);
     return 1;  // the reference is ours now
   }
-  const bool verifies_;
+  Options options_;
   std::map<std::string, std::unique_ptr<SSL_SESSION, decltype([](SSL_SESSION* s) { SSL_SESSION_free(s); })>> sessions_;
   ContextPtr context_;
 };
@@ -158,23 +206,13 @@ class TlsClientImpl final : public TlsClient, public ClientContext {
 }  // namespace internal
 
 Result<std::shared_ptr<TlsServer>> TlsServer::create(Options options) {
-  ASSIGN_OR_RETURN(auto context, internal::serverContext(options, options.keyPair));
-  options.keyPair = {};
+  ASSIGN_OR_RETURN(auto context, internal::serverContext(options));
   return std::shared_ptr<TlsServer>(std::make_shared<internal::TlsServerImpl>(std::move(options), std::move(context)));
 }
 
 Result<std::shared_ptr<TlsClient>> TlsClient::create(Options options) {
-  ASSIGN_OR_RETURN(auto context, internal::newContext(TLS_client_method()));
-  if (!options.caPem.empty()) {
-    RETURN_IF_ERROR(internal::trust(context.get(), options.caPem, false));
-  } else if (!options.insecureSkipVerify && SSL_CTX_set_default_verify_paths(context.get()) != 1) {
-    return internal::tlsError("load the system's roots", Code::kInternal);
-  }
-  if (options.keyPair) RETURN_IF_ERROR(internal::useKeyPair(context.get(), *options.keyPair));
-  SSL_CTX_set_verify(context.get(), options.insecureSkipVerify ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, nullptr);
-  auto client = std::make_shared<internal::TlsClientImpl>(!options.insecureSkipVerify, std::move(context));
-  client->http2 = options.http2;
-  return std::shared_ptr<TlsClient>(std::move(client));
+  ASSIGN_OR_RETURN(auto context, internal::clientContext(options));
+  return std::shared_ptr<TlsClient>(std::make_shared<internal::TlsClientImpl>(std::move(options), std::move(context)));
 }
 
 }  // namespace dhow::http

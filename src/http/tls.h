@@ -1,4 +1,5 @@
-// TLS contexts. Certificates can be replaced while connections live: new handshakes take the new ones.
+// TLS contexts. Certificates and authorities can be replaced while connections live: new handshakes take the new ones,
+// living connections go on. A replacement that cannot be read changes nothing. All on the loop's thread.
 #pragma once
 
 #include <functional>
@@ -27,6 +28,8 @@ class TlsServer {
   };
   static Result<std::shared_ptr<TlsServer>> create(Options options);
   virtual Result<> replace(KeyPair keyPair) = 0;
+  // The key pair stays.
+  virtual Result<> replaceClientCa(std::string clientCaPem) = 0;
 };
 
 class TlsClient {
@@ -39,6 +42,9 @@ class TlsClient {
     bool http2 = true;
   };
   static Result<std::shared_ptr<TlsClient>> create(Options options);
+  // No session of the old identity is resumed.
+  virtual Result<> replace(KeyPair keyPair) = 0;
+  virtual Result<> replaceCa(std::string caPem) = 0;
 };
 
 // The handshakes, over any stream. An Error is kUnauthenticated when a certificate did not verify, kDeadlineExceeded

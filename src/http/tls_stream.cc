@@ -30,6 +30,7 @@ struct TlsState {
   }
 
   std::unique_ptr<Stream> lower;
+  std::shared_ptr<TlsClient> client;  // whose sessions this connection adds to
   SSL* ssl = nullptr;
   std::string host;  // of a client's connection
   std::unique_ptr<char[]> in;
@@ -314,6 +315,7 @@ Task<Result<TlsConnected>> connectTls(Loop& loop, std::shared_ptr<TlsClient> tls
   CHECK(context, "a TlsClient that is not ours");
   auto state = newState(loop, std::move(lower), context->context());
   state->host = host;
+  state->client = tls;
   SSL_set_connect_state(state->ssl);
   TlsConnected out;
   out.stream = std::make_unique<TlsStream>(state);

@@ -122,6 +122,77 @@ TEST(Tls, NewHandshakesTakeTheReplacedCertificate) {
   EXPECT_TRUE(s.fetch(fresh, "/a").ok());
 }
 
+TEST(Tls, AClientsNewHandshakesTakeItsReplacedCertificate) {
+  Secured s;
+  auto tls = s.client(s.authority.issue("before", {}, false));
+  Client living(s.fixture.loop, {.tls = tls});
+  ASSERT_TRUE(s.fetch(living, "/a").ok());
+  auto after = s.authority.issue("after", {}, false);
+  EXPECT_FALSE(tls->replace({after.certificatePem, s.authority.issue("other").privateKeyPem}).ok());
+  ASSERT_TRUE(tls->replace(after).ok());
+  ASSERT_TRUE(s.fetch(living, "/a").ok());
+  EXPECT_EQ(s.fixture.counters->lastPeer.certificateCommonName, "before") << "a living connection goes on";
+  // The old identity's session is not resumed, the new one's is.
+  for (int i = 0; i < 2; ++i) {
+    Client fresh(s.fixture.loop, {.tls = tls, .http2 = false});
+    ASSERT_TRUE(s.fetch(fresh, "/a").ok());
+    EXPECT_EQ(s.fixture.counters->lastPeer.certificateCommonName, "after");
+  }
+}
+
+TEST(Tls, AuthoritiesAreReplacedOnBothSides) {
+  Secured s;
+  Authority next;
+  auto tls = s.client(s.authority.issue("old", {}, false));
+  auto nameOf = [&](std::shared_ptr<TlsClient> tls) {
+    Client client(s.fixture.loop, {.tls = std::move(tls), .http2 = false});
+    return s.fetch(client, "/a").ok() ? s.fixture.counters->lastPeer.certificateCommonName : "refused";
+  };
+  EXPECT_EQ(nameOf(tls), "old");
+  EXPECT_FALSE(s.tls->replaceClientCa("nonsense").ok());
+  ASSERT_TRUE(s.tls->replaceClientCa(next.identity.certificatePem).ok());
+  EXPECT_EQ(nameOf(tls), "") << "the server no longer knows who this is";
+  ASSERT_TRUE(tls->replace(next.issue("new", {}, false)).ok());
+  EXPECT_EQ(nameOf(tls), "new");
+  ASSERT_TRUE(s.tls->replace(next.issue("server")).ok());
+  EXPECT_EQ(nameOf(tls), "refused") << "the client does not know the server's new authority";
+  ASSERT_TRUE(tls->replaceCa(s.authority.identity.certificatePem + next.identity.certificatePem).ok());
+  EXPECT_EQ(nameOf(tls), "new");
+}
+
+TEST(Tls, ShortLivedIdentitiesGoOnOnLivingConnectionsAndEndForNewOnes) {
+  Secured s;
+  auto brief = [&](std::string name, bool server) {
+    CertificateSpec spec;
+    spec.commonName = std::move(name);
+    spec.ipAddresses = {"127.0.0.1"};
+    spec.server = server;
+    spec.client = !server;
+    spec.notBefore = now();
+    spec.validity = std::chrono::seconds(2);
+    auto issued = issueCertificate(s.authority.identity, spec);
+    return KeyPair{issued->certificatePem, issued->privateKeyPem};
+  };
+  ASSERT_TRUE(s.tls->replace(brief("server", true)).ok());
+  auto tls = s.client(brief("alice", false));
+  Client living(s.fixture.loop, {.tls = tls});
+  ASSERT_TRUE(s.fetch(living, "/a").ok());
+  EXPECT_EQ(s.fixture.counters->lastPeer.certificateCommonName, "alice");
+  runOn(s.fixture.loop, s.fixture.loop.sleep(std::chrono::seconds(3)));
+  ASSERT_TRUE(s.fetch(living, "/a").ok());
+  Client late(s.fixture.loop, {.tls = s.client()});
+  EXPECT_EQ(s.fetch(late, "/a").error().code(), Code::kUnauthenticated);
+  ASSERT_TRUE(s.tls->replace(s.authority.issue("server")).ok());
+  // The client's certificate has ended, too: it has no name until it takes a new one.
+  Client expired(s.fixture.loop, {.tls = tls});
+  ASSERT_TRUE(s.fetch(expired, "/a").ok());
+  EXPECT_EQ(s.fixture.counters->lastPeer.certificateCommonName, "");
+  ASSERT_TRUE(tls->replace(s.authority.issue("alice", {}, false)).ok());
+  Client renewed(s.fixture.loop, {.tls = tls});
+  ASSERT_TRUE(s.fetch(renewed, "/a").ok());
+  EXPECT_EQ(s.fixture.counters->lastPeer.certificateCommonName, "alice");
+}
+
 TEST(Tls, CarriesLargeBodiesBothWays) {
   Secured s;
   std::string large(10 << 20, 'b');
