@@ -37,7 +37,7 @@ Result<CertificatePtr> readCertificate(std::string_view pem);
 Result<std::string> writeCertificate(X509* certificate);
 Result<std::string> writeKey(EVP_PKEY* key);
 
-// Without issuer and extensions. Dated back by five minutes.
+// Without issuer and extensions. Dated back as CertificateSpec says.
 Result<CertificatePtr> blankCertificate(EVP_PKEY* key, WallTime notBefore, Duration validity);
 Result<> addExtension(X509* certificate, X509* issuer, int nid, const std::string& value);
 void addName(X509_NAME* name, const char* field, const std::string& value);

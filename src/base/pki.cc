@@ -109,7 +109,7 @@ Result<CertificatePtr> blankCertificate(EVP_PKEY* key, WallTime notBefore, Durat
   serial[0] &= 0x7f;
   std::unique_ptr<BIGNUM, Deleter<BN_free>> number(BN_bin2bn(serial, sizeof serial, nullptr));
   BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate.get()));
-  time_t from = secondsOf(notBefore - std::chrono::minutes(5));
+  time_t from = secondsOf(notBefore - std::min<Duration>(std::chrono::minutes(5), validity / 10));
   time_t until = secondsOf(notBefore + validity);
   if (!ASN1_TIME_set(X509_getm_notBefore(certificate.get()), from) ||
       !ASN1_TIME_set(X509_getm_notAfter(certificate.get()), until) || X509_set_pubkey(certificate.get(), key) != 1)
@@ -206,6 +206,29 @@ Result<Identity> issueCertificate(const Identity& authority, const CertificateSp
   for (const auto& name : spec.dnsNames) names.push_back("DNS:" + name);
   for (const auto& address : spec.ipAddresses) names.push_back("IP:" + address);
   if (!names.empty()) RETURN_IF_ERROR(add(NID_subject_alt_name, join(names, ",")));
+  return finish(certificate.get(), key.get(), issuerKey.get());
+}
+
+Result<Identity> reissueCertificate(const Identity& authority, std::string_view certificatePem, WallTime now) {
+  ASSIGN_OR_RETURN(auto issuer, readCertificate(authority.certificatePem));
+  ASSIGN_OR_RETURN(auto issuerKey, readKey(authority.privateKeyPem));
+  ASSIGN_OR_RETURN(auto old, readCertificate(certificatePem));
+  const WallTime last = timeOf(X509_get0_notAfter(issuer.get()));
+  if (last <= now) return Error(Code::kFailedPrecondition, "the authority's certificate has expired");
+  // What it was dated back by is not lived.
+  Duration life = timeOf(X509_get0_notAfter(old.get())) - timeOf(X509_get0_notBefore(old.get()));
+  life -= std::min<Duration>(std::chrono::minutes(5), life / 11);
+  KeyPtr key(EVP_EC_gen("P-256"));
+  if (!key) return openssl::error("make a key");
+  ASSIGN_OR_RETURN(auto certificate, blankCertificate(key.get(), now, std::min<Duration>(life, last - now)));
+  X509_set_subject_name(certificate.get(), X509_get_subject_name(old.get()));
+  X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer.get()));
+  for (int nid : {NID_basic_constraints, NID_key_usage, NID_ext_key_usage, NID_subject_alt_name}) {
+    const int at = X509_get_ext_by_NID(old.get(), nid, -1);
+    if (at >= 0 && X509_add_ext(certificate.get(), X509_get_ext(old.get(), at), -1) != 1)
+      return openssl::error("copy a certificate's extension");
+  }
+  RETURN_IF_ERROR(addExtension(certificate.get(), issuer.get(), NID_authority_key_identifier, "keyid"));
   return finish(certificate.get(), key.get(), issuerKey.get());
 }
 

@@ -25,7 +25,7 @@ struct CertificateSpec {
   std::vector<std::string> ipAddresses;
   bool server = false;
   bool client = false;
-  WallTime notBefore;  // dated back by five minutes, for clocks that differ
+  WallTime notBefore;  // dated back by five minutes, a tenth of its life at most, for clocks that differ
   Duration validity = std::chrono::hours(24 * 365);
 };
 
@@ -39,6 +39,8 @@ struct CertificateInfo {
 Result<Identity> createAuthority(const std::string& name, WallTime notBefore, Duration validity);
 Result<Identity> issueCertificate(const Identity& authority, const CertificateSpec& spec);
 Result<CertificateInfo> inspectCertificate(std::string_view pem);
+// The same subject, names and usages for as long again, with a new key. It ends with its authority at the latest.
+Result<Identity> reissueCertificate(const Identity& authority, std::string_view certificatePem, WallTime now);
 
 // A certificate signing request (PKCS #10, RFC 2986), as its parts that a signer looks at.
 struct CertificateRequestInfo {

@@ -56,6 +56,42 @@ TEST(Pki, IssuedCertificateNamesItsHolderAndVerifiesAgainstItsAuthorityOnly) {
   EXPECT_FALSE(verifies(*other));
 }
 
+TEST(Pki, AReissuedCertificateIsTheSameForAsLongAgain) {
+  auto authority = createAuthority("dhow-ca", today(), hours(24 * 500)).value();
+  CertificateSpec spec;
+  spec.commonName = "server";
+  spec.organizations = {"a", "b"};
+  spec.dnsNames = {"a.local"};
+  spec.ipAddresses = {"127.0.0.1"};
+  spec.server = true;
+  for (Duration life : {Duration(hours(24 * 365)), Duration(std::chrono::seconds(60))}) {
+    spec.notBefore = today();
+    spec.validity = life;
+    auto first = issueCertificate(authority, spec).value();
+    const WallTime later = today() + life;
+    auto again = reissueCertificate(authority, first.certificatePem + first.privateKeyPem, later);
+    ASSERT_TRUE(again.ok()) << again.error().message();
+    auto before = inspectCertificate(first.certificatePem).value(),
+         info = inspectCertificate(again->certificatePem).value();
+    EXPECT_EQ(info.commonName, "server");
+    EXPECT_EQ(info.organizations, spec.organizations);
+    const WallTime end = std::min(later + life, inspectCertificate(authority.certificatePem)->notAfter);
+    EXPECT_LE(std::chrono::abs(info.notAfter - end), std::chrono::seconds(2));
+    EXPECT_NE(again->privateKeyPem, first.privateKeyPem);
+    BIO* bio = BIO_new_mem_buf(again->certificatePem.data(), static_cast<int>(again->certificatePem.size()));
+    X509* read = PEM_read_bio_X509(bio, nullptr, nullptr, nullptr);
+    BIO_free(bio);
+    EXPECT_EQ(X509_check_host(read, "a.local", 0, 0, nullptr), 1);
+    EXPECT_EQ(X509_check_ip_asc(read, "127.0.0.1", 0), 1);
+    EXPECT_EQ(X509_get_extended_key_usage(read), static_cast<uint32_t>(XKU_SSL_SERVER));
+    EXPECT_EQ(X509_get_key_usage(read), static_cast<uint32_t>(KU_DIGITAL_SIGNATURE));
+    X509_free(read);
+  }
+  EXPECT_TRUE(reissueCertificate(authority, authority.certificatePem, today() + hours(24 * 501))
+                  .error()
+                  .is(Code::kFailedPrecondition));
+}
+
 TEST(CertificateRequests, AreSignedWithTheirNamesAndTheUsagesOfTheSigner) {
   auto authority = createAuthority("dhow-ca", today(), hours(24)).value();
   const std::string key = generatePrivateKey();
