@@ -7,8 +7,10 @@
 
 #include "base/blocking.h"
 #include "base/files.h"
+#include "base/identity_keeper.h"
 #include "base/log.h"
 #include "base/notify.h"
+#include "client/certificate_request.h"
 #include "client/http_client.h"
 #include "client/node_lease.h"
 #include "http/tls.h"
@@ -25,6 +27,7 @@ namespace dhow {
 namespace {
 
 constexpr size_t kBlockingThreads = 4;
+constexpr Duration kSigningPatience = std::chrono::minutes(5);
 
 std::string besideProgram(const std::string& name) {
   char path[4096];
@@ -42,11 +45,14 @@ struct AgentProcess {
   std::unique_ptr<client::HttpClient> client;
   std::unique_ptr<client::HttpClient> leases;
   std::unique_ptr<node::Agent> agent;
+  std::shared_ptr<http::TlsClient> apiTls, tunnelTls;
+  std::unique_ptr<IdentityKeeper> keeper;
   bool stopping = false;
   int code = 0;
 
   Result<std::shared_ptr<http::TlsClient>> tls(bool http2);
   Result<> openFloors();
+  void keepIdentity();
 };
 
 Result<std::shared_ptr<http::TlsClient>> AgentProcess::tls(bool http2) {
@@ -81,7 +87,8 @@ Result<> AgentProcess::openFloors() {
   ASSIGN_OR_RETURN(images, image::ImageStore::open(loop, pool, std::move(store)));
   client::HttpClient::Options api;
   api.servers = options.servers;
-  ASSIGN_OR_RETURN(api.tls, tls(true));
+  ASSIGN_OR_RETURN(apiTls, tls(true));
+  api.tls = apiTls;
   api.userAgent = "dhow-agent";
   api.fieldManager = "kubelet";
   if (options.followMasters) api.connectTimeout = std::chrono::seconds(2);
@@ -93,11 +100,36 @@ Result<> AgentProcess::openFloors() {
   return {};
 }
 
+Task<Result<Identity>> askForIdentity(AgentProcess* self) {
+  return client::requestCertificate(self->loop, *self->client, client::nodeCertificateRequest(self->options.name),
+                                    kSigningPatience);
+}
+
+// The node's certificate, asked of the cluster with the one that it has.
+void AgentProcess::keepIdentity() {
+  auto present = readIdentityFile(options.certFile);
+  if (!present.ok() || options.certFile != options.keyFile) {
+    log::warn("node", "the node's certificate is not renewed: {} must hold it and its key", options.certFile);
+    return;
+  }
+  IdentityKeeper::Options keep;
+  keep.name = "node " + options.name;
+  keep.certificatePem = std::move(present->certificatePem);
+  keep.issue = [this] { return askForIdentity(this); };
+  keep.take = takeIntoFile(loop, pool, options.certFile, [this](const Identity& identity) -> Result<> {
+    const http::KeyPair pair{identity.certificatePem, identity.privateKeyPem};
+    RETURN_IF_ERROR(apiTls->replace(pair));
+    return tunnelTls->replace(pair);
+  });
+  keeper = std::make_unique<IdentityKeeper>(loop, std::move(keep));
+  keeper->start();
+}
+
 Task<Result<>> startAgent(AgentProcess* self) {
   CO_RETURN_IF_ERROR(self->openFloors());
-  CO_ASSIGN_OR_RETURN(auto tunnelTls, self->tls(false));
-  node::Agent::Parts parts{self->loop,    self->pool,           *self->client,     *self->runtime,
-                           *self->images, std::move(tunnelTls), self->leases.get()};
+  CO_ASSIGN_OR_RETURN(self->tunnelTls, self->tls(false));
+  node::Agent::Parts parts{self->loop,    self->pool,      *self->client,     *self->runtime,
+                           *self->images, self->tunnelTls, self->leases.get()};
   parts.onServers = [self](const std::vector<std::string>& servers) {
     self->client->setServers(servers);
     self->leases->setServers(servers);
@@ -105,6 +137,7 @@ Task<Result<>> startAgent(AgentProcess* self) {
   self->agent = std::make_unique<node::Agent>(std::move(parts), self->options);
   auto started = co_await self->agent->start();
   CO_RETURN_IF_ERROR(started);
+  self->keepIdentity();
   notifyReady();
   co_return Result<>();
 }
@@ -115,6 +148,7 @@ Task<> endAgent(AgentProcess* self) {
   if (self->agent) co_await self->agent->stop();
   if (self->leases) co_await self->leases->stop();
   if (self->client) co_await self->client->stop();
+  if (self->keeper) co_await self->keeper->stop();
   if (self->images) co_await self->images->stop();
   if (self->runtime) co_await self->runtime->stop();
   self->loop.stop();

@@ -58,6 +58,9 @@ struct Region {
   std::unique_ptr<client::HttpClient> client;
   std::unique_ptr<client::HttpCaches> caches;
   std::unique_ptr<platform::LoadBalancer> loadBalancer;
+  std::shared_ptr<http::TlsServer> registryTls, mastersTls;
+  std::shared_ptr<http::TlsClient> clientTls;
+  std::vector<std::unique_ptr<IdentityKeeper>> keepers;
   bool stopping = false;
   int code = 0;
   UniqueFd sockets;  // for the program that takes this one's place
@@ -69,6 +72,7 @@ struct Region {
   Result<> startRegistry();
   Result<> startLoadBalancer();
   Result<> startApi();
+  Result<> keepIdentities();
   Result<std::shared_ptr<http::TlsServer>> tlsServer(bool clientCertificates);
   Result<std::unique_ptr<client::HttpClient>> clientOf(std::vector<std::string> servers);
 };
@@ -84,12 +88,15 @@ Result<std::shared_ptr<http::TlsServer>> Region::tlsServer(bool clientCertificat
 }
 
 Result<std::unique_ptr<client::HttpClient>> Region::clientOf(std::vector<std::string> servers) {
-  ASSIGN_OR_RETURN(auto identity, platform::loadIdentity(config.paths(), platform::kRegion));
-  http::TlsClient::Options tls;
-  ASSIGN_OR_RETURN(tls.caPem, platform::loadAuthorityCertificate(config.paths()));
-  tls.keyPair = http::KeyPair{identity.certificatePem, identity.privateKeyPem};
+  if (!clientTls) {
+    ASSIGN_OR_RETURN(auto identity, platform::loadIdentity(config.paths(), platform::kRegion));
+    http::TlsClient::Options tls;
+    ASSIGN_OR_RETURN(tls.caPem, platform::loadAuthorityCertificate(config.paths()));
+    tls.keyPair = http::KeyPair{identity.certificatePem, identity.privateKeyPem};
+    ASSIGN_OR_RETURN(clientTls, http::TlsClient::create(std::move(tls)));
+  }
   client::HttpClient::Options options;
-  ASSIGN_OR_RETURN(options.tls, http::TlsClient::create(std::move(tls)));
+  options.tls = clientTls;
   options.servers = std::move(servers);
   options.userAgent = "dhow-region";
   // It is on one wire with the masters; requests and the load balancer wait for what it notices.
@@ -146,7 +153,8 @@ Result<> Region::startRegistry() {
   ASSIGN_OR_RETURN(registry, image::RegistryServer::open(loop, pool, std::move(options)));
   http::Server::Options front;
   front.name = "registry";
-  ASSIGN_OR_RETURN(front.tls, tlsServer(false));
+  ASSIGN_OR_RETURN(registryTls, tlsServer(false));
+  front.tls = registryTls;
   registryFront = std::make_unique<http::Server>(loop, std::move(front), registry->handler());
   RETURN_IF_ERROR(registryFront->listenTcp(config.hostAddress(), config.registryPort));
   return {};
@@ -169,14 +177,40 @@ Result<> Region::startApi() {
   front.name = "region";
   localFront = std::make_unique<http::Server>(loop, front, handler);
   RETURN_IF_ERROR(localFront->listenUnix(config.paths().regionSocket(), 0600));
-  ASSIGN_OR_RETURN(front.tls, tlsServer(true));
+  ASSIGN_OR_RETURN(mastersTls, tlsServer(true));
+  front.tls = mastersTls;
   mastersFront = std::make_unique<http::Server>(loop, std::move(front), handler);
   RETURN_IF_ERROR(mastersFront->listenTcp(config.hostAddress(), config.regionPort));
   return {};
 }
 
+// Its own, and the administrator's, who has no process; the kubeconfig is small enough for the loop.
+Result<> Region::keepIdentities() {
+  const auto paths = config.paths();
+  const std::string authority = paths.pki(platform::kAuthority);
+  auto keep = [&](const char* file, std::string name, std::function<Result<>(const Identity&)> use) -> Result<> {
+    platform::LocalIdentity identity{std::move(name), platform::identityFile(paths.pki(file)), authority + ".crt",
+                                     authority + ".key", std::move(use)};
+    ASSIGN_OR_RETURN(auto keeper, platform::keepLocally(loop, pool, std::move(identity)));
+    keepers.push_back(std::move(keeper));
+    return {};
+  };
+  RETURN_IF_ERROR(keep(platform::kRegion, "the region and the registry", [this](const Identity& identity) -> Result<> {
+    const http::KeyPair pair{identity.certificatePem, identity.privateKeyPem};
+    RETURN_IF_ERROR(registryTls->replace(pair));
+    RETURN_IF_ERROR(mastersTls->replace(pair));
+    return clientTls->replace(pair);
+  }));
+  // Should an earlier process have ended between the two.
+  RETURN_IF_ERROR(platform::writeKubeconfig(config));
+  return keep(platform::kAdmin, "the administrator",
+              [this](const Identity&) -> Result<> { return platform::writeKubeconfig(config); });
+}
+
 Task<Result<>> Region::start() {
   CO_ASSIGN_OR_RETURN(auto programs, platform::Programs::ofThisProcess());
+  // An earlier program may have left none that this one knows: upgrades begin with the region.
+  CO_RETURN_IF_ERROR(platform::ensureIdentities(config, loop.wallNow()));
   auto opened = co_await platform::Provider::open(loop, pool, config, std::move(programs));
   CO_RETURN_IF_ERROR(opened);
   provider = std::move(*opened);
@@ -185,6 +219,7 @@ Task<Result<>> Region::start() {
   CO_RETURN_IF_ERROR(startLoadBalancer());
   CO_RETURN_IF_ERROR(startApi());
   CO_RETURN_IF_ERROR(watchMasters());
+  CO_RETURN_IF_ERROR(keepIdentities());
   log::info("region", "region of cluster {}: the API is at {}", config.request.name, config.apiUrl());
   notifyReady();
   co_return Result<>();
@@ -192,6 +227,7 @@ Task<Result<>> Region::start() {
 
 Task<> Region::stop(bool handsOver) {
   stopping = true;
+  for (auto& keeper : keepers) co_await keeper->stop();
   if (address && !handsOver) co_await address->stop();
   if (localFront) co_await localFront->stop();
   if (mastersFront) co_await mastersFront->stop();

@@ -21,6 +21,7 @@
 #include "host/config.h"
 #include "host/living_masters.h"
 #include "http/server.h"
+#include "platform/identities.h"
 #include "platform/master_options.h"
 #include "platform/members.h"
 #include "platform/snapshots.h"
@@ -85,6 +86,10 @@ struct Master {
   std::unique_ptr<client::Cache::Subscription> leases, peers;
   std::string configFile = {};
   std::unique_ptr<Duties> duties;
+  // Shown to clients and, as a client's, to the region; to etcd. Replaced by the keepers.
+  std::shared_ptr<http::TlsServer> serverTls;
+  std::shared_ptr<http::TlsClient> regionTls, storeTls;
+  std::vector<std::unique_ptr<IdentityKeeper>> keepers;
   // Whether this master is to have its duties; tendDuties() makes it so.
   bool leads = false, stopping = false;
   Signal changed{loop};
@@ -102,6 +107,9 @@ struct Master {
   Task<Result<>> tellHosts();
   void rememberMaster(const object::Object& lease);
   Result<> reachRegion();
+  void keepIdentities();
+  Result<> writeKubeconfig(const Identity& admin) const;
+  Result<store::EtcdOptions> etcd();
   static Task<> tendDuties(Master* self);
   Result<std::shared_ptr<http::TlsServer>> tls();
 };
@@ -114,12 +122,27 @@ Result<std::shared_ptr<http::TlsServer>> Master::tls() {
   return http::TlsServer::create(std::move(out));
 }
 
+// All that speak to etcd show it one identity.
+Result<store::EtcdOptions> Master::etcd() {
+  ASSIGN_OR_RETURN(auto out, platform::storeOptions(options));
+  if (!storeTls && !out.certificatePem.empty()) {
+    http::TlsClient::Options tls;
+    tls.caPem = out.caPem;
+    tls.keyPair = http::KeyPair{out.certificatePem, out.privateKeyPem};
+    auto made = http::TlsClient::create(std::move(tls));
+    if (!made.ok()) return std::move(made).error().wrap("etcd's certificates");
+    storeTls = std::move(*made);
+  }
+  out.tls = storeTls;
+  return out;
+}
+
 Task<Result<>> Master::openStore() {
   store::DatastoreConfig config;
   config.sqlitePath = options.store;
   if (options.store.empty()) {
     config.kind = store::DatastoreConfig::Kind::kEtcd;
-    CO_ASSIGN_OR_RETURN(config.etcd, platform::storeOptions(options));
+    CO_ASSIGN_OR_RETURN(config.etcd, etcd());
   }
   // Members start beside their masters, and need each other.
   for (bool told = false;; told = true) {
@@ -183,7 +206,8 @@ Task<Result<>> Master::startApi() {
   CO_RETURN_IF_ERROR(started);
   http::Server::Options http;
   http.name = "api";
-  CO_ASSIGN_OR_RETURN(http.tls, tls());
+  CO_ASSIGN_OR_RETURN(serverTls, tls());
+  http.tls = serverTls;
   front = std::make_unique<http::Server>(loop, std::move(http), api->handler());
   auto listening = front->listenTcp(options.address, options.port);
   CO_RETURN_IF_ERROR(listening);
@@ -236,13 +260,58 @@ Result<> Master::reachRegion() {
   tls.keyPair = std::move(pair);
   platform::RegionClient::Options region;
   region.url = options.regionUrl;
-  ASSIGN_OR_RETURN(region.tls, http::TlsClient::create(std::move(tls)));
+  ASSIGN_OR_RETURN(regionTls, http::TlsClient::create(std::move(tls)));
+  region.tls = regionTls;
   machines = std::make_unique<RegionMachines>(loop, region);
   machines->start();
   region.timeout = kBalancerTimeout;
   balancer = std::make_unique<RegionBalancer>(loop, std::move(region));
   api->addConsumers(*balancer);
   return {};
+}
+
+// Of a master of separate hosts; small enough for the loop.
+Result<> Master::writeKubeconfig(const Identity& admin) const {
+  ASSIGN_OR_RETURN(auto authority, readFile(options.caFile, 1 << 20));
+  const auto url = fmt::format("https://{}:{}", options.advertise, options.port);
+  return writeFileDurably(options.kubeconfigFile, platform::kubeconfigOf(options.cluster, url, authority, admin), 0600);
+}
+
+// Where the authorities' keys are at hand. etcd reads its files anew for each connection.
+void Master::keepIdentities() {
+  auto keep = [&](platform::LocalIdentity identity) {
+    const std::string name = identity.name;
+    auto keeper = platform::keepLocally(loop, pool, std::move(identity));
+    if (keeper.ok())
+      keepers.push_back(std::move(*keeper));
+    else
+      log::error("server", "the certificate of {} is not renewed: {}", name, keeper.error().message());
+  };
+  if (!options.caKeyFile.empty() && options.certFile != options.keyFile)
+    log::warn("server", "this master's certificate is not renewed: {} must hold it and its key", options.certFile);
+  if (!options.caKeyFile.empty() && options.certFile == options.keyFile) {
+    auto use = [this](const Identity& identity) -> Result<> {
+      RETURN_IF_ERROR(serverTls->replace({identity.certificatePem, identity.privateKeyPem}));
+      if (!regionTls) return {};
+      return regionTls->replace({identity.certificatePem, identity.privateKeyPem});
+    };
+    keep({options.name, options.certFile, options.caFile, options.caKeyFile, use});
+  }
+  if (!options.caKeyFile.empty() && !options.adminFile.empty()) {
+    auto use = [this](const Identity& identity) { return writeKubeconfig(identity); };
+    keep({"the administrator", options.adminFile, options.caFile, options.caKeyFile, use});
+    // Should an earlier process have ended between the two.
+    auto admin = readIdentityFile(options.adminFile);
+    auto written = admin.ok() ? writeKubeconfig(*admin) : Result<>(admin.error());
+    if (!written.ok()) log::error("server", "{}", written.error().message());
+  }
+  if (!options.etcdCaKeyFile.empty() && options.etcdCertFile == options.etcdKeyFile) {
+    auto use = [this](const Identity& identity) -> Result<> {
+      return storeTls->replace({identity.certificatePem, identity.privateKeyPem});
+    };
+    keep({"the member of the store on " + options.name, options.etcdCertFile, options.etcdCaFile, options.etcdCaKeyFile,
+          use});
+  }
 }
 
 Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
@@ -267,13 +336,14 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
   if (!options.caKeyFile.empty()) {
     ASSIGN_OR_RETURN(manager.caKeyPem, readFile(options.caKeyFile, 1 << 16));
   }
+  if (options.certificateSeconds > 0) manager.certificateLife = std::chrono::seconds(options.certificateSeconds);
   made->controllers = std::make_unique<controllers::Manager>(loop, clientFor("system:kube-controller-manager"),
                                                              api->caches(), std::move(manager));
   made->scheduler = std::make_unique<scheduler::Scheduler>(loop, clientFor("system:kube-scheduler"), api->caches(),
                                                            scheduler::Options{});
   if (!options.member.empty()) {
-    ASSIGN_OR_RETURN(auto etcd, platform::storeOptions(options));
-    made->members = std::make_unique<platform::MemberKeeper>(loop, std::move(etcd));
+    ASSIGN_OR_RETURN(auto store, etcd());
+    made->members = std::make_unique<platform::MemberKeeper>(loop, std::move(store));
     made->members->start();
   }
   if (heartbeat) {
@@ -370,6 +440,7 @@ Task<Result<>> Master::start() {
       std::make_unique<controllers::Heartbeats>(loop, this->api->caches(), quorumSpansZones(options) ? kLeaseName : "");
   heartbeats->start();
   CO_RETURN_IF_ERROR(stand());
+  keepIdentities();
   log::info("server", "{} serves on {}:{}", options.name, options.address, options.port);
   notifyReady();
   co_return Result<>();
@@ -385,6 +456,7 @@ Task<> Master::stop() {
   leads = false;
   changed.notify();
   co_await gate.close();
+  for (auto& keeper : keepers) co_await keeper->stop();
   if (elector) co_await elector->stop();
   if (heartbeats) heartbeats->stop();
   if (machines) co_await machines->stop();

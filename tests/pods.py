@@ -95,6 +95,15 @@ def role_process(cluster, role, name=""):
     raise AssertionError(f"no {role} {name} runs")
 
 
+def member_process(cluster, master):
+    """The process id of the etcd of one master."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        line = command_of(pid)
+        if line and line[0].endswith("/etcd") and f"--name={master}" in line:
+            return int(pid)
+    raise AssertionError(f"no etcd of {master} runs")
+
+
 def in_pod_network(pod, *command, check=True, timeout=20):
     """Runs a program of this machine in the pod's network: works without a master, and with images that hold no shell."""
     return run(["nsenter", f"--net=/proc/{main_process(pod)}/ns/net", "--", *command], check=check, timeout=timeout)

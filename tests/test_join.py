@@ -190,12 +190,19 @@ def test_a_host_that_leaves_is_as_it_was(hosts):
     eventually(lambda: hosts.a.kubectl("get", "node", "host-c").stdout.count(" Ready") == 1)
 
 
+def identities(*hosts):
+    """Who hosts are just now: digests of their identities' files."""
+    files = "ls /var/lib/dhow/host/*/*.pem /etc/dhow/kubeconfig 2>/dev/null | xargs sha256sum"
+    return {(host.name, line.split()[1]): line.split()[0] for host in hosts for line in host.run("sh", "-c", files).stdout.splitlines()}
+
+
 def test_three_masters_share_an_etcd_and_one_may_die():
+    """Their certificates hold for less than a minute."""
     network = Network()
     try:
         masters = [network.host(f"master-{n}", segment) for n, segment in ((1, 1), (2, 1), (3, 2))]
         first = masters[0]
-        shown = first.start("server", "--name", "three", "--store", "etcd", "--node", shows="dhow join")
+        shown = first.start("server", "--name", "three", "--store", "etcd", "--node", "--certificate-seconds", "45", shows="dhow join")
         server, token, pin = join_command(shown)
         # A node's token opens no master's keys.
         said = masters[1].dhow("join", server, "--token", token, "--ca-hash", pin, "--master", "--certificate-key", "0" * 64, check=False)
@@ -219,10 +226,15 @@ def test_three_masters_share_an_etcd_and_one_may_die():
         eventually(lambda: len(node.run("cat", "/var/lib/dhow/host/node/var/masters").stdout.split()) == 3)
         masters[1].kill_all()
         second = masters[2]
+        before = identities(first, second, node)
+        assert {path.rsplit("/", 1)[1] for _, path in before} == {"server.pem", "etcd.pem", "admin.pem", "kubeconfig", "node.pem"}
+        assert len(before) == 5 + 4 + 1
         eventually(lambda: second.kubectl("create", "configmap", "after", "--from-literal=a=b", "--dry-run=server", check=False).returncode == 0)
         second.kubectl("create", "configmap", "after", "--from-literal=a=b")
         assert first.get("configmap", "after")["data"] == {"a": "b"}
         eventually(lambda: addresses() == sorted(m.address for m in (first, second)))
+        # Everybody has another certificate by now, and nothing has noticed.
+        eventually(lambda: not before.items() & identities(first, second, node).items(), timeout=60)
         # The node that joined by the dead one is there, and runs what it is given.
         eventually(lambda: first.kubectl("get", "node", "node").stdout.count(" Ready") == 1)
         first.kubectl("run", "one", f"--image={IMAGE}", "--overrides", json.dumps({"spec": {"nodeName": "node"}}))
@@ -235,4 +247,4 @@ def test_three_masters_share_an_etcd_and_one_may_die():
 def etcdctl(host, *args):
     folder = "/var/lib/dhow/host"
     return host.run("env", "ETCDCTL_API=3", "etcdctl", f"--endpoints=https://{host.address}:2379", f"--cacert={folder}/pki/etcd-ca.crt",
-                    f"--cert={folder}/master/etcd.crt", f"--key={folder}/master/etcd.key", *args).stdout
+                    f"--cert={folder}/master/etcd.pem", f"--key={folder}/master/etcd.pem", *args).stdout

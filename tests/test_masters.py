@@ -10,7 +10,7 @@ import time
 
 import pytest
 from harness import Cluster, eventually, run
-from pods import (HELLO, apply, command_of, in_pod, in_pod_network, main_process, node_is_ready, processes_of, publish_shell, restarts,
+from pods import (HELLO, apply, in_pod, in_pod_network, main_process, member_process, node_is_ready, processes_of, publish_shell, restarts,
                   role_process, shell_pod, wait_answers, wait_ready)
 from writer import Writer
 
@@ -71,14 +71,6 @@ def ready(cluster, count=6):
     pods = hello_pods(cluster)
     return len(pods) == count and all(
         any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions", [])) for p in pods)
-
-
-def member_process(cluster, master):
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        line = command_of(pid)
-        if line and line[0].endswith("/etcd") and f"--name={master}" in line:
-            return int(pid)
-    raise AssertionError(f"no etcd of {master} runs")
 
 
 @pytest.fixture
@@ -285,9 +277,9 @@ def test_the_regions_api_is_for_masters_alone(three):
     url = f"https://{rows(three)[three.masters[0]][3].rsplit('.', 2)[0]}.0.1:7443/v1/machines"
     ask = lambda *pair: three.curl(url, "--cacert", f"{folder}/pki/ca.crt", *pair, check=False).stdout
     master = f"{folder}/masters/{three.masters[0]}"
-    assert f'"name":"{three.masters[0]}"' in ask("--cert", f"{master}/server.crt", "--key", f"{master}/server.key")
+    assert f'"name":"{three.masters[0]}"' in ask("--cert", f"{master}/server.pem", "--key", f"{master}/server.pem")
     node = f"{folder}/nodes/{three.name}-node-1"
-    assert "PermissionDenied" in ask("--cert", f"{node}/node.crt", "--key", f"{node}/node.key")
+    assert "PermissionDenied" in ask("--cert", f"{node}/node.pem", "--key", f"{node}/node.pem")
     assert "PermissionDenied" in ask()
 
 

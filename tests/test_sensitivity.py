@@ -117,7 +117,7 @@ def test_no_token_and_no_certificate_passes(pair):
         answer = there.curl(api, "-k", "-H", f"Authorization: Bearer {token}", "-o", "/dev/null", "-w", "%{http_code}").stdout
         assert answer == "401"
         pki = f"{here.data}/clusters/{here.name}/pki"
-        answer = there.curl(api, "-k", "--cert", pki + "/admin.crt", "--key", pki + "/admin.key", "-o", "/dev/null", "-w", "%{http_code}", check=False)
+        answer = there.curl(api, "-k", "--cert", pki + "/admin.pem", "--key", pki + "/admin.pem", "-o", "/dev/null", "-w", "%{http_code}", check=False)
         assert answer.stdout in ("401", "000")  # refused by the API, or by TLS itself
         # And a client of the one does not take the other for its own.
         other = there.curl(api, "--cacert", pki + "/ca.crt", check=False)

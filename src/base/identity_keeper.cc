@@ -16,9 +16,8 @@ constexpr Duration kMaxDelay = std::chrono::hours(1);
 constexpr Duration kLongestWait = std::chrono::hours(1);
 
 Duration randomUpTo(Loop& loop, Duration limit) {
-  return limit > Duration::zero()
-             ? Duration(static_cast<int64_t>(loop.random() % static_cast<uint64_t>(limit.count())))
-             : Duration::zero();
+  return limit > Duration::zero() ? Duration(static_cast<int64_t>(loop.random() % static_cast<uint64_t>(limit.count())))
+                                  : Duration::zero();
 }
 
 }  // namespace
@@ -70,8 +69,7 @@ Task<> IdentityKeeper::run(IdentityKeeper* self) {
     if (renewed.ok()) {
       self->failures_ = 0;
       ++self->renewals_;
-      log::info("identity", "the certificate of {} is renewed, until {}", self->options_.name,
-                formatTime(self->end_));
+      log::info("identity", "the certificate of {} is renewed, until {}", self->options_.name, formatTime(self->end_));
     } else {
       ++self->failures_;
       self->complain(renewed.error());

@@ -5,6 +5,7 @@
 #include "base/files.h"
 #include "cluster_option.h"
 #include "commands.h"
+#include "platform/identities.h"
 
 namespace dhow::cli {
 
@@ -125,6 +126,7 @@ int status(Workbench& workbench, const platform::ClusterConfig& config) {
     const char* how = !member.answers ? "Away" : member.learner ? "Learns" : member.leads ? "Leads" : "Follows";
     std::printf("%-24s %-10s %.1f MiB\n", member.name.c_str(), how, static_cast<double>(member.bytes) / (1 << 20));
   }
+  printAuthorityEnd(config.paths().pki(), workbench.loop.wallNow());
   return state->serverAnswers ? 0 : 1;
 }
 
@@ -136,6 +138,14 @@ int control(Workbench& workbench, const platform::ClusterConfig& config, const s
 }
 
 }  // namespace
+
+void printAuthorityEnd(const std::string& pki, WallTime now) {
+  auto left = platform::authorityLeft(pki, now);
+  if (!left.ok() || *left >= platform::kYear) return;
+  std::printf(
+      "\nThe cluster's authority ends in %d days, and all certificates with it; a new one comes with a new cluster.\n",
+      static_cast<int>(*left / std::chrono::hours(24)));
+}
 
 void addUp(CLI::App& app, Action* chosen) {
   auto* command = app.add_subcommand("up", "start a cluster on this machine, or what of it does not run");
@@ -154,6 +164,7 @@ void addUp(CLI::App& app, Action* chosen) {
       "--snapshot-every", options->request.snapshotEvery,
       "how often the leading master saves a snapshot of the store: 30m, 1h (at first), 1d, off; counts from "
       "a master's next start");
+  command->add_option("--certificate-seconds", options->request.certificateSeconds)->group("");  // for tests
   command->add_option("--nodes", options->request.nodes, "how many nodes")->capture_default_str();
   command->add_option("--zones", options->request.zones, "over how many availability zones")->capture_default_str();
   command->add_option("--sensitivity", options->request.sensitivity,

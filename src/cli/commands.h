@@ -1,12 +1,17 @@
 // Every subcommand; see the table in main.cc.
 #pragma once
 
+#include <string>
+
+#include "base/loop.h"
 #include "cli/command.h"
 
 namespace dhow::cli {
 
 // `dhow status` on a host of a cluster of separate hosts.
 int hostStatus(const std::string& dataDir);
+// The last part of both: says so when an authority in the folder pki/ has less than a year left.
+void printAuthorityEnd(const std::string& pki, WallTime now);
 void addUp(CLI::App& app, Action* chosen);
 void addDown(CLI::App& app, Action* chosen);
 void addStatus(CLI::App& app, Action* chosen);

@@ -169,6 +169,7 @@ int hostStatus(const std::string& dataDir) {
   for (const auto& node : state->nodes)
     std::printf("%-24s %-10s %-16s %s\n", node.name.c_str(), node.state.c_str(), node.zone.c_str(),
                 node.address.c_str());
+  printAuthorityEnd(config->paths().pki(), loop.wallNow());
   return 0;
 }
 
@@ -202,6 +203,7 @@ void addServer(CLI::App& app, const Roles& roles, Action* chosen) {
   command->add_flag("--encrypt-secrets", request->encryptSecrets, "encrypt Secrets in the store");
   command->add_option("--snapshot-every", request->snapshotEvery, "how often a snapshot of the store is saved, or off")
       ->capture_default_str();
+  command->add_option("--certificate-seconds", request->certificateSeconds)->group("");  // for tests
   addData(command, request->dataDir);
   command->add_flag("--foreground", *foreground, "stay, and use no systemd units");
   command->add_option("--config", *config, "only run a master's process, as that file says")->group("For units");

@@ -122,6 +122,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   add("serviceaccount", [&] { return std::make_unique<ServiceAccountController>(context, options.rootCaPem); });
   add("certificates", [&] {
     CertificatesController::Options certificates;
+    certificates.validity = options.certificateLife;
     if (!options.caKeyPem.empty()) certificates.authority = Identity{options.rootCaPem, options.caKeyPem};
     return std::make_unique<CertificatesController>(context, std::move(certificates));
   });

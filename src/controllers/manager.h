@@ -23,8 +23,9 @@ struct Context;
 struct Options {
   std::string clusterCidr = "10.244.0.0/16";  // pod addresses; empty: nodes get no range
   int nodeMaskSize = 24;
-  std::string rootCaPem;         // for kube-root-ca.crt in every namespace
-  std::string caKeyPem;          // of rootCaPem: signs certificates; empty: nothing signs
+  std::string rootCaPem;                                    // for kube-root-ca.crt in every namespace
+  Duration certificateLife = std::chrono::hours(24 * 365);  // of signed ones, at most
+  std::string caKeyPem;                                     // of rootCaPem: signs certificates; empty: nothing signs
   std::string loadBalancerPool;  // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
   Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
   size_t terminatedPodLimit = 12500;                     // finished pods that are kept

@@ -173,6 +173,7 @@ Result<> validate(const ServerRequest& request) {
   same.datastoreKey = request.datastoreKey;
   same.sensitivity = request.sensitivity;
   same.snapshotEvery = request.snapshotEvery;
+  same.certificateSeconds = request.certificateSeconds;
   return platform::validateRequest(same);
 }
 

@@ -46,7 +46,8 @@ struct ServerRequest {
   std::string datastore, datastoreCa, datastoreCert, datastoreKey;  // etcd=https://...: one that is there already
   std::string sensitivity = "internal", snapshotEvery = "1h";
   bool encryptSecrets = false;
-  bool node = false;  // runs pods, too
+  int certificateSeconds = 0;  // as platform::ClusterRequest
+  bool node = false;           // runs pods, too
 };
 
 // `dhow join`.

@@ -53,6 +53,7 @@ TEST(ServerRequest, NamesTheOptionThatIsWrong) {
   wrong([](ServerRequest& r) { r.datastore = "10.0.0.1"; }, "--datastore");
   wrong([](ServerRequest& r) { r.sensitivity = "secret"; }, "--sensitivity");
   wrong([](ServerRequest& r) { r.dataDir = "here"; }, "--data");
+  wrong([](ServerRequest& r) { r.certificateSeconds = 5; }, "--certificate-seconds");
 }
 
 TEST(JoinRequest, NamesTheOptionThatIsWrong) {

@@ -170,7 +170,7 @@ Result<> writeAll(const Admission& admission, const std::string& authorityPem, c
   if (admission.config.master) return writeMasterFiles(admission, now);
   RETURN_IF_ERROR(makeDirs(paths.node(), 0700));
   RETURN_IF_ERROR(writeFileDurably(paths.authority(), authorityPem));
-  RETURN_IF_ERROR(platform::saveIdentity(paths.node() + "/node", admission.identity));
+  RETURN_IF_ERROR(writeIdentityFile(platform::identityFile(paths.nodeIdentity()), admission.identity));
   RETURN_IF_ERROR(writeNodeConfig(admission.config, admission.segment, {request.server},
                                   {.labels = request.labels, .taints = request.taints}));
   return saveHost(admission.config);

@@ -36,6 +36,7 @@ struct HostPaths {
   std::string audit() const { return master() + "/audit/audit.log"; }
   std::string node() const { return root + "/node"; }
   std::string nodeConfig() const { return node() + "/node.json"; }
+  std::string nodeIdentity() const { return node() + "/node"; }  // a stem (platform/identities.h)
   std::string snapshots() const { return root + "/snapshots"; }
 
   std::string run() const { return kRunDir; }

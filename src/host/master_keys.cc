@@ -37,6 +37,7 @@ std::string settingsText(const MasterKeys& keys) {
                                       {"loadBalancerRange", s.loadBalancerRange},
                                       {"restricted", s.restricted},
                                       {"snapshotEvery", s.snapshotEvery},
+                                      {"certificateSeconds", s.certificateSeconds},
                                       {"peers", textsOf(s.peers)},
                                       {"datastore", json::array(s.datastore.begin(), s.datastore.end())}});
 }
@@ -52,6 +53,7 @@ Result<> readSettings(std::string_view bytes, MasterKeys& into) {
   s.loadBalancerRange = text(object, "loadBalancerRange");
   s.restricted = client::flag(object, {"restricted"});
   s.snapshotEvery = static_cast<int>(client::number(object, {"snapshotEvery"}, 0));
+  s.certificateSeconds = static_cast<int>(client::number(object, {"certificateSeconds"}, 0));
   for (const auto& [name, address] : client::object(object, {"peers"})) {
     if (address.is_string()) s.peers[name] = address.get_string();
   }
@@ -96,6 +98,7 @@ Result<MasterKeys> readMasterKeys(const HostConfig& config) {
   keys.settings.loadBalancerRange = options.loadBalancerRange;
   keys.settings.restricted = options.restricted;
   keys.settings.snapshotEvery = options.snapshotEvery;
+  keys.settings.certificateSeconds = options.certificateSeconds;
   keys.settings.peers = options.peers;
   if (!options.member.empty()) return keys;
   keys.settings.datastore = options.etcd;

@@ -15,6 +15,7 @@ MasterKeys sample() {
   keys.port = 6443;
   keys.settings.restricted = true;
   keys.settings.snapshotEvery = 3600;
+  keys.settings.certificateSeconds = 45;
   keys.settings.peers = {{"a", "10.0.0.1"}};
   return keys;
 }
@@ -27,6 +28,7 @@ TEST(MasterKeys, AreOpenedByTheirKeyAlone) {
   EXPECT_EQ(opened->files, sample().files);
   EXPECT_EQ(opened->port, 6443);
   EXPECT_TRUE(opened->settings.restricted);
+  EXPECT_EQ(opened->settings.certificateSeconds, 45);
   EXPECT_EQ(opened->settings.peers, sample().settings.peers);
   EXPECT_EQ(unsealKeys(sealed, randomBytes(kSealKeySize)).error().code(), Code::kUnauthenticated);
   // One cannot be passed off as another.

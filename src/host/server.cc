@@ -39,22 +39,22 @@ Result<> makeKeys(const HostConfig& config, bool encrypts, WallTime now) {
   return {};
 }
 
-Result<> writeIdentities(const HostConfig& config, WallTime now) {
+Result<> writeIdentities(const HostConfig& config, Duration life, WallTime now) {
   const auto paths = config.paths();
   RETURN_IF_ERROR(makeDirs(paths.master(), 0700));
   RETURN_IF_ERROR(makeDirs(paths.snapshots(), 0700));
-  ASSIGN_OR_RETURN(auto authority, platform::readIdentity(paths.pki(platform::kAuthority)));
-  auto server = platform::masterCertificate(config.name, kDomain, now);
+  ASSIGN_OR_RETURN(auto authority, platform::readAuthority(paths.pki(platform::kAuthority)));
+  auto server = platform::masterCertificate(config.name, kDomain, now, life);
   server.dnsNames.push_back(config.name);
   server.ipAddresses = {"127.0.0.1", addressIn(config.serviceRange, 1), config.address};
   RETURN_IF_ERROR(platform::ensureIdentity(paths.master() + "/" + platform::kServer, authority, server));
   if (config.member) {
-    ASSIGN_OR_RETURN(auto members, platform::readIdentity(paths.pki(platform::kMemberAuthority)));
+    ASSIGN_OR_RETURN(auto members, platform::readAuthority(paths.pki(platform::kMemberAuthority)));
     RETURN_IF_ERROR(platform::ensureIdentity(paths.master() + "/" + platform::kMember, members,
-                                             platform::memberCertificate(config.name, config.address, now)));
+                                             platform::memberCertificate(config.name, config.address, now, life)));
   }
-  ASSIGN_OR_RETURN(auto admin,
-                   platform::ensureIdentity(paths.pki(platform::kAdmin), authority, platform::adminCertificate(now)));
+  ASSIGN_OR_RETURN(auto admin, platform::ensureIdentity(paths.pki(platform::kAdmin), authority,
+                                                        platform::adminCertificate(now, life)));
   RETURN_IF_ERROR(makeDirs("/etc/dhow", 0755));
   return writeFileDurably(
       kKubeconfig, platform::kubeconfigOf(config.cluster, config.apiUrl(), authority.certificatePem, admin), 0600);
@@ -70,6 +70,7 @@ MasterSettings settingsOf(const HostConfig& config, const ServerRequest& request
   settings.restricted = request.sensitivity == platform::kRestricted;
   const auto every = platform::parseInterval(request.snapshotEvery);
   settings.snapshotEvery = every.ok() ? static_cast<int>(every->count()) : 0;
+  settings.certificateSeconds = request.certificateSeconds;
   if (config.member) settings.peers[config.name] = config.address;
   if (!request.datastore.empty())
     settings.datastore = split(request.datastore.substr(request.datastore.find('=') + 1), ',');
@@ -96,7 +97,7 @@ Result<HostConfig> addNode(const ServerRequest& request, WallTime now) {
 }  // namespace
 
 Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, WallTime now) {
-  RETURN_IF_ERROR(writeIdentities(config, now));
+  RETURN_IF_ERROR(writeIdentities(config, platform::certificateLife(settings.certificateSeconds), now));
   const auto paths = config.paths();
   platform::MasterOptions options;
   options.name = config.name;
@@ -109,8 +110,10 @@ Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, W
   options.loadBalancerRange = settings.loadBalancerRange;
   options.caFile = paths.authority();
   options.caKeyFile = paths.pki(std::string(platform::kAuthority) + ".key");
-  options.certFile = fmt::format("{}/{}.crt", paths.master(), platform::kServer);
-  options.keyFile = fmt::format("{}/{}.key", paths.master(), platform::kServer);
+  options.certificateSeconds = settings.certificateSeconds;
+  options.certFile = options.keyFile = platform::identityFile(paths.master() + "/" + platform::kServer);
+  options.adminFile = platform::identityFile(paths.pki(platform::kAdmin));
+  options.kubeconfigFile = kKubeconfig;
   options.serviceAccountKeyFile = paths.pki(platform::kServiceAccountKey);
   options.restricted = settings.restricted;
   if (options.restricted) options.auditFile = paths.audit();
@@ -126,8 +129,8 @@ Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, W
       if (address != config.address) options.etcd.push_back(memberUrl(address));
     }
     options.etcdCaFile = paths.pki(std::string(platform::kMemberAuthority) + ".crt");
-    options.etcdCertFile = fmt::format("{}/{}.crt", paths.master(), platform::kMember);
-    options.etcdKeyFile = fmt::format("{}/{}.key", paths.master(), platform::kMember);
+    options.etcdCaKeyFile = paths.pki(std::string(platform::kMemberAuthority) + ".key");
+    options.etcdCertFile = options.etcdKeyFile = platform::identityFile(paths.master() + "/" + platform::kMember);
   } else if (!settings.datastore.empty()) {
     options.etcd = settings.datastore;
     options.etcdCaFile = settings.datastoreCa;
@@ -143,9 +146,11 @@ Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, W
 Result<> writeOwnNode(const HostConfig& config, const std::string& segment, WallTime now) {
   const auto paths = config.paths();
   RETURN_IF_ERROR(makeDirs(paths.node(), 0700));
-  ASSIGN_OR_RETURN(auto authority, platform::readIdentity(paths.pki(platform::kAuthority)));
+  ASSIGN_OR_RETURN(auto authority, platform::readAuthority(paths.pki(platform::kAuthority)));
+  ASSIGN_OR_RETURN(auto master, platform::loadMasterOptions(paths.masterConfig()));
+  const auto life = platform::certificateLife(master.certificateSeconds);
   RETURN_IF_ERROR(
-      platform::ensureIdentity(paths.node() + "/node", authority, platform::nodeCertificate(config.name, now)));
+      platform::ensureIdentity(paths.nodeIdentity(), authority, platform::nodeCertificate(config.name, now, life)));
   return writeNodeConfig(config, segment, {config.apiUrl()},
                          {.labels = {{"node-role.kubernetes.io/control-plane", ""}}});
 }
@@ -162,8 +167,7 @@ Result<> writeNodeConfig(const HostConfig& config, const std::string& segment, c
   options.servers = servers;
   options.followMasters = true;
   options.caFile = paths.authority();
-  options.certFile = folder + "/node.crt";
-  options.keyFile = folder + "/node.key";
+  options.certFile = options.keyFile = platform::identityFile(paths.nodeIdentity());
   options.dataDir = folder + "/var";
   options.runDir = paths.run() + "/node";
   options.cgroupParent = config.cgroup();

@@ -16,6 +16,7 @@ struct MasterSettings {
   std::string loadBalancerRange;
   bool restricted = false;
   int snapshotEvery = 0;                     // seconds
+  int certificateSeconds = 0;                // how long certificates hold; 0: a year
   std::map<std::string, std::string> peers;  // masters with a member: name -> address, this one among them
   std::vector<std::string> datastore;        // of an etcd that is there already
   std::string datastoreCa, datastoreCert, datastoreKey;
@@ -23,7 +24,8 @@ struct MasterSettings {
 
 // With the authorities and keys under pki/: this master's identities, the administrator's kubeconfig, master.json.
 Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, WallTime now);
-// The node of a master's machine; the authority is there, so that nobody is asked for a certificate.
+// The node of a master's machine, after writeMaster(); the authority is there, so that nobody is asked for a
+// certificate.
 Result<> writeOwnNode(const HostConfig& config, const std::string& segment, WallTime now);
 
 // A node's file; its identity is there.

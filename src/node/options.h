@@ -4,9 +4,9 @@
 //   zone, region   labels topology.kubernetes.io/zone and /region; may be empty
 //   servers        ["https://10.89.0.1:6443", ...]: the masters
 //   followMasters  true: the masters are those that the API names (the endpoints of the service kubernetes) as soon as
-//   it
-//                  has; the last ones are kept in dataDir, and `servers` stay as a way to the API
-//   caFile, certFile, keyFile   PEM files: who is trusted, and this node's client certificate and key
+//                  it has; the last ones are kept in dataDir, and `servers` stay as a way to the API
+//   caFile, certFile, keyFile   PEM files: who is trusted, and this node's client certificate and key. One file that is
+//                  given for both is renewed in place
 //   dataDir        images, pods (volumes, logs, last seen specifications); survives a reboot
 //   runDir         sandboxes' state; a reboot may clear it
 //   cgroupParent   "/dhow-node": all cgroups of the node's pods are below it

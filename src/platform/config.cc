@@ -192,6 +192,8 @@ Result<> validateRequest(const ClusterRequest& request) {
     auto every = parseInterval(request.snapshotEvery);
     if (!every.ok()) return every.error().wrap("--snapshot-every");
   }
+  if (request.certificateSeconds != 0 && request.certificateSeconds < 30)
+    return invalid(fmt::format("--certificate-seconds {}: 30 at least", request.certificateSeconds));
   if (request.dataDir.empty() || request.dataDir.front() != '/')
     return invalid(fmt::format("--data {}: give an absolute path", request.dataDir));
   return {};
@@ -224,6 +226,7 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"sensitivity", config.request.sensitivity},
                    {"encryptSecrets", config.request.encryptSecrets},
                    {"snapshotEvery", config.request.snapshotEvery},
+                   {"certificateSeconds", config.request.certificateSeconds},
                    {"movedToEtcd", config.request.movedToEtcd},
                    {"storeGeneration", config.request.storeGeneration},
                    {"index", config.index},
@@ -282,6 +285,8 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   config.regionPort = static_cast<uint16_t>(number("regionPort"));
   // Clusters of before these were known go without.
   if (object.contains("snapshotEvery")) config.request.snapshotEvery = text_("snapshotEvery");
+  if (object.contains("certificateSeconds"))
+    config.request.certificateSeconds = static_cast<int>(number("certificateSeconds"));
   if (object.contains("storeGeneration")) config.request.storeGeneration = text_("storeGeneration");
   if (object.contains("program")) config.program = text_("program");
   if (object.contains("previousProgram")) config.previousProgram = text_("previousProgram");

@@ -39,6 +39,9 @@ struct ClusterRequest {
   std::string sensitivity;
 
   bool encryptSecrets = false;  // restricted clusters do in any case
+  // How long certificates hold, for tests of their rotation; 0: a year. `up --certificate-seconds`, which no help
+  // tells.
+  int certificateSeconds = 0;
 
   bool encrypts() const { return encryptSecrets || restricted(); }
   bool restricted() const { return sensitivity == kRestricted; }

@@ -106,7 +106,9 @@ std::string sharedKubeconfig(const std::string& dataDir) {
   return dataDir + "/kubeconfig";
 }
 
-Result<> addContext(const ClusterConfig& config) {
+namespace {
+
+Result<> putContext(const ClusterConfig& config, bool evenNew) {
   ASSIGN_OR_RETURN(auto lock, lockContexts());
   const auto paths = config.paths();
   const auto path = sharedKubeconfig(paths.data);
@@ -116,6 +118,7 @@ Result<> addContext(const ClusterConfig& config) {
     ASSIGN_OR_RETURN(whole, readConfig(path));
   }
   const bool known = takeOut(whole, paths.root);
+  if (!known && !evenNew) return {};
   for (std::string_view list : kLists) {
     for (const auto& wanted : listIn(own, list)) {
       for (const auto& entry : listIn(whole, list)) {
@@ -136,6 +139,16 @@ Result<> addContext(const ClusterConfig& config) {
   auto& current = whole["current-context"];
   if (!known || !current.is_string() || !hasContext(whole, current.get_string())) current = config.request.name;
   return save(path, whole);
+}
+
+}  // namespace
+
+Result<> addContext(const ClusterConfig& config) {
+  return putContext(config, true);
+}
+
+Result<> refreshContext(const ClusterConfig& config) {
+  return putContext(config, false);
 }
 
 Result<> removeContext(const ClusterPaths& paths) {

@@ -40,6 +40,8 @@ class ContextsTest : public testing::Test {
 
 TEST_F(ContextsTest, EachClusterIsAContextAndTheNewestIsCurrent) {
   auto a = cluster("a", 0), b = cluster("b", 1);
+  ASSERT_TRUE(refreshContext(a).ok());
+  EXPECT_FALSE(pathExists(sharedKubeconfig(a.request.dataDir))) << "there was nothing to refresh";
   ASSERT_TRUE(addContext(a).ok());
   ASSERT_TRUE(addContext(b).ok());
   EXPECT_EQ(serverOf("a"), a.apiUrl());

@@ -4,41 +4,51 @@
 #include "base/files.h"
 #include "base/seal.h"
 #include "base/strings.h"
+#include "platform/contexts.h"
 
 namespace dhow::platform {
 
-Result<Identity> readIdentity(const std::string& stem) {
-  ASSIGN_OR_RETURN(auto certificate, readFile(stem + ".crt", 1 << 20));
-  ASSIGN_OR_RETURN(auto key, readFile(stem + ".key", 1 << 20));
-  return Identity{std::move(certificate), std::move(key)};
-}
-
 namespace {
 
-constexpr Duration kYear = std::chrono::hours(24 * 365);
 constexpr Duration kAuthorityLife = 10 * kYear;
+constexpr size_t kMaxFile = 1 << 20;
+
+Duration lifeOf(const ClusterConfig& config) {
+  return certificateLife(config.request.certificateSeconds);
+}
 
 }  // namespace
 
-Result<> saveIdentity(const std::string& stem, const Identity& identity) {
-  RETURN_IF_ERROR(writeFileDurably(stem + ".key", identity.privateKeyPem, 0600));
-  return writeFileDurably(stem + ".crt", identity.certificatePem);
+Duration certificateLife(int seconds) {
+  return seconds > 0 ? std::chrono::seconds(seconds) : kYear;
+}
+
+std::string identityFile(const std::string& stem) {
+  return stem + ".pem";
 }
 
 Result<Identity> ensureIdentity(const std::string& stem, const Identity& authority, CertificateSpec spec) {
-  if (auto stored = readIdentity(stem); stored.ok()) {
+  if (auto stored = readIdentityFile(identityFile(stem)); stored.ok()) {
     auto info = inspectCertificate(stored->certificatePem);
     if (info.ok() && (info->notAfter - spec.notBefore) * 3 > info->notAfter - info->notBefore) return stored;
   }
   ASSIGN_OR_RETURN(auto issued, issueCertificate(authority, spec));
-  RETURN_IF_ERROR(saveIdentity(stem, issued));
+  RETURN_IF_ERROR(writeIdentityFile(identityFile(stem), issued));
   return issued;
 }
 
+Result<Identity> readAuthority(const std::string& stem) {
+  ASSIGN_OR_RETURN(auto certificate, readFile(stem + ".crt", kMaxFile));
+  ASSIGN_OR_RETURN(auto key, readFile(stem + ".key", kMaxFile));
+  return Identity{std::move(certificate), std::move(key)};
+}
+
+// The key comes first: without its certificate the authority is made anew, and nobody has seen it.
 Result<Identity> ensureAuthority(const std::string& stem, const std::string& name, WallTime now) {
-  if (auto stored = readIdentity(stem); stored.ok()) return stored;
+  if (auto stored = readAuthority(stem); stored.ok()) return stored;
   ASSIGN_OR_RETURN(auto made, createAuthority(name, now, kAuthorityLife));
-  RETURN_IF_ERROR(saveIdentity(stem, made));
+  RETURN_IF_ERROR(writeFileDurably(stem + ".key", made.privateKeyPem, 0600));
+  RETURN_IF_ERROR(writeFileDurably(stem + ".crt", made.certificatePem));
   return made;
 }
 
@@ -66,6 +76,20 @@ std::string kubeconfigOf(const std::string& name, const std::string& server, con
       name, server, toBase64(authorityPem), toBase64(admin.certificatePem), toBase64(admin.privateKeyPem));
 }
 
+namespace {
+
+Result<> writeOwnKubeconfig(const ClusterConfig& config) {
+  auto paths = config.paths();
+  ASSIGN_OR_RETURN(auto authority, loadAuthorityCertificate(paths));
+  ASSIGN_OR_RETURN(auto admin, loadIdentity(paths, kAdmin));
+  auto kubeconfig = kubeconfigOf(config.request.name, config.apiUrl(), authority, admin);
+  auto existing = readFile(paths.kubeconfig(), kMaxFile);
+  if (existing.ok() && *existing == kubeconfig) return {};
+  return writeFileDurably(paths.kubeconfig(), kubeconfig, 0600);
+}
+
+}  // namespace
+
 std::string encryptionConfig() {
   return fmt::format(
       "apiVersion: apiserver.config.k8s.io/v1\n"
@@ -81,45 +105,45 @@ std::string encryptionConfig() {
       toBase64(randomBytes(kSealKeySize)));
 }
 
-CertificateSpec adminCertificate(WallTime now) {
+CertificateSpec adminCertificate(WallTime now, Duration life) {
   CertificateSpec spec;
   spec.commonName = "kubernetes-admin";
   spec.organizations = {"system:masters"};
   spec.client = true;
   spec.notBefore = now;
-  spec.validity = kYear;
+  spec.validity = life;
   return spec;
 }
 
-CertificateSpec masterCertificate(const std::string& name, const std::string& domain, WallTime now) {
+CertificateSpec masterCertificate(const std::string& name, const std::string& domain, WallTime now, Duration life) {
   CertificateSpec spec;
   spec.commonName = name;
   spec.organizations = {kMasterGroup};
   spec.server = spec.client = true;
   spec.notBefore = now;
-  spec.validity = kYear;
+  spec.validity = life;
   spec.dnsNames = {"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
                    "kubernetes.default.svc." + domain};
   return spec;
 }
 
-CertificateSpec memberCertificate(const std::string& name, const std::string& address, WallTime now) {
+CertificateSpec memberCertificate(const std::string& name, const std::string& address, WallTime now, Duration life) {
   CertificateSpec spec;
   spec.commonName = name;
   spec.server = spec.client = true;
   spec.notBefore = now;
-  spec.validity = kYear;
+  spec.validity = life;
   spec.ipAddresses = {"127.0.0.1", address};
   return spec;
 }
 
-CertificateSpec nodeCertificate(const std::string& name, WallTime now) {
+CertificateSpec nodeCertificate(const std::string& name, WallTime now, Duration life) {
   CertificateSpec spec;
   spec.commonName = "system:node:" + name;
   spec.organizations = {"system:nodes"};
   spec.client = true;
   spec.notBefore = now;
-  spec.validity = kYear;
+  spec.validity = life;
   return spec;
 }
 
@@ -134,12 +158,12 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
   region.commonName = "system:kube-proxy";
   region.server = region.client = true;
   region.notBefore = now;
-  region.validity = kYear;
+  region.validity = lifeOf(config);
   region.dnsNames = {"localhost", "registry.dhow.internal"};
   region.ipAddresses = {"127.0.0.1", config.hostAddress()};
   RETURN_IF_ERROR(ensureIdentity(paths.pki(kRegion), authority, region));
 
-  ASSIGN_OR_RETURN(auto admin, ensureIdentity(paths.pki(kAdmin), authority, adminCertificate(now)));
+  RETURN_IF_ERROR(ensureIdentity(paths.pki(kAdmin), authority, adminCertificate(now, lifeOf(config))));
 
   if (!pathExists(paths.pki(kServiceAccountKey)))
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kServiceAccountKey), generatePrivateKey(), 0600));
@@ -147,40 +171,89 @@ Result<> ensureIdentities(const ClusterConfig& config, WallTime now) {
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kEncryption), encryptionConfig(), 0600));
   if (!pathExists(paths.pki(kRegistryPassword)))
     RETURN_IF_ERROR(writeFileDurably(paths.pki(kRegistryPassword), randomHex(32), 0600));
-  auto kubeconfig = kubeconfigOf(config.request.name, config.apiUrl(), authority.certificatePem, admin);
-  auto existing = readFile(paths.kubeconfig(), 1 << 20);
-  if (existing.ok() && *existing == kubeconfig) return {};
-  return writeFileDurably(paths.kubeconfig(), kubeconfig, 0600);
+  return writeOwnKubeconfig(config);
+}
+
+Result<> writeKubeconfig(const ClusterConfig& config) {
+  RETURN_IF_ERROR(writeOwnKubeconfig(config));
+  return refreshContext(config);
 }
 
 Result<> ensureMasterIdentities(const ClusterConfig& config, const MasterPlan& master, WallTime now) {
   auto paths = config.paths();
   const std::string folder = paths.master(master.name);
   RETURN_IF_ERROR(makeDirs(folder, 0700));
-  ASSIGN_OR_RETURN(auto authority, readIdentity(paths.pki(kAuthority)));
-  CertificateSpec server = masterCertificate(master.name, config.domain, now);
+  ASSIGN_OR_RETURN(auto authority, readAuthority(paths.pki(kAuthority)));
+  CertificateSpec server = masterCertificate(master.name, config.domain, now, lifeOf(config));
   server.ipAddresses = {"127.0.0.1", config.hostAddress(), config.kubernetesServiceAddress(), master.address};
   RETURN_IF_ERROR(ensureIdentity(folder + "/" + kServer, authority, server));
 
   if (!config.request.ownMembers()) return {};
-  ASSIGN_OR_RETURN(auto members, readIdentity(paths.pki(kMemberAuthority)));
-  RETURN_IF_ERROR(ensureIdentity(folder + "/" + kMember, members, memberCertificate(master.name, master.address, now)));
+  ASSIGN_OR_RETURN(auto members, readAuthority(paths.pki(kMemberAuthority)));
+  RETURN_IF_ERROR(ensureIdentity(folder + "/" + kMember, members,
+                                 memberCertificate(master.name, master.address, now, lifeOf(config))));
   return {};
 }
 
 Result<Identity> ensureNodeIdentity(const ClusterConfig& config, const std::string& node, WallTime now) {
   auto paths = config.paths();
-  ASSIGN_OR_RETURN(auto authority, readIdentity(paths.pki(kAuthority)));
+  ASSIGN_OR_RETURN(auto authority, readAuthority(paths.pki(kAuthority)));
   RETURN_IF_ERROR(makeDirs(paths.node(node), 0700));
-  return ensureIdentity(paths.node(node) + "/node", authority, nodeCertificate(node, now));
+  return ensureIdentity(paths.node(node) + "/node", authority, nodeCertificate(node, now, lifeOf(config)));
 }
 
 Result<Identity> loadIdentity(const ClusterPaths& paths, const std::string& name) {
-  return readIdentity(paths.pki(name));
+  return readIdentityFile(identityFile(paths.pki(name)));
 }
 
 Result<std::string> loadAuthorityCertificate(const ClusterPaths& paths) {
-  return readFile(paths.pki(std::string(kAuthority) + ".crt"), 1 << 20);
+  return readFile(paths.pki(std::string(kAuthority) + ".crt"), kMaxFile);
+}
+
+Result<Duration> authorityLeft(const std::string& pki, WallTime now) {
+  Duration least = Duration::max();
+  for (const char* name : {kAuthority, kMemberAuthority}) {
+    const auto path = fmt::format("{}/{}.crt", pki, name);
+    if (name == kMemberAuthority && !pathExists(path)) continue;
+    ASSIGN_OR_RETURN(auto text, readFile(path, kMaxFile));
+    ASSIGN_OR_RETURN(auto info, inspectCertificate(text));
+    least = std::min<Duration>(least, info.notAfter - now);
+  }
+  return least;
+}
+
+namespace {
+
+Result<Identity> reissue(const std::string& path, const std::string& caFile, const std::string& caKeyFile,
+                         WallTime now) {
+  Identity authority;
+  ASSIGN_OR_RETURN(authority.certificatePem, readFile(caFile, kMaxFile));
+  ASSIGN_OR_RETURN(authority.privateKeyPem, readFile(caKeyFile, kMaxFile));
+  ASSIGN_OR_RETURN(auto present, readIdentityFile(path));
+  return reissueCertificate(authority, present.certificatePem, now);
+}
+
+Task<Result<Identity>> reissueOnPool(Loop* loop, BlockingPool* pool, std::string path, std::string caFile,
+                                     std::string caKeyFile) {
+  const WallTime now = loop->wallNow();
+  co_return co_await pool->run(*loop, [&] { return reissue(path, caFile, caKeyFile, now); });
+}
+
+}  // namespace
+
+Result<std::unique_ptr<IdentityKeeper>> keepLocally(Loop& loop, BlockingPool& pool, LocalIdentity identity) {
+  ASSIGN_OR_RETURN(auto present, readIdentityFile(identity.path));
+  IdentityKeeper::Options options;
+  options.name = std::move(identity.name);
+  options.certificatePem = std::move(present.certificatePem);
+  options.issue = [&loop, &pool, path = identity.path, caFile = std::move(identity.caFile),
+                   caKeyFile = std::move(identity.caKeyFile)] {
+    return reissueOnPool(&loop, &pool, path, caFile, caKeyFile);
+  };
+  options.take = takeIntoFile(loop, pool, std::move(identity.path), std::move(identity.use));
+  auto keeper = std::make_unique<IdentityKeeper>(loop, std::move(options));
+  keeper->start();
+  return keeper;
 }
 
 }  // namespace dhow::platform

@@ -125,8 +125,8 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   options.loadBalancerRange = config.loadBalancerRange();
   options.caFile = paths.pki(std::string(kAuthority) + ".crt");
   options.caKeyFile = paths.pki(std::string(kAuthority) + ".key");
-  options.certFile = fmt::format("{}/{}.crt", folder, kServer);
-  options.keyFile = fmt::format("{}/{}.key", folder, kServer);
+  options.certificateSeconds = config.request.certificateSeconds;
+  options.certFile = options.keyFile = identityFile(folder + "/" + kServer);
   options.serviceAccountKeyFile = paths.pki(kServiceAccountKey);
   options.regionUrl = fmt::format("https://{}:{}", config.hostAddress(), config.regionPort);
   options.etcd = config.storeEndpoints();
@@ -143,8 +143,8 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   options.etcdKeyFile = config.request.datastoreKey;
   if (config.request.ownMembers()) {
     options.etcdCaFile = paths.pki(std::string(kMemberAuthority) + ".crt");
-    options.etcdCertFile = fmt::format("{}/{}.crt", folder, kMember);
-    options.etcdKeyFile = fmt::format("{}/{}.key", folder, kMember);
+    options.etcdCaKeyFile = paths.pki(std::string(kMemberAuthority) + ".key");
+    options.etcdCertFile = options.etcdKeyFile = identityFile(folder + "/" + kMember);
     options.member = paths.member(master.name);
     for (const auto& plan : config.masterPlans()) options.peers[plan.name] = plan.address;
     // The nearest member first.
@@ -186,8 +186,7 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const No
               options.servers.begin() + static_cast<long>(std::hash<std::string>{}(node.name) % options.servers.size()),
               options.servers.end());
   options.caFile = paths.pki(std::string(kAuthority) + ".crt");
-  options.certFile = folder + "/node.crt";
-  options.keyFile = folder + "/node.key";
+  options.certFile = options.keyFile = identityFile(folder + "/node");
   options.dataDir = folder + "/var";
   options.runDir = folder + "/run";
   options.cgroupParent = "/pods";

@@ -12,6 +12,7 @@ namespace json = boost::json;
 
 namespace {
 
+constexpr int64_t kLongestCertificate = int64_t{3650} * 86400;
 constexpr int64_t kLongestSnapshotEvery = int64_t{366} * 86400;
 
 struct TextField {
@@ -33,19 +34,14 @@ constexpr TextField kTexts[] = {
     {"serviceAccountKeyFile", &MasterOptions::serviceAccountKeyFile},
 };
 constexpr TextField kOptionalTexts[] = {
-    {"caKeyFile", &MasterOptions::caKeyFile},
-    {"loadBalancerRange", &MasterOptions::loadBalancerRange},
-    {"regionUrl", &MasterOptions::regionUrl},
-    {"store", &MasterOptions::store},
-    {"etcdCaFile", &MasterOptions::etcdCaFile},
-    {"etcdCertFile", &MasterOptions::etcdCertFile},
-    {"etcdKeyFile", &MasterOptions::etcdKeyFile},
-    {"storePrefix", &MasterOptions::storePrefix},
-    {"storeFrom", &MasterOptions::storeFrom},
-    {"snapshots", &MasterOptions::snapshots},
-    {"member", &MasterOptions::member},
-    {"auditFile", &MasterOptions::auditFile},
-    {"encryptionFile", &MasterOptions::encryptionFile},
+    {"caKeyFile", &MasterOptions::caKeyFile},           {"adminFile", &MasterOptions::adminFile},
+    {"kubeconfigFile", &MasterOptions::kubeconfigFile}, {"loadBalancerRange", &MasterOptions::loadBalancerRange},
+    {"regionUrl", &MasterOptions::regionUrl},           {"store", &MasterOptions::store},
+    {"etcdCaFile", &MasterOptions::etcdCaFile},         {"etcdCaKeyFile", &MasterOptions::etcdCaKeyFile},
+    {"etcdCertFile", &MasterOptions::etcdCertFile},     {"etcdKeyFile", &MasterOptions::etcdKeyFile},
+    {"storePrefix", &MasterOptions::storePrefix},       {"storeFrom", &MasterOptions::storeFrom},
+    {"snapshots", &MasterOptions::snapshots},           {"member", &MasterOptions::member},
+    {"auditFile", &MasterOptions::auditFile},           {"encryptionFile", &MasterOptions::encryptionFile},
 };
 
 Error wrong(std::string_view field, std::string_view what) {
@@ -97,6 +93,12 @@ Result<> readField(MasterOptions& options, std::string_view name, const json::va
     options.snapshotEvery = static_cast<int>(value.get_int64());
     return {};
   }
+  if (name == "certificateSeconds") {
+    if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() > kLongestCertificate)
+      return wrong(name, "from 0 to the seconds of ten years");
+    options.certificateSeconds = static_cast<int>(value.get_int64());
+    return {};
+  }
   if (name != "port") return {};  // another version's
   if (!value.is_int64() || value.get_int64() < 1 || value.get_int64() > 65535) return wrong(name, "from 1 to 65535");
   options.port = static_cast<uint16_t>(value.get_int64());
@@ -118,6 +120,8 @@ Result<MasterOptions> parseMasterOptions(std::string_view bytes) {
   if (options.snapshotEvery > 0 && options.snapshots.empty()) return wrong("snapshots", "is needed by snapshotEvery");
   if (!options.storeFrom.empty() && options.etcd.empty()) return wrong("storeFrom", "needs etcd");
   if (options.store.empty() == options.etcd.empty()) return wrong("store", "give either this or etcd");
+  if (options.adminFile.empty() != options.kubeconfigFile.empty())
+    return wrong("adminFile", "goes with kubeconfigFile");
   if (!options.member.empty() && !options.peers.contains(options.name)) return wrong("peers", "must name this master");
   return options;
 }
@@ -136,6 +140,7 @@ json::object toJson(const MasterOptions& options) {
   out["port"] = options.port;
   out["restricted"] = options.restricted;
   out["snapshotEvery"] = options.snapshotEvery;
+  out["certificateSeconds"] = options.certificateSeconds;
   out["nodes"] = options.nodes;
   out["zones"] = json::array(options.zones.begin(), options.zones.end());
   out["etcd"] = json::array(options.etcd.begin(), options.etcd.end());

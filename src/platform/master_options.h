@@ -9,7 +9,11 @@
 //   loadBalancerRange   empty: services of type LoadBalancer stay pending
 //   caFile           PEM of the cluster's authority
 //   caKeyFile        its key, which signs certificates (controllers/certificates.h); empty: they are signed elsewhere
-//   certFile, keyFile   serves the API, and is shown to the region
+//   certificateSeconds   how long the certificates that it signs hold at most; 0: a year
+//   certFile, keyFile   serves the API, and is shown to the region. One file that is given twice is renewed in place
+//   adminFile, kubeconfigFile   the administrator's identity, renewed here, and the kubeconfig that is made of it;
+//   empty:
+//                    others keep them
 //   serviceAccountKeyFile
 //   restricted       whether Pod Security is enforced at the level restricted where a namespace does not say otherwise
 //   auditFile        the audit log (apiserver/audit.h); empty: none
@@ -18,6 +22,7 @@
 //                    themselves (host/), and `advertise` is this master's own address
 //   store            path of the embedded store's file, or
 //   etcd             ["https://10.89.1.3:2379", ...] with etcdCaFile, etcdCertFile, etcdKeyFile (empty for http://)
+//   etcdCaKeyFile    the key of etcd's authority; empty: etcd's certificates are renewed elsewhere
 //   storePrefix      put before each key: where several clusters share one etcd
 //   storeFrom        path of an embedded store's file whose content moves into `etcd` first, while it is there
 //   snapshots        folder; with snapshotEvery, in seconds: how often the leading master saves one there (0: never)
@@ -46,16 +51,18 @@ struct MasterOptions {
   std::string advertise;
   std::string podRange, serviceRange, loadBalancerRange;
   std::string caFile, caKeyFile, certFile, keyFile, serviceAccountKeyFile;
+  std::string adminFile, kubeconfigFile;
   bool restricted = false;
   std::string auditFile, encryptionFile;
   std::string regionUrl;
   std::string store;
   std::vector<std::string> etcd;
-  std::string etcdCaFile, etcdCertFile, etcdKeyFile;
+  std::string etcdCaFile, etcdCaKeyFile, etcdCertFile, etcdKeyFile;
   std::string storePrefix;
   std::string storeFrom;
   std::string snapshots;
   int snapshotEvery = 0;
+  int certificateSeconds = 0;
   std::string member;
   std::map<std::string, std::string> peers;
 };

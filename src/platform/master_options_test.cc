@@ -35,6 +35,9 @@ TEST(MasterOptions, WhatIsWrittenReadsTheSame) {
   options.storeFrom = "/store.db";
   options.snapshots = "/snapshots";
   options.snapshotEvery = 3600;
+  options.certificateSeconds = 45;
+  options.adminFile = "/admin.pem";
+  options.kubeconfigFile = "/kubeconfig";
   options.member = "/etcd";
   options.peers = {{"a", "10.0.0.1"}, {"b", "10.0.0.2"}};
   const auto text = boost::json::serialize(toJson(options));

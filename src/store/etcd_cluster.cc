@@ -29,6 +29,7 @@ Result<std::shared_ptr<EtcdCluster>> EtcdCluster::create(Loop& loop, EtcdOptions
 }
 
 Result<std::shared_ptr<http::TlsClient>> EtcdCluster::tls() const {
+  if (options_.tls) return options_.tls;
   if (options_.certificatePem.empty() != options_.privateKeyPem.empty()) {
     return Error(Code::kInvalid, "etcd: a client certificate and its key must be given together");
   }
@@ -59,16 +60,6 @@ Result<> EtcdCluster::connect() {
   }
   for (auto& channel : old) channel->drop();
   return {};
-}
-
-Result<> EtcdCluster::replaceIdentity(std::string caPem, std::string certificatePem, std::string privateKeyPem) {
-  EtcdOptions before = options_;
-  options_.caPem = std::move(caPem);
-  options_.certificatePem = std::move(certificatePem);
-  options_.privateKeyPem = std::move(privateKeyPem);
-  auto done = connect();
-  if (!done.ok()) options_ = std::move(before);
-  return done;
 }
 
 Result<> EtcdCluster::replaceEndpoints(std::vector<std::string> endpoints) {

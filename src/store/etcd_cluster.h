@@ -32,7 +32,6 @@ class EtcdCluster : public std::enable_shared_from_this<EtcdCluster> {
   Result<std::shared_ptr<GrpcChannel>> channelTo(const std::string& url);
   size_t size() const { return channels_.size(); }
 
-  Result<> replaceIdentity(std::string caPem, std::string certificatePem, std::string privateKeyPem);
   Result<> replaceEndpoints(std::vector<std::string> endpoints);
   const std::optional<Error>& outage() const { return outage_; }
   const EtcdOptions& options() const { return options_; }

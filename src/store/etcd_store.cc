@@ -85,9 +85,6 @@ Task<Result<std::unique_ptr<EtcdStore>>> EtcdStore::open(Loop& loop, EtcdOptions
   co_return store;
 }
 
-Result<> EtcdStore::replaceIdentity(std::string caPem, std::string certificatePem, std::string privateKeyPem) {
-  return rep_->cluster->replaceIdentity(std::move(caPem), std::move(certificatePem), std::move(privateKeyPem));
-}
 Result<> EtcdStore::replaceEndpoints(std::vector<std::string> endpoints) {
   return rep_->cluster->replaceEndpoints(std::move(endpoints));
 }

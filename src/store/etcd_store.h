@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/loop.h"
+#include "http/tls.h"
 #include "store/store.h"
 
 namespace dhow::store {
@@ -22,6 +23,8 @@ struct EtcdOptions {
   std::string caPem;                   // the authority of the members' certificates; empty: the system's
   std::string certificatePem;          // our client certificate and its key, or neither
   std::string privateKeyPem;
+  // Instead of the three: one that others use, too, and whose identity is replaced while it is used.
+  std::shared_ptr<http::TlsClient> tls;
   std::string prefix;                           // put before each key, e.g. "/dhow/dev"; may be empty
   Duration timeout = std::chrono::seconds(5);   // of a call, all attempts together
   Duration patience = std::chrono::seconds(3);  // how long a missing leader is waited for
@@ -35,8 +38,6 @@ class EtcdStore final : public Store {
   static Task<Result<std::unique_ptr<EtcdStore>>> open(Loop& loop, EtcdOptions options);
   ~EtcdStore() override;
 
-  // For new connections from now on; those that exist are replaced.
-  Result<> replaceIdentity(std::string caPem, std::string certificatePem, std::string privateKeyPem);
   // The members may change while the store is used.
   Result<> replaceEndpoints(std::vector<std::string> endpoints);
   // Set while the cluster has no leader or nobody answers; the last reason.

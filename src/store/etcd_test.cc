@@ -76,9 +76,19 @@ TEST_F(EtcdCluster3, RefusesStrangersAndWrongAddressesWhenItIsOpened) {
   EXPECT_EQ(runOn(loop_, EtcdStore::open(loop_, options)).error().code(), Code::kUnavailable);
   options.endpoints = {"ftp://127.0.0.1:1"};
   EXPECT_EQ(runOn(loop_, EtcdStore::open(loop_, options)).error().code(), Code::kInvalid);
-  // A renewed identity serves at once.
-  auto good = etcd_->options();
-  EXPECT_TRUE(store_->replaceIdentity(good.caPem, good.certificatePem, good.privateKeyPem).ok());
+  // A replaced identity serves at once.
+  options = etcd_->options();
+  options.timeout = 2s;
+  options.patience = 1s;
+  http::TlsClient::Options tls;
+  tls.caPem = options.caPem;
+  tls.keyPair = http::KeyPair{stranger.certificatePem, stranger.privateKeyPem};
+  options.tls = http::TlsClient::create(std::move(tls)).value();
+  EXPECT_FALSE(runOn(loop_, EtcdStore::open(loop_, options)).ok());
+  ASSERT_TRUE(options.tls->replace({options.certificatePem, options.privateKeyPem}).ok());
+  auto renewed = runOn(loop_, EtcdStore::open(loop_, options));
+  ASSERT_TRUE(renewed.ok()) << renewed.error().message();
+  runOn(loop_, (*renewed)->close());
   EXPECT_TRUE(put1("/a", "1").ok());
 }
 
