@@ -67,7 +67,7 @@ struct MasterOptions {
   std::map<std::string, std::string> peers;
 };
 
-// kInvalid names the field that is wrong, missing or unknown.
+// kInvalid names the field that is wrong or missing; one that is not known is another version's.
 Result<MasterOptions> parseMasterOptions(std::string_view json);
 Result<MasterOptions> loadMasterOptions(const std::string& path);
 boost::json::object toJson(const MasterOptions& options);
