@@ -115,7 +115,7 @@ def test_no_acknowledged_write_is_lost_while_servers_are_killed(three, writer):
 def test_no_acknowledged_write_is_lost_while_members_of_the_store_are_killed(three, writer):
     writer.goes_on()
     for master in three.masters:
-        old = member_process(three, master)
+        old = eventually(lambda: member_process(three, master))
         os.kill(old, signal.SIGKILL)
         writer.goes_on()
         eventually(lambda: member_process(three, master) != old)
