@@ -8,6 +8,7 @@
 #include "base/yaml.h"
 #include "bootstrap_rbac.h"
 #include "client/fields.h"
+#include "object/labels.h"
 
 namespace dhow::apiserver {
 
@@ -95,8 +96,8 @@ json::object sliceOf(const std::set<std::string>& addresses, uint16_t port) {
   ports.push_back(json::object{{"name", "https"}, {"port", int64_t{port}}, {"protocol", "TCP"}});
   return {{"apiVersion", "discovery.k8s.io/v1"},
           {"kind", "EndpointSlice"},
-          {"metadata", json::object{{"name", "kubernetes"},
-                                    {"labels", json::object{{"kubernetes.io/service-name", "kubernetes"}}}}},
+          {"metadata",
+           json::object{{"name", "kubernetes"}, {"labels", json::object{{object::kServiceNameLabel, "kubernetes"}}}}},
           {"addressType", "IPv4"},
           {"endpoints", std::move(entries)},
           {"ports", std::move(ports)}};

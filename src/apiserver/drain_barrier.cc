@@ -2,11 +2,13 @@
 
 #include "base/log.h"
 #include "client/fields.h"
+#include "object/labels.h"
 #include "object/selector.h"
 
 namespace dhow::apiserver {
 
 using client::array;
+using client::serviceOf;
 using client::text;
 using object::Object;
 using object::ObjectPtr;
@@ -17,13 +19,6 @@ using object::resources::kServices;
 namespace {
 
 constexpr char kByService[] = "drain-service";
-constexpr char kServiceLabel[] = "kubernetes.io/service-name";
-constexpr char kManagedByLabel[] = "endpointslice.kubernetes.io/managed-by";
-constexpr char kManager[] = "endpointslice-controller.k8s.io";
-
-std::string serviceOf(const Object& slice) {
-  return fmt::format("{}/{}", slice.ns(), slice.label(kServiceLabel));
-}
 
 // The endpoint of that pod; null when the slice has none.
 const boost::json::object* endpointOf(const Object& slice, std::string_view uid) {
@@ -69,7 +64,7 @@ DrainBarrier::DrainBarrier(Loop& loop, client::Caches& caches, Options options)
       stopped_(loop),
       gate_(loop) {
   slices_.addIndex(kByService, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
-    if (slice->label(kManagedByLabel) == kManager) keys.push_back(serviceOf(*slice));
+    if (slice->label(object::kSliceManagedByLabel) == object::kSliceController) keys.push_back(serviceOf(*slice));
   });
 }
 
@@ -101,7 +96,8 @@ std::set<std::string> DrainBarrier::tellersOf(const client::DrainQuestion& quest
     if (pod && selects(*service, *pod)) out.insert(service->key());
   }
   for (const ObjectPtr& slice : slices_.list(question.ns)) {
-    if (slice->label(kManagedByLabel) == kManager && endpointOf(*slice, question.uid)) out.insert(serviceOf(*slice));
+    if (slice->label(object::kSliceManagedByLabel) == object::kSliceController && endpointOf(*slice, question.uid))
+      out.insert(serviceOf(*slice));
   }
   return out;
 }

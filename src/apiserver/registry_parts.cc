@@ -5,6 +5,7 @@
 #include "client/fields.h"
 #include "errors.h"
 #include "object/decode.h"
+#include "object/labels.h"
 
 namespace dhow::apiserver {
 
@@ -91,7 +92,7 @@ Task<Result<Outcome>> Registry::changeScale(Context context, const KindInfo& kin
 // A pod carries the topology of its node, so that it can know it by the downward API (KEP-4742).
 void copyTopology(const ObjectPtr& node, json::object& pod) {
   if (!node) return;
-  for (std::string_view label : {"topology.kubernetes.io/zone", "topology.kubernetes.io/region"}) {
+  for (std::string_view label : {object::kZoneLabel, object::kRegionLabel}) {
     auto value = node->label(label);
     if (!value.empty()) client::objectAt(client::metadataOf(pod), "labels")[label] = value;
   }

@@ -16,15 +16,6 @@ struct UpOptions {
   std::string example;
 };
 
-double milliseconds(Duration span) {
-  return std::chrono::duration<double, std::milli>(span).count();
-}
-
-void printStep(const std::string& step, Duration took) {
-  std::printf("  %-34s %7.0f ms\n", step.c_str(), milliseconds(took));
-  std::fflush(stdout);
-}
-
 // What to try next, in words that work as they stand: who came through sudo cannot read the kubeconfig, which is
 // root's.
 void printNext(const std::string& dhow, const std::string& own, const std::string& url) {
@@ -47,7 +38,7 @@ int up(Workbench& workbench, const UpOptions& options) {
                         ? ""
                         : fmt::format(" --name {} --data {}", config.request.name, config.request.dataDir);
   std::printf("cluster \"%s\" is up after %.1f s\n\n", config.request.name.c_str(),
-              milliseconds(workbench.loop.now() - began) / 1000);
+              std::chrono::duration<double>(workbench.loop.now() - began).count());
   if (!done->before.empty())
     std::printf("  It starts with dhow %s; before it was %s.\n\n", config.program.c_str(), done->before.c_str());
   if (config.program != workbench.programs.id)

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <cstdio>
+
 #include "base/files.h"
 #include "host/config.h"
 
@@ -16,6 +18,11 @@ Result<platform::ClusterConfig> ClusterOption::load() const {
 Result<> needRoot() {
   if (::geteuid() == 0) return {};
   return Error(Code::kPermissionDenied, "this needs root: the cluster's identities, machines and links are root's");
+}
+
+void printStep(const std::string& step, Duration took) {
+  std::printf("  %-34s %7.0f ms\n", step.c_str(), std::chrono::duration<double, std::milli>(took).count());
+  std::fflush(stdout);
 }
 
 bool ClusterOption::meansHost() const {

@@ -29,6 +29,9 @@ std::shared_ptr<ClusterOption> addClusterOption(CLI::App* command);
 // kPermissionDenied for others: the cluster's identities, machines and links are root's.
 Result<> needRoot();
 
+// A step of a command that takes a while, with its time.
+void printStep(const std::string& step, Duration took);
+
 // What a command works with: the loop is the thread's, and runs while a command waits.
 struct Workbench {
   RealLoop loop;

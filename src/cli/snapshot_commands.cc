@@ -30,11 +30,6 @@ Result<Place> placeOf(const ClusterOption& option) {
   return Place{config.paths().kubeconfig(), config.paths().snapshots()};
 }
 
-void printStep(const std::string& step, Duration took) {
-  std::printf("  %-34s %7.0f ms\n", step.c_str(), std::chrono::duration<double, std::milli>(took).count());
-  std::fflush(stdout);
-}
-
 std::string sizeText(uint64_t bytes) {
   if (bytes < 1024 * 1024) return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024);
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024 * 1024));

@@ -8,11 +8,6 @@ namespace dhow::cli {
 
 namespace {
 
-void printStep(const std::string& step, Duration took) {
-  std::printf("  %-34s %7.0f ms\n", step.c_str(), std::chrono::duration<double, std::milli>(took).count());
-  std::fflush(stdout);
-}
-
 int upgrade(Workbench& workbench, const platform::ClusterConfig& config, const std::string& to) {
   auto done = runOn(workbench.loop, workbench.cluster.upgrade(config, to, printStep));
   if (!done.ok()) return fail(done.error());

@@ -1,6 +1,7 @@
 #include "client/fields.h"
 
 #include "base/time.h"
+#include "object/labels.h"
 
 namespace dhow::client {
 
@@ -110,6 +111,10 @@ json::object controllerReference(const Object& owner) {
           {"uid", owner.uid()},
           {"controller", true},
           {"blockOwnerDeletion", true}};
+}
+
+std::string serviceOf(const Object& slice) {
+  return fmt::format("{}/{}", slice.ns(), slice.label(object::kServiceNameLabel));
 }
 
 const json::object* condition(const json::object& root, std::string_view type) {

@@ -56,6 +56,9 @@ std::string_view controllerUid(const Object& object);
 // A reference to `owner` with controller and blockOwnerDeletion set.
 json::object controllerReference(const Object& owner);
 
+// "<namespace>/<name>" of the service that an EndpointSlice belongs to.
+std::string serviceOf(const Object& slice);
+
 // The entry of status.conditions with that type; null when there is none.
 const json::object* condition(const json::object& root, std::string_view type);
 bool conditionTrue(const json::object& root, std::string_view type);

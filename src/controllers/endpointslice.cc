@@ -3,10 +3,14 @@
 #include <boost/json/serialize.hpp>
 
 #include "base/strings.h"
+#include "object/labels.h"
 
 namespace dhow::controllers {
 
 using namespace client;
+using object::kSliceController;
+using object::kSliceManagedByLabel;
+using object::kZoneLabel;
 using object::resources::kEndpoints;
 using object::resources::kEndpointSlices;
 using object::resources::kNodes;
@@ -17,11 +21,7 @@ namespace {
 
 constexpr size_t kEndpointsPerSlice = 100;
 constexpr size_t kEndpointsAtMost = 1000;
-constexpr char kServiceLabel[] = "kubernetes.io/service-name";
-constexpr char kManagedByLabel[] = "endpointslice.kubernetes.io/managed-by";
-constexpr char kManager[] = "endpointslice-controller.k8s.io";
 constexpr char kHeadlessLabel[] = "service.kubernetes.io/headless";
-constexpr char kZoneLabel[] = "topology.kubernetes.io/zone";
 constexpr char kBySlices[] = "serviceOfSlice";
 
 bool isManaged(const Object& service) {
@@ -93,8 +93,8 @@ json::object endpointOf(const Object& service, const Object& pod, const ObjectPt
 
 json::object sliceLabels(const Object& service) {
   json::object labels = client::object(service.root(), {"metadata", "labels"});
-  labels[kServiceLabel] = service.name();
-  labels[kManagedByLabel] = kManager;
+  labels[object::kServiceNameLabel] = service.name();
+  labels[kSliceManagedByLabel] = kSliceController;
   if (isHeadless(service)) labels[kHeadlessLabel] = "";
   return labels;
 }
@@ -167,8 +167,7 @@ EndpointSliceController::EndpointSliceController(Context context)
       controller_(context.loop, {.name = "endpointslice"},
                   [this](std::string key) { return reconcile(std::move(key)); }) {
   slices_.addIndex(kBySlices, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
-    if (slice->label(kManagedByLabel) == kManager)
-      keys.push_back(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
+    if (slice->label(kSliceManagedByLabel) == kSliceController) keys.push_back(serviceOf(*slice));
   });
   controller_.watchOwn(services_);
   controller_.watch(pods_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
@@ -178,8 +177,7 @@ EndpointSliceController::EndpointSliceController(Context context)
   // time.
   controller_.watch(slices_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     const ObjectPtr& slice = after ? after : before;
-    if (slice->label(kManagedByLabel) == kManager)
-      queue.add(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
+    if (slice->label(kSliceManagedByLabel) == kSliceController) queue.add(serviceOf(*slice));
   });
   controller_.require(nodes_);
   controller_.require(endpoints_);

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "object/labels.h"
 
 namespace dhow::controllers {
 
@@ -57,7 +58,7 @@ std::vector<std::pair<std::string, std::string>> wantedTaints(const Object& node
 }
 
 std::string zoneOf(const Object& node) {
-  return fmt::format("{}/{}", node.label("topology.kubernetes.io/region"), node.label("topology.kubernetes.io/zone"));
+  return fmt::format("{}/{}", node.label(object::kRegionLabel), node.label(object::kZoneLabel));
 }
 
 const json::array& taintsOf(const Object& node) {

@@ -6,12 +6,13 @@
 #include <string_view>
 
 #include "component.h"
+#include "object/labels.h"
 #include "workload.h"
 
 namespace dhow::controllers {
 
-inline constexpr char kZoneLabel[] = "topology.kubernetes.io/zone";
-inline constexpr char kRegionLabel[] = "topology.kubernetes.io/region";
+using object::kRegionLabel;
+using object::kZoneLabel;
 inline constexpr char kPoolLabel[] = "dhow.io/pool";
 inline constexpr char kStandInLabel[] = "dhow.io/stands-in-for";  // of a machine and its node: the original
 inline constexpr char kSurgeLabel[] = "dhow.io/surge";            // of a machine that an upgrade borrows

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "client/fields.h"
+#include "object/labels.h"
 
 namespace dhow::host {
 
@@ -40,11 +41,10 @@ Task<Result<>> MasterHeartbeat::renew() {
   json::object body{
       {"apiVersion", "coordination.k8s.io/v1"},
       {"kind", "Lease"},
-      {"metadata",
-       json::object{{"name", lease},
-                    {"namespace", kNamespace},
-                    {"labels", json::object{{kIdentityLabel, kIdentity}, {"kubernetes.io/hostname", name_}}},
-                    {"annotations", json::object{{kAddress, address_}}}}},
+      {"metadata", json::object{{"name", lease},
+                                {"namespace", kNamespace},
+                                {"labels", json::object{{kIdentityLabel, kIdentity}, {object::kHostnameLabel, name_}}},
+                                {"annotations", json::object{{kAddress, address_}}}}},
       {"spec", json::object{{"holderIdentity", name_},
                             {"leaseDurationSeconds", kMasterDeadAfter / std::chrono::seconds(1)},
                             {"renewTime", formatTimeMicro(loop_.wallNow())}}}};

@@ -2,6 +2,7 @@
 
 #include "client/fields.h"
 #include "host_client.h"
+#include "object/labels.h"
 
 namespace dhow::host {
 
@@ -15,7 +16,7 @@ constexpr Duration kLimit = std::chrono::seconds(5);
 NodeState stateOfNode(const client::Object& node) {
   NodeState out;
   out.name = node.name();
-  out.zone = node.label("topology.kubernetes.io/zone");
+  out.zone = node.label(object::kZoneLabel);
   const auto* ready = client::condition(node.root(), "Ready");
   const auto status = ready ? text(*ready, "status") : std::string_view();
   out.state = status == "True" ? "Ready" : status == "Unknown" ? "Unknown" : "NotReady";

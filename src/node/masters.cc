@@ -12,7 +12,7 @@ constexpr size_t kMaxFile = 64 << 10, kMaxMasters = 64;
 
 std::vector<std::string> mastersOf(const Object& slice) {
   std::vector<std::string> out;
-  if (slice.ns() != "default" || slice.label("kubernetes.io/service-name") != "kubernetes") return out;
+  if (client::serviceOf(slice) != "default/kubernetes") return out;
   const json::array& ports = array(slice.root(), {"ports"});
   const int64_t port = ports.empty() || !ports[0].is_object() ? 0 : number(ports[0].get_object(), {"port"}, 0);
   if (port < 1 || port > 65535) return out;

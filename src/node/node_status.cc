@@ -9,6 +9,7 @@
 #include "base/strings.h"
 #include "base/version.h"
 #include "client/node_lease.h"
+#include "object/labels.h"
 
 namespace dhow::node {
 
@@ -139,13 +140,13 @@ void NodeStatus::poke() {
 
 json::object NodeStatus::metadata() const {
   json::object labels = mapOf(options_.labels);
-  labels["kubernetes.io/hostname"] = options_.name;
+  labels[object::kHostnameLabel] = options_.name;
   labels["kubernetes.io/os"] = "linux";
   labels["kubernetes.io/arch"] = machine_.architecture;
   labels["beta.kubernetes.io/os"] = "linux";
   labels["beta.kubernetes.io/arch"] = machine_.architecture;
-  if (!options_.zone.empty()) labels["topology.kubernetes.io/zone"] = options_.zone;
-  if (!options_.region.empty()) labels["topology.kubernetes.io/region"] = options_.region;
+  if (!options_.zone.empty()) labels[object::kZoneLabel] = options_.zone;
+  if (!options_.region.empty()) labels[object::kRegionLabel] = options_.region;
   json::object annotations{{client::kFencesItself, "true"}};
   if (!options_.program.empty()) annotations[client::kRunsProgram] = options_.program;
   return {{"name", options_.name}, {"labels", std::move(labels)}, {"annotations", std::move(annotations)}};

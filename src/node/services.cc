@@ -15,10 +15,6 @@ constexpr const char* kIndex = "node-service";
 constexpr Duration kKeepAfter = std::chrono::seconds(5);
 constexpr Duration kRetry = std::chrono::seconds(1);
 
-std::string serviceOf(const Object& slice) {
-  return fmt::format("{}/{}", slice.ns(), slice.label("kubernetes.io/service-name"));
-}
-
 }  // namespace
 
 ServiceFeed::ServiceFeed(Loop& loop, client::Cache& services, client::Cache& slices, ServiceSink& sink,
@@ -33,14 +29,14 @@ ServiceFeed::ServiceFeed(Loop& loop, client::Cache& services, client::Cache& sli
       flushed_(loop),
       gate_(loop) {
   slices_.addIndex(kIndex,
-                   [](const ObjectPtr& slice, std::vector<std::string>& keys) { keys.push_back(serviceOf(*slice)); });
+                   [](const ObjectPtr& slice, std::vector<std::string>& keys) { keys.push_back(client::serviceOf(*slice)); });
 }
 
 std::vector<ObjectPtr> ServiceFeed::slicesOf(const std::string& key) const {
   if (synced_) return slices_.byIndex(kIndex, key);
   std::vector<ObjectPtr> out;
   for (const ObjectPtr& object : remembered_) {
-    if (object->kind() == "EndpointSlice" && serviceOf(*object) == key) out.push_back(object);
+    if (object->kind() == "EndpointSlice" && client::serviceOf(*object) == key) out.push_back(object);
   }
   return out;
 }
@@ -66,8 +62,8 @@ void ServiceFeed::start() {
   subscriptions_.push_back(services_.subscribe(
       [this](const ObjectPtr& before, const ObjectPtr& after) { changed((after ? after : before)->key()); }));
   subscriptions_.push_back(slices_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
-    if (before) changed(serviceOf(*before));
-    if (after) changed(serviceOf(*after));
+    if (before) changed(client::serviceOf(*before));
+    if (after) changed(client::serviceOf(*after));
   }));
   gate_.spawn(waitSynced(this));
 }

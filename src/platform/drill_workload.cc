@@ -4,6 +4,7 @@
 
 #include "client/fields.h"
 #include "object/kinds.h"
+#include "object/labels.h"
 
 namespace dhow::platform {
 
@@ -24,7 +25,7 @@ json::object labels(const char* app) {
 
 json::object podSpec(const std::string& image, const char* app) {
   json::array spread;
-  for (const char* key : {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}) {
+  for (const char* key : {object::kZoneLabel, object::kHostnameLabel}) {
     spread.push_back(json::object{{"maxSkew", 1},
                                   {"topologyKey", key},
                                   {"whenUnsatisfiable", "ScheduleAnyway"},

@@ -19,7 +19,6 @@ using object::resources::kServices;
 
 namespace {
 
-constexpr char kServiceLabel[] = "kubernetes.io/service-name";
 constexpr char kByService[] = "slicesOfService";
 constexpr std::string_view kNodeKey = "node:";
 constexpr std::string_view kServiceKey = "service:";
@@ -49,15 +48,14 @@ struct LoadBalancer::Rep {
         nodes(caches.of(kNodes)),
         controller(l, {.name = "load-balancer", .workers = 1},
                    [this](std::string key) { return reconcile(std::move(key)); }) {
-    slices.addIndex(kByService, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
-      keys.push_back(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)));
-    });
+    slices.addIndex(kByService,
+                    [](const ObjectPtr& slice, std::vector<std::string>& keys) { keys.push_back(serviceOf(*slice)); });
     controller.watch(services, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
       changed(std::string((after ? after : before)->key()), queue);
     });
     controller.watch(slices, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
       const ObjectPtr& slice = after ? after : before;
-      changed(fmt::format("{}/{}", slice->ns(), slice->label(kServiceLabel)), queue);
+      changed(serviceOf(*slice), queue);
     });
     controller.watch(nodes, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
       queue.add(fmt::format("{}{}", kNodeKey, (after ? after : before)->name()));

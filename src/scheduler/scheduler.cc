@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "client/fields.h"
+#include "object/labels.h"
 #include "rep.h"
 
 namespace dhow::scheduler {
@@ -27,8 +28,7 @@ Scheduler::Rep::Rep(Loop& loop, Client& client, Caches& caches, Options given)
       events(loop, client, {.component = options.name, .queueLimit = 100000}),
       queue(loop),
       gate(loop) {
-  defaults = {{"kubernetes.io/hostname", options.hostnameMaxSkew},
-              {"topology.kubernetes.io/zone", options.zoneMaxSkew}};
+  defaults = {{object::kHostnameLabel, options.hostnameMaxSkew}, {object::kZoneLabel, options.zoneMaxSkew}};
   queue.onReady([this] { wake(); });
 }
 

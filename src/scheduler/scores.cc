@@ -2,6 +2,7 @@
 
 #include "client/fields.h"
 #include "cycle.h"
+#include "object/labels.h"
 
 namespace dhow::scheduler {
 
@@ -98,7 +99,7 @@ std::vector<int64_t> Cycle::spreadScores(const std::vector<size_t>& slots) const
   const size_t counted = slots.size() - static_cast<size_t>(std::count(ignored.begin(), ignored.end(), true));
   for (const SpreadConstraint& constraint : soft_) {
     const Count& count = state_.count({constraint.match});
-    const bool perHost = constraint.topologyKey == "kubernetes.io/hostname";
+    const bool perHost = constraint.topologyKey == object::kHostnameLabel;
     std::unordered_map<std::string_view, int64_t> domains;
     if (!perHost) {
       // Domains of the nodes in question; the pods of all their nodes count, also of those that do not fit.

@@ -1,6 +1,7 @@
 #include "state.h"
 
 #include "client/fields.h"
+#include "object/labels.h"
 #include "object/quantity.h"
 
 namespace dhow::scheduler {
@@ -9,7 +10,6 @@ using namespace client;
 
 namespace {
 constexpr size_t kCountsKept = 1000;
-constexpr char kZone[] = "topology.kubernetes.io/zone";
 }  // namespace
 
 bool Count::matches(const PodInfo& pod) const {
@@ -40,7 +40,7 @@ void State::setNode(const ObjectPtr& object) {
   node.images.clear();
   node.node = object;
   node.name = name;
-  const std::string_view zone = object->label(kZone);
+  const std::string_view zone = object->label(object::kZoneLabel);
   if (node.zone != zone) reorder_ = true;
   node.zone = zone;
   node.taints.clear();
