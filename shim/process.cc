@@ -185,6 +185,7 @@ long begin(Process& process, const wire::Plan* plan, const wire::Message& reques
     Process* target = find(text(plan, plan->target));
     if (!target || !target->container || target->state != Process::kRunning) return -3;  // ESRCH
     context.targetPidfd = target->pidfd;
+    context.targetPid = target->pid;
     for (int i = 0; i < 3; ++i) {
       if (request.streams[0] & (1u << i) && taken < count) context.stdio[i] = fds[taken++];
     }

@@ -47,6 +47,20 @@ long setns(const char* path, uint64_t flags) {
   return result;
 }
 
+// Joins the target's namespaces, and takes its root. The root of its mount namespace need not be the same: where this
+// program runs in a chroot, pivot_root(2) leaves the namespace the root that lies above the chroot.
+long joinTarget(const StepContext& context, uint64_t namespaces) {
+  char path[32];
+  (Text(path, sizeof path) << "/proc/").number(context.targetPid) << "/root";
+  long root = sys::open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (root < 0) return root;
+  long r = sys::nr<__NR_setns>(context.targetPidfd, namespaces);
+  if (r == 0) r = sys::nr<__NR_fchdir>(root);
+  if (r == 0) r = sys::nr<__NR_chroot>(".");
+  sys::close(static_cast<int>(root));
+  return r;
+}
+
 // struct ifreq, as far as it is needed.
 struct InterfaceFlags {
   char name[16];
@@ -225,7 +239,7 @@ long runStep(const Plan* plan, const Step& step, StepContext& context, MountStat
     case wire::kJoinTasks: return writeFile(path, "0", 0);
     case wire::kWriteFile: return writeFile(path, text, step.a);
     case wire::kSetns: return setns(path, step.a);
-    case wire::kSetnsTarget: return sys::nr<__NR_setns>(context.targetPidfd, step.a);
+    case wire::kSetnsTarget: return joinTarget(context, step.a);
     case wire::kUnshare: return sys::nr<__NR_unshare>(step.a);
     case wire::kUserNamespace: return makeUserNamespace(path, step, context);
     case wire::kFileIds: return setFileIds(step.a);

@@ -8,7 +8,8 @@ struct StepContext {
   int sync = -1;  // SEQPACKET socket to the shim: StepReport each, a terminal's master with it
   int stdio[3] = {-1, -1, -1};
   int targetPidfd = -1;  // exec: the container's first process
-  int userNs = -1;       // the sandbox's, if it has one of its own
+  int targetPid = 0;
+  int userNs = -1;  // the sandbox's, if it has one of its own
 };
 
 struct StepReport {

@@ -324,6 +324,29 @@ def test_exec_has_its_own_user_folder_environment_and_code(engine):
     assert stopped.returncode == 1 and "is not running" in stopped.stderr
 
 
+class ChrootEngine(Engine):
+    """An engine that runs in a chroot: the root of its mount namespace is above its own."""
+
+    def machine(self, args):
+        root = self.dir + "/root"
+        os.makedirs(root, exist_ok=True)
+        make = 'mount --make-rprivate / && mount --rbind / "$0" && exec chroot "$0" "$@"'
+        return super().machine(["unshare", "--mount", "sh", "-c", make, root, *args])
+
+
+def test_exec_in_a_chroot_stays_in_the_container():
+    made = ChrootEngine()
+    try:
+        made.start()
+        assert made.load(docker_archive("busybox:latest", busybox_layer())).returncode == 0
+        made.docker("run", "-d", "--name", "box", "busybox", "sleep", "100")
+        assert made.docker("exec", "box", "cat", "/data/seed").stdout == "from the image\n"
+        assert made.lines("exec", "box", "sh", "-c", "cd /; ls -d /../work /../var/lib 2>/dev/null; ls /proc/1/root/data") == ["seed"]
+        made.docker("rm", "-f", "box")
+    finally:
+        made.destroy()
+
+
 def test_attach_sees_what_follows(engine):
     engine.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", "sleep 1; echo seen; exit 4")
     done = engine.docker("attach", "box", check=False)

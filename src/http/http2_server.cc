@@ -170,6 +170,7 @@ void begin(const std::shared_ptr<Connection>& connection, H2StreamPtr stream) {
   Request request;
   request.method = std::move(stream->method);
   setTarget(request, stream->path);
+  stream->announced = parseUint(stream->headers.get("Content-Length"));
   request.headers = std::move(stream->headers);
   if (!stream->authority.empty() && !request.headers.has("Host")) request.headers.add("Host", stream->authority);
   connection->core->gate.spawn(serveStream(connection, std::move(stream), std::move(request)));

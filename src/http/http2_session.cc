@@ -296,10 +296,11 @@ int Http2Session::onFrameSent(nghttp2_session*, const nghttp2_frame* frame, void
 
 void Http2Session::endIfUnwanted(H2Stream& stream) {
   if (ended_ || stream.closed || !stream.endSent || stream.remoteEnd) return;
-  if (stream.duplex ? stream.localClosed : server_ && stream.handlerDone) {
-    nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id,
-                              stream.duplex ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR);
-  }
+  if (stream.duplex ? !stream.localClosed : !server_ || !stream.handlerDone) return;
+  // A body that fits into the window is on its way in any case. Clients that are told to stop in the midst of sending
+  // it lose the answer (curl up to 8.2).
+  if (!stream.duplex && stream.announced && *stream.announced <= kStreamWindow) return;
+  nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id, stream.duplex ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR);
 }
 
 // --- frames from the peer

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -33,7 +34,8 @@ struct H2Stream {
   std::string in;  // what has arrived and was not read; its size is bounded by the stream's window
   size_t inPos = 0;
   bool remoteEnd = false;
-  bool discard = false;  // nobody will read any more
+  std::optional<uint64_t> announced;  // of a request: the size of its body, as the client told it
+  bool discard = false;               // nobody will read any more
 
   std::string out;  // what waits for the peer's window
   size_t outPos = 0;

@@ -1,6 +1,7 @@
 // What the tests of this folder share.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdio.h>
 #include <unistd.h>

@@ -28,8 +28,9 @@ ServiceFeed::ServiceFeed(Loop& loop, client::Cache& services, client::Cache& sli
       file_(std::move(file)),
       flushed_(loop),
       gate_(loop) {
-  slices_.addIndex(kIndex,
-                   [](const ObjectPtr& slice, std::vector<std::string>& keys) { keys.push_back(client::serviceOf(*slice)); });
+  slices_.addIndex(kIndex, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
+    keys.push_back(client::serviceOf(*slice));
+  });
 }
 
 std::vector<ObjectPtr> ServiceFeed::slicesOf(const std::string& key) const {
