@@ -27,8 +27,11 @@ int runMember(const std::string& configFile) {
   std::vector<char*> argv;
   for (auto& word : *command) argv.push_back(word.data());
   argv.push_back(nullptr);
-  // etcd would tell in the server's name that it is ready.
-  ::unsetenv("NOTIFY_SOCKET");
+  // The machine's own socket is the server's: etcd would tell in its name that it is ready.
+  if (options->memberReady.empty())
+    ::unsetenv("NOTIFY_SOCKET");
+  else
+    ::setenv("NOTIFY_SOCKET", options->memberReady.c_str(), 1);
   ::execv(argv[0], argv.data());
   log::error("member", "{}", Error::fromErrno("start " + command->front()).message());
   return 1;

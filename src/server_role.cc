@@ -98,6 +98,7 @@ struct Master {
   Task<Result<>> start();
   Task<> stop();
   Task<Result<>> openStore();
+  Task<Result<>> enterStore(const store::DatastoreConfig& config);
   Task<Result<>> moveStore();
   static Task<Result<>> saveSnapshot(Master* self, std::string path);
   Task<Result<>> startApi();
@@ -137,6 +138,19 @@ Result<store::EtcdOptions> Master::etcd() {
   return out;
 }
 
+Task<Result<>> Master::enterStore(const store::DatastoreConfig& config) {
+  auto opened = co_await store::openStore(loop, config);
+  CO_RETURN_IF_ERROR(opened);
+  store = std::move(*opened);
+  auto entered = co_await moveStore();
+  if (entered.ok()) entered = co_await store::enterForm(*store, thisProgram());
+  if (!entered.ok()) {
+    co_await store->close();
+    store.reset();
+  }
+  co_return entered;
+}
+
 Task<Result<>> Master::openStore() {
   store::DatastoreConfig config;
   config.sqlitePath = options.store;
@@ -146,17 +160,11 @@ Task<Result<>> Master::openStore() {
   }
   // Members start beside their masters, and need each other.
   for (bool told = false;; told = true) {
-    auto opened = co_await store::openStore(loop, config);
-    if (opened.ok()) {
-      store = std::move(*opened);
-      auto moved = co_await moveStore();
-      CO_RETURN_IF_ERROR(moved);
-      auto entered = co_await store::enterForm(*store, thisProgram());
-      co_return entered;
-    }
-    const bool later = opened.error().is(Code::kUnavailable) || opened.error().is(Code::kDeadlineExceeded);
-    if (!options.store.empty() || !later || stopping) co_return std::move(opened).error();
-    if (!told) log::info("server", "waiting for the store: {}", opened.error().message());
+    auto entered = co_await enterStore(config);
+    if (entered.ok()) co_return entered;
+    const bool later = entered.error().is(Code::kUnavailable) || entered.error().is(Code::kDeadlineExceeded);
+    if (!options.store.empty() || !later || stopping) co_return entered;
+    if (!told) log::info("server", "waiting for the store: {}", entered.error().message());
     co_await changed.waitFor(kStoreAgain);
   }
 }
@@ -472,7 +480,11 @@ Task<> runMaster(Master* master, RealLoop* loop, int* code) {
   if (!started.ok()) {
     log::error("server", "{}", started.error().message());
     *code = 1;
-    loop->stop();
+    // Else it is being stopped already.
+    if (!master->stopping) {
+      co_await master->stop();
+      loop->stop();
+    }
   }
 }
 

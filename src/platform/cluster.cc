@@ -213,12 +213,7 @@ Task<bool> Cluster::Rep::masterAnswers(const ClusterConfig& config, std::string 
   co_return answer.ok();
 }
 
-// One that runs may have been started a moment ago by an `up` that was cut short: then it is waited for as well. It
-// listens before it tells so, so that none of both is missed.
-Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, std::string name) {
-  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready(name)));
-  auto started = co_await startMachine(config, name);
-  CO_RETURN_IF_ERROR(started);
+Task<Result<>> Cluster::Rep::waitMaster(const ClusterConfig& config, std::string name, ReadySocket& ready) {
   const bool answers = co_await masterAnswers(config, name);
   if (answers) co_return Result<>();
   auto waited = co_await ready.wait(loop, kStartLimit);
@@ -226,6 +221,32 @@ Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, std::strin
     co_return std::move(waited).error().wrap(
         fmt::format("start {} (its log: {}/log)", name, config.paths().master(name)));
   co_return Result<>();
+}
+
+Task<Result<>> Cluster::Rep::waitMember(const ClusterConfig& config, std::string name, ReadySocket& ready,
+                                        Duration limit) {
+  const bool answers = co_await memberAnswers(loop, config, name);
+  if (answers) co_return Result<>();
+  auto waited = co_await ready.wait(loop, limit);
+  if (!waited.ok())
+    co_return std::move(waited).error().wrap(
+        fmt::format("start the store's member of {} (its log: {}/log)", name, config.paths().master(name)));
+  co_return Result<>();
+}
+
+// One that runs may have been started a moment ago by an `up` that was cut short: then it is waited for as well. It
+// listens before it tells so, so that none of both is missed.
+Task<Result<>> Cluster::Rep::startMaster(const ClusterConfig& config, std::string name) {
+  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready(name)));
+  CO_ASSIGN_OR_RETURN(auto memberReady, ReadySocket::create(config.paths().memberReady(name)));
+  auto started = co_await startMachine(config, name);
+  CO_RETURN_IF_ERROR(started);
+  Together together(loop);
+  together.gate.spawn(Together::one(&together, waitMaster(config, name, ready)));
+  if (config.request.ownMembers())
+    together.gate.spawn(Together::one(&together, waitMember(config, name, memberReady, kStartLimit)));
+  co_await together.gate.close();
+  co_return std::move(together.first);
 }
 
 Task<Result<>> Cluster::Rep::stopMasters(const ClusterConfig& config) {

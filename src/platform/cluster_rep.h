@@ -3,6 +3,7 @@
 
 #include "base/fd.h"
 #include "base/gate.h"
+#include "base/notify.h"
 #include "client/http_client.h"
 #include "platform/cluster.h"
 #include "platform/region_api.h"
@@ -62,6 +63,9 @@ struct Cluster::Rep {
   Task<Result<>> stopMasters(const ClusterConfig& config);
   Task<Result<>> startMasters(const ClusterConfig& config, const std::vector<MachineInfo>& machines);
   Task<Result<>> startMaster(const ClusterConfig& config, std::string name);
+  // Of the etcd beside a master: `ready` was made before it was started.
+  Task<Result<>> waitMember(const ClusterConfig& config, std::string name, ReadySocket& ready, Duration limit);
+  Task<Result<>> waitMaster(const ClusterConfig& config, std::string name, ReadySocket& ready);
   Task<bool> masterAnswers(const ClusterConfig& config, std::string name);
   Task<Result<>> startMachine(const ClusterConfig& config, std::string name);
   Task<Result<>> startEngine(const ClusterConfig& config, Duration limit = kStartLimit);

@@ -78,6 +78,7 @@ struct ClusterPaths {
   // Where a process that starts tells that it is ready. Masters see this folder.
   std::string readiness() const { return run + "/ready"; }
   std::string ready(const std::string& process) const { return readiness() + "/" + process; }
+  std::string memberReady(const std::string& master) const { return ready(master + "-etcd"); }
 };
 
 }  // namespace dhow::platform

@@ -146,6 +146,7 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
     options.etcdCaKeyFile = paths.pki(std::string(kMemberAuthority) + ".key");
     options.etcdCertFile = options.etcdKeyFile = identityFile(folder + "/" + kMember);
     options.member = paths.member(master.name);
+    options.memberReady = paths.memberReady(master.name);
     for (const auto& plan : config.masterPlans()) options.peers[plan.name] = plan.address;
     // The nearest member first.
     const auto own = fmt::format("https://{}:{}", master.address, kMemberClientPort);

@@ -41,7 +41,8 @@ constexpr TextField kOptionalTexts[] = {
     {"etcdCertFile", &MasterOptions::etcdCertFile},     {"etcdKeyFile", &MasterOptions::etcdKeyFile},
     {"storePrefix", &MasterOptions::storePrefix},       {"storeFrom", &MasterOptions::storeFrom},
     {"snapshots", &MasterOptions::snapshots},           {"member", &MasterOptions::member},
-    {"auditFile", &MasterOptions::auditFile},           {"encryptionFile", &MasterOptions::encryptionFile},
+    {"memberReady", &MasterOptions::memberReady},       {"auditFile", &MasterOptions::auditFile},
+    {"encryptionFile", &MasterOptions::encryptionFile},
 };
 
 Error wrong(std::string_view field, std::string_view what) {

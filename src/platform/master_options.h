@@ -27,6 +27,7 @@
 //   storeFrom        path of an embedded store's file whose content moves into `etcd` first, while it is there
 //   snapshots        folder; with snapshotEvery, in seconds: how often the leading master saves one there (0: never)
 //   member           where this machine keeps its own member of that etcd (`dhow member`); empty: it has none
+//   memberReady      socket file that the member tells when it serves; empty: nobody waits for it
 //   peers            {"<master>": "<address>"}: who the members are, this one among them
 #pragma once
 
@@ -63,7 +64,7 @@ struct MasterOptions {
   std::string snapshots;
   int snapshotEvery = 0;
   int certificateSeconds = 0;
-  std::string member;
+  std::string member, memberReady;
   std::map<std::string, std::string> peers;
 };
 

@@ -241,4 +241,10 @@ Task<std::vector<MemberState>> memberStates(Loop& loop, const ClusterConfig& con
   co_return states;
 }
 
+Task<bool> memberAnswers(Loop& loop, const ClusterConfig& config, std::string master) {
+  const auto states = co_await memberStates(loop, config);
+  co_return std::any_of(states.begin(), states.end(),
+                        [&](const MemberState& state) { return state.name == master && state.answers; });
+}
+
 }  // namespace dhow::platform

@@ -58,5 +58,6 @@ struct MemberState {
 };
 // Of a cluster of this machine; empty for one with the embedded store.
 Task<std::vector<MemberState>> memberStates(Loop& loop, const ClusterConfig& config);
+Task<bool> memberAnswers(Loop& loop, const ClusterConfig& config, std::string master);
 
 }  // namespace dhow::platform

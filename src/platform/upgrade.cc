@@ -24,8 +24,6 @@ namespace {
 
 // How long what was replaced may take until it is well.
 constexpr Duration kReplaceLimit = 30s;
-// etcd tells nobody when it serves.
-constexpr Duration kMemberLook = 100ms;
 
 struct Part {
   enum class Kind { kRegion, kMaster, kNode, kEngine };
@@ -84,7 +82,6 @@ struct Upgrade {
   Task<Result<>> waitMasterSeen(std::string name);
   Task<Result<>> watchNode(HttpClient& api, std::string name, std::string program);
   Task<Result<>> renewMembers();
-  Task<Result<>> waitMember(std::string name);
   Task<std::string> mixture();
   // One whose program an upgrade has changed already may be unwell: it comes first.
   bool underWay(const std::string& machine) const {
@@ -349,19 +346,6 @@ Task<Result<>> Upgrade::replace(Part part) {
                   text, mixed, before));
 }
 
-Task<Result<>> Upgrade::waitMember(std::string name) {
-  const TimePoint limit = rep.loop.now() + kReplaceLimit;
-  while (rep.loop.now() < limit) {
-    const auto members = co_await memberStates(rep.loop, config);
-    for (const auto& member : members) {
-      if (member.name == name && member.answers) co_return Result<>();
-    }
-    co_await rep.loop.sleep(kMemberLook);
-  }
-  co_return refused(
-      fmt::format("the store's member {} does not answer after it was started with the machine's etcd", name));
-}
-
 // Members run the machine's etcd: they start anew, one at a time, where Debian has replaced its file.
 Task<Result<>> Upgrade::renewMembers() {
   if (!config.request.ownMembers()) co_return Result<>();
@@ -374,12 +358,13 @@ Task<Result<>> Upgrade::renewMembers() {
     if (member == 0 || ::stat(fmt::format("/proc/{}/exe", member).c_str(), &runs) != 0) continue;
     if (::stat(etcd.c_str(), &now) != 0 || (runs.st_ino == now.st_ino && runs.st_dev == now.st_dev)) continue;
     CO_ASSIGN_OR_RETURN(auto fd, pidfdOf(member));
+    CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().memberReady(machine.name)));
     ::kill(member, SIGTERM);
     Timer late = rep.loop.after(kReplaceLimit, [member] { ::kill(member, SIGKILL); });
     auto ended = co_await waitReadable(rep.loop, fd.get());
     CO_RETURN_IF_ERROR(ended);
-    auto answers = co_await waitMember(machine.name);
-    CO_RETURN_IF_ERROR(answers);
+    auto serves = co_await rep.waitMember(config, machine.name, ready, kReplaceLimit);
+    CO_RETURN_IF_ERROR(serves);
     watch.step("etcd on " + machine.name);
   }
   co_return Result<>();
