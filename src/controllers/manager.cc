@@ -17,6 +17,7 @@
 #include "node_lifecycle.h"
 #include "node_pool.h"
 #include "node_zones.h"
+#include "object/address_range.h"
 #include "object/kinds.h"
 #include "platform_seed.h"
 #include "pod_gc.h"
@@ -39,9 +40,9 @@ Result<> check(const Options& options) {
                    fmt::format("a node's /{} does not fit into {}", options.nodeMaskSize, options.clusterCidr));
     }
   }
-  if (!options.loadBalancerPool.empty() && !Ipv4Range::parse(options.loadBalancerPool)) {
+  if (!options.loadBalancerPool.empty() && !object::AddressRange::parse(options.loadBalancerPool)) {
     return Error(Code::kInvalid,
-                 fmt::format("the load balancer pool \"{}\" is no IPv4 range", options.loadBalancerPool));
+                 fmt::format("the load balancer pool \"{}\" is no range of addresses", options.loadBalancerPool));
   }
   return {};
 }

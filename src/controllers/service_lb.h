@@ -1,19 +1,24 @@
-// Gives Services of type LoadBalancer an address out of a pool, and takes it back. What carries the traffic there reads
-// status.loadBalancer. Without a pool services stay pending, and an event of theirs says so.
+// Gives Services of type LoadBalancer addresses out of AddressPools, and takes them back. What carries the traffic
+// there reads status.loadBalancer. A service gets one address for each of its IP families: spec.loadBalancerIP when it
+// asks so, of the pool that its annotation dhow.io/address-pool names, else of any that assigns by itself, the first by
+// name. Its events say what it waits for; nothing is tried again before a pool or another service has changed.
 #pragma once
 
 #include <map>
-#include <optional>
 #include <set>
+#include <vector>
 
 #include "component.h"
-#include "ipv4.h"
+#include "object/address_range.h"
 
 namespace dhow::controllers {
 
+inline constexpr char kPoolAnnotation[] = "dhow.io/address-pool";
+
 class ServiceLoadBalancerController final : public Component {
  public:
-  ServiceLoadBalancerController(Context context, std::string pool);  // "10.89.0.128/25"; empty: there is none
+  // `range`: of the pool "default", which is made of it: "10.89.0.128/25"; empty: none is made.
+  ServiceLoadBalancerController(Context context, std::string range);
 
   void start() override { controller_.start(); }
   Task<> stop() override;
@@ -21,15 +26,39 @@ class ServiceLoadBalancerController final : public Component {
   Task<Result<>> reconcile(std::string key);
 
  private:
-  Task<Result<>> writeAddress(client::ObjectPtr service, std::string address);
-  // The wanted address when it is free, else any; 0 when none is left.
-  uint32_t choose(uint32_t wanted) const;
+  using Address = object::AddressNumber;
+  struct Pool {
+    std::string name;
+    bool automatic = true;
+    std::vector<object::AddressRange> ranges;
+    std::string overlap;  // why it gives nothing
+    uint64_t size() const;
+    bool contains(const Address& address) const;
+  };
+  struct Choice {
+    std::vector<Address> addresses;
+    std::string problem;  // when there are none
+  };
+  std::vector<Pool> pools() const;
+  Choice choose(const client::Object& service) const;
+  // Who has it; empty: nobody.
+  std::string holder(const Address& address, const std::string& except) const;
+
+  Task<Result<>> seed(std::string key);
+  Task<Result<>> tellPools();
+  Task<Result<>> reconcileService(std::string key);
+  Task<Result<>> writeAddresses(client::ObjectPtr service, std::vector<Address> addresses);
+  void tell(const client::Object& service, std::string_view reason, std::string message);
+  void released();
 
   Context context_;
-  std::optional<Ipv4Range> pool_;
-  std::set<std::string> told_;  // services that wait for a pool
+  const std::string range_;
+  bool seeded_ = false;
   client::Cache& services_;
-  std::map<std::string, uint32_t> given_;  // by service
+  client::Cache& pools_;
+  std::set<std::string> parked_;                       // keys that wait for the pool "default"
+  std::map<std::string, std::string> told_;            // services that wait, and what they were told
+  std::map<std::string, std::vector<Address>> given_;  // by service
   client::EventRecorder events_;
   client::Controller controller_;
 };

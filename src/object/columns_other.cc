@@ -272,6 +272,20 @@ json::value certificateCondition(const Object& o, WallTime) {
   return json::value(out);
 }
 
+json::value poolAddresses(const Object& o, WallTime) {
+  std::vector<std::string> out;
+  for (std::string_view range : api::AddressPool(o).spec().addresses()) out.emplace_back(range);
+  return json::value(orNone(join(out, ",")));
+}
+
+json::value poolReady(const Object& o, WallTime) {
+  api::AddressPoolStatus status = api::AddressPool(o).status();
+  for (const auto& condition : status.conditions()) {
+    if (condition.type() == "Ready") return json::value(condition.status());
+  }
+  return json::value("Unknown");
+}
+
 constexpr Entry kColumns[] = {{"age", ageColumn},
                               {"containerNames", containerNames},
                               {"containerImages", containerImages},
@@ -305,7 +319,9 @@ constexpr Entry kColumns[] = {{"age", ageColumn},
                               {"eventMessage", eventMessage},
                               {"eventCount", eventCount},
                               {"certificateDuration", certificateDuration},
-                              {"certificateCondition", certificateCondition}};
+                              {"certificateCondition", certificateCondition},
+                              {"poolAddresses", poolAddresses},
+                              {"poolReady", poolReady}};
 
 }  // namespace
 

@@ -1,5 +1,6 @@
 // Rules of the kinds of dhow.io that the schema cannot say. What depends on other objects is told by the API server
 // (apiserver/platform_strategy.cc).
+#include "object/address_range.h"
 #include "object/quantity.h"
 #include "rules.h"
 
@@ -94,7 +95,41 @@ void machine(const json::object& value, const json::object*, Context& context) {
   }
 }
 
-constexpr Entry kRules[] = {{"nodePool", nodePool}, {"machine", machine}};
+void addressPool(const json::object& value, const json::object*, Context& context) {
+  constexpr size_t kMostRanges = 64;
+  if (context.subresource == "status") return;
+  const json::object* spec = child(value, "spec");
+  const json::array* given = spec ? list(*spec, "addresses") : nullptr;
+  if (!given || given->empty()) {
+    context.problems.required("spec.addresses", "name at least one range, such as 192.0.2.0/24");
+    return;
+  }
+  if (given->size() > kMostRanges) {
+    context.problems.invalid("spec.addresses", static_cast<int64_t>(given->size()),
+                             fmt::format("must not be more than {} ranges", kMostRanges));
+    return;
+  }
+  std::vector<AddressRange> before;
+  for (size_t i = 0; i < given->size(); ++i) {
+    const json::value& one = (*given)[i];
+    const std::string path = fmt::format("spec.addresses[{}]", i);
+    auto range = one.is_string() ? AddressRange::parse(one.get_string()) : std::nullopt;
+    if (!range) {
+      context.problems.invalid(path, one,
+                               "must be a CIDR value or a first and a last address (e.g. 192.0.2.0/24, "
+                               "192.0.2.10-192.0.2.20 or 2001:db8::/120)");
+      continue;
+    }
+    for (const AddressRange& other : before) {
+      if (!range->overlaps(other)) continue;
+      context.problems.invalid(path, one, "must not overlap with another range of the pool");
+      break;
+    }
+    before.push_back(*range);
+  }
+}
+
+constexpr Entry kRules[] = {{"nodePool", nodePool}, {"machine", machine}, {"addressPool", addressPool}};
 
 }  // namespace
 

@@ -178,6 +178,64 @@ bool isBool(const json::object& spec, std::string_view key, bool wanted) {
   return value && value->is_bool() && value->get_bool() == wanted;
 }
 
+template <class Look>
+void eachValue(const json::object& object, std::string_view key, Look look) {
+  const json::array* values = list(object, key);
+  for (size_t i = 0; values && i < values->size(); ++i) look(i, (*values)[i]);
+}
+
+// The pod's own resolver and hosts file; the limits are Kubernetes'.
+void checkResolver(const json::object& spec, Context& context) {
+  constexpr size_t kMostServers = 3, kMostSearches = 32, kMostSearchText = 2048;
+  eachValue(spec, "hostAliases", [&](size_t i, const json::value& alias) {
+    if (!alias.is_object()) return;
+    const std::string path = context.at(fmt::format("hostAliases[{}]", i));
+    if (std::string problem = checkIp(text(alias.get_object(), "ip")); !problem.empty())
+      context.problems.invalid(path + ".ip", json::value(text(alias.get_object(), "ip")), problem);
+    eachValue(alias.get_object(), "hostnames", [&](size_t j, const json::value& name) {
+      if (std::string problem = check("dns1123Subdomain", name); !problem.empty())
+        context.problems.invalid(fmt::format("{}.hostnames[{}]", path, j), name, problem);
+    });
+  });
+  static const json::object kNone;
+  const json::object* given = child(spec, "dnsConfig");
+  const json::object& config = given ? *given : kNone;
+  const json::array* servers = list(config, "nameservers");
+  const std::string path = context.at("dnsConfig");
+  if (text(spec, "dnsPolicy") == "None" && (!servers || servers->empty()))
+    context.problems.required(path + ".nameservers",
+                              "must provide at least one DNS nameserver when `dnsPolicy` is None");
+  if (servers && servers->size() > kMostServers)
+    context.problems.invalid(path + ".nameservers", *servers,
+                             fmt::format("must not have more than {} nameservers", kMostServers));
+  eachValue(config, "nameservers", [&](size_t i, const json::value& server) {
+    const std::string problem = server.is_string() ? checkIp(server.get_string()) : "must be a string";
+    if (!problem.empty()) context.problems.invalid(fmt::format("{}.nameservers[{}]", path, i), server, problem);
+  });
+  size_t length = 0;
+  eachValue(config, "searches", [&](size_t i, const json::value& search) {
+    if (!search.is_string()) return;
+    std::string name(search.get_string());
+    length += name.size() + (i == 0 ? 0 : 1);
+    if (name == ".") return;
+    if (name.ends_with('.')) name.pop_back();
+    if (std::string problem = check("dns1123Subdomain", json::value(name)); !problem.empty())
+      context.problems.invalid(fmt::format("{}.searches[{}]", path, i), search, problem);
+  });
+  const json::array* searches = list(config, "searches");
+  if (searches && searches->size() > kMostSearches)
+    context.problems.invalid(path + ".searches", *searches,
+                             fmt::format("must not have more than {} search paths", kMostSearches));
+  if (length > kMostSearchText)
+    context.problems.invalid(
+        path + ".searches", *searches,
+        fmt::format("must not have more than {} characters (including spaces) in the search list", kMostSearchText));
+  eachValue(config, "options", [&](size_t i, const json::value& option) {
+    if (option.is_object() && text(option.get_object(), "name").empty())
+      context.problems.required(fmt::format("{}.options[{}]", path, i), "must not be empty");
+  });
+}
+
 // A user namespace of its own, and what cannot be had beside it.
 void checkHostUsers(const json::object& spec, Context& context) {
   if (!isBool(spec, "hostUsers", false)) return;
@@ -206,14 +264,7 @@ void podSpec(const json::object& spec, const json::object*, Context& context) {
                                    "may not be set for init containers without restartPolicy=Always");
       }
   });
-  if (text(spec, "dnsPolicy") == "None") {
-    const json::object* config = child(spec, "dnsConfig");
-    const json::array* servers = config ? list(*config, "nameservers") : nullptr;
-    if (!servers || servers->empty()) {
-      context.problems.required(context.at("dnsConfig.nameservers"),
-                                "must provide at least one DNS nameserver when `dnsPolicy` is None");
-    }
-  }
+  checkResolver(spec, context);
 }
 
 void container(const json::object& value, const json::object*, Context& context) {
