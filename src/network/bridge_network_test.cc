@@ -258,14 +258,6 @@ size_t veths(const Netns& netns) {
 }
 
 // Waits for the kernel's own clean-up, which tells nobody when it is done.
-bool eventually(const std::function<bool()>& holds) {
-  for (int i = 0; i < 300; i++) {
-    if (holds()) return true;
-    ::usleep(10000);
-  }
-  return false;
-}
-
 TEST(BridgeNetworkTest, AKilledProcessLeavesNoReadyNamespaces) {
   SKIP_UNLESS_ROOT();
   Machine node;
@@ -323,30 +315,6 @@ TEST(BridgeNetworkTest, MoreContainersComeAndGoThanThereAreAddresses) {
   // Stopping takes down what waits for others to go with.
   network->stop();
   EXPECT_TRUE(eventually([&] { return veths(node.netns) == 0; }));
-}
-
-TEST(LinksTest, AnAddressIsAnnouncedToItsNeighbours) {
-  SKIP_UNLESS_ROOT();
-  auto here = Netns::create(), there = Netns::create();
-  auto links = NetLinks::openIn(here->fd());
-  auto veth = links->createVeth({.name = "seg0", .peerName = "eth0", .peerNetnsFd = there->fd()});
-  ASSERT_OK(veth);
-  auto far = NetLinks::openIn(there->fd());
-  ASSERT_OK(far->configureInside(far->find("eth0")->index, prefix("192.0.2.2/24"), {}));
-  auto sniffer = socketInNetns(there->fd(), AF_PACKET, SOCK_DGRAM, htons(ETH_P_ARP));
-  ASSERT_OK(sniffer);
-  within(*here, [&] {
-    ASSERT_OK(announceAddress("seg0", ip("192.0.2.7")));
-    EXPECT_EQ(Code::kNotFound, announceAddress("none0", ip("192.0.2.7")).error().code());
-  });
-  timeval limit{2, 0};
-  setsockopt(sniffer->get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-  char arp[64];
-  bool seen = false;
-  while (!seen && ::recv(sniffer->get(), arp, sizeof arp, 0) >= 28) {
-    seen = std::string_view(arp + 14, 4) == ip("192.0.2.7").bytes();
-  }
-  EXPECT_TRUE(seen);
 }
 
 TEST(LinksTest, ErrorsHaveTheirCodes) {

@@ -129,7 +129,4 @@ class NetLinks {
   std::unique_ptr<Rep> rep_;
 };
 
-// Tells the neighbours on a link that an address lives here (gratuitous ARP, IPv4). In the caller's namespace.
-Result<> announceAddress(const std::string& linkName, const IpAddress& address);
-
 }  // namespace dhow

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <functional>
 #include <string>
 #include <thread>
 
@@ -162,5 +163,14 @@ class TestClient {
   UniqueFd fd_;
   std::string first_;
 };
+
+// What the kernel or another thread does in its own time, within three seconds.
+inline bool eventually(const std::function<bool()>& holds) {
+  for (int i = 0; i < 300; i++) {
+    if (holds()) return true;
+    ::usleep(10000);
+  }
+  return false;
+}
 
 }  // namespace dhow
