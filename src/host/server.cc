@@ -173,6 +173,7 @@ Result<> writeNodeConfig(const HostConfig& config, const std::string& segment, c
   options.cgroupParent = config.cgroup();
   options.address = config.address;
   options.segment = segment;
+  options.announceAddresses = true;
   options.podRange = config.podRange;
   options.serviceRange = config.serviceRange;
   options.dnsAddress = addressIn(config.serviceRange, 10);

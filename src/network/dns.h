@@ -1,8 +1,10 @@
 // A DNS server for a cluster's or a Docker network's names; everything else goes to upstream resolvers. UDP and TCP.
-// All on the loop's thread. Sources: RFC 1035, 2308, 6891; Kubernetes DNS specification 1.1.0.
+// All on the loop's thread. Sources: RFC 1035, 2308, 6891,
+// 8767; Kubernetes DNS specification 1.1.0.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -116,6 +118,22 @@ class ContainerDns final : public DnsSource {
   std::unique_ptr<Rep> rep_;
 };
 
+struct DnsUpstream {
+  IpAddress address;
+  uint16_t port = 53;
+  bool operator==(const DnsUpstream&) const = default;
+  std::string str() const;                                    // "192.0.2.1:53", "[2001:db8::1]:53"
+  static std::optional<DnsUpstream> parse(std::string_view);  // the same, or an address alone
+};
+
+// Who is asked for what is not ours.
+struct DnsForwarding {
+  std::vector<DnsUpstream> upstreams;  // in order, beginning with the one that answered last
+  // Names in these domains (lower case, without the final dot) are asked of these alone; the longest domain counts.
+  std::map<std::string, std::vector<DnsUpstream>> stubDomains;
+  bool operator==(const DnsForwarding&) const = default;
+};
+
 class DnsServer {
  public:
   struct Options {
@@ -125,15 +143,16 @@ class DnsServer {
       int netnsFd = -1;  // the socket's namespace; -1: ours
     };
     std::vector<Listen> listen;
-    std::vector<IpAddress> upstreams;  // asked in order, the next after upstreamTimeout
-    uint16_t upstreamPort = 53;
-    Duration upstreamTimeout = std::chrono::seconds(2);
-    size_t maxInFlight = 1000;  // forwarded questions; beyond: SERVFAIL
+    DnsForwarding forwarding;
+    Duration upstreamTimeout = std::chrono::seconds(2);  // then the next one is asked
+    size_t maxInFlight = 1000;                           // forwarded questions; beyond: SERVFAIL
     size_t cacheEntries = 10000;
+    // How long answers are given that have ended, while nobody can be asked for newer ones (RFC 8767).
+    Duration staleFor = std::chrono::hours(24);
     size_t maxTcpClients = 100;
   };
   struct Stats {
-    uint64_t questions = 0, answered = 0, forwarded = 0, cacheHits = 0, malformed = 0, failed = 0;
+    uint64_t questions = 0, answered = 0, forwarded = 0, cacheHits = 0, stale = 0, malformed = 0, failed = 0;
   };
   DnsServer(Loop& loop, const DnsSource& source, Options options);
   ~DnsServer();
@@ -142,8 +161,8 @@ class DnsServer {
   Result<> listen(const Options::Listen& where);  // one more
   void unlisten(const IpAddress& address, int netnsFd = -1);
   Task<> stop();
-  uint16_t port() const;  // of the first address; for port 0
-  void setUpstreams(std::vector<IpAddress> upstreams);
+  uint16_t port() const;                         // of the first address; for port 0
+  void setForwarding(DnsForwarding forwarding);  // forgets what was cached when it is another
   Stats stats() const;
 
  private:

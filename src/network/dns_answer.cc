@@ -20,7 +20,7 @@ Outcome replyWith(const Query& query, const Reply& reply, bool tcp) {
           .prefix = {}};
 }
 
-Outcome refuse(const Query& query, uint8_t code, bool tcp) {
+Outcome refuse(const Query& query, uint16_t code, bool tcp) {
   return replyWith(query, {.code = code, .authoritative = false, .answers = {}, .extra = {}, .zone = ""}, tcp);
 }
 
@@ -33,6 +33,7 @@ Outcome answerFrom(const DnsSource& source, std::string_view message, const IpAd
     case ReadStatus::kFormatError: query.question.clear(); return refuse(query, kFormatError, tcp);
     case ReadStatus::kOk: break;
   }
+  if (query.edns && query.ednsVersion != 0) return refuse(query, kBadVersion, tcp);
   if (query.opcode != 0) return refuse(query, kNotImplemented, tcp);
   bool transfer = query.type == kAxfr || query.type == kIxfr;
   if (transfer || (query.dnsClass != kClassIn && query.dnsClass != kClassAny)) return refuse(query, kRefused, tcp);
@@ -91,11 +92,11 @@ std::string replyFrom(const Outcome& outcome, const std::string* upstream, bool 
   return out;
 }
 
-void age(std::string& message, const std::vector<size_t>& ttlOffsets, uint32_t seconds) {
+void age(std::string& message, const std::vector<size_t>& ttlOffsets, uint32_t seconds, uint32_t least) {
   for (size_t at : ttlOffsets) {
     uint32_t ttl = 0;
     for (size_t i = 0; i < 4; i++) ttl = ttl << 8 | static_cast<uint8_t>(message[at + i]);
-    ttl = ttl > seconds ? ttl - seconds : 0;
+    ttl = std::max(ttl > seconds ? ttl - seconds : 0, least);
     for (size_t i = 0; i < 4; i++) message[at + i] = static_cast<char>(ttl >> (24 - 8 * i) & 0xff);
   }
 }
@@ -103,6 +104,24 @@ void age(std::string& message, const std::vector<size_t>& ttlOffsets, uint32_t s
 }  // namespace dhow::dns
 
 namespace dhow {
+
+std::string DnsUpstream::str() const {
+  return fmt::format("{}{}{}:{}", address.isV6() ? "[" : "", address.str(), address.isV6() ? "]" : "", port);
+}
+
+std::optional<DnsUpstream> DnsUpstream::parse(std::string_view text) {
+  constexpr uint64_t kLastPort = 65535;
+  if (auto alone = IpAddress::parse(text); alone.ok()) return DnsUpstream{*alone, 53};
+  const size_t colon = text.rfind(':');
+  if (colon == text.npos) return std::nullopt;
+  auto host = text.substr(0, colon);
+  const bool bracketed = host.starts_with('[') && host.ends_with(']');
+  if (bracketed) host = host.substr(1, host.size() - 2);
+  auto address = IpAddress::parse(host);
+  auto port = parseUint(text.substr(colon + 1));
+  if (!address.ok() || address->isV6() != bracketed || !port || *port == 0 || *port > kLastPort) return std::nullopt;
+  return DnsUpstream{*address, static_cast<uint16_t>(*port)};
+}
 
 std::vector<IpAddress> parseNameservers(std::string_view resolvConf) {
   constexpr size_t kMost = 3;

@@ -17,7 +17,7 @@ struct Outcome {
 Outcome answerFrom(const DnsSource& source, std::string_view message, const IpAddress& client, bool tcp);
 // The reply to the client from what an upstream resolver said (nothing: it said nothing).
 std::string replyFrom(const Outcome& outcome, const std::string* upstream, bool tcp);
-// The same message with every time to live `seconds` shorter.
-void age(std::string& message, const std::vector<size_t>& ttlOffsets, uint32_t seconds);
+// The same message with every time to live `seconds` shorter, but `least` or more.
+void age(std::string& message, const std::vector<size_t>& ttlOffsets, uint32_t seconds, uint32_t least = 0);
 
 }  // namespace dhow::dns

@@ -1,4 +1,5 @@
 #include "base/strings.h"
+#include "dns_wire.h"
 #include "network/dns.h"
 
 namespace dhow {
@@ -25,12 +26,25 @@ std::string reverseName(const IpAddress& address) {
 
 // The address of a PTR question; empty when the name is none.
 IpAddress addressOfReverse(std::string_view name) {
-  constexpr std::string_view kSuffix = ".in-addr.arpa";
-  if (!name.ends_with(kSuffix)) return {};
-  auto parts = split(name.substr(0, name.size() - kSuffix.size()), '.');
-  if (parts.size() != 4) return {};
-  std::reverse(parts.begin(), parts.end());
-  auto address = IpAddress::parse(join(parts, "."));
+  constexpr std::string_view kV4 = ".in-addr.arpa", kV6 = ".ip6.arpa";
+  constexpr size_t kV6Digits = 64;  // with a dot behind each but the last, 63 characters
+  if (name.ends_with(kV4)) {
+    auto parts = split(name.substr(0, name.size() - kV4.size()), '.');
+    if (parts.size() != 4) return {};
+    std::reverse(parts.begin(), parts.end());
+    auto address = IpAddress::parse(join(parts, "."));
+    return address.ok() ? *address : IpAddress();
+  }
+  if (!name.ends_with(kV6)) return {};
+  auto digits = name.substr(0, name.size() - kV6.size());
+  if (digits.size() != kV6Digits - 1) return {};
+  std::string text;
+  for (size_t i = 0; i < kV6Digits / 2; i++) {
+    if (i > 0 && i % 4 == 0) text += ':';
+    text += digits[digits.size() - 1 - 2 * i];
+    if (i > 0 && digits[digits.size() - 2 * i] != '.') return {};
+  }
+  auto address = IpAddress::parse(text);
   return address.ok() ? *address : IpAddress();
 }
 
@@ -91,6 +105,23 @@ void ClusterDns::Rep::addEndpointRecords(const Service& service, const std::stri
   }
 }
 
+namespace {
+
+// An endpoint that is in several slices, as those of other controllers may be, is told once.
+std::vector<DnsRecord> withoutRepetitions(std::vector<DnsRecord> records) {
+  std::vector<DnsRecord> out;
+  std::unordered_map<std::string, std::vector<size_t>> byName;
+  for (auto& record : records) {
+    auto& same = byName[record.name];
+    if (std::any_of(same.begin(), same.end(), [&](size_t i) { return out[i] == record; })) continue;
+    same.push_back(out.size());
+    out.push_back(std::move(record));
+  }
+  return out;
+}
+
+}  // namespace
+
 std::vector<DnsRecord> ClusterDns::Rep::recordsOf(const Service& service) const {
   std::vector<DnsRecord> out;
   auto name = toLower(service.name + "." + service.ns + ".svc." + options.domain);
@@ -102,7 +133,7 @@ std::vector<DnsRecord> ClusterDns::Rep::recordsOf(const Service& service) const 
   }
   if (service.clusterIps.empty()) {
     addEndpointRecords(service, name, out);
-    return out;
+    return withoutRepetitions(std::move(out));
   }
   for (auto& address : service.clusterIps) {
     out.push_back({.name = name, .type = addressType(address), .ttl = options.ttl, .address = address});
@@ -266,6 +297,7 @@ DnsSource::Answer ClusterDns::answer(std::string_view name, uint16_t type, const
   if (name != r.options.domain && !before(name, r.options.domain)) return out;
   out = r.find(name, type);
   out.zone = r.options.domain;
+  if (name == r.options.domain && type == kDnsSoa) out.records = {dns::soaOf(r.options.domain, r.options.ttl)};
   if (out.kind != Answer::Kind::kNoName || (type != kDnsA && type != kDnsAaaa)) return out;
   // The first step of the search path of the pod that asks: take the further steps for it.
   auto who = r.clients.find(client);

@@ -22,7 +22,8 @@ using dns::Outcome;
 namespace {
 
 constexpr int kBacklog = 64, kDatagramsPerTurn = 64;
-constexpr uint32_t kLongestTtl = 300;
+constexpr uint32_t kLongestTtl = 300, kStaleTtl = 30;
+constexpr auto kFailureLife = std::chrono::seconds(1);  // RFC 9520
 constexpr auto kTcpIdle = std::chrono::seconds(10);
 
 auto noThrow(boost::system::error_code& ec) {
@@ -56,6 +57,14 @@ struct Cached {
   TimePoint stored, expires;
 };
 
+// A question that is on its way; who asks the same waits for its answer.
+struct Flight {
+  explicit Flight(Loop& loop) : done(loop) {}
+  Signal done;
+  bool over = false;
+  std::string answer;  // empty: none came
+};
+
 }  // namespace
 
 struct DnsServer::Rep : std::enable_shared_from_this<DnsServer::Rep> {
@@ -71,14 +80,21 @@ struct DnsServer::Rep : std::enable_shared_from_this<DnsServer::Rep> {
   // Sockets of questions on their way and of TCP clients, to be closed when we stop.
   std::set<std::shared_ptr<udp::socket>> asking;
   std::set<std::shared_ptr<tcp::socket>> connections;
-  size_t tcpClients = 0, inFlight = 0;
+  size_t tcpClients = 0;
+  std::unordered_map<std::string, std::shared_ptr<Flight>> flights;
   std::unordered_map<std::string, Cached> cache;
   std::deque<std::string> cacheOrder;
+  std::unordered_map<std::string, TimePoint> failedUntil;  // questions that nobody answers are not asked again so soon
+  uint64_t generation = 0;                                 // of `options.forwarding`
 
   Result<> open(const Options::Listen& where);
   Result<std::shared_ptr<Listener>> bind(const Options::Listen& where);
   Result<std::shared_ptr<Listener>> bindOnce(const Options::Listen& where);
-  const std::string* cached(const std::string& key, std::string& aged);
+  std::optional<std::string> cached(const std::string& key);
+  // An answer that has ended but may still be given.
+  std::optional<std::string> stale(const std::string& key);
+  std::vector<DnsUpstream>& serversFor(std::string_view name);
+  void failed(const std::string& key);
   void remember(const std::string& key, const std::string& message);
 };
 
@@ -91,15 +107,38 @@ std::string cacheKey(const Outcome& outcome) {
 
 }  // namespace
 
-const std::string* DnsServer::Rep::cached(const std::string& key, std::string& aged) {
+std::optional<std::string> DnsServer::Rep::cached(const std::string& key) {
   auto it = cache.find(key);
-  if (it == cache.end()) return nullptr;
-  if (it->second.expires <= loop.now()) return nullptr;
-  aged = it->second.message;
+  if (it == cache.end() || it->second.expires <= loop.now()) return std::nullopt;
+  std::string aged = it->second.message;
   auto seconds = std::chrono::duration_cast<std::chrono::seconds>(loop.now() - it->second.stored).count();
   dns::age(aged, it->second.ttlOffsets, static_cast<uint32_t>(seconds));
   stats.cacheHits++;
-  return &aged;
+  return aged;
+}
+
+std::optional<std::string> DnsServer::Rep::stale(const std::string& key) {
+  auto it = cache.find(key);
+  if (it == cache.end() || it->second.expires + options.staleFor <= loop.now()) return std::nullopt;
+  std::string old = it->second.message;
+  dns::age(old, it->second.ttlOffsets, kLongestTtl, kStaleTtl);
+  stats.stale++;
+  return old;
+}
+
+std::vector<DnsUpstream>& DnsServer::Rep::serversFor(std::string_view name) {
+  auto& stubs = options.forwarding.stubDomains;
+  for (std::string_view rest = name; !stubs.empty() && !rest.empty();) {
+    if (auto it = stubs.find(std::string(rest)); it != stubs.end()) return it->second;
+    rest.remove_prefix(std::min(rest.find('.'), rest.size() - 1) + 1);
+  }
+  return options.forwarding.upstreams;
+}
+
+void DnsServer::Rep::failed(const std::string& key) {
+  stats.failed++;
+  if (failedUntil.size() >= options.cacheEntries) failedUntil.clear();
+  failedUntil[key] = loop.now() + kFailureLife;
 }
 
 void DnsServer::Rep::remember(const std::string& key, const std::string& message) {
@@ -180,11 +219,11 @@ bool usable(const std::string& message) {
 }
 
 template <class Rep>
-Task<std::string> askOne(std::shared_ptr<Rep> rep, IpAddress upstream, Asked asked) {
+Task<std::string> askOne(std::shared_ptr<Rep> rep, DnsUpstream upstream, Asked asked) {
   auto socket = std::make_shared<udp::socket>(rep->loop.executor());
   rep->asking.insert(socket);
   auto timer = deadline(rep->loop, rep->options.upstreamTimeout, socket);
-  udp::endpoint to(toAsio(upstream), rep->options.upstreamPort);
+  udp::endpoint to(toAsio(upstream.address), upstream.port);
   std::string answer = co_await askUdp(socket, to, asked);
   timer.cancel();
   rep->asking.erase(socket);
@@ -193,7 +232,7 @@ Task<std::string> askOne(std::shared_ptr<Rep> rep, IpAddress upstream, Asked ask
   auto connection = std::make_shared<tcp::socket>(rep->loop.executor());
   rep->connections.insert(connection);
   auto limit = deadline(rep->loop, rep->options.upstreamTimeout, connection);
-  tcp::endpoint at(toAsio(upstream), rep->options.upstreamPort);
+  tcp::endpoint at(toAsio(upstream.address), upstream.port);
   std::string whole = co_await askTcp(connection, at, asked);
   limit.cancel();
   rep->connections.erase(connection);
@@ -201,36 +240,65 @@ Task<std::string> askOne(std::shared_ptr<Rep> rep, IpAddress upstream, Asked ask
   co_return whole;
 }
 
+// What upstream resolvers say; empty: nothing that is of use.
+template <class Rep>
+Task<std::string> askAll(std::shared_ptr<Rep> rep, std::string name, dns::Query query) {
+  const auto question = dns::makeQuestion(name, query.type);
+  const uint64_t generation = rep->generation;
+  const auto servers = rep->serversFor(name);
+  std::string best;
+  for (size_t i = 0; i < servers.size(); i++) {
+    auto id = static_cast<uint16_t>(rep->loop.random());
+    Asked asked{dns::writeQuery(id, question, query), id, name, query.type};
+    std::string answer = co_await askOne(rep, servers[i], asked);
+    if (rep->stopping) break;
+    if (!answer.empty()) best = std::move(answer);
+    if (!usable(best)) continue;
+    // Those that do not answer come last from now on.
+    auto& now = rep->serversFor(name);
+    if (generation == rep->generation && now == servers)
+      std::rotate(now.begin(), now.begin() + static_cast<std::ptrdiff_t>(i), now.end());
+    break;
+  }
+  co_return best;
+}
+
 // The reply to a question that we cannot answer ourselves.
 template <class Rep>
 Task<std::string> forward(std::shared_ptr<Rep> rep, Outcome outcome, bool tcp) {
-  auto key = cacheKey(outcome);
-  std::string aged;
-  if (auto* known = rep->cached(key, aged)) co_return dns::replyFrom(outcome, known, tcp);
-  auto question = dns::makeQuestion(outcome.name, outcome.query.type);
-  if (rep->inFlight >= rep->options.maxInFlight || question.empty() || rep->options.upstreams.empty()) {
-    rep->stats.failed++;
-    co_return dns::replyFrom(outcome, nullptr, tcp);
+  const auto key = cacheKey(outcome);
+  if (auto known = rep->cached(key)) co_return dns::replyFrom(outcome, &*known, tcp);
+  if (auto it = rep->flights.find(key); it != rep->flights.end()) {
+    auto flight = it->second;
+    while (!flight->over) co_await flight->done.wait();
+    co_return dns::replyFrom(outcome, flight->answer.empty() ? nullptr : &flight->answer, tcp);
   }
-  rep->inFlight++;
+  auto failure = rep->failedUntil.find(key);
+  const bool failedJustNow = failure != rep->failedUntil.end() && failure->second > rep->loop.now();
+  const bool askable = !failedJustNow && rep->flights.size() < rep->options.maxInFlight &&
+                       !rep->serversFor(outcome.name).empty() &&
+                       !dns::makeQuestion(outcome.name, outcome.query.type).empty();
+  if (!askable) {
+    auto old = rep->stale(key);
+    if (!old) rep->stats.failed++;
+    co_return dns::replyFrom(outcome, old ? &*old : nullptr, tcp);
+  }
   rep->stats.forwarded++;
-  std::string best;
-  auto upstreams = rep->options.upstreams;
-  for (auto& upstream : upstreams) {
-    auto id = static_cast<uint16_t>(rep->loop.random());
-    Asked asked{dns::writeQuery(id, question, outcome.query), id, outcome.name, outcome.query.type};
-    std::string answer = co_await askOne(rep, upstream, asked);
-    if (rep->stopping) break;
-    if (!answer.empty()) best = std::move(answer);
-    if (usable(best)) break;
+  auto flight = std::make_shared<Flight>(rep->loop);
+  rep->flights[key] = flight;
+  std::string said = co_await askAll(rep, outcome.name, outcome.query);
+  if (usable(said)) {
+    rep->failedUntil.erase(key);
+    rep->remember(key, said);
+  } else {
+    rep->failed(key);
+    if (auto old = rep->stale(key)) said = std::move(*old);
   }
-  rep->inFlight--;
-  if (best.empty()) {
-    rep->stats.failed++;
-    co_return dns::replyFrom(outcome, nullptr, tcp);
-  }
-  rep->remember(key, best);
-  co_return dns::replyFrom(outcome, &best, tcp);
+  flight->answer = said;
+  flight->over = true;
+  rep->flights.erase(key);
+  flight->done.notify();
+  co_return dns::replyFrom(outcome, said.empty() ? nullptr : &said, tcp);
 }
 
 template <class Rep>
@@ -415,10 +483,13 @@ uint16_t DnsServer::port() const {
   return rep_->listeners.empty() ? 0 : rep_->listeners.front()->where.port;
 }
 
-void DnsServer::setUpstreams(std::vector<IpAddress> upstreams) {
-  rep_->options.upstreams = std::move(upstreams);
+void DnsServer::setForwarding(DnsForwarding forwarding) {
+  if (forwarding == rep_->options.forwarding) return;
+  rep_->options.forwarding = std::move(forwarding);
+  rep_->generation++;
   rep_->cache.clear();
   rep_->cacheOrder.clear();
+  rep_->failedUntil.clear();
 }
 
 DnsServer::Stats DnsServer::stats() const {

@@ -141,6 +141,56 @@ TEST_F(ClusterDnsTest, NegativeAnswersCarryTheSoaAndLongOnesAreCut) {
   EXPECT_EQ(100u, whole->answers.size());
 }
 
+TEST_F(ClusterDnsTest, BothFamiliesStandSideBySide) {
+  ClusterDns both({.domain = "cluster.local", .reverseRanges = {prefix("fd00:10::/112")}});
+  both.set({.ns = "default",
+            .name = "web",
+            .clusterIps = {ip("10.96.3.4"), ip("fd00:10::4")},
+            .ports = {{"http", Protocol::kTcp, 80}}});
+  both.set(
+      {.ns = "default",
+       .name = "db",
+       .endpoints = {{ip("fd00:20::5"), "db-0", {}}, {ip("fd00:20::5"), "db-0", {}}, {ip("10.244.1.5"), "db-0", {}}}});
+  auto ask = [&](const char* name, uint16_t type) {
+    auto outcome = dns::answerFrom(both, wireQuery(name, type), ip("10.244.1.1"), false);
+    if (outcome.kind == dns::Outcome::Kind::kForward) return Texts{"forward"};
+    return texts(dns::readUpstream(outcome.reply));
+  };
+  EXPECT_EQ(Texts{"10.96.3.4"}, ask("web.default.svc.cluster.local", kDnsA));
+  EXPECT_EQ(Texts{"fd00:10::4"}, ask("web.default.svc.cluster.local", kDnsAaaa));
+  const std::string zeros = "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.";
+  const std::string reverse = zeros.substr(0, 2 * 23) + "0.1.0.0.0.d.f.ip6.arpa";
+  EXPECT_EQ(Texts{"web.default.svc.cluster.local"}, ask(("4." + reverse).c_str(), kDnsPtr));
+  EXPECT_EQ(Texts{"code 3"}, ask(("5." + reverse).c_str(), kDnsPtr)) << "in the range, and nobody's";
+  EXPECT_EQ(Texts{"forward"}, ask("1.ip6.arpa", kDnsPtr));
+  EXPECT_EQ(Texts{"fd00:20::5"}, ask("db-0.db.default.svc.cluster.local", kDnsAaaa)) << "told once";
+  EXPECT_EQ(Texts{"10.244.1.5"}, ask("db-0.db.default.svc.cluster.local", kDnsA));
+  EXPECT_EQ(Texts{"fd00:20::5"}, ask("fd00-20--5.default.pod.cluster.local", kDnsAaaa));
+}
+
+TEST_F(ClusterDnsTest, AnswersNamesAsTheyWereSpelled) {
+  auto reply = dns::answerFrom(cluster_, wireQuery("DB.default.SVC.cluster.local", kDnsA), ip("10.0.0.1"), false).reply;
+  EXPECT_EQ(12u + 34u + 2u * 16u, reply.size()) << "the answers' names are pointers to the question's";
+  EXPECT_EQ((Texts{"10.244.1.5", "10.244.2.6"}), texts(dns::readUpstream(reply)));
+}
+
+TEST_F(ClusterDnsTest, RefusesVersionsOfEdnsThatItDoesNotKnow) {
+  auto query = wireQuery("db.default.svc.cluster.local", kDnsA, true);
+  query[query.size() - 5] = 1;
+  auto reply = dns::answerFrom(cluster_, query, ip("10.0.0.1"), false).reply;
+  EXPECT_EQ(0, reply[3] & 0xf);
+  EXPECT_EQ(1, reply[reply.size() - 6]) << "16: BADVERS, its upper bits";
+}
+
+TEST(DnsUpstreamTest, IsReadAsPeopleWriteIt) {
+  EXPECT_EQ("192.0.2.1:53", DnsUpstream::parse("192.0.2.1")->str());
+  EXPECT_EQ("192.0.2.1:5353", DnsUpstream::parse("192.0.2.1:5353")->str());
+  EXPECT_EQ("[2001:db8::1]:53", DnsUpstream::parse("2001:db8::1")->str());
+  EXPECT_EQ("[2001:db8::1]:5353", DnsUpstream::parse("[2001:db8::1]:5353")->str());
+  for (const char* bad : {"", "dns.example", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:70000", "[192.0.2.1]:53", ":53"})
+    EXPECT_FALSE(DnsUpstream::parse(bad)) << bad;
+}
+
 TEST_F(ClusterDnsTest, GarbageIsRefusedOrDropped) {
   std::mt19937 random(7);
   auto seed = wireQuery("kube-dns.kube-system.svc.cluster.local", kDnsSrv, true);
@@ -227,12 +277,14 @@ struct World final : DnsSource {
     Answer out;
     out.kind = Answer::Kind::kNoName;
     out.zone = "org";
-    if (name != "example.org" && name != "big.org" && name != "example.com") return out;
+    if (name != "example.org" && name != "big.org" && name != "example.com" && name != "short.org") return out;
     out.kind = Answer::Kind::kRecords;
     if (type != kDnsA) return out;
     for (uint64_t i = 0; i < (name == "big.org" ? 200u : 1u); i++) {
-      out.records.push_back(
-          {.name = std::string(name), .type = kDnsA, .ttl = 60, .address = ip("203.0.113.1").plus(i)});
+      out.records.push_back({.name = std::string(name),
+                             .type = kDnsA,
+                             .ttl = name == "short.org" ? 1u : 60u,
+                             .address = ip("203.0.113.1").plus(i)});
     }
     return out;
   }
@@ -272,11 +324,12 @@ class DnsServerTest : public testing::Test {
       start({ip("127.0.0.1")});
     });
   }
-  void start(std::vector<IpAddress> upstreams) {
+  void start(const std::vector<IpAddress>& upstreams) {
+    DnsForwarding forwarding;
+    for (auto& address : upstreams) forwarding.upstreams.push_back({address, upstream_->port()});
     server_ = std::make_unique<DnsServer>(thread_.loop, cluster_,
                                           DnsServer::Options{.listen = {{ip("127.0.0.1"), 0}},
-                                                             .upstreams = std::move(upstreams),
-                                                             .upstreamPort = upstream_->port(),
+                                                             .forwarding = std::move(forwarding),
                                                              .upstreamTimeout = std::chrono::milliseconds(200)});
     EXPECT_OK(server_->start());
   }
@@ -306,6 +359,38 @@ TEST_F(DnsServerTest, AnswersForwardsAndRemembers) {
   EXPECT_EQ((Texts{"code 3", "no.org"}), ask("no.org.default.svc.cluster.local"));
   auto raw = exchange(server_->port(), wireQuery("ExAmple.org", kDnsA), false);
   EXPECT_NE(raw.npos, raw.find("ExAmple")) << "the question comes back as it was asked";
+}
+
+TEST_F(DnsServerTest, AsksTheServersOfTheLongestStubDomain) {
+  thread_.call([&] {
+    const DnsUpstream here{ip("127.0.0.1"), upstream_->port()}, nowhere{ip("127.0.0.2"), upstream_->port()};
+    server_->setForwarding({.upstreams = {nowhere}, .stubDomains = {{"org", {here}}, {"big.org", {nowhere}}}});
+  });
+  EXPECT_EQ(Texts{"203.0.113.1"}, ask("example.org"));
+  EXPECT_EQ(Texts{"code 2"}, ask("example.com"));
+  EXPECT_EQ(Texts{"code 2"}, ask("big.org"));
+  thread_.call(
+      [&] { server_->setForwarding({.upstreams = {{ip("127.0.0.1"), upstream_->port()}}, .stubDomains = {}}); });
+  EXPECT_EQ(Texts{"203.0.113.1"}, ask("example.com"));
+}
+
+TEST_F(DnsServerTest, RemembersWhichUpstreamAnswersAndGivesOldAnswersWhenNoneDoes) {
+  thread_.stop(*server_);
+  thread_.call([&] { start({ip("127.0.0.2"), ip("127.0.0.1")}); });
+  EXPECT_EQ(Texts{"203.0.113.1"}, ask("short.org"));
+  EXPECT_EQ(Texts{"203.0.113.1"}, ask("example.org"));
+  thread_.stop(*upstream_);
+  EXPECT_EQ(Texts{"203.0.113.1"}, ask("example.org")) << "from the cache";
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // the time to live of short.org
+  EXPECT_EQ(Texts{"203.0.113.1"}, ask("short.org")) << "stale";
+  EXPECT_EQ(Texts{"code 2"}, ask("no.org"));
+  const int asked = world_.asked;
+  EXPECT_EQ(Texts{"code 2"}, ask("no.org"));
+  EXPECT_EQ(asked, world_.asked);
+  thread_.call([&] {
+    EXPECT_GE(server_->stats().stale, 1u);
+    EXPECT_EQ(4u, server_->stats().forwarded) << "what nobody answered is not asked again at once";
+  });
 }
 
 TEST_F(DnsServerTest, LongAnswersGoOverTcp) {

@@ -1,7 +1,7 @@
 #include "dns_wire.h"
 
 #include <algorithm>
-#include <map>
+#include <array>
 
 namespace dhow::dns {
 
@@ -29,18 +29,20 @@ void set16(std::string& out, size_t at, uint16_t value) {
   out[at + 1] = static_cast<char>(value & 0xff);
 }
 
-// Writes names with pointers to where the same ending stands already.
+// Writes names with pointers to where the same ending stands already: first of all in the question, so that names are
+// spelled as the client spelled them.
 class Writer {
  public:
-  explicit Writer(std::string& out) : out_(out) {}
+  // `question`: the name in it, in lower case, or empty. It outlives the writer, as all names do that are written.
+  Writer(std::string& out, std::string_view question) : out_(out) { known(question, kHeaderSize); }
   void name(std::string_view text) {
     while (!text.empty()) {
-      auto known = offsets_.find(std::string(text));
-      if (known != offsets_.end()) {
-        put16(out_, static_cast<uint16_t>(0xc000 | known->second));
+      for (size_t i = 0; i < count_; i++) {
+        if (known_[i].first != text) continue;
+        put16(out_, static_cast<uint16_t>(0xc000 | known_[i].second));
         return;
       }
-      if (out_.size() < 0x3fff) offsets_.emplace(text, out_.size());
+      remember(text, out_.size());
       size_t dot = std::min(text.find('.'), text.size());
       size_t size = std::min(dot, kMaxLabel);
       out_ += static_cast<char>(size);
@@ -80,14 +82,31 @@ class Writer {
         break;
       case kDnsSoa:
         name(r.target);
-        name("hostmaster." + r.name);
+        out_ += '\x0a';
+        out_ += "hostmaster";
+        name(r.name);
         for (uint32_t value : {1u, 7200u, 1800u, 86400u, r.ttl}) put32(out_, value);
         break;
       default: name(r.target);
     }
   }
+  void known(std::string_view text, size_t at) {
+    while (!text.empty()) {
+      remember(text, at);
+      size_t dot = text.find('.');
+      if (dot == text.npos) return;
+      at += dot + 1;
+      text.remove_prefix(dot + 1);
+    }
+  }
+  void remember(std::string_view text, size_t at) {
+    constexpr size_t kFurthest = 0x3fff;
+    if (count_ < known_.size() && at <= kFurthest) known_[count_++] = {text, static_cast<uint16_t>(at)};
+  }
   std::string& out_;
-  std::map<std::string, size_t> offsets_;
+  // Few answers have more; those are a little longer then.
+  std::array<std::pair<std::string_view, uint16_t>, 32> known_;
+  size_t count_ = 0;
 };
 
 }  // namespace
@@ -162,6 +181,7 @@ ReadStatus readQuery(std::string_view m, Query& out) {
       if (out.edns) return ReadStatus::kFormatError;
       out.edns = true;
       out.udpSize = get16(m, *behind + 2);
+      out.ednsVersion = static_cast<uint8_t>(m[*behind + 5]);
       out.dnssecOk = (get32(m, *behind + 4) & 0x8000) != 0;
     }
     end = *behind + 10 + length;
@@ -171,9 +191,9 @@ ReadStatus readQuery(std::string_view m, Query& out) {
 
 namespace {
 
-void putHeader(std::string& out, const Query& query, uint8_t code, bool authoritative) {
+void putHeader(std::string& out, const Query& query, uint16_t code, bool authoritative) {
   put16(out, query.id);
-  uint16_t flags = static_cast<uint16_t>(0x8080 | (query.opcode & 0xf) << 11 | code);
+  uint16_t flags = static_cast<uint16_t>(0x8080 | (query.opcode & 0xf) << 11 | (code & 0xf));
   if (authoritative) flags |= 0x0400;
   if (query.recursionDesired) flags |= 0x0100;
   if (query.checkingDisabled) flags |= 0x0010;
@@ -185,11 +205,12 @@ void putHeader(std::string& out, const Query& query, uint8_t code, bool authorit
   out += query.question;
 }
 
-void putOpt(std::string& out, uint16_t size, bool dnssecOk) {
+// `code`: of the twelve bits of a reply's code, the upper eight stand here.
+void putOpt(std::string& out, uint16_t size, bool dnssecOk, uint16_t code = 0) {
   out += '\0';
   put16(out, kOpt);
   put16(out, size);
-  put32(out, dnssecOk ? 0x8000 : 0);
+  put32(out, static_cast<uint32_t>(code >> 4) << 24 | (dnssecOk ? 0x8000 : 0));
   put16(out, 0);
 }
 
@@ -200,7 +221,8 @@ std::string writeReply(const Query& query, const Reply& reply, size_t limit) {
   std::string out;
   putHeader(out, query, reply.code, reply.authoritative);
   size_t room = limit - (query.edns ? kOptSize : 0);
-  Writer writer(out);
+  Writer writer(out, query.question.empty() ? std::string_view() : query.name);
+  const std::vector<DnsRecord> soa{soaOf(reply.zone, reply.negativeTtl)};
   bool full = false;
   auto section = [&](const std::vector<DnsRecord>& records, size_t countAt) {
     uint16_t count = 0;
@@ -222,16 +244,20 @@ std::string writeReply(const Query& query, const Reply& reply, size_t limit) {
   } else {
     bool found = std::any_of(reply.answers.begin(), reply.answers.end(), [](auto& r) { return r.type != kDnsCname; });
     if (!found && !reply.zone.empty() && (reply.answers.empty() || reply.code != kNoError)) {
-      section({{.name = reply.zone, .type = kDnsSoa, .ttl = reply.negativeTtl, .target = "ns.dns." + reply.zone}}, 8);
+      section(soa, 8);
     }
     if (!full) section(reply.extra, 10);
   }
   if (query.edns) {
     uint16_t extra = get16(out, 10);
-    putOpt(out, kUdpMost, query.dnssecOk);
+    putOpt(out, kUdpMost, query.dnssecOk, reply.code);
     set16(out, 10, static_cast<uint16_t>(extra + 1));
   }
   return out;
+}
+
+DnsRecord soaOf(const std::string& zone, uint32_t ttl) {
+  return {.name = zone, .type = kDnsSoa, .ttl = ttl, .target = "ns.dns." + zone};
 }
 
 std::string makeQuestion(std::string_view name, uint16_t type) {

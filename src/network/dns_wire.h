@@ -12,6 +12,7 @@ namespace dhow::dns {
 
 inline constexpr uint8_t kNoError = 0, kFormatError = 1, kServerFailure = 2, kNoSuchName = 3, kNotImplemented = 4,
                          kRefused = 5;
+inline constexpr uint16_t kBadVersion = 16;  // RFC 6891
 inline constexpr uint16_t kOpt = 41, kClassIn = 1, kClassAny = 255;
 inline constexpr size_t kHeaderSize = 12, kUdpDefault = 512, kUdpMost = 1232, kTcpMost = 65535;
 
@@ -24,6 +25,7 @@ struct Query {
   uint16_t type = 0, dnsClass = 0;
   bool edns = false, dnssecOk = false;
   uint16_t udpSize = 0;
+  uint8_t ednsVersion = 0;
   size_t replyLimit(bool tcp) const;
 };
 enum class ReadStatus { kOk, kDrop, kFormatError };
@@ -36,12 +38,14 @@ std::optional<size_t> readName(std::string_view message, size_t at, std::string&
 bool writeName(std::string_view name, std::string& out);
 
 struct Reply {
-  uint8_t code = kNoError;
+  uint16_t code = kNoError;
   bool authoritative = true;
   std::vector<DnsRecord> answers, extra;
   std::string zone;  // its SOA is added to an answer without records
   uint32_t negativeTtl = 5;
 };
+// The record that tells of a zone, and for how long what it does not have may be remembered.
+DnsRecord soaOf(const std::string& zone, uint32_t ttl);
 // Truncated, with the flag, where it is longer than `limit`.
 std::string writeReply(const Query& query, const Reply& reply, size_t limit);
 

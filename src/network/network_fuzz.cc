@@ -1,9 +1,11 @@
-// libFuzzer entry for what clients and upstream resolvers send to the DNS server. The first byte chooses which.
+// libFuzzer entry for what clients and upstream resolvers send to the DNS server, and neighbours on a segment. The
+// first byte chooses which.
 #include <cstdint>
 #include <string>
 
 #include "base/check.h"
 #include "dns_answer.h"
+#include "neighbour_wire.h"
 
 using namespace dhow;
 using namespace dhow::dns;
@@ -58,16 +60,33 @@ void hear(std::string said, bool tcp) {
   age(said, parsed->ttlOffsets, 10);
 }
 
+// What nodes and strangers say on a segment.
+void neighbours(std::string_view packet) {
+  const neighbour::Mac own{2, 0, 0, 0, 0, 1};
+  if (auto question = neighbour::readArp(packet)) (void)neighbour::arpReply(*question, own);
+  if (auto question = neighbour::readSolicitation(packet))
+    (void)neighbour::advertisement(question->target, own, &*question);
+  auto beat = neighbour::readBeat(packet);
+  if (!beat) return;
+  CHECK(neighbour::readBeat(neighbour::writeBeat(*beat)) == beat, "a beat that was read is not written the same");
+  AddressElection election({.self = "self"});
+  election.setWanted({{IpAddress::parse("192.0.2.1").value(), {}}}, TimePoint{});
+  election.heard(*beat, TimePoint{});
+  (void)election.decide(TimePoint{} + std::chrono::seconds(1));
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 4) {
+  switch (data[0] % 5) {
     case 0: ask(bytes, false); break;
     case 1: ask(bytes, true); break;
-    case 2: hear(std::string(bytes), data[0] & 4); break;
+    case 2: hear(std::string(bytes), data[0] & 8); break;
+    case 3: neighbours(bytes); break;
     default:
+      (void)DnsUpstream::parse(bytes);
       (void)IpAddress::parse(bytes).ok();
       (void)IpPrefix::parse(bytes).ok();
       (void)parseProtocol(bytes).ok();

@@ -6,8 +6,10 @@
 #include "base/strings.h"
 #include "client/event_recorder.h"
 #include "client/reflector.h"
+#include "dns_config.h"
 #include "fence.h"
 #include "masters.h"
+#include "network/address_announcer.h"
 #include "network/dns.h"
 #include "network/links.h"
 #include "network/service_proxy.h"
@@ -24,19 +26,40 @@ namespace {
 
 namespace resources = dhow::object::resources;
 
+// https://kubernetes.io/docs/reference/labels-annotations-taints/
+constexpr char kExcluded[] = "node.kubernetes.io/exclude-from-external-load-balancers";
+constexpr size_t kDnsConfigMost = 2 << 20;  // bytes; the API takes less
+
 class NetSink final : public ServiceSink {
  public:
-  NetSink(std::unique_ptr<ServiceProxy> proxy, ClusterDns& dns) : proxy_(std::move(proxy)), dns_(dns) {}
+  // `announcer`: null where no neighbours are to be answered.
+  NetSink(std::unique_ptr<ServiceProxy> proxy, ClusterDns& dns, AddressAnnouncer* announcer)
+      : proxy_(std::move(proxy)), dns_(dns), announcer_(announcer) {}
   Result<> applyAll(std::vector<ServicePort> ports) override { return proxy_->apply(std::move(ports)); }
   Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) override {
     return proxy_->update(std::move(changed), removed);
   }
   void setDns(const ClusterDns::Service& service) override { dns_.set(service); }
   void removeDns(const std::string& ns, const std::string& name) override { dns_.remove(ns, name); }
+  void setAnnounced(const std::string& service, AddressElection::Wanted wanted) override {
+    if (announcer_ == nullptr) return;
+    auto before = announced_.find(service);
+    if (before == announced_.end() ? wanted.empty() : before->second == wanted) return;
+    if (wanted.empty()) {
+      announced_.erase(before);
+    } else {
+      announced_[service] = std::move(wanted);
+    }
+    AddressElection::Wanted all;
+    for (const auto& [name, addresses] : announced_) all.insert(addresses.begin(), addresses.end());
+    announcer_->setWanted(std::move(all));
+  }
 
  private:
   std::unique_ptr<ServiceProxy> proxy_;
   ClusterDns& dns_;
+  AddressAnnouncer* announcer_;
+  std::map<std::string, AddressElection::Wanted> announced_;  // by service
 };
 
 class TableSink final : public PolicySink {
@@ -60,12 +83,19 @@ ClusterDns::Options dnsOptions(const NodeOptions& options) {
   return out;
 }
 
-DnsServer::Options dnsServerOptions(const NodeOptions& options, const std::string& resolvConf) {
-  DnsServer::Options out;
+// The node's own nameservers, this one left out.
+std::vector<DnsUpstream> upstreamsOf(const NodeOptions& options, const std::string& resolvConf) {
+  std::vector<DnsUpstream> out;
   auto own = IpAddress::parse(options.dnsAddress);
   for (const IpAddress& upstream : parseNameservers(resolvConf)) {
-    if (!own.ok() || upstream != *own) out.upstreams.push_back(upstream);
+    if (!own.ok() || upstream != *own) out.push_back({upstream});
   }
+  return out;
+}
+
+DnsServer::Options dnsServerOptions(std::vector<DnsUpstream> upstreams) {
+  DnsServer::Options out;
+  out.forwarding.upstreams = std::move(upstreams);
   return out;
 }
 
@@ -115,7 +145,7 @@ struct Agent::Rep {
         events(parts.loop, parts.client,
                {.component = "kubelet", .host = options.name, .hold = std::chrono::milliseconds(100)}),
         dns(dnsOptions(options)),
-        dnsServer(parts.loop, dns, dnsServerOptions(options, resolvConf)),
+        dnsServer(parts.loop, dns, dnsServerOptions(upstreamsOf(options, resolvConf))),
         nodeStatus(parts.loop, parts.client, parts.leases ? *parts.leases : parts.client, options, machine, images),
         fence(parts.loop, options.runDir + "/lease"),
         gate(parts.loop) {
@@ -140,6 +170,10 @@ struct Agent::Rep {
   DnsServer dnsServer;
   NodeStatus nodeStatus;
   Fence fence;
+  std::unique_ptr<AddressAnnouncer> announcer;
+  bool excluded = false;  // its label keeps load-balanced addresses away
+  TimePoint renewed{};    // its lease, last
+  Timer healthChanges;
   std::unique_ptr<NetSink> sink;
   std::unique_ptr<ServiceFeed> services;
   std::unique_ptr<TableSink> policySink;
@@ -188,6 +222,8 @@ struct Agent::Rep {
     if (node && node->name() == options.name) {
       std::string range(text(node->root(), {"spec", "podCIDR"}));
       if (!range.empty()) takeRange(range, true);
+      excluded = object(node->root(), {"metadata", "labels"}).contains(kExcluded);
+      tellHealth();
     }
     routesSoon();
   }
@@ -211,20 +247,44 @@ struct Agent::Rep {
     follow(std::move(now));
   }
 
-  // Pods can carry no more in a packet than the link between the nodes.
-  int linkMtu() const {
+  // The link that has the node's address.
+  std::optional<Link> nodeLink() const {
     auto links = NetLinks::open();
-    if (!links.ok()) return 0;
+    if (!links.ok()) return std::nullopt;
     auto all = links->list();
-    if (!all.ok()) return 0;
+    if (!all.ok()) return std::nullopt;
     for (const Link& link : *all) {
       auto addresses = links->addresses(link.index);
       if (!addresses.ok()) continue;
       for (const IpPrefix& one : *addresses) {
-        if (one.address.str() == options.address) return link.mtu;
+        if (one.address.str() == options.address) return link;
       }
     }
-    return 0;
+    return std::nullopt;
+  }
+
+  // A node whose link cannot do it takes no part; the others go on.
+  void startAnnouncer(const std::optional<Link>& link) {
+    if (!options.announceAddresses || !link) return;
+    announcer = std::make_unique<AddressAnnouncer>(parts.loop, AddressAnnouncer::Options{options.name, link->name});
+    announcer->setHealth(NodeHealth::kUnsure);
+    if (auto started = announcer->start(); !started.ok()) {
+      log::warn("node", "load-balanced addresses are not announced: {}", started.error().message());
+      announcer.reset();
+    }
+  }
+
+  // Leases are renewed every three seconds, so nodes that lose the masters together are never more than that apart:
+  // none is taken to be cut off while another one is still well.
+  void tellHealth() {
+    if (!announcer || stopping) return;
+    constexpr Duration kWell = std::chrono::seconds(10), kCutOff = std::chrono::seconds(20);
+    const Duration age = renewed == TimePoint{} ? kWell : parts.loop.now() - renewed;
+    announcer->setHealth(excluded || age >= kCutOff ? NodeHealth::kCutOff
+                         : age >= kWell             ? NodeHealth::kUnsure
+                                                    : NodeHealth::kWell);
+    if (renewed != TimePoint{} && age < kCutOff)
+      healthChanges = parts.loop.after((age < kWell ? kWell : kCutOff) - age, [this] { tellHealth(); });
   }
 
   Result<> startDns() {
@@ -235,7 +295,37 @@ struct Agent::Rep {
     RETURN_IF_ERROR(dnsServer.start());
     DnsServer::Options::Listen listen;
     listen.address = address;
-    return dnsServer.listen(listen);
+    RETURN_IF_ERROR(dnsServer.listen(listen));
+    followDnsConfig();
+    return {};
+  }
+
+  std::string dnsConfigFile() const { return options.dataDir + "/dns-config.json"; }
+
+  // As the last agent of this node knew it, until a master tells.
+  void followDnsConfig() {
+    if (auto kept = readFile(dnsConfigFile(), kDnsConfigMost); kept.ok()) {
+      auto object = Object::parse(*kept);
+      if (object.ok()) objects.seed(kDnsConfig, *object);
+      takeDnsConfig();
+    }
+    objects.use("dns", {kDnsConfig}, [this] { takeDnsConfig(); });
+  }
+
+  // What is wrong is told, and what was before stays.
+  void takeDnsConfig() {
+    if (stopping || !objects.known(kDnsConfig)) return;
+    ObjectPtr map = objects.find(kDnsConfig);
+    auto forwarding =
+        readDnsConfig(map ? object(map->root(), {"data"}) : json::object(), upstreamsOf(options, resolvConf));
+    if (!forwarding.ok()) {
+      log::warn("node", "kube-system/dhow-dns: {}", forwarding.error().message());
+      events.warning(*map, "InvalidDNSConfig", forwarding.error().message());
+      return;
+    }
+    dnsServer.setForwarding(*std::move(forwarding));
+    auto kept = map ? writeFileDurably(dnsConfigFile(), map->bytes()) : removeTree(dnsConfigFile());
+    if (!kept.ok() && !kept.error().is(Code::kNotFound)) log::warn("node", "{}", kept.error().message());
   }
 
   Result<> startServices() {
@@ -244,8 +334,10 @@ struct Agent::Rep {
     ASSIGN_OR_RETURN(IpPrefix pods, IpPrefix::parse(options.podRange));
     proxy.podRanges = {pods};
     ASSIGN_OR_RETURN(proxy.serviceRange, IpPrefix::parse(options.serviceRange));
+    ASSIGN_OR_RETURN(IpAddress dnsAddress, IpAddress::parse(options.dnsAddress));
+    proxy.untrackedDns = {dnsAddress};
     ASSIGN_OR_RETURN(auto opened, ServiceProxy::open(std::move(proxy)));
-    sink = std::make_unique<NetSink>(std::move(opened), dns);
+    sink = std::make_unique<NetSink>(std::move(opened), dns, announcer.get());
     services = std::make_unique<ServiceFeed>(
         parts.loop, caches.of(resources::kServices), caches.of(resources::kEndpointSlices), *sink, offload,
         ServiceView{options.name, options.zone, options.dnsAddress}, options.dataDir + "/services.jsonl");
@@ -276,7 +368,9 @@ Agent::~Agent() = default;
 Task<Result<>> Agent::start() {
   Rep& r = *rep_;
   CO_RETURN_IF_ERROR(makeDirs(r.paths.network(), 0700));
-  r.network.setMtu(r.linkMtu());
+  const auto link = r.nodeLink();
+  r.network.setMtu(link ? link->mtu : 0);  // pods can carry no more in a packet than the link between the nodes
+  r.startAnnouncer(link);
   CO_RETURN_IF_ERROR(r.startServices());
   CO_RETURN_IF_ERROR(r.openPolicies());
   CO_RETURN_IF_ERROR(r.startDns());
@@ -296,7 +390,11 @@ Task<Result<>> Agent::start() {
   r.context->policies = r.policies.get();
   r.pods = std::make_unique<PodManager>(*r.context, r.caches.of(resources::kPods), r.options.maxPods);
   r.pods->fenceBy(r.fence);
-  r.nodeStatus.onRenewed = [&r](TimePoint sent) { r.fence.renewed(sent); };
+  r.nodeStatus.onRenewed = [&r](TimePoint sent) {
+    r.fence.renewed(sent);
+    r.renewed = sent;
+    r.tellHealth();
+  };
   r.services->start();
   // The range of an earlier run serves without a master.
   auto range = readFile(r.rangeFile(), 256);
@@ -336,6 +434,7 @@ Task<Result<>> Agent::start() {
 Task<> Agent::stop() {
   Rep& r = *rep_;
   r.stopping = true;
+  if (r.announcer) r.announcer->stop();
   r.nodes.reset();
   r.masterSlice.reset();
   if (r.tunnels) {

@@ -1,9 +1,11 @@
 // What the agent makes of documents: environment, volumes, files, specifications, services.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
 
 #include "base/files.h"
+#include "dns_config.h"
 #include "handler.h"
 #include "pod_status.h"
 #include "run_spec.h"
@@ -164,6 +166,44 @@ TEST(PodFiles, HostsAndResolver) {
   own["spec"].get_object()["dnsConfig"] =
       parse(R"({"nameservers":["9.9.9.9"],"options":[{"name":"ndots","value":"2"}]})");
   EXPECT_EQ(resolvFile(own, node), "nameserver 9.9.9.9\noptions ndots:2\n");
+  // What dnsConfig says is added to what the policy gives; options replace those of their name.
+  own["spec"].get_object()["dnsPolicy"] = "ClusterFirst";
+  own["spec"].get_object()["dnsConfig"] = parse(
+      R"({"nameservers":["9.9.9.9","10.96.0.10","8.8.8.8","8.8.4.4"],"searches":["svc.cluster.local","a.example"],
+          "options":[{"name":"ndots","value":"2"},{"name":"edns0"}]})");
+  EXPECT_EQ(resolvFile(own, node),
+            "search shop.svc.cluster.local svc.cluster.local cluster.local example.org a.example\n"
+            "nameserver 10.96.0.10\nnameserver 9.9.9.9\nnameserver 8.8.8.8\noptions ndots:2 edns0\n");
+  own["spec"].get_object()["hostNetwork"] = true;
+  own["spec"].get_object().erase("dnsConfig");
+  EXPECT_EQ(resolvFile(own, node), "search example.org\nnameserver 192.0.2.1\noptions timeout:1\n");
+  own["spec"].get_object()["dnsPolicy"] = "ClusterFirstWithHostNet";
+  EXPECT_NE(resolvFile(own, node).find("nameserver 10.96.0.10\n"), std::string::npos);
+  json::array searches;
+  for (int i = 0; i < 40; ++i) searches.push_back(json::string(fmt::format("{}.{}.example", std::string(60, 'a'), i)));
+  own["spec"].get_object()["dnsConfig"] = json::object{{"searches", std::move(searches)}};
+  const std::string longest = resolvFile(own, node);
+  EXPECT_LE(longest.find('\n'), std::string("search ").size() + 2048);
+  EXPECT_NE(longest.find(" " + std::string(60, 'a') + ".20.example"), std::string::npos);
+}
+
+TEST(DnsConfig, TakesStubDomainsAndUpstreamsInKubeDnsForm) {
+  const std::vector<DnsUpstream> own{*DnsUpstream::parse("192.0.2.1")};
+  EXPECT_EQ(readDnsConfig({}, own)->upstreams, own);
+  auto read = readDnsConfig(parse(R"({"stubDomains":"{\"Corp.Example.\":[\"10.0.0.53\",\"[fd00::1]:5353\"]}",
+                                      "upstreamNameservers":"[\"8.8.8.8\"]","else":"x"})"),
+                            own);
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(read->upstreams.at(0).str(), "8.8.8.8:53");
+  EXPECT_EQ(read->stubDomains.at("corp.example").at(1).str(), "[fd00::1]:5353");
+  auto problem = [&](const char* data) { return readDnsConfig(parse(data), own).error().message(); };
+  EXPECT_EQ(problem(R"({"upstreamNameservers":"[\"dns.example\"]"})"),
+            "upstreamNameservers: \"dns.example\" must be an IP address, with a port or without");
+  EXPECT_THAT(problem(R"({"upstreamNameservers":"8.8.8.8"})"), testing::HasSubstr("upstreamNameservers is not JSON"));
+  EXPECT_EQ(problem(R"({"stubDomains":"[]"})"), "stubDomains must be an object of at most 256 domains");
+  EXPECT_EQ(problem(R"({"stubDomains":"{\"a.example\":[]}"})"),
+            "stubDomains of a.example must be a list of 1 to 8 nameservers");
+  EXPECT_THAT(problem(R"({"stubDomains":"{\"a b\":[\"1.1.1.1\"]}"})"), testing::HasSubstr("stubDomains: \"a b\""));
 }
 
 TEST(Resources, BecomeSharesQuotasAndClasses) {

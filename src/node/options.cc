@@ -87,12 +87,16 @@ Result<> readField(NodeOptions& o, std::string_view name, const json::value& val
   for (const auto& [known, into] : texts) {
     if (name == known) return readText(value, name, *into);
   }
-  if (name == "servers") return readServers(value, o.servers);
-  if (name == "followMasters") {
+  const std::pair<std::string_view, bool*> flags[] = {{"followMasters", &o.followMasters},
+                                                      {"isolatePods", &o.isolatePods},
+                                                      {"announceAddresses", &o.announceAddresses}};
+  for (const auto& [known, into] : flags) {
+    if (name != known) continue;
     if (!value.is_bool()) return wrong(name, "must be true or false");
-    o.followMasters = value.get_bool();
+    *into = value.get_bool();
     return {};
   }
+  if (name == "servers") return readServers(value, o.servers);
   if (name == "registries") {
     if (!value.is_object()) return wrong(name, "must be an object");
     o.registries = value.get_object();
@@ -107,11 +111,6 @@ Result<> readField(NodeOptions& o, std::string_view name, const json::value& val
   if (name == "poolSize") return readNumber(value, name, 0, 1000, o.poolSize);
   if (name == "logMaxSize") return readNumber(value, name, 4096, int64_t{1} << 40, o.logMaxSize);
   if (name == "logMaxFiles") return readNumber(value, name, 1, 1000, o.logMaxFiles);
-  if (name == "isolatePods") {
-    if (!value.is_bool()) return wrong(name, "must be true or false");
-    o.isolatePods = value.get_bool();
-    return {};
-  }
   return {};
 }
 
@@ -170,6 +169,7 @@ json::object toJson(const NodeOptions& o) {
                    {"firstUser", static_cast<int64_t>(o.firstUser)},
                    {"poolSize", o.poolSize},
                    {"isolatePods", o.isolatePods},
+                   {"announceAddresses", o.announceAddresses},
                    {"logMaxSize", static_cast<int64_t>(o.logMaxSize)},
                    {"logMaxFiles", static_cast<int64_t>(o.logMaxFiles)}};
   json::array servers(o.servers.begin(), o.servers.end());

@@ -27,6 +27,7 @@
 //   resources      {"cpu": "2", "memory": "4Gi"}: capacity instead of what the machine has
 //   reserved       {"cpu": "100m", "memory": "128Mi"}: kept from the pods: allocatable is capacity less this
 //   poolSize       ready-made pod networks; default 4
+//   announceAddresses   true: this node and others of its segment answer neighbours for load-balanced addresses
 //   isolatePods    true: pods outside kube-system are isolated but for what network policies allow
 //   logMaxSize, logMaxFiles   default 10 MiB and 5
 // What another version has written and this one does not know is passed over.
@@ -66,7 +67,7 @@ struct NodeOptions {
   uint32_t firstUser = 65536;
   std::map<std::string, std::string> resources, reserved;
   int poolSize = 4;
-  bool isolatePods = false;
+  bool isolatePods = false, announceAddresses = false;
   uint64_t logMaxSize = 10 << 20;
   uint32_t logMaxFiles = 5;
   std::string program;  // what the agent runs, for the Node to tell; not from the file

@@ -237,8 +237,15 @@ std::string resolvFile(const json::object& pod, const NodeFacts& node) {
     std::erase_if(options, [&](const auto& option) { return option.first == name; });
     options.emplace_back(name, std::string(text(entry.get_object(), "value")));
   }
-  if (servers.size() > 3) servers.resize(3);  // what libc reads
-  if (search.size() > 32) search.resize(32);
+  if (servers.size() > 3) servers.resize(3);             // what libc reads
+  constexpr size_t kMostDomains = 32, kMostText = 2048;  // Kubernetes' limits
+  size_t length = 0, count = 0;
+  while (count < search.size() && count < kMostDomains) {
+    length += search[count].size() + (count == 0 ? 0 : 1);
+    if (length > kMostText) break;
+    count++;
+  }
+  search.resize(count);
   std::string out;
   if (!search.empty()) out += "search " + join(search, " ") + "\n";
   for (const std::string& server : servers) out += "nameserver " + server + "\n";

@@ -177,6 +177,28 @@ ClusterDns::Service dnsService(const Object& service, const std::vector<ObjectPt
   return out;
 }
 
+AddressElection::Wanted announcedAddresses(const Object& service, const std::vector<ObjectPtr>& slices) {
+  AddressElection::Wanted out;
+  const json::object& spec = object(service.root(), {"spec"});
+  if (text(spec, "type") != "LoadBalancer" || !text(spec, "loadBalancerClass").empty()) return out;
+  AddressElection::Candidates candidates;
+  if (text(spec, "externalTrafficPolicy") == "Local") {
+    candidates.any = false;
+    for (const ObjectPtr& slice : slices) {
+      for (const json::value& entry : array(slice->root(), {"endpoints"})) {
+        if (entry.is_object() && conditionOf(entry.get_object(), "ready", true))
+          candidates.nodes.emplace(text(entry.get_object(), "nodeName"));
+      }
+    }
+  }
+  for (const json::value& ingress : array(service.root(), {"status", "loadBalancer", "ingress"})) {
+    if (!ingress.is_object() || text(ingress.get_object(), "ipMode") == "Proxy") continue;
+    auto address = IpAddress::parse(text(ingress.get_object(), "ip"));
+    if (address.ok()) out[*address] = candidates;
+  }
+  return out;
+}
+
 std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self,
                                   const std::string& segment) {
   std::vector<NodeRoute> out;

@@ -137,12 +137,14 @@ Task<> ServiceFeed::flush(ServiceFeed* self) {
       if (service) {
         const std::vector<ObjectPtr> slices = self->slicesOf(key);
         self->sink_.setDns(dnsService(*service, slices));
+        self->sink_.setAnnounced(key, announcedAddresses(*service, slices));
         for (ServicePort& port : servicePorts(*service, slices, self->view_)) {
           ports.insert(port.key);
           changed->push_back(std::move(port));
         }
       } else {
         self->sink_.removeDns(std::string(ns), std::string(name));
+        self->sink_.setAnnounced(key, {});
       }
       for (const std::string& port : self->told_[key]) {
         if (!ports.contains(port)) removed->push_back(port);
@@ -199,6 +201,7 @@ Result<> ServiceFeed::load() {
     if (object->kind() != "Service") continue;
     const std::vector<ObjectPtr> slices = slicesOf(object->key());
     sink_.setDns(dnsService(*object, slices));
+    sink_.setAnnounced(std::string(object->key()), announcedAddresses(*object, slices));
     for (ServicePort& port : servicePorts(*object, slices, view_)) ports.push_back(std::move(port));
   }
   return sink_.applyAll(std::move(ports));

@@ -13,6 +13,7 @@
 #include "client/cache.h"
 #include "floors.h"
 #include "json.h"
+#include "network/address_election.h"
 #include "network/bridge_network.h"
 #include "network/dns.h"
 #include "network/service_proxy.h"
@@ -21,6 +22,10 @@
 namespace dhow::node {
 
 ClusterDns::Service dnsService(const Object& service, const std::vector<ObjectPtr>& slices);
+// Who may answer neighbours for the service's load-balanced addresses: any node, or, of a service whose outside traffic
+// stays on the node that it reached, those with a ready pod. Addresses that another class of load balancer has given
+// are its own.
+AddressElection::Wanted announcedAddresses(const Object& service, const std::vector<ObjectPtr>& slices);
 // The ways to the pods of the other nodes. `segment`: nodes inside it are reached directly; empty: all.
 std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self,
                                   const std::string& segment);
@@ -33,6 +38,7 @@ class ServiceSink {
   virtual Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) = 0;  // may block
   virtual void setDns(const ClusterDns::Service& service) = 0;
   virtual void removeDns(const std::string& ns, const std::string& name) = 0;
+  virtual void setAnnounced(const std::string& /*service*/, AddressElection::Wanted) {}
 };
 
 class ServiceFeed final : public ServiceSource {
