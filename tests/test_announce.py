@@ -45,7 +45,8 @@ class Street:
         for i in (1, 2, 3):
             host = self.nodes[f"host-{i}"] = self.network.host(f"host-{i}", 1)
             host.start("join", server, "--token", token, "--ca-hash", pin, "--zone", f"east-{i}", shows="is node")
-        self.macs = {host.run("cat", "/sys/class/net/eth0/address").stdout.strip(): name for name, host in self.nodes.items()}
+        self.macs = {re.search(r"link/ether (\S+)", host.run("ip", "link", "show", "eth0").stdout).group(1): name
+                     for name, host in self.nodes.items()}
 
     def client(self, *args, check=False):
         return subprocess.run(self.network.router.inside(list(args)), capture_output=True, text=True, check=check, timeout=30 * PATIENCE)

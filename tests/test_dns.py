@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import eventually
+from harness import eventually, run
 from pods import apply, endpoint_addresses, in_pod, in_pod_network, publish_shell, shell_pod, wait_ready
 
 DNS = "10.96.0.10"
@@ -144,9 +144,14 @@ def test_names_are_forwarded_as_the_config_map_says(cluster, names):
 
 
 def test_questions_are_not_tracked(cluster, names):
-    rules = subprocess.run(["nsenter", f"--net=/run/dhow/{cluster.name}/{names[0]['spec']['nodeName']}.netns", "nft", "list", "ruleset"],
-                           capture_output=True, text=True, check=True).stdout
-    assert f"ip daddr {DNS} udp dport 53 notrack" in " ".join(rules.split())
+    pod = names[0]
+    node = ["nsenter", f"--net=/run/dhow/{cluster.name}/{pod['spec']['nodeName']}.netns", "--"]
+    for _ in range(3):
+        assert dig(pod, "web.names.svc.cluster.local")
+    assert in_pod(pod, "nslookup", "web.names.svc.cluster.local").returncode == 0
+    tracked = run([*node, "cat", "/proc/net/nf_conntrack"]).stdout
+    assert "dport=443 " in tracked or "dport=6443 " in tracked, "what is tracked is shown"
+    assert not [line for line in tracked.splitlines() if "udp" in line and f"dst={DNS} " in line and "dport=53 " in line]
 
 
 def test_pods_have_the_resolver_that_they_ask_for(cluster, names):

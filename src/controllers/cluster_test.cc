@@ -317,7 +317,7 @@ TEST_F(PoolTest, ServicesAskForAPoolOrAnAddress) {
   service("named", {}, {{"dhow.io/address-pool", "green"}});
   service("exact", {{"loadBalancerIP", "198.51.100.12"}});
   service("taken", {{"loadBalancerIP", "198.51.100.12"}});
-  service("outside", {{"loadBalancerIP", "203.0.113.1"}});
+  service("outside", {{"loadBalancerIP", "203.0.113.2"}});
   service("nowhere", {}, {{"dhow.io/address-pool", "red"}});
   service("both", {{"ipFamilies", {"IPv4", "IPv6"}}}, {{"dhow.io/address-pool", "green"}});
   loop.advance(1s);
@@ -326,12 +326,12 @@ TEST_F(PoolTest, ServicesAskForAPoolOrAnAddress) {
   EXPECT_EQ(address("exact"), "198.51.100.12");
   EXPECT_EQ(address("taken"), "");
   EXPECT_EQ(trouble("taken"), "Error syncing load balancer: 198.51.100.12 belongs to the service default/exact");
-  EXPECT_EQ(trouble("outside"), "Error syncing load balancer: 203.0.113.1 is in no address pool");
+  EXPECT_EQ(trouble("outside"), "Error syncing load balancer: 203.0.113.2 is in no address pool");
   EXPECT_EQ(trouble("nowhere"), "Error syncing load balancer: the address pool red does not exist");
   EXPECT_EQ(address("both"), "198.51.100.11 2001:db8::");
   pool("red", {"203.0.113.0/30"}, false);
-  EXPECT_EQ(address("nowhere"), "203.0.113.2") << "a pool that comes later serves those that waited";
-  EXPECT_EQ(address("outside"), "203.0.113.1");
+  EXPECT_EQ(address("nowhere"), "203.0.113.1") << "a pool that comes later serves those that waited";
+  EXPECT_EQ(address("outside"), "203.0.113.2");
   api.drop(kinds::kServices, "default", "exact");
   loop.advance(1s);
   EXPECT_EQ(address("taken"), "198.51.100.12");

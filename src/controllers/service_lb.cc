@@ -241,8 +241,8 @@ Task<Result<>> ServiceLoadBalancerController::tellPools() {
     }
     const uint64_t free = pool.overlap.empty() ? pool.size() - std::min(used, pool.size()) : 0;
     json::object status = client::object(object->root(), {"status"});
-    status["used"] = used;
-    status["free"] = free;
+    status["used"] = static_cast<int64_t>(used);
+    status["free"] = static_cast<int64_t>(free);
     const std::string reason = !pool.overlap.empty() ? "Overlaps" : free == 0 ? "Exhausted" : "AddressesFree";
     const std::string message = !pool.overlap.empty() ? pool.overlap : free == 0 ? "all addresses are in use" : "";
     setCondition(status, "Ready", pool.overlap.empty() ? "True" : "False", reason, message, context_.loop.wallNow());

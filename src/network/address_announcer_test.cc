@@ -115,8 +115,16 @@ class AnnouncerTest : public testing::Test {
   // What the client's kernel learns about it.
   std::string neighbour(const std::string& address) {
     std::string out;
+    const bool v6 = ip(address).isV6();
+    UniqueFd socket = socketInNetns(nodes_[0].netns.fd(), v6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0).value();
+    sockaddr_in6 to6{};
+    to6.sin6_family = AF_INET6;
+    to6.sin6_port = htons(9);
+    inet_pton(AF_INET6, address.c_str(), &to6.sin6_addr);
+    auto to4 = socketAddress(v6 ? "0.0.0.0" : address, 9);
+    (void)sendto(socket.get(), "x", 1, 0, v6 ? reinterpret_cast<sockaddr*>(&to6) : reinterpret_cast<sockaddr*>(&to4),
+                 v6 ? sizeof to6 : sizeof to4);
     within(nodes_[0].netns, [&] {
-      (void)runCommand({"ping", "-c", "1", "-W", "1", address});
       auto shown = runCommand({"ip", "neighbour", "show", address});
       if (shown.ok()) out = shown->output;
     });

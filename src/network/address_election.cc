@@ -100,7 +100,7 @@ AddressElection::Decision AddressElection::decide(TimePoint now) {
       unheld_.erase(address);
       continue;
     }
-    const TimePoint since = unheld_.try_emplace(address, now).first->second;
+    const TimePoint since = unheld_.try_emplace(address, std::max(now, listensUntil_)).first->second;
     if (now < listensUntil_ || now - since < options_.silence * (self - able.begin())) continue;
     held_.insert(address);
     unheld_.erase(address);

@@ -73,11 +73,11 @@ class Segment {
 
 TEST(AddressElection, EachAddressHasOneHolderAndAllNodesTakeTheirShare) {
   Segment segment(4);
-  segment.want(40);
+  segment.want(200);
   segment.pass(2s);
-  for (int i = 1; i <= 40; i++) EXPECT_EQ(1u, segment.holders(ip(i)));
-  for (int i = 0; i < 4; i++) EXPECT_GE(segment.node(i).election.held().size(), 3u);
-  EXPECT_EQ(40u, segment.moves_) << "nobody took what another has";
+  for (int i = 1; i <= 200; i++) EXPECT_EQ(1u, segment.holders(ip(i)));
+  for (int i = 0; i < 4; i++) EXPECT_GE(segment.node(i).election.held().size(), 30u);
+  EXPECT_EQ(200u, segment.moves_) << "nobody took what another has";
 }
 
 TEST(AddressElection, AddressesOfADeadNodeMoveWithinThirteenTenthsAndOthersStay) {

@@ -159,7 +159,7 @@ TEST_F(ClusterDnsTest, BothFamiliesStandSideBySide) {
   EXPECT_EQ(Texts{"10.96.3.4"}, ask("web.default.svc.cluster.local", kDnsA));
   EXPECT_EQ(Texts{"fd00:10::4"}, ask("web.default.svc.cluster.local", kDnsAaaa));
   const std::string zeros = "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.";
-  const std::string reverse = zeros.substr(0, 2 * 23) + "0.1.0.0.0.d.f.ip6.arpa";
+  const std::string reverse = zeros.substr(0, 2 * 23) + "0.1.0.0.0.0.d.f.ip6.arpa";
   EXPECT_EQ(Texts{"web.default.svc.cluster.local"}, ask(("4." + reverse).c_str(), kDnsPtr));
   EXPECT_EQ(Texts{"code 3"}, ask(("5." + reverse).c_str(), kDnsPtr)) << "in the range, and nobody's";
   EXPECT_EQ(Texts{"forward"}, ask("1.ip6.arpa", kDnsPtr));
