@@ -101,6 +101,11 @@ size_t argument(int argc, char** argv, int index, size_t otherwise) {
   return value;
 }
 
+Task<> finish(DnsServer* server, std::promise<void>* done) {
+  co_await server->stop();
+  done->set_value();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -154,6 +159,9 @@ int main(int argc, char** argv) {
     printf("  at 50,000 a second: median %.0f us, p99 %.0f us, p99.9 %.0f us; %.0f %% of one core\n", at(0.5), at(0.99),
            at(0.999), (secondsOf(clock) - again) / static_cast<double>(span.count()) * 100);
   }
+  std::promise<void> stopped;
+  loop.post([&] { spawn(loop, finish(&server, &stopped)); });
+  stopped.get_future().wait();
   loop.stop();
   thread.join();
   return 0;
