@@ -93,6 +93,22 @@ void mountToken(json::object& spec, const std::string& suffix) {
                               {"projected", json::object{{"sources", std::move(sources)}, {"defaultMode", 420}}}});
 }
 
+// The newest default class; of those made in one second the first by name (Kubernetes' DefaultIngressClass).
+void giveIngressClass(WatchCache& caches, json::object& ingress) {
+  const auto& annotations = client::object(ingress, {"metadata", "annotations"});
+  if (annotations.contains("kubernetes.io/ingress.class")) return;
+  if (const auto* name = client::field(ingress, {"spec", "ingressClassName"}); name && !name->is_null()) return;
+  object::ObjectPtr chosen;
+  for (const auto& one : caches.of(object::resources::kIngressClasses).list()) {
+    if (text(one->root(), {"metadata", "annotations", "ingressclass.kubernetes.io/is-default-class"}) != "true")
+      continue;
+    auto made = [](const object::ObjectPtr& object) { return text(object->root(), {"metadata", "creationTimestamp"}); };
+    if (!chosen || made(one) > made(chosen) || (made(one) == made(chosen) && one->name() < chosen->name()))
+      chosen = one;
+  }
+  if (chosen) client::objectAt(ingress, "spec")["ingressClassName"] = chosen->name();
+}
+
 }  // namespace
 
 Admission::Admission(Loop& loop, WatchCache& caches, PodSecurityOptions security)
@@ -118,6 +134,7 @@ Task<Result<>> Admission::admitCreate(const object::KindInfo& kind, std::string 
   if (kind.namespaced) {
     CO_RETURN_IF_ERROR(checkNamespace(kind, ns, text(document, {"metadata", "name"})));
   }
+  if (kind.group == "networking.k8s.io" && kind.plural == "ingresses") giveIngressClass(caches_, document);
   if (!kind.group.empty() || kind.plural != "pods") co_return Result<>();
   CO_RETURN_IF_ERROR(givePriority(document));
   addDefaultTolerations(client::objectAt(document, "spec"));

@@ -82,7 +82,8 @@ Authorizer::Authorizer(WatchCache& caches)
       roleBindings_(caches.of(object::resources::kRoleBindings)),
       clusterRoles_(caches.of(object::resources::kClusterRoles)),
       clusterRoleBindings_(caches.of(object::resources::kClusterRoleBindings)),
-      pods_(caches.of(object::resources::kPods)) {
+      pods_(caches.of(object::resources::kPods)),
+      edge_(caches) {
   roleBindings_.addIndex(kBySubject, subjectsOf);
   clusterRoleBindings_.addIndex(kBySubject, subjectsOf);
   pods_.addIndex(kByNode, [](const ObjectPtr& pod, std::vector<std::string>& keys) {
@@ -171,7 +172,11 @@ bool Authorizer::nodeMay(std::string_view node, const Attributes& a) const {
            (a.verb == "create" || (a.name == node && (a.verb == "get" || change || a.verb == "delete")));
   }
   if (a.group == "discovery.k8s.io") return a.plural == "endpointslices" && read;
-  if (a.group == "networking.k8s.io") return a.plural == "networkpolicies" && read && a.subresource.empty();
+  if (a.group == "networking.k8s.io") {
+    return read && a.subresource.empty() &&
+           (a.plural == "networkpolicies" || a.plural == "ingresses" || a.plural == "ingressclasses");
+  }
+  if (a.group == "gateway.networking.k8s.io") return read && a.subresource.empty();
   if (a.group == "events.k8s.io" && a.plural == "events") return a.verb == "create" || change;
   if (a.group == "certificates.k8s.io") {
     return a.plural == "certificatesigningrequests" && a.subresource.empty() && (a.verb == "create" || read);
@@ -200,7 +205,7 @@ bool Authorizer::nodeMay(std::string_view node, const Attributes& a) const {
     bool one = a.verb == "get" ||
                ((a.verb == "list" || a.verb == "watch") && selectorNames(a.fieldSelector, "metadata.name", a.name));
     const bool dns = a.plural == "configmaps" && a.ns == "kube-system" && a.name == "dhow-dns";
-    return one && (dns || podsOfNodeUse(node, a));
+    return one && (dns || podsOfNodeUse(node, a) || edge_.uses(a.plural, a.ns, a.name));
   }
   if (a.plural == "serviceaccounts") {
     bool wanted = a.subresource == "token" ? a.verb == "create" : a.subresource.empty() && a.verb == "get";

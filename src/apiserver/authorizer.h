@@ -8,6 +8,7 @@
 
 #include "apiserver/caller.h"
 #include "apiserver/watch_cache.h"
+#include "edge_secrets.h"
 #include "object/kinds.h"
 
 namespace dhow::apiserver {
@@ -61,6 +62,7 @@ class Authorizer {
   KindCache& clusterRoles_;
   KindCache& clusterRoleBindings_;
   KindCache& pods_;
+  EdgeSecrets edge_;
 };
 
 }  // namespace dhow::apiserver

@@ -142,6 +142,13 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
       spawn(resources::kNamespaces,
             {{"apiVersion", "v1"}, {"kind", "Namespace"}, {"metadata", json::object{{"name", name}}}});
     }
+    spawn(resources::kIngressClasses,
+          {{"apiVersion", "networking.k8s.io/v1"},
+           {"kind", "IngressClass"},
+           {"metadata",
+            json::object{{"name", "dhow"},
+                         {"annotations", json::object{{"ingressclass.kubernetes.io/is-default-class", "true"}}}}},
+           {"spec", json::object{{"controller", "dhow.io/ingress"}}}});
     CO_ASSIGN_OR_RETURN(auto data, parseYaml(kBootstrapRbac));
     std::map<std::string, json::array, std::less<>> known;
     for (const auto& value : array(data.as_object(), {"roles"})) {

@@ -49,6 +49,13 @@ Registry::Registry(Loop& loop, store::Store& store, WatchCache& caches, const ob
   for (auto name : {"deployments.apps", "replicasets.apps", "poddisruptionbudgets.policy"})
     strategies_[name] = makeWorkloadStrategy();
   strategies_["networkpolicies.networking.k8s.io"] = makeGenerationStrategy();
+  for (auto name : {"ingressclasses.networking.k8s.io", "referencegrants.gateway.networking.k8s.io"})
+    strategies_[name] = makeGenerationStrategy();
+  for (auto name : {"ingresses.networking.k8s.io", "gatewayclasses.gateway.networking.k8s.io",
+                    "gateways.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io",
+                    "grpcroutes.gateway.networking.k8s.io", "tlsroutes.gateway.networking.k8s.io",
+                    "tcproutes.gateway.networking.k8s.io", "backendtlspolicies.gateway.networking.k8s.io"})
+    strategies_[name] = makeWorkloadStrategy();
   strategies_["regions.dhow.io"] = makeRegionStrategy(caches);
   strategies_["zones.dhow.io"] = makeZoneStrategy(caches);
   strategies_["nodepools.dhow.io"] = makeNodePoolStrategy(caches);
@@ -69,7 +76,7 @@ Strategy& Registry::strategyOf(const KindInfo& kind) {
 
 const KindInfo& Registry::stored(const KindInfo& kind) const {
   if (kind.storedAsKind.empty()) return kind;
-  const auto* other = kinds_.findKind("v1", kind.storedAsKind);
+  const auto* other = kinds_.findKind(kind.storedAsApiVersion, kind.storedAsKind);
   return other ? *other : kind;
 }
 

@@ -194,9 +194,11 @@ constexpr Renamed kEventFields[] = {
 
 json::object convertDocument(const KindInfo& from, const KindInfo& to, json::object document) {
   if (&from == &to) return document;
-  bool toCore = !from.storedAsKind.empty();
-  for (const auto& field : kEventFields)
-    move(document, toCore ? field.events : field.core, toCore ? field.core : field.events);
+  const bool toStored = !from.storedAsKind.empty();
+  if ((toStored ? from : to).convert == "event") {
+    for (const auto& field : kEventFields)
+      move(document, toStored ? field.events : field.core, toStored ? field.core : field.events);
+  }
   document["apiVersion"] = to.apiVersion();
   document["kind"] = to.kind;
   return document;

@@ -1,4 +1,6 @@
 // Computed columns of all kinds but pods.
+#include <boost/json/serialize.hpp>
+
 #include "base/strings.h"
 #include "columns.h"
 #include "object/selector.h"
@@ -286,6 +288,64 @@ json::value poolReady(const Object& o, WallTime) {
   return json::value("Unknown");
 }
 
+json::value ingressHosts(const Object& o, WallTime) {
+  constexpr size_t limit = 3;
+  std::vector<std::string> hosts;
+  auto rules = api::Ingress(o).spec().rules();
+  bool more = false;
+  for (api::IngressRule rule : rules) {
+    more = more || hosts.size() == limit;
+    if (!more && !rule.host().empty()) hosts.emplace_back(rule.host());
+  }
+  if (hosts.empty()) return "*";
+  std::string out = join(hosts, ",");
+  return json::value(more ? fmt::format("{} + {} more...", out, rules.size() - limit) : out);
+}
+
+json::value ingressAddress(const Object& o, WallTime) {
+  std::vector<std::string> out;
+  for (api::IngressLoadBalancerIngress ingress : api::Ingress(o).status().loadBalancer().ingress())
+    out.emplace_back(ingress.ip().empty() ? ingress.hostname() : ingress.ip());
+  return json::value(join(out, ","));
+}
+
+json::value ingressPorts(const Object& o, WallTime) {
+  return api::Ingress(o).spec().tls().empty() ? "80" : "80, 443";
+}
+
+json::value ingressClassParameters(const Object& o, WallTime) {
+  api::IngressClassSpec spec = api::IngressClass(o).spec();
+  if (!spec.hasParameters()) return "<none>";
+  api::IngressClassParametersReference parameters = spec.parameters();
+  std::string out(parameters.kind());
+  if (parameters.hasApiGroup()) out += "." + std::string(parameters.apiGroup());
+  return json::value(out + "/" + std::string(parameters.name()));
+}
+
+json::value conditionStatus(const Object& o, std::string_view type) {
+  for (api::Condition condition : api::GatewayClass(o).status().conditions())
+    if (condition.type() == type) return json::value(condition.status());
+  return "";
+}
+json::value gatewayAccepted(const Object& o, WallTime) {
+  return conditionStatus(o, "Accepted");
+}
+json::value gatewayProgrammed(const Object& o, WallTime) {
+  return conditionStatus(o, "Programmed");
+}
+
+// As a custom resource's column shows the first of several.
+json::value gatewayAddress(const Object& o, WallTime) {
+  auto addresses = api::Gateway(o).status().addresses();
+  return addresses.empty() ? json::value("") : json::value(addresses[0].value());
+}
+
+// A list in a custom resource's column is JSON.
+json::value routeHostnames(const Object& o, WallTime) {
+  const json::value* hosts = object::find(o.root(), {"spec", "hostnames"});
+  return hosts && hosts->is_array() ? json::value(json::serialize(*hosts)) : json::value("");
+}
+
 constexpr Entry kColumns[] = {{"age", ageColumn},
                               {"containerNames", containerNames},
                               {"containerImages", containerImages},
@@ -318,6 +378,14 @@ constexpr Entry kColumns[] = {{"age", ageColumn},
                               {"eventSource", eventSource},
                               {"eventMessage", eventMessage},
                               {"eventCount", eventCount},
+                              {"ingressHosts", ingressHosts},
+                              {"ingressAddress", ingressAddress},
+                              {"ingressPorts", ingressPorts},
+                              {"ingressClassParameters", ingressClassParameters},
+                              {"gatewayAccepted", gatewayAccepted},
+                              {"gatewayProgrammed", gatewayProgrammed},
+                              {"gatewayAddress", gatewayAddress},
+                              {"routeHostnames", routeHostnames},
                               {"certificateDuration", certificateDuration},
                               {"certificateCondition", certificateCondition},
                               {"poolAddresses", poolAddresses},

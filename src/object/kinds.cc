@@ -185,6 +185,8 @@ class SchemaLoader {
     if (kind.nameFormat.empty()) kind.nameFormat = "dns1123Subdomain";
     if (const json::value* as = facts.if_contains("storedAs")) {
       kind.storedAsKind = text(as->get_object(), "kind");
+      const std::string group = text(as->get_object(), "group");
+      kind.storedAsApiVersion = (group.empty() ? "" : group + "/") + text(as->get_object(), "version");
       kind.convert = text(as->get_object(), "convert");
     }
     if (const json::value* subs = facts.if_contains("subresources"))

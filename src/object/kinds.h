@@ -40,10 +40,11 @@ struct KindInfo {
   std::string group, version, kind, plural, singular;
   std::vector<std::string> shortNames, categories, verbs;
   bool namespaced = true;
-  bool stored = true;        // false: only a request (TokenReview), or only the body of a subresource (no plural)
-  std::string nameFormat;    // check for metadata.name; dns1123Subdomain unless api/ says otherwise
-  std::string storedAsKind;  // another form of the same objects (events.k8s.io Event): group "", version v1, this kind
-  std::string convert;       // the conversion function between the two, by name
+  bool stored = true;              // false: only a request (TokenReview), or only the body of a subresource (no plural)
+  std::string nameFormat;          // check for metadata.name; dns1123Subdomain unless api/ says otherwise
+  std::string storedAsKind;        // another form of the same objects (events.k8s.io Event is stored as v1 Event)
+  std::string storedAsApiVersion;  // of that form
+  std::string convert;             // the conversion function between the two, by name; empty: only the version differs
   std::vector<Subresource> subresources;
   std::vector<Column> columns;
   std::vector<SelectableField> selectable;  // beside metadata.name and metadata.namespace

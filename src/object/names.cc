@@ -19,6 +19,11 @@ constexpr std::string_view kSubdomainText =
     "end with "
     "an alphanumeric character (e.g. 'example.com', regex used for validation is "
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+constexpr std::string_view kWildcardText =
+    "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of "
+    "lower "
+    "case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used "
+    "for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 constexpr std::string_view kDns1035Text =
     "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, "
     "and end with "
@@ -84,6 +89,12 @@ std::string checkDns1123Subdomain(std::string_view text) {
     start = end + 1;
   }
   return "";
+}
+
+std::string checkWildcardDns1123Subdomain(std::string_view text) {
+  if (text.size() > 253) return tooLong(253);
+  const bool good = text.starts_with("*.") && checkDns1123Subdomain(text.substr(2)).empty();
+  return good ? "" : std::string(kWildcardText);
 }
 
 std::string checkDns1035Label(std::string_view text) {

@@ -8,6 +8,7 @@ namespace dhow::object {
 
 std::string checkDns1123Label(std::string_view text);
 std::string checkDns1123Subdomain(std::string_view text);
+std::string checkWildcardDns1123Subdomain(std::string_view text);  // "*." and a subdomain
 std::string checkDns1035Label(std::string_view text);
 std::string checkQualifiedName(std::string_view text);  // label and annotation keys
 std::string checkLabelValue(std::string_view text);

@@ -37,6 +37,8 @@ Function find(std::string_view name);
 std::span<const Entry> podRules();
 std::span<const Entry> workloadRules();
 std::span<const Entry> networkRules();
+std::span<const Entry> ingressRules();
+std::span<const Entry> gatewayRules();
 std::span<const Entry> dhowRules();
 std::span<const Entry> certificateRules();
 

@@ -56,6 +56,30 @@ TEST(Table, NetworkPolicies) {
             "<none>");
 }
 
+TEST(Table, IngressesAndGateways) {
+  EXPECT_EQ(
+      cells(
+          "networking.k8s.io/v1", "Ingress",
+          R"({"metadata":{"name":"i"},"spec":{"ingressClassName":"dhow","tls":[{}],"rules":[{"host":"a"},{"host":"b"},{},{"host":"c"},{"host":"d"}]},
+    "status":{"loadBalancer":{"ingress":[{"ip":"10.0.0.9"}]}}})"),
+      (json::array{"i", "dhow", "a,b,c + 2 more...", "10.0.0.9", "80, 443", "<unknown>"}));
+  EXPECT_EQ(cells("networking.k8s.io/v1", "Ingress", R"({"metadata":{"name":"i"},"spec":{"rules":[{}]}})"),
+            (json::array{"i", "<none>", "*", "", "80", "<unknown>"}));
+  EXPECT_EQ(
+      cells(
+          "networking.k8s.io/v1", "IngressClass",
+          R"({"metadata":{"name":"c"},"spec":{"controller":"a.b/c","parameters":{"apiGroup":"x.y","kind":"K","name":"n"}}})"),
+      (json::array{"c", "a.b/c", "K.x.y/n", "<unknown>"}));
+  EXPECT_EQ(
+      cells(
+          "gateway.networking.k8s.io/v1", "Gateway",
+          R"({"metadata":{"name":"g"},"spec":{"gatewayClassName":"dhow"},"status":{"addresses":[{"value":"10.0.0.9"}],"conditions":[{"type":"Programmed","status":"True"}]}})"),
+      (json::array{"g", "dhow", "10.0.0.9", "True", "<unknown>"}));
+  EXPECT_EQ(
+      cells("gateway.networking.k8s.io/v1", "HTTPRoute", R"({"metadata":{"name":"r"},"spec":{"hostnames":["a.b"]}})"),
+      (json::array{"r", R"(["a.b"])", "<unknown>"}));
+}
+
 TEST(Table, OtherKinds) {
   EXPECT_EQ(
       cells(

@@ -101,7 +101,8 @@ void metadata(const KindInfo& kind, const json::object& now, const json::object*
 }
 
 Function find(std::string_view name) {
-  for (auto entries : {podRules(), workloadRules(), networkRules(), dhowRules(), certificateRules()})
+  for (auto entries :
+       {podRules(), workloadRules(), networkRules(), ingressRules(), gatewayRules(), dhowRules(), certificateRules()})
     for (const Entry& entry : entries)
       if (entry.name == name) return entry.function;
   return nullptr;
