@@ -76,9 +76,9 @@ bool EdgeSecrets::granted(std::string_view fromNamespace, std::string_view ns, s
   for (const auto& grant : grants_.list(ns)) {
     bool from = false, to = false;
     for (const auto& one : array(grant->root(), {"spec", "from"})) {
-      from = from || (one.is_object() && text(one.get_object(), "group") == "gateway.networking.k8s.io" &&
-                      text(one.get_object(), "kind") == "Gateway" &&
-                      text(one.get_object(), "namespace") == fromNamespace);
+      from =
+          from || (one.is_object() && text(one.get_object(), "group") == "gateway.networking.k8s.io" &&
+                   text(one.get_object(), "kind") == "Gateway" && text(one.get_object(), "namespace") == fromNamespace);
     }
     for (const auto& one : array(grant->root(), {"spec", "to"})) {
       if (!one.is_object() || !text(one.get_object(), "group").empty() || text(one.get_object(), "kind") != "Secret")

@@ -33,5 +33,7 @@ inline constexpr int kLeaseSeconds = 15;  // of the Lease
 inline constexpr char kFencesItself[] = "dhow.io/fences-itself";
 // And here, which programs its agent runs: "0.1.0-3f2a9c1b77de". Written when the agent has taken its pods over.
 inline constexpr char kRunsProgram[] = "dhow.io/program";
+// A condition of a Node that serves Ingresses.
+inline constexpr char kServesIngress[] = "dhow.io/ServesIngress";
 
 }  // namespace dhow::client

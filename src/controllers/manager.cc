@@ -9,6 +9,7 @@
 #include "event_expiry.h"
 #include "garbage_collector.h"
 #include "heartbeats.h"
+#include "ingress.h"
 #include "inventory.h"
 #include "ipv4.h"
 #include "machine.h"
@@ -136,6 +137,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   }
   add("loadbalancer",
       [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
+  add("ingress", [&] { return std::make_unique<IngressController>(context); });
   if (!options.disabled.contains("platform")) addPlatform(*rep_, context, options);
 }
 

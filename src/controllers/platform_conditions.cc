@@ -54,10 +54,10 @@ void setZoneConditions(json::object& status, const ZoneFacts& facts, WallTime no
 }
 
 void setMachineReady(json::object& status, WallTime now) {
-  const std::string phase(text(status, "phase"));
+  // Copies: a new member of `status` moves what it holds.
+  const std::string phase(text(status, "phase")), message(text(status, "message"));
   const bool ready = phase == "Running";
-  setCondition(status, "Ready", ready ? "True" : "False", phase.empty() ? "Pending" : phase, text(status, "message"),
-               now);
+  setCondition(status, "Ready", ready ? "True" : "False", phase.empty() ? "Pending" : phase, message, now);
   if (ready) removeCondition(status, "Drained");
 }
 

@@ -8,6 +8,7 @@
 #include "client/reflector.h"
 #include "dns_config.h"
 #include "fence.h"
+#include "ingress/edge.h"
 #include "masters.h"
 #include "network/address_announcer.h"
 #include "network/dns.h"
@@ -72,6 +73,36 @@ class TableSink final : public PolicySink {
  private:
   std::unique_ptr<PolicyTable> table_;
 };
+
+// The secrets that Ingresses name, among those that pods do.
+class EdgeSecrets final : public ingress::Secrets {
+ public:
+  explicit EdgeSecrets(WatchedObjects& objects) : objects_(objects) {}
+  void use(std::set<std::string> keys, std::function<void()> changed) override {
+    std::vector<ObjectRef> refs;
+    for (const std::string& key : keys) {
+      if (auto parts = splitOnce(key, '/')) refs.push_back(refOf(parts->first, parts->second));
+    }
+    objects_.use("ingress", std::move(refs), std::move(changed));
+  }
+  bool known(std::string_view ns, std::string_view name) const override { return objects_.known(refOf(ns, name)); }
+  ObjectPtr find(std::string_view ns, std::string_view name) const override { return objects_.find(refOf(ns, name)); }
+
+ private:
+  static ObjectRef refOf(std::string_view ns, std::string_view name) {
+    return {"secrets", std::string(ns), std::string(name)};
+  }
+  WatchedObjects& objects_;
+};
+
+ingress::Edge::Options edgeOptions(const NodeOptions& options) {
+  ingress::Edge::Options out;
+  out.folder = options.dataDir + "/ingress";
+  out.run = options.runDir + "/ingress";
+  out.address = options.address;
+  out.dnsAddress = options.dnsAddress;
+  return out;
+}
 
 ClusterDns::Options dnsOptions(const NodeOptions& options) {
   ClusterDns::Options out;
@@ -148,6 +179,8 @@ struct Agent::Rep {
         dnsServer(parts.loop, dns, dnsServerOptions(upstreamsOf(options, resolvConf))),
         nodeStatus(parts.loop, parts.client, parts.leases ? *parts.leases : parts.client, options, machine, images),
         fence(parts.loop, options.runDir + "/lease"),
+        edgeSecrets(objects),
+        edge(parts.loop, parts.pool, caches, edgeSecrets, edgeOptions(options)),
         gate(parts.loop) {
     caches.select(resources::kPods, {"", "", "spec.nodeName=" + options.name});
   }
@@ -174,6 +207,8 @@ struct Agent::Rep {
   bool excluded = false;  // its label keeps load-balanced addresses away
   TimePoint renewed{};    // its lease, last
   Timer healthChanges;
+  EdgeSecrets edgeSecrets;
+  ingress::Edge edge;
   std::unique_ptr<NetSink> sink;
   std::unique_ptr<ServiceFeed> services;
   std::unique_ptr<TableSink> policySink;
@@ -403,8 +438,10 @@ Task<Result<>> Agent::start() {
   r.policies->start();
   r.nodeStatus.setUserNamespaces(r.context->userNamespaces.ok());
   r.network.releaseOthers();
+  r.edge.onServing = [&r](bool serving) { r.nodeStatus.setServesIngress(serving); };
+  co_await r.edge.start();
 
-  r.agentServer = std::make_unique<AgentServer>(r.parts.loop, r.parts.pool, *r.pods, *r.services);
+  r.agentServer = std::make_unique<AgentServer>(r.parts.loop, r.parts.pool, *r.pods, *r.services, r.edge);
   http::Server::Options server;
   server.name = "agent";
   AgentServer* handler = r.agentServer.get();
@@ -445,6 +482,7 @@ Task<> Agent::stop() {
   // First, as tasks below may wait for a cache that no master has filled.
   co_await r.caches.stop();
   co_await r.nodeStatus.stop();
+  co_await r.edge.stop();
   if (r.policies) co_await r.policies->stop();
   if (r.pods) co_await r.pods->stop();
   if (r.services) co_await r.services->stop();

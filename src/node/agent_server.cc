@@ -72,8 +72,8 @@ Result<UniqueFd> connectInside(const std::string& netPath, uint16_t port) {
 
 }  // namespace
 
-AgentServer::AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, ServiceFeed& services)
-    : loop_(loop), pool_(pool), pods_(pods), services_(services) {}
+AgentServer::AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, ServiceFeed& services, ingress::Edge& edge)
+    : loop_(loop), pool_(pool), pods_(pods), services_(services), edge_(edge) {}
 
 Task<> AgentServer::handle(http::Request& request, http::ResponseWriter& writer) {
   auto served = co_await serve(request, writer);
@@ -306,7 +306,11 @@ Task<Result<>> AgentServer::portForward(http::Request& request, http::ResponseWr
 
 Task<Result<>> AgentServer::applied(http::Request& request, http::ResponseWriter& writer) {
   const client::AppliedQuestion question = client::appliedQuestion(request.query);
-  const uint64_t revision = co_await services_.untilApplied(question.revision, question.limit);
+  const TimePoint end = loop_.now() + question.limit;
+  uint64_t revision = co_await services_.untilApplied(question.revision, question.limit);
+  // Both work at once; only the waiting is one after the other.
+  const uint64_t edge = co_await edge_.untilApplied(question.revision, std::max(Duration::zero(), end - loop_.now()));
+  revision = std::min(revision, edge);
   http::Response response;
   response.headers.set("Content-Type", "application/json");
   response.body = client::encodeApplied(revision);

@@ -7,6 +7,7 @@
 
 #include "base/blocking.h"
 #include "http/server.h"
+#include "ingress/edge.h"
 #include "pod_manager.h"
 #include "services.h"
 
@@ -14,7 +15,7 @@ namespace dhow::node {
 
 class AgentServer {
  public:
-  AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, ServiceFeed& services);
+  AgentServer(Loop& loop, BlockingPool& pool, PodManager& pods, ServiceFeed& services, ingress::Edge& edge);
   Task<> handle(http::Request& request, http::ResponseWriter& writer);
 
  private:
@@ -36,6 +37,7 @@ class AgentServer {
   BlockingPool& pool_;
   PodManager& pods_;
   ServiceFeed& services_;
+  ingress::Edge& edge_;
 };
 
 }  // namespace dhow::node

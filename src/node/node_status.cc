@@ -133,6 +133,12 @@ void NodeStatus::setNetworkReady(bool ready) {
   changed_.notify();
 }
 
+void NodeStatus::setServesIngress(bool serves) {
+  if (servesIngress_.value_or(false) == serves) return;
+  servesIngress_ = serves;
+  changed_.notify();
+}
+
 void NodeStatus::poke() {
   changed_.notify();
   leaseWake_.notify();
@@ -184,6 +190,11 @@ json::array NodeStatus::conditions() const {
                     ? conditionOf("Ready", true, "KubeletReady", "kubelet is posting ready status")
                     : conditionOf("Ready", false, "KubeletNotReady",
                                   "container runtime network not ready: no pod range was given to this node yet"));
+  if (servesIngress_) {
+    out.push_back(*servesIngress_
+                      ? conditionOf(client::kServesIngress, true, "HAProxyRuns", "Ingresses are served here")
+                      : conditionOf(client::kServesIngress, false, "HAProxyDoesNotRun", "no Ingress is served here"));
+  }
   return out;
 }
 

@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "base/gate.h"
@@ -35,6 +36,8 @@ class NodeStatus {
   Task<> stop();
   // The pod network works: the node can take pods.
   void setNetworkReady(bool ready);
+  // Requests for Ingresses are served here. Nodes that never did do not speak of it.
+  void setServesIngress(bool serves);
   // Before start(): whether pods can have user namespaces of their own.
   void setUserNamespaces(bool can) { userNamespaces_ = can; }
   // Contact with a master was made: try now.
@@ -63,6 +66,7 @@ class NodeStatus {
   MachineFacts machine_;
   Images& images_;
   json::object reported_;
+  std::optional<bool> servesIngress_;
   bool networkReady_ = false, userNamespaces_ = false, registered_ = false, stopping_ = false;
   // The lease had lapsed: the master may have put its own word in the place of ours.
   bool statusDue_ = false;

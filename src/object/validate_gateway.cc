@@ -26,7 +26,8 @@ void hostname(const json::value& value, const std::string& at, Context& context)
 void gatewayListener(const json::object& listener, const json::object*, Context& context) {
   std::string_view protocol = text(listener, "protocol");
   if (!protocol.empty() && !isProtocol(protocol))
-    context.problems.notSupported(context.at("protocol"), json::value(protocol), {"HTTP", "HTTPS", "TLS", "TCP", "UDP"});
+    context.problems.notSupported(context.at("protocol"), json::value(protocol),
+                                  {"HTTP", "HTTPS", "TLS", "TCP", "UDP"});
   if (const json::value* host = listener.if_contains("hostname")) {
     hostname(*host, context.at("hostname"), context);
     if ((protocol == "TCP" || protocol == "UDP") && host->is_string() && !host->get_string().empty())
@@ -52,7 +53,8 @@ void gatewayListener(const json::object& listener, const json::object*, Context&
 void hostnames(const json::object& spec, Context& context) {
   const json::array* hosts = list(spec, "hostnames");
   if (hosts && hosts->size() > kHostnames)
-    context.problems.invalid(context.at("hostnames"), static_cast<int64_t>(hosts->size()), "must have at most 16 items");
+    context.problems.invalid(context.at("hostnames"), static_cast<int64_t>(hosts->size()),
+                             "must have at most 16 items");
   for (size_t i = 0; hosts && i < hosts->size(); ++i)
     hostname((*hosts)[i], fmt::format("{}[{}]", context.at("hostnames"), i), context);
 }
@@ -77,8 +79,9 @@ void routeRules(const json::object& spec, Context& context) {
     if (redirects && backends && !backends->empty())
       context.problems.invalid(at, "", "RequestRedirect filter must not be used together with backendRefs");
     if (redirects && rewrites)
-      context.problems.invalid(at + ".filters", "",
-                               "May specify either httpRouteFilterRequestRedirect or httpRouteFilterRequestRewrite, but not both");
+      context.problems.invalid(
+          at + ".filters", "",
+          "May specify either httpRouteFilterRequestRedirect or httpRouteFilterRequestRewrite, but not both");
     if (redirects > 1) context.problems.invalid(at + ".filters", "", "RequestRedirect filter cannot be repeated");
     if (rewrites > 1) context.problems.invalid(at + ".filters", "", "URLRewrite filter cannot be repeated");
   }
@@ -109,8 +112,8 @@ void routeFilter(const json::object& filter, const json::object*, Context& conte
   for (const Pair& pair : pairs) {
     const bool there = child(filter, pair.field) != nullptr;
     if (there && type != pair.type)
-      context.problems.invalid(context.path, "",
-                               fmt::format("filter.{0} must be nil if the filter.type is not {1}", pair.field, pair.type));
+      context.problems.invalid(
+          context.path, "", fmt::format("filter.{0} must be nil if the filter.type is not {1}", pair.field, pair.type));
     if (!there && type == pair.type)
       context.problems.invalid(context.path, "",
                                fmt::format("filter.{0} must be specified for {1} filter.type", pair.field, pair.type));
@@ -122,13 +125,16 @@ void httpPathMatch(const json::object& match, const json::object*, Context& cont
   std::string_view value = text(match, "value");
   if (type != "Exact" && type != "PathPrefix") return;
   if (!value.empty() && !value.starts_with('/'))
-    context.problems.invalid(context.path, "", "value must be an absolute path and start with '/' when type one of ['Exact', 'PathPrefix']");
+    context.problems.invalid(
+        context.path, "", "value must be an absolute path and start with '/' when type one of ['Exact', 'PathPrefix']");
   for (std::string_view part : {"//", "/./", "/../", "%2f", "%2F", "#"})
     if (value.find(part) != std::string_view::npos)
-      context.problems.invalid(context.path, "", fmt::format("must not contain '{}' when type one of ['Exact', 'PathPrefix']", part));
+      context.problems.invalid(context.path, "",
+                               fmt::format("must not contain '{}' when type one of ['Exact', 'PathPrefix']", part));
   for (std::string_view end : {"/..", "/."})
     if (value.ends_with(end))
-      context.problems.invalid(context.path, "", fmt::format("must not end with '{}' when type one of ['Exact', 'PathPrefix']", end));
+      context.problems.invalid(context.path, "",
+                               fmt::format("must not end with '{}' when type one of ['Exact', 'PathPrefix']", end));
 }
 
 void httpRedirect(const json::object& redirect, const json::object*, Context& context) {
@@ -150,7 +156,8 @@ void routeTimeouts(const json::object& timeouts, const json::object*, Context& c
       size_t digits = 0;
       while (at < text.size() && text[at] >= '0' && text[at] <= '9') ++at, ++digits;
       const std::string_view rest = text.substr(at);
-      const size_t unit = rest.starts_with("ms") ? 2 : rest.starts_with('h') || rest.starts_with('m') || rest.starts_with('s');
+      const size_t unit =
+          rest.starts_with("ms") ? 2 : rest.starts_with('h') || rest.starts_with('m') || rest.starts_with('s');
       good = digits > 0 && digits <= 5 && unit > 0 && ++pairs <= 4;
       at += unit;
     }
@@ -171,10 +178,15 @@ void gatewayClass(const json::object& spec, const json::object* before, Context&
                              "must be a domain-prefixed path (such as \"acme.io/foo\")");
 }
 
-constexpr Entry kRules[] = {
-    {"gatewayListener", gatewayListener}, {"httpRoute", httpRoute},       {"grpcRoute", httpRoute},
-    {"tlsRoute", tlsRoute},               {"routeFilter", routeFilter},   {"httpPathMatch", httpPathMatch},
-    {"httpRedirect", httpRedirect},       {"routeTimeouts", routeTimeouts}, {"gatewayClass", gatewayClass}};
+constexpr Entry kRules[] = {{"gatewayListener", gatewayListener},
+                            {"httpRoute", httpRoute},
+                            {"grpcRoute", httpRoute},
+                            {"tlsRoute", tlsRoute},
+                            {"routeFilter", routeFilter},
+                            {"httpPathMatch", httpPathMatch},
+                            {"httpRedirect", httpRedirect},
+                            {"routeTimeouts", routeTimeouts},
+                            {"gatewayClass", gatewayClass}};
 
 }  // namespace
 

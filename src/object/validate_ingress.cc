@@ -152,8 +152,7 @@ void ingressClassSpec(const json::object& spec, const json::object* before, Cont
   } else {
     size_t slash = controller.find('/');
     if (slash == std::string_view::npos || slash + 1 == controller.size())
-      context.problems.invalid(at, json::value(controller),
-                               "must be a domain-prefixed path (such as \"acme.io/foo\")");
+      context.problems.invalid(at, json::value(controller), "must be a domain-prefixed path (such as \"acme.io/foo\")");
     else if (std::string problem = checkDns1123Subdomain(controller.substr(0, slash)); !problem.empty())
       context.problems.invalid(at, json::value(controller), problem);
   }
@@ -172,8 +171,7 @@ void ingressClassSpec(const json::object& spec, const json::object* before, Cont
     context.problems.notSupported(path + ".scope", json::value(scope), {"Cluster", "Namespace"});
 }
 
-constexpr Entry kRules[] = {
-    {"ingress", ingress}, {"ingressSpec", ingressSpec}, {"ingressClassSpec", ingressClassSpec}};
+constexpr Entry kRules[] = {{"ingress", ingress}, {"ingressSpec", ingressSpec}, {"ingressClassSpec", ingressClassSpec}};
 
 }  // namespace
 

@@ -1,0 +1,72 @@
+// What annotations of an Ingress ask for: ingress-nginx's (nginx.ingress.kubernetes.io/) and those of the Application
+// Gateway's controller (appgw.ingress.kubernetes.io/), as people know them. One that is wrong or not served is told and
+// has no effect; the others have.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "object/object.h"
+
+namespace dhow::ingress {
+
+constexpr int kPermanentRedirect = 308;
+
+struct Annotations {
+  enum class Protocol { kHttp, kHttps, kGrpc, kGrpcs };
+
+  std::optional<bool> sslRedirect;  // missing: for hosts with TLS
+  bool forceSslRedirect = false;
+  int sslRedirectCode = kPermanentRedirect;
+  std::string rewriteTarget, appRoot, redirect, backendPathPrefix;
+  int redirectCode = 301;
+  bool useRegex = false;
+  std::optional<Protocol> protocol;
+  std::string upstreamHost, forwardedPrefix, loadBalance;
+  std::vector<std::string> aliases;
+
+  struct Affinity {
+    std::string name = "INGRESSCOOKIE", domain, sameSite;
+    bool secure = false;
+    int64_t maxAge = 0;  // seconds; 0: while the browser is open
+  };
+  std::optional<Affinity> affinity;
+
+  int64_t bodySize = 0;                                             // bytes; 0: any
+  std::optional<int64_t> connectTimeout, sendTimeout, readTimeout;  // seconds
+  std::vector<std::string> allowed, denied;                         // ranges
+  int64_t limitPerMinute = 0, limitConnections = 0, limitBurst = 5;
+
+  std::string closed;  // why nothing is served: what protects it cannot be understood
+  std::string authSecret, authRealm = "Authentication Required";
+  bool authMap = false;  // the secret's keys are users; else its key `auth` is a file of them
+  std::string clientCertificateSecret;
+  enum class Verify { kOn, kOptional, kOff } clientCertificate = Verify::kOn;
+  bool passClientCertificate = false;
+
+  struct Canary {
+    std::string header, headerValue, headerPattern, cookie;
+    int weight = 0, total = 100;
+  };
+  std::optional<Canary> canary;
+
+  struct Cors {
+    std::vector<std::string> origins{"*"};
+    std::string methods = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
+    std::string headers =
+        "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization";
+    std::string expose;
+    bool credentials = true;
+    int64_t maxAge = 1728000;
+  };
+  std::optional<Cors> cors;
+};
+
+struct ParsedAnnotations {
+  Annotations values;
+  std::vector<std::string> problems;  // whole sentences without a full stop
+};
+ParsedAnnotations parseAnnotations(const object::Object& ingress);
+
+}  // namespace dhow::ingress

@@ -1,0 +1,187 @@
+#include "backend_lines.h"
+
+#include "base/digest.h"
+#include "base/strings.h"
+#include "text.h"
+
+namespace dhow::ingress {
+
+namespace {
+
+using Lines = std::vector<std::string>;
+
+constexpr size_t kRangesALine = 50;
+constexpr int64_t kWindowSeconds = 5;  // over which rates are counted
+constexpr int64_t kSecondsInMinute = 60;
+
+// Addresses stand in as many lines of one ACL as they need: a line holds 64 words.
+void ranges(Lines& out, std::string_view acl, const std::vector<std::string>& all) {
+  for (size_t i = 0; i < all.size(); i += kRangesALine) {
+    std::string line = fmt::format("acl {} src", acl);
+    for (size_t j = i; j < std::min(all.size(), i + kRangesALine); ++j) line += " " + all[j];
+    out.push_back(std::move(line));
+  }
+}
+
+void access(Lines& out, const Annotations& a) {
+  if (!a.closed.empty()) out.push_back("http-request deny deny_status 503");
+  if (!a.denied.empty()) {
+    ranges(out, "denied", a.denied);
+    out.push_back("http-request deny deny_status 403 if denied");
+  }
+  if (!a.allowed.empty()) {
+    ranges(out, "allowed", a.allowed);
+    out.push_back("http-request deny deny_status 403 unless allowed");
+  }
+}
+
+void redirects(Lines& out, const Annotations& a, const Place& place) {
+  if (a.forceSslRedirect || (place.tls && a.sslRedirect.value_or(true)))
+    out.push_back(fmt::format("http-request redirect scheme https code {} unless {{ ssl_fc }}", a.sslRedirectCode));
+  if (place.root && !a.appRoot.empty())
+    out.push_back(fmt::format("http-request redirect location {} code 302 if {{ path / }}", literal(a.appRoot)));
+  if (!a.redirect.empty())
+    out.push_back(fmt::format("http-request redirect location {} code {}", literal(a.redirect), a.redirectCode));
+}
+
+void cors(Lines& out, const Annotations::Cors& c) {
+  const bool any = c.origins.size() == 1 && c.origins[0] == "*";
+  out.push_back("http-request set-var(txn.origin) req.hdr(Origin)");
+  std::string allowed = "{ var(txn.origin) -m found }";
+  if (!any) {
+    for (const std::string& origin : c.origins) {
+      const size_t star = origin.find("://*.");
+      if (star == std::string::npos)
+        out.push_back("acl cors_origin var(txn.origin) -m str -i " + quoted(origin));
+      else  // https://*.example.com
+        out.push_back("acl cors_origin var(txn.origin) -m end -i " + quoted(origin.substr(star + 4)));
+    }
+    allowed = "cors_origin";
+  }
+  struct Header {
+    std::string name, value;
+  };
+  std::vector<Header> headers{{"Access-Control-Allow-Origin", any && !c.credentials ? "'*'" : "%[var(txn.origin)]"}};
+  if (c.credentials) headers.push_back({"Access-Control-Allow-Credentials", "true"});
+  std::vector<Header> preflight = headers;
+  preflight.push_back({"Access-Control-Allow-Methods", literal(c.methods)});
+  preflight.push_back({"Access-Control-Allow-Headers", literal(c.headers)});
+  preflight.push_back({"Access-Control-Max-Age", std::to_string(c.maxAge)});
+  if (!c.expose.empty()) headers.push_back({"Access-Control-Expose-Headers", literal(c.expose)});
+  std::string answer = "http-request return status 204";
+  for (const Header& header : preflight) answer += fmt::format(" hdr {} {}", header.name, header.value);
+  out.push_back(answer + " if METH_OPTIONS " + allowed);
+  for (const Header& header : headers)
+    out.push_back(fmt::format("http-response set-header {} {} if {}", header.name, header.value, allowed));
+}
+
+void limits(Lines& out, const Annotations& a) {
+  if (a.limitPerMinute == 0 && a.limitConnections == 0) return;
+  out.push_back(
+      fmt::format("stick-table type ipv6 size 100k expire 1m store conn_cur,http_req_rate({}s)", kWindowSeconds));
+  out.push_back("http-request track-sc0 src");
+  if (a.limitConnections > 0)
+    out.push_back(fmt::format("http-request deny deny_status 503 if {{ sc0_conn_cur gt {} }}", a.limitConnections));
+  if (a.limitPerMinute > 0) {
+    // What a bucket of `burst` rates lets through within the window.
+    const int64_t rate = std::max<int64_t>(1, a.limitPerMinute / kSecondsInMinute);
+    const int64_t burst = rate * a.limitBurst + a.limitPerMinute * kWindowSeconds / kSecondsInMinute;
+    out.push_back(
+        fmt::format("http-request deny deny_status 503 if {{ sc0_http_req_rate gt {} }}", std::max<int64_t>(1, burst)));
+  }
+}
+
+void identity(Lines& out, const Annotations& a, const Place& place) {
+  if (!place.clientCertificates.empty()) {
+    if (a.clientCertificate == Annotations::Verify::kOn)
+      out.push_back("http-request deny deny_status 400 unless { ssl_c_used } { ssl_c_verify 0 }");
+    out.push_back("http-request set-header ssl-client-verify SUCCESS if { ssl_c_used } { ssl_c_verify 0 }");
+    out.push_back("http-request set-header ssl-client-verify NONE unless { ssl_c_used } { ssl_c_verify 0 }");
+    out.push_back("http-request set-header ssl-client-subject-dn %{+Q}[ssl_c_s_dn] if { ssl_c_used }");
+    if (a.passClientCertificate)
+      out.push_back("http-request set-header ssl-client-cert %[ssl_c_der,base64] if { ssl_c_used }");
+  }
+  if (!place.users.empty()) {
+    out.push_back(
+        fmt::format("http-request auth realm {} unless {{ http_auth({}) }}", quoted(a.authRealm), place.users));
+  }
+}
+
+void rewrite(Lines& out, const Annotations& a, const Place& place) {
+  if (a.bodySize > 0)
+    out.push_back(
+        fmt::format("http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {} }}", a.bodySize));
+  // As nginx: the whole path becomes the target.
+  if (!a.rewriteTarget.empty()) {
+    std::string target;
+    for (size_t i = 0; i < a.rewriteTarget.size(); ++i) {
+      const bool group = a.rewriteTarget[i] == '$' && i + 1 < a.rewriteTarget.size() &&
+                         std::isdigit(static_cast<unsigned char>(a.rewriteTarget[i + 1]));
+      target += group ? '\\' : a.rewriteTarget[i];
+    }
+    const std::string path = place.path.empty() ? "/" : place.path;
+    out.push_back(fmt::format("http-request replace-path {} {}", quoted("(?i)^" + path + ".*$"), literal(target)));
+  } else if (!a.backendPathPrefix.empty()) {
+    std::string prefix = place.path;
+    while (prefix.ends_with('/') || prefix.ends_with('*')) prefix.pop_back();
+    std::string target = a.backendPathPrefix;
+    while (target.ends_with('/')) target.pop_back();
+    std::string exact;
+    for (char c : prefix)
+      exact += std::string_view(R"(\.[]{}()*+?^$|)").find(c) == std::string_view::npos ? std::string(1, c)
+                                                                                       : std::string{'\\', c};
+    out.push_back(
+        fmt::format("http-request replace-path {} {}", quoted("^" + exact + "/?(.*)$"), literal(target + "/\\1")));
+  }
+  if (!a.upstreamHost.empty()) out.push_back("http-request set-header Host " + literal(a.upstreamHost));
+  if (!a.forwardedPrefix.empty())
+    out.push_back("http-request set-header X-Forwarded-Prefix " + literal(a.forwardedPrefix));
+}
+
+void affinity(Lines& out, const Annotations::Affinity& cookie, const Place& place) {
+  std::string line = fmt::format("cookie {} insert indirect nocache httponly dynamic", cookie.name);
+  if (cookie.secure || cookie.sameSite == "None") line += " secure";
+  if (!cookie.domain.empty()) line += " domain " + quoted(cookie.domain);
+  if (cookie.maxAge > 0) line += fmt::format(" attr 'Max-Age={}'", cookie.maxAge);
+  if (!cookie.sameSite.empty()) line += fmt::format(" attr 'SameSite={}'", cookie.sameSite);
+  out.push_back(std::move(line));
+  // All nodes must read each other's cookies; it hides addresses from nobody who knows where pods are.
+  out.push_back("dynamic-cookie-key " + sha256Hex(place.key).substr(0, 32));
+}
+
+}  // namespace
+
+std::vector<std::string> backendLines(const Annotations& a, const Place& place) {
+  Lines out;
+  if (a.loadBalance.empty())
+    out.push_back("balance roundrobin");
+  else
+    out.push_back("balance " + a.loadBalance);
+  if (a.loadBalance == "uri" || a.loadBalance == "source" || a.loadBalance.starts_with("hdr("))
+    out.push_back("hash-type consistent");
+  if (a.affinity) affinity(out, *a.affinity, place);
+  if (a.connectTimeout) out.push_back(fmt::format("timeout connect {}s", *a.connectTimeout));
+  if (a.readTimeout || a.sendTimeout)
+    out.push_back(fmt::format("timeout server {}s", std::max(a.readTimeout.value_or(0), a.sendTimeout.value_or(0))));
+  access(out, a);
+  redirects(out, a, place);
+  if (a.cors) cors(out, *a.cors);
+  limits(out, a);
+  identity(out, a, place);
+  rewrite(out, a, place);
+  return out;
+}
+
+std::string serverOptions(Annotations::Protocol protocol, const Annotations& a) {
+  using Protocol = Annotations::Protocol;
+  std::string out;
+  if (protocol == Protocol::kGrpc) out = "proto h2";
+  if (protocol == Protocol::kHttps || protocol == Protocol::kGrpcs) {
+    // Pods' certificates are their own affair, as with ingress-nginx.
+    out = protocol == Protocol::kGrpcs ? "ssl verify none alpn h2" : "ssl verify none alpn h2,http/1.1";
+    out += a.upstreamHost.empty() ? " sni var(txn.host)" : " sni str(" + a.upstreamHost + ")";
+  }
+  return out;
+}
+
+}  // namespace dhow::ingress

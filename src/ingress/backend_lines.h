@@ -1,0 +1,22 @@
+// What annotations do to a backend's section. Private to this folder.
+#pragma once
+
+#include "ingress/annotations.h"
+#include "ingress/config.h"
+
+namespace dhow::ingress {
+
+// Where a backend of an Ingress is used, as far as its lines depend on it.
+struct Place {
+  std::string key;                                // of the Ingress
+  std::string path;                               // for rewrites
+  bool regex = false, tls = false, root = false;  // root: it is the path / itself
+  std::string users;                              // a userlist
+  std::string clientCertificates;                 // a file of authorities
+};
+
+std::vector<std::string> backendLines(const Annotations& annotations, const Place& place);
+// At the end of each server's line.
+std::string serverOptions(Annotations::Protocol protocol, const Annotations& annotations);
+
+}  // namespace dhow::ingress

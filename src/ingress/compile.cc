@@ -1,0 +1,409 @@
+#include "ingress/compile.h"
+
+#include <algorithm>
+#include <regex>
+
+#include "backend_lines.h"
+#include "base/digest.h"
+#include "base/strings.h"
+#include "client/fields.h"
+#include "credentials.h"
+#include "service_servers.h"
+#include "text.h"
+
+namespace dhow::ingress {
+
+using client::array;
+using client::number;
+using client::text;
+
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::string_view kAllHosts = "*";
+constexpr std::string_view kSitePrefix = "i|";  // Ingresses share one set of sites on both their ports
+constexpr int kShares = 100;                    // of a split
+constexpr size_t kLongestPattern = 512;
+
+std::string shortDigest(std::string_view text) {
+  return sha256Hex(text).substr(0, 10);
+}
+
+// Between the words of a map there are blanks.
+bool mappable(std::string_view path) {
+  return std::none_of(path.begin(), path.end(), [](unsigned char c) { return c <= ' ' || c == 0x7f || c == '\\'; });
+}
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (char c : text) {
+    if (std::string_view(R"(\.[]{}()*+?^$|)").find(c) != std::string_view::npos) out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+bool isPattern(const std::string& pattern) {
+  if (pattern.size() > kLongestPattern) return false;
+  try {
+    std::regex check(pattern, std::regex::ECMAScript);
+    return true;
+  } catch (const std::regex_error&) {
+    return false;
+  }
+}
+
+class Compiler {
+ public:
+  explicit Compiler(const Documents& documents) : documents_(documents) {}
+  Compiled run();
+
+ private:
+  struct Source {
+    ObjectPtr ingress;
+    ParsedAnnotations annotations;
+    std::set<std::string> tlsHosts;
+    std::string users, clientCertificates;  // names of what its lines need
+  };
+  void problem(const Source& source, std::string_view reason, std::string message) {
+    out_.problems.push_back({source.ingress, std::string(reason), std::move(message)});
+  }
+  void certificates(Source& source);
+  void protection(Source& source);
+  void rules(Source& source);
+  void paths(Source& source, const std::string& host, const json::array& paths);
+  void path(Source& source, const std::string& host, const json::object& entry);
+  void canary(const Source& source, const std::string& key, bool exact, const std::string& host,
+              const std::string& path, const std::string& route);
+  std::string site(const Source& source, const std::string& host);
+  std::string routeTo(const Source& source, const json::object& backend, Place place);
+  Place placeOf(const Source& source, const std::string& host, const std::string& path) const;
+  bool take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
+            const std::string& route, const std::string& host, const std::string& path);
+
+  const Documents& documents_;
+  Compiled out_;
+  std::map<std::string, std::string> owners_;                   // of a route's place -> Ingress
+  std::vector<std::pair<std::string, std::string>> fallbacks_;  // site, route: after all rules
+  struct Pattern {
+    std::string text, route;
+    size_t length;
+  };
+  std::vector<Pattern> patterns_;
+};
+
+std::string Compiler::site(const Source& source, const std::string& host) {
+  std::string name = std::string(kSitePrefix) + (host.empty() ? std::string(kAllHosts) : host);
+  out_.config.sites.emplace(name, name);
+  (void)source;
+  return name;
+}
+
+void Compiler::certificates(Source& source) {
+  const ObjectPtr& ingress = source.ingress;
+  std::string options;
+  if (!source.clientCertificates.empty()) options = "verify optional ca-file @" + source.clientCertificates;
+  for (const auto& value : array(ingress->root(), {"spec", "tls"})) {
+    if (!value.is_object()) continue;
+    std::vector<std::string> hosts = client::strings(array(value.get_object(), {"hosts"}));
+    const std::string secretName(text(value.get_object(), "secretName"));
+    std::sort(hosts.begin(), hosts.end());
+    for (const std::string& host : hosts) source.tlsHosts.insert(host);
+    if (hosts.empty()) {
+      for (const auto& rule : array(ingress->root(), {"spec", "rules"}))
+        if (rule.is_object()) source.tlsHosts.emplace(text(rule.get_object(), "host"));
+    }
+    if (secretName.empty()) continue;  // the node's own certificate
+    ObjectPtr secret = documents_.secret(ingress->ns(), secretName);
+    if (!secret) {
+      problem(source, "SecretMissing",
+              fmt::format("the secret \"{}\" is not there: a self-signed certificate stands in for it", secretName));
+      continue;
+    }
+    auto pem = certificateOf(*secret);
+    if (!pem.ok()) {
+      problem(source, "CertificateInvalid",
+              fmt::format("the secret \"{}\" is not used, a self-signed certificate stands in for it: {}", secretName,
+                          pem.error().message()));
+      continue;
+    }
+    Certificate certificate{std::move(*pem), options, hosts};
+    const std::string name =
+        fmt::format("{}_{}_{}.pem", ingress->ns(), secretName, shortDigest(join(hosts, ",") + options));
+    out_.config.certificates.emplace(name, std::move(certificate));
+  }
+}
+
+// Users and authorities come first: without them nothing is served that asks for them.
+void Compiler::protection(Source& source) {
+  Annotations& a = source.annotations.values;
+  auto secretNamed = [&](std::string_view name, std::string_view annotation) -> ObjectPtr {
+    if (auto parts = splitOnce(name, '/')) {
+      if (parts->first != source.ingress->ns()) {
+        a.closed = fmt::format("{} names a secret of another namespace", annotation);
+        return nullptr;
+      }
+      name = parts->second;
+    }
+    ObjectPtr secret = documents_.secret(source.ingress->ns(), name);
+    if (!secret) a.closed = fmt::format("the secret \"{}\" that {} names is not there", name, annotation);
+    return secret;
+  };
+  if (!a.authSecret.empty()) {
+    if (ObjectPtr secret = secretNamed(a.authSecret, "auth-secret")) {
+      std::vector<std::string> problems;
+      auto users = usersOf(*secret, a.authMap, problems);
+      for (std::string& one : problems) problem(source, "AnnotationInvalid", std::move(one));
+      if (users.ok()) {
+        source.users = "users_" + shortDigest(*users);
+        const std::string section = fmt::format("userlist {}\n{}", source.users, *users);
+        auto& all = out_.config.userlists;
+        if (std::find(all.begin(), all.end(), section) == all.end()) all.push_back(section);
+      } else {
+        a.closed = fmt::format("the secret \"{}\": {}", a.authSecret, users.error().message());
+      }
+    }
+  }
+  if (!a.clientCertificateSecret.empty() && a.clientCertificate != Annotations::Verify::kOff) {
+    if (ObjectPtr secret = secretNamed(a.clientCertificateSecret, "auth-tls-secret")) {
+      auto authorities = authoritiesOf(*secret);
+      if (authorities.ok()) {
+        source.clientCertificates = fmt::format("ca_{}.pem", shortDigest(*authorities));
+        out_.config.files.emplace(source.clientCertificates, std::move(*authorities));
+      } else {
+        a.closed = fmt::format("the secret \"{}\": {}", a.clientCertificateSecret, authorities.error().message());
+      }
+    }
+  }
+  if (!a.closed.empty()) problem(source, "IngressClosed", fmt::format("nothing is served but 503: {}", a.closed));
+}
+
+Place Compiler::placeOf(const Source& source, const std::string& host, const std::string& path) const {
+  Place place;
+  const Annotations& a = source.annotations.values;
+  place.key = source.ingress->key();
+  place.tls = source.tlsHosts.contains(host);
+  place.root = path == "/" || path.empty();
+  if (!a.rewriteTarget.empty() || !a.backendPathPrefix.empty()) place.path = path;
+  place.users = source.users;
+  place.clientCertificates = source.clientCertificates;
+  return place;
+}
+
+// The name of the backend, which is made when it is not there yet. Empty: there is nothing to send to.
+std::string Compiler::routeTo(const Source& source, const json::object& backend, Place place) {
+  const Annotations& a = source.annotations.values;
+  const std::string_view name = text(backend, {"service", "name"});
+  std::string label = "none";
+  Backend out;
+  out.lines = backendLines(a, place);
+  if (name.empty()) {
+    problem(source, "BackendNotServed", "a backend that is no service is answered with 503");
+  } else {
+    ObjectPtr service = documents_.service(source.ingress->ns(), name);
+    const std::string portName(text(backend, {"service", "port", "name"}));
+    const int64_t portNumber = number(backend, {"service", "port", "number"}, 0);
+    auto port = service ? findPort(*service, portName, portNumber) : std::nullopt;
+    label =
+        fmt::format("{}_{}_{}", source.ingress->ns(), name, portName.empty() ? std::to_string(portNumber) : portName);
+    if (!service) {
+      problem(source, "ServiceMissing", fmt::format("the service \"{}\" is not there", name));
+    } else if (!port) {
+      problem(source, "ServiceMissing",
+              fmt::format("the service \"{}\" has no port {}", name,
+                          portName.empty() ? std::to_string(portNumber) : portName));
+    } else {
+      out.serverOptions = serverOptions(a.protocol.value_or(protocolOf(port->appProtocol)), a);
+      if (port->externalName.empty()) {
+        out.service = fmt::format("{}/{}", source.ingress->ns(), name);
+        out.port = port->name;
+        out.servers = serversOf(documents_.slices(source.ingress->ns(), name), port->name);
+      } else {
+        out.lines.push_back(fmt::format("server external {}:{} resolvers cluster init-addr none {}", port->externalName,
+                                        port->number, out.serverOptions));
+      }
+    }
+  }
+  const std::string id = fmt::format("b_{}_{}", label, shortDigest(join(out.lines, "\n") + "\n" + out.serverOptions));
+  out_.config.backends.emplace(id, std::move(out));
+  return id;
+}
+
+bool Compiler::take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
+                    const std::string& route, const std::string& host, const std::string& path) {
+  auto [at, fresh] = map.emplace(key, route);
+  if (fresh) {
+    owners_[key] = source.ingress->key();
+    return true;
+  }
+  const std::string& owner = owners_[key];
+  if (owner != source.ingress->key())
+    problem(source, "Conflict",
+            fmt::format("host \"{}\" and path \"{}\" are served by the older Ingress \"{}\"", host.empty() ? "*" : host,
+                        path, owner));
+  return false;
+}
+
+// Requests that a canary gets of a route that is there already.
+void Compiler::canary(const Source& source, const std::string& key, bool exact, const std::string& host,
+                      const std::string& path, const std::string& route) {
+  auto& map = exact ? out_.config.exact : out_.config.prefixes;
+  auto found = map.find(key);
+  if (found == map.end()) {
+    problem(source, "CanaryAlone",
+            fmt::format("no other Ingress serves host \"{}\" and path \"{}\"", host.empty() ? "*" : host, path));
+    return;
+  }
+  const Annotations::Canary& canary = *source.annotations.values.canary;
+  const std::string main = found->second;
+  std::string rest = main;
+  if (canary.weight > 0) {
+    const int share = std::min(kShares, (canary.weight * kShares + canary.total / 2) / canary.total);
+    rest = "split:" + shortDigest(key + source.ingress->key());
+    for (int i = 0; i < kShares; ++i) out_.config.splits[fmt::format("{}:{}", rest, i)] = i < share ? route : main;
+  }
+  if (canary.header.empty() && canary.cookie.empty()) {
+    found->second = rest;
+    return;
+  }
+  const std::string choice = "choice:" + shortDigest(key + "|" + route + rest);
+  found->second = choice;
+  const std::string mine = fmt::format("{{ var(txn.to) -m str {} }}", choice);
+  auto choose = [&](const std::string& to, const std::string& condition) {
+    out_.config.choices.push_back(fmt::format("http-request set-var(txn.to) str({}) if {} {}", to, mine, condition));
+  };
+  if (!canary.header.empty()) {
+    if (!canary.headerValue.empty()) {
+      choose(route, fmt::format("{{ req.hdr({}) -m str {} }}", canary.header, quoted(canary.headerValue)));
+    } else if (!canary.headerPattern.empty() && isPattern(canary.headerPattern)) {
+      choose(route, fmt::format("{{ req.hdr({}) -m reg {} }}", canary.header, quoted(canary.headerPattern)));
+    } else {
+      choose(route, fmt::format("{{ req.hdr({}) -m str always }}", canary.header));
+      choose(main, fmt::format("{{ req.hdr({}) -m str never }}", canary.header));
+    }
+  }
+  if (!canary.cookie.empty()) {
+    choose(route, fmt::format("{{ req.cook({}) -m str always }}", canary.cookie));
+    choose(main, fmt::format("{{ req.cook({}) -m str never }}", canary.cookie));
+  }
+  choose(rest, "");
+}
+
+void Compiler::path(Source& source, const std::string& host, const json::object& entry) {
+  const Annotations& a = source.annotations.values;
+  std::string path(text(entry, "path"));
+  if (path.empty()) path = "/";
+  if (!mappable(path)) {
+    problem(source, "PathNotServed", fmt::format("the path \"{}\" has a blank or a backslash", path));
+    return;
+  }
+  const std::string type(text(entry, "pathType"));
+  const std::string at = site(source, host);
+  const bool regex = type == "ImplementationSpecific" && (a.useRegex || !a.rewriteTarget.empty());
+  if ((regex || !a.rewriteTarget.empty()) && !isPattern(path)) {
+    problem(source, "PathNotServed", fmt::format("the path \"{}\" is no regular expression", path));
+    return;
+  }
+  const std::string route = routeTo(source, client::object(entry, {"backend"}), placeOf(source, host, path));
+  const bool plain = path.find_first_of("()[]*+?^$|{}") == std::string::npos;
+  if (regex && !plain) {
+    if (a.canary) {
+      problem(source, "CanaryAlone",
+              fmt::format("the path \"{}\" is a regular expression: canaries of those are not served", path));
+      return;
+    }
+    patterns_.push_back({fmt::format("^{}(?i:{})", escaped(at), path), route, path.size()});
+    return;
+  }
+  std::string key = at + path;
+  const bool exact = type == "Exact";
+  if (type == "Prefix") {
+    while (key.ends_with('/')) key.pop_back();
+    key += '/';
+  }
+  if (a.canary) {
+    canary(source, key, exact, host, path, route);
+    return;
+  }
+  take(source, exact ? out_.config.exact : out_.config.prefixes, key, route, host, path);
+  // What is asked for at / counts even where / itself is not served.
+  if (!a.appRoot.empty() && path != "/") {
+    Place place = placeOf(source, host, "/");
+    out_.config.exact.emplace(at + "/", routeTo(source, client::object(entry, {"backend"}), std::move(place)));
+  }
+}
+
+void Compiler::rules(Source& source) {
+  const json::object& root = source.ingress->root();
+  const json::object& fallback = client::object(root, {"spec", "defaultBackend"});
+  const bool canary = source.annotations.values.canary.has_value();
+  std::set<std::string> hosts;
+  for (const auto& value : array(root, {"spec", "rules"})) {
+    if (!value.is_object()) continue;
+    const std::string host(text(value.get_object(), "host"));
+    hosts.insert(host);
+    const std::string at = site(source, host);
+    for (const auto& entry : array(value.get_object(), {"http", "paths"}))
+      if (entry.is_object()) path(source, host, entry.get_object());
+    for (const std::string& alias : source.annotations.values.aliases)
+      out_.config.sites.emplace(std::string(kSitePrefix) + alias, at);
+  }
+  if (fallback.empty() || canary) return;
+  hosts.insert("");  // no rule matches: neither its own hosts' nor another's
+  for (const std::string& host : hosts)
+    fallbacks_.emplace_back(site(source, host) + "/", routeTo(source, fallback, placeOf(source, host, "/")));
+}
+
+Compiled Compiler::run() {
+  std::vector<Source> sources;
+  for (const ObjectPtr& ingress : documents_.ingresses)
+    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", ""});
+  auto order = [](const Source& source) {
+    return std::tuple(source.annotations.values.canary.has_value(),
+                      text(source.ingress->root(), {"metadata", "creationTimestamp"}), source.ingress->key());
+  };
+  std::sort(sources.begin(), sources.end(), [&](const Source& a, const Source& b) { return order(a) < order(b); });
+  for (Source& source : sources) {
+    for (const std::string& text : source.annotations.problems) problem(source, "AnnotationInvalid", text);
+    protection(source);
+    certificates(source);
+    rules(source);
+  }
+  for (auto& [key, route] : fallbacks_) out_.config.prefixes.emplace(key, route);
+  // As nginx does: the longest first.
+  std::sort(patterns_.begin(), patterns_.end(), [](const Pattern& a, const Pattern& b) {
+    return std::tuple(b.length, std::string_view(a.text)) < std::tuple(a.length, std::string_view(b.text));
+  });
+  for (Pattern& pattern : patterns_)
+    out_.config.patterns.emplace_back(std::move(pattern.text), std::move(pattern.route));
+  if (!sources.empty()) out_.config.listeners = {{kHttpPort, false}, {kHttpsPort, true}};
+  return std::move(out_);
+}
+
+}  // namespace
+
+Compiled compile(const Documents& documents) {
+  return Compiler(documents).run();
+}
+
+std::string_view classOf(const object::Object& ingress) {
+  auto name = text(ingress.root(), {"spec", "ingressClassName"});
+  return name.empty() ? ingress.annotation("kubernetes.io/ingress.class") : name;
+}
+
+std::set<std::string> secretsOf(const object::Object& ingress) {
+  std::set<std::string> out;
+  for (const auto& value : array(ingress.root(), {"spec", "tls"}))
+    if (value.is_object())
+      if (auto name = text(value.get_object(), "secretName"); !name.empty()) out.emplace(name);
+  const Annotations a = parseAnnotations(ingress).values;
+  for (const std::string& name : {a.authSecret, a.clientCertificateSecret}) {
+    auto parts = splitOnce(name, '/');
+    if (parts && parts->first == ingress.ns()) out.emplace(parts->second);
+    if (!parts && !name.empty()) out.insert(name);
+  }
+  return out;
+}
+
+}  // namespace dhow::ingress

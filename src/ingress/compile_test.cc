@@ -1,0 +1,180 @@
+#include "ingress/compile.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json/parse.hpp>
+
+#include "ingress/annotations.h"
+#include "render.h"
+
+namespace dhow::ingress {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+ObjectPtr parse(const std::string& text) {
+  return object::Object::parse(text).value();
+}
+
+std::string path(std::string_view service, std::string_view path = "/", std::string_view type = "Prefix") {
+  return fmt::format(
+      R"({{"path":"{}","pathType":"{}","backend":{{"service":{{"name":"{}","port":{{"number":80}}}}}}}})", path, type,
+      service);
+}
+
+ObjectPtr ingress(std::string_view name, std::string_view host, const std::string& paths,
+                  std::string_view annotations = "", std::string_view made = "2026-01-01T00:00:00Z",
+                  std::string_view more = "") {
+  return parse(fmt::format(
+      R"({{"metadata":{{"name":"{}","namespace":"a","uid":"{}","creationTimestamp":"{}","annotations":{{{}}}}},"spec":{{"rules":[{{"host":"{}","http":{{"paths":[{}]}}}}]{}}}}})",
+      name, name, made, annotations, host, paths, more));
+}
+
+std::string endpoint(std::string_view address, bool ready, bool terminating = false) {
+  return fmt::format(R"({{"addresses":["{}"],"conditions":{{"ready":{},"serving":true,"terminating":{}}}}})", address,
+                     ready, terminating);
+}
+
+ObjectPtr slice(const std::string& endpoints) {
+  return parse(
+      R"({"metadata":{"name":"s","namespace":"a"},"ports":[{"name":"","port":8080,"protocol":"TCP"}],"endpoints":[)" +
+      endpoints + "]}");
+}
+
+class Compile : public testing::Test {
+ protected:
+  Compiled run() {
+    documents_.service = [](std::string_view, std::string_view name) {
+      return name == "missing" ? nullptr
+                               : parse(R"({"metadata":{"name":"web","namespace":"a"},"spec":{"ports":[{"port":80}]}})");
+    };
+    documents_.secret = [](std::string_view, std::string_view) { return ObjectPtr(); };
+    documents_.slices = [](std::string_view, std::string_view) {
+      return std::vector<ObjectPtr>{slice(endpoint("10.0.0.1", true))};
+    };
+    return compile(documents_);
+  }
+  std::vector<std::string> messages(const Compiled& compiled) {
+    std::vector<std::string> out;
+    for (const Problem& problem : compiled.problems) out.push_back(problem.message);
+    return out;
+  }
+  Documents documents_;
+};
+
+TEST_F(Compile, NothingIsServedWithoutIngresses) {
+  EXPECT_TRUE(run().config.empty());
+}
+
+TEST_F(Compile, PathsOfAHostBecomeMaps) {
+  documents_.ingresses = {ingress("i", "shop.test",
+                                  path("web") + "," + path("web", "/foo/") + "," + path("web", "/bar", "Exact") + "," +
+                                      path("web", "/raw", "ImplementationSpecific"))};
+  const Config config = run().config;
+  ASSERT_EQ(config.backends.size(), 1u);
+  const std::string backend = config.backends.begin()->first;
+  EXPECT_EQ(config.sites, (std::map<std::string, std::string>{{"i|shop.test", "i|shop.test"}}));
+  EXPECT_EQ(config.exact, (std::map<std::string, std::string>{{"i|shop.test/bar", backend}}));
+  EXPECT_EQ(config.prefixes,
+            (std::map<std::string, std::string>{
+                {"i|shop.test/", backend}, {"i|shop.test/foo/", backend}, {"i|shop.test/raw", backend}}));
+  EXPECT_EQ(config.backends.begin()->second.servers, (std::vector<Server>{{"10.0.0.1", 8080, false}}));
+}
+
+TEST_F(Compile, TheOlderIngressKeepsItsPath) {
+  documents_.ingresses = {ingress("young", "shop.test", path("web"), R"("nginx.ingress.kubernetes.io/app-root":"/x")",
+                                  "2026-02-01T00:00:00Z"),
+                          ingress("old", "shop.test", path("web"))};
+  const Compiled compiled = run();
+  EXPECT_THAT(messages(compiled), ElementsAre(HasSubstr("served by the older Ingress \"a/old\"")));
+  EXPECT_EQ(compiled.problems[0].about->name(), "young");
+}
+
+TEST_F(Compile, WhatIsWrongInOneStopsNoOther) {
+  documents_.ingresses = {
+      ingress("bad", "bad.test",
+              path("missing") + "," + path("web", "/a[(", "ImplementationSpecific") + "," + path("web", "/x y"),
+              R"("nginx.ingress.kubernetes.io/use-regex":"true","nginx.ingress.kubernetes.io/limit-rps":"many")"),
+      ingress("good", "good.test", path("web"))};
+  const Compiled compiled = run();
+  EXPECT_TRUE(compiled.config.prefixes.contains("i|good.test/"));
+  EXPECT_THAT(messages(compiled),
+              testing::UnorderedElementsAre(HasSubstr("\"many\" is no number"), HasSubstr("\"missing\" is not there"),
+                                            HasSubstr("no regular expression"), HasSubstr("has a blank")));
+}
+
+TEST_F(Compile, WhatProtectsIsNeverLeftOut) {
+  for (std::string_view annotations :
+       {R"("nginx.ingress.kubernetes.io/auth-type":"basic","nginx.ingress.kubernetes.io/auth-secret":"users")",
+        R"("nginx.ingress.kubernetes.io/auth-type":"digest","nginx.ingress.kubernetes.io/auth-secret":"users")",
+        R"("nginx.ingress.kubernetes.io/auth-type":"basic","nginx.ingress.kubernetes.io/auth-secret":"other/users")",
+        R"("nginx.ingress.kubernetes.io/whitelist-source-range":"10.0.0.0/33")",
+        R"("nginx.ingress.kubernetes.io/denylist-source-range":"everybody")",
+        R"("nginx.ingress.kubernetes.io/auth-tls-secret":"a/ca")"}) {
+    documents_.ingresses = {ingress("i", "shop.test", path("web"), annotations)};
+    const Compiled compiled = run();
+    EXPECT_THAT(compiled.config.backends.begin()->second.lines, Contains("http-request deny deny_status 503"))
+        << annotations;
+    EXPECT_THAT(messages(compiled), Contains(HasSubstr("nothing is served but 503"))) << annotations;
+  }
+}
+
+TEST_F(Compile, CanariesShareARoute) {
+  const std::string canary =
+      R"("nginx.ingress.kubernetes.io/canary":"true","nginx.ingress.kubernetes.io/canary-weight":"30")";
+  documents_.ingresses = {ingress("canary", "shop.test", path("other"), canary),
+                          ingress("main", "shop.test", path("web"), "", "2026-03-01T00:00:00Z"),
+                          ingress("alone", "alone.test", path("web"), canary)};
+  const Compiled compiled = run();
+  const std::string route = compiled.config.prefixes.at("i|shop.test/");
+  ASSERT_TRUE(route.starts_with("split:")) << route;
+  int shares = 0;
+  for (const auto& [key, to] : compiled.config.splits) shares += to.starts_with("b_a_other_80") ? 1 : 0;
+  EXPECT_EQ(compiled.config.splits.size(), 100u);
+  EXPECT_EQ(shares, 30);
+  EXPECT_THAT(messages(compiled), ElementsAre(HasSubstr("no other Ingress serves host \"alone.test\"")));
+}
+
+TEST_F(Compile, TheDefaultBackendTakesTheRest) {
+  documents_.ingresses = {ingress("i", "shop.test", path("web", "/foo"), "", "2026-01-01T00:00:00Z",
+                                  R"(,"defaultBackend":{"service":{"name":"rest","port":{"number":80}}})")};
+  const Config config = run().config;
+  EXPECT_TRUE(config.prefixes.at("i|shop.test/").starts_with("b_a_rest_80_"));
+  EXPECT_TRUE(config.prefixes.at("i|*/").starts_with("b_a_rest_80_"));
+}
+
+TEST_F(Compile, NoValueLeavesItsPlaceInALine) {
+  documents_.ingresses = {
+      ingress("i", "shop.test", path("web"),
+              R"("nginx.ingress.kubernetes.io/permanent-redirect":"/x'\n  http-request deny %[env(HOME)]",
+      "nginx.ingress.kubernetes.io/upstream-vhost":"a b","nginx.ingress.kubernetes.io/x-forwarded-prefix":"/it's %[src]")")};
+  const Compiled compiled = run();
+  EXPECT_EQ(compiled.problems.size(), 2u);
+  const Rendered rendered = renderConfig(compiled.config, {}, Layout{});
+  EXPECT_THAT(rendered.config, HasSubstr(R"(X-Forwarded-Prefix '/it'\''s %%[src]')"));
+  EXPECT_THAT(rendered.config, testing::Not(HasSubstr("env(HOME)")));
+}
+
+TEST(Servers, TheLastThatLeaveAreUsed) {
+  auto servers = [](const std::string& endpoints) { return serversOf({slice(endpoints)}, ""); };
+  EXPECT_EQ(
+      servers(endpoint("10.0.0.1", true) + "," + endpoint("10.0.0.2", false, true) + "," + endpoint("10.0.0.3", false)),
+      (std::vector<Server>{{"10.0.0.1", 8080, false}, {"10.0.0.2", 8080, true}}));
+  EXPECT_EQ(servers(endpoint("10.0.0.2", false, true)), (std::vector<Server>{{"10.0.0.2", 8080, false}}));
+  EXPECT_TRUE(servers(endpoint("10.0.0.3", false)).empty());
+}
+
+TEST(Annotations, OthersAreNotOurs) {
+  auto parsed = parseAnnotations(*parse(
+      R"({"metadata":{"annotations":{"cert-manager.io/issuer":"x","nginx.ingress.kubernetes.io/proxy-buffering":"on",
+    "nginx.ingress.kubernetes.io/affinity":"cookie","appgw.ingress.kubernetes.io/request-timeout":"20"}}})"));
+  EXPECT_THAT(parsed.problems, ElementsAre());
+  EXPECT_EQ(parsed.values.affinity->name, "INGRESSCOOKIE");
+  EXPECT_EQ(parsed.values.readTimeout, 20);
+}
+
+}  // namespace
+}  // namespace dhow::ingress

@@ -1,0 +1,255 @@
+#include "ingress/edge.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <boost/asio/posix/stream_descriptor.hpp>
+
+#include "base/gate.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "client/fields.h"
+#include "haproxy.h"
+#include "ingress/compile.h"
+#include "object/resource_names.h"
+
+namespace dhow::ingress {
+
+namespace resources = object::resources;
+using client::text;
+
+namespace {
+
+constexpr const char* kByService = "edge-service";
+constexpr Duration kRetry = std::chrono::seconds(2);
+
+std::string serviceOf(const object::Object& slice) {
+  return fmt::format("{}/{}", slice.ns(), slice.label("kubernetes.io/service-name"));
+}
+
+}  // namespace
+
+struct Edge::Rep {
+  Rep(Loop& l, BlockingPool& p, client::Caches& caches, Secrets& s, Options options)
+      : loop(l),
+        pool(p),
+        secrets(s),
+        ingresses(caches.of(resources::kIngresses)),
+        classes(caches.of(resources::kIngressClasses)),
+        services(caches.of(resources::kServices)),
+        slices(caches.of(resources::kEndpointSlices)),
+        haproxy({options.program, options.folder, options.run, options.address, options.dnsAddress}),
+        flushed(l),
+        gate(l) {
+    slices.addIndex(kByService, [](const object::ObjectPtr& slice, std::vector<std::string>& keys) {
+      keys.push_back(serviceOf(*slice));
+    });
+  }
+
+  bool isOurs(const object::Object& ingress) const {
+    auto name = classOf(ingress);
+    object::ObjectPtr found = name.empty() ? nullptr : classes.get("", name);
+    return found && text(found->root(), {"spec", "controller"}) == kIngressController;
+  }
+
+  void structureChanged() {
+    structure = true;
+    wake();
+  }
+
+  void wake() {
+    if (!synced || flushing || stopping) return;
+    flushing = true;
+    // After the events that are queued already, so that a burst becomes one step.
+    loop.post([this] {
+      if (!stopping) gate.spawn(flush(this));
+    });
+  }
+
+  void subscribe() {
+    subscriptions.push_back(ingresses.subscribe([this](const auto&, const auto&) { structureChanged(); }));
+    subscriptions.push_back(classes.subscribe([this](const auto&, const auto&) { structureChanged(); }));
+    subscriptions.push_back(services.subscribe([this](const auto& before, const auto& after) {
+      if (usedServices.contains((after ? after : before)->key())) structureChanged();
+    }));
+    subscriptions.push_back(slices.subscribe([this](const auto& before, const auto& after) {
+      for (const auto& slice : {before, after}) {
+        if (!slice) continue;
+        std::string service = serviceOf(*slice);
+        if (!usedServices.contains(service)) continue;
+        changedServices.insert(std::move(service));
+        wake();
+      }
+    }));
+  }
+
+  static Task<> waitSynced(Rep* self) {
+    for (client::Cache* cache : {&self->ingresses, &self->classes, &self->services, &self->slices}) {
+      co_await cache->waitSynced();
+      if (self->stopping || !cache->synced()) co_return;
+    }
+    self->synced = true;
+    self->structureChanged();
+  }
+
+  std::vector<object::ObjectPtr> slicesOf(const std::string& service) const {
+    return slices.byIndex(kByService, service);
+  }
+
+  // False: a secret is not known yet, and its news comes.
+  bool compileAll() {
+    Documents documents;
+    std::set<std::string> names;
+    for (const auto& ingress : ingresses.list()) {
+      if (!isOurs(*ingress) || ingress->deleting()) continue;
+      documents.ingresses.push_back(ingress);
+      for (const std::string& name : secretsOf(*ingress)) names.insert(fmt::format("{}/{}", ingress->ns(), name));
+    }
+    secrets.use(names, [this] { structureChanged(); });
+    for (const std::string& name : names) {
+      auto [ns, rest] = *splitOnce(name, '/');
+      if (!secrets.known(ns, rest)) return false;
+    }
+    std::set<std::string> used;
+    documents.service = [&](std::string_view ns, std::string_view name) {
+      used.insert(fmt::format("{}/{}", ns, name));
+      return services.get(ns, name);
+    };
+    documents.secret = [&](std::string_view ns, std::string_view name) { return secrets.find(ns, name); };
+    documents.slices = [&](std::string_view ns, std::string_view name) {
+      return slicesOf(fmt::format("{}/{}", ns, name));
+    };
+    config = compile(documents).config;
+    usedServices = std::move(used);
+    return true;
+  }
+
+  void updateServers(const std::set<std::string>& changed) {
+    for (auto& [name, backend] : config.backends)
+      if (changed.contains(backend.service)) backend.servers = serversOf(slicesOf(backend.service), backend.port);
+  }
+
+  static Task<> flush(Rep* self) {
+    while ((self->structure || !self->changedServices.empty()) && !self->stopping) {
+      const uint64_t revision = self->slices.revision();
+      const bool all = std::exchange(self->structure, false);
+      const std::set<std::string> changed = std::exchange(self->changedServices, {});
+      if (all && !self->compileAll()) {
+        self->waiting = true;
+        // What is known goes on meanwhile: endpoints must not wait for a secret.
+        self->updateServers(changed);
+        if (self->config.empty()) break;
+      } else {
+        if (all) self->waiting = false;
+        self->updateServers(changed);
+      }
+      auto wanted = std::make_shared<Config>(self->config);
+      Haproxy* haproxy = &self->haproxy;
+      Result<> done =
+          co_await self->pool.run(self->loop, [haproxy, wanted] { return haproxy->apply(std::move(*wanted)); });
+      self->tellServing();
+      if (!done.ok()) {
+        log::error("ingress", "{}", done.error().message());
+        self->structure = true;
+        self->appliedRevision = 0;
+        self->retry = self->loop.after(kRetry, [self] { self->wake(); });
+        break;
+      }
+      self->appliedRevision = revision;
+      self->flushed.notify();
+    }
+    self->flushing = false;
+  }
+
+  void tellServing() {
+    const bool now = haproxy.running();
+    if (now) watchProcess();
+    if (now == serving) return;
+    serving = now;
+    log::info("ingress", "HAProxy {}", now ? "serves" : "does not run");
+    if (onServing) onServing(now);
+  }
+
+  // Its end is an event.
+  void watchProcess() {
+    if (watched) return;
+    const int fd = ::fcntl(haproxy.pidfd().get(), F_DUPFD_CLOEXEC, 3);
+    if (fd < 0) return;
+    watched = std::make_unique<boost::asio::posix::stream_descriptor>(loop.executor(), fd);
+    watched->async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                        [this](const boost::system::error_code& error) {
+                          if (error) return;
+                          watched.reset();
+                          if (stopping) return;
+                          log::warn("ingress", "HAProxy has ended");
+                          tellServing();
+                          structureChanged();
+                        });
+  }
+
+  uint64_t applied() const {
+    const bool settled = synced && !structure && !flushing && changedServices.empty();
+    return settled ? slices.revision() : appliedRevision;
+  }
+
+  Loop& loop;
+  BlockingPool& pool;
+  Secrets& secrets;
+  client::Cache& ingresses;
+  client::Cache& classes;
+  client::Cache& services;
+  client::Cache& slices;
+  Haproxy haproxy;
+  std::function<void(bool)> onServing;
+  Config config;
+  std::set<std::string> usedServices, changedServices;
+  bool structure = false, synced = false, flushing = false, stopping = false, serving = false, waiting = false;
+  uint64_t appliedRevision = 0;
+  std::unique_ptr<boost::asio::posix::stream_descriptor> watched;
+  std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions;
+  Timer retry;
+  Signal flushed;
+  Gate gate;
+};
+
+Edge::Edge(Loop& loop, BlockingPool& pool, client::Caches& caches, Secrets& secrets, Options options)
+    : rep_(std::make_unique<Rep>(loop, pool, caches, secrets, std::move(options))) {}
+Edge::~Edge() = default;
+
+Task<> Edge::start() {
+  Rep& r = *rep_;
+  r.onServing = onServing;
+  Haproxy* haproxy = &r.haproxy;
+  Result<> found = co_await r.pool.run(r.loop, [haproxy] { return haproxy->recover(); });
+  if (!found.ok()) log::warn("ingress", "HAProxy from disk: {}", found.error().message());
+  r.tellServing();
+  r.subscribe();
+  r.gate.spawn(Rep::waitSynced(&r));
+}
+
+Task<> Edge::stop() {
+  Rep& r = *rep_;
+  r.stopping = true;
+  r.subscriptions.clear();
+  r.retry.cancel();
+  r.watched.reset();
+  r.flushed.notify();
+  co_await r.gate.close();
+}
+
+uint64_t Edge::applied() const {
+  return rep_->applied();
+}
+
+Task<uint64_t> Edge::untilApplied(uint64_t revision, Duration limit) {
+  Rep& r = *rep_;
+  const TimePoint end = r.loop.now() + limit;
+  while (r.applied() < revision && !r.stopping) {
+    const Duration left = end - r.loop.now();
+    if (left <= Duration::zero()) break;
+    co_await r.flushed.waitFor(left);
+  }
+  co_return r.applied();
+}
+
+}  // namespace dhow::ingress

@@ -1,0 +1,54 @@
+// Ingresses as a node serves them: watches what matters, compiles it (compile.h), and keeps a HAProxy at it. A burst of
+// changes becomes one step; a change of endpoints alone costs what it changes. Without any Ingress of a class of ours
+// there is no HAProxy, and next to nothing is watched. On the loop's thread; what blocks runs on the pool.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "base/blocking.h"
+#include "base/loop.h"
+#include "client/cache.h"
+
+namespace dhow::ingress {
+
+// Secrets that are named, each watched while it is.
+class Secrets {
+ public:
+  virtual ~Secrets() = default;
+  // From now on exactly these, as "ns/name"; `changed` is called when one of them does, or is known not to be there.
+  virtual void use(std::set<std::string> keys, std::function<void()> changed) = 0;
+  virtual bool known(std::string_view ns, std::string_view name) const = 0;
+  virtual client::ObjectPtr find(std::string_view ns, std::string_view name) const = 0;
+};
+
+class Edge {
+ public:
+  struct Options {
+    std::string program = "/usr/sbin/haproxy";
+    std::string folder, run;  // see haproxy.h
+    std::string address;      // where it listens
+    std::string dnsAddress;   // resolves names of services elsewhere
+  };
+  Edge(Loop& loop, BlockingPool& pool, client::Caches& caches, Secrets& secrets, Options options);
+  ~Edge();
+  // Whether requests are served here; before start().
+  std::function<void(bool serving)> onServing;
+
+  // Takes up what an earlier agent left, or what is on disk, before any master has told anything.
+  Task<> start();
+  // HAProxy goes on.
+  Task<> stop();
+  // All changes of EndpointSlices up to this revision are in force.
+  uint64_t applied() const;
+  // Waits until that is so of `revision`, at most `limit`; gives what is applied then.
+  Task<uint64_t> untilApplied(uint64_t revision, Duration limit);
+
+ private:
+  struct Rep;
+  std::unique_ptr<Rep> rep_;
+};
+
+}  // namespace dhow::ingress

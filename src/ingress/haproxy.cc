@@ -1,0 +1,434 @@
+#include "haproxy.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <bit>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "base/pki.h"
+#include "base/process.h"
+#include "base/strings.h"
+
+namespace dhow::ingress {
+
+namespace {
+
+constexpr int kReadyPatience = 10'000;  // milliseconds
+constexpr int kEndPatience = 5'000;
+constexpr size_t kFewestSlots = 4;
+constexpr size_t kMostBroken = 50;
+constexpr int64_t kMostConnections = 20'000;
+constexpr int64_t kOtherFiles = 1'000;
+
+// Field 22 of /proc/<pid>/stat: with the pid it names a process for good.
+std::string startTimeOf(pid_t pid) {
+  auto stat = readFile(fmt::format("/proc/{}/stat", pid), 4096);
+  if (!stat.ok()) return "";
+  const size_t end = stat->rfind(')');
+  if (end == std::string::npos) return "";
+  const std::vector<std::string> fields = split(std::string_view(*stat).substr(end + 2), ' ');
+  return fields.size() > 19 ? fields[19] : "";
+}
+
+int64_t connectionsFor() {
+  struct rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_max == RLIM_INFINITY) return kMostConnections;
+  // Each has two ends.
+  return std::clamp<int64_t>((static_cast<int64_t>(limit.rlim_max) - kOtherFiles) / 2, 100, kMostConnections);
+}
+
+Result<UniqueFd> listenForNotices(const std::string& path) {
+  struct sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return Error(Code::kInvalid, path + " is too long for a socket");
+  std::memcpy(address.sun_path, path.data(), path.size());
+  UniqueFd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return Error::fromErrno(errno, "socket");
+  ::unlink(path.c_str());
+  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+    return Error::fromErrno(errno, "bind " + path);
+  return fd;
+}
+
+// Keeps servers where they are; false when there is no room.
+bool place(const std::vector<Server>& servers, Slots& slots) {
+  std::vector<const Server*> fresh;
+  std::vector<bool> kept(slots.size(), false);
+  for (const Server& server : servers) {
+    bool found = false;
+    for (size_t i = 0; i < slots.size() && !found; ++i) {
+      if (!slots[i] || slots[i]->address != server.address || slots[i]->port != server.port) continue;
+      slots[i] = server;
+      kept[i] = found = true;
+    }
+    if (!found) fresh.push_back(&server);
+  }
+  for (size_t i = 0; i < slots.size(); ++i)
+    if (!kept[i]) slots[i].reset();
+  size_t at = 0;
+  for (const Server* server : fresh) {
+    while (at < slots.size() && slots[at]) ++at;
+    if (at == slots.size()) return false;
+    slots[at] = *server;
+  }
+  return true;
+}
+
+}  // namespace
+
+Haproxy::Haproxy(Options options)
+    : options_(std::move(options)),
+      layout_{options_.folder, options_.run + "/admin.sock", options_.address, options_.dnsAddress, connectionsFor()},
+      control_(layout_.socket),
+      master_(options_.run + "/master.sock") {}
+
+bool Haproxy::running() const {
+  if (pid_ <= 0 || !pidfd_) return false;
+  struct pollfd one{pidfd_.get(), POLLIN, 0};
+  return ::poll(&one, 1, 0) == 0;
+}
+
+Result<> Haproxy::prepare() {
+  for (const std::string& folder : {options_.folder, options_.folder + "/certificates", options_.folder + "/files"})
+    RETURN_IF_ERROR(makeDirs(folder, 0700));
+  RETURN_IF_ERROR(makeDirs(options_.run, 0700));
+  if (!notify_) {
+    ASSIGN_OR_RETURN(notify_, listenForNotices(options_.run + "/notify.sock"));
+  }
+  const std::string certificate = options_.folder + "/default.pem";
+  if (pathExists(certificate)) return {};
+  constexpr auto life = std::chrono::hours(24 * 3650);
+  const WallTime now = std::chrono::system_clock::now();
+  ASSIGN_OR_RETURN(Identity authority, createAuthority("Dhow ingress", now, life));
+  CertificateSpec spec;
+  spec.commonName = "Dhow ingress: no certificate for this host";
+  spec.dnsNames = {"ingress.local"};
+  spec.server = true;
+  spec.notBefore = now;
+  spec.validity = life;
+  ASSIGN_OR_RETURN(Identity identity, issueCertificate(authority, spec));
+  return writeFileDurably(certificate, identity.certificatePem + identity.privateKeyPem, 0600);
+}
+
+Result<> Haproxy::recover() {
+  known_ = false;
+  if (!pathExists(options_.folder + "/haproxy.cfg")) return {};
+  RETURN_IF_ERROR(prepare());
+  auto kept = readFile(options_.run + "/pid", 256);
+  if (kept.ok()) {
+    auto parts = splitOnce(trim(*kept), ' ');
+    auto pid = parts ? parseInt(parts->first) : std::nullopt;
+    if (pid && *pid > 1 && startTimeOf(static_cast<pid_t>(*pid)) == parts->second) {
+      auto opened = pidfdOf(static_cast<pid_t>(*pid));
+      if (opened.ok()) {
+        pid_ = static_cast<pid_t>(*pid);
+        pidfd_ = std::move(*opened);
+        if (running()) return {};
+      }
+    }
+  }
+  return start();
+}
+
+Result<> Haproxy::start() {
+  RETURN_IF_ERROR(prepare());
+  UniqueFd log(::open((options_.folder + "/haproxy.log").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  SpawnOptions spawn;
+  spawn.args = {
+      options_.program, "-Ws", "-S", options_.run + "/master.sock,mode,600", "-f", options_.folder + "/haproxy.cfg"};
+  spawn.env = {"NOTIFY_SOCKET=" + options_.run + "/notify.sock", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  spawn.fds = {-1, log ? log.get() : -1, log ? log.get() : -1};
+  spawn.newSession = true;
+  char old[256];
+  while (::recv(notify_.get(), old, sizeof old, 0) > 0) continue;
+  ASSIGN_OR_RETURN(Process process, Process::spawn(spawn));
+  pid_ = process.pid();
+  ASSIGN_OR_RETURN(pidfd_, pidfdOf(pid_));
+  RETURN_IF_ERROR(writeFile(options_.run + "/pid", fmt::format("{} {}\n", pid_, startTimeOf(pid_)), 0600));
+  return waitReady();
+}
+
+// It tells as services tell systemd (sd_notify(3)).
+Result<> Haproxy::waitReady() {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(kReadyPatience);
+  while (true) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return Error(Code::kDeadlineExceeded, "HAProxy did not become ready in 10 seconds");
+    struct pollfd both[2] = {{notify_.get(), POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
+    if (::poll(both, 2, static_cast<int>(left.count())) < 0 && errno != EINTR) return Error::fromErrno(errno, "poll");
+    char text[1024];
+    const ssize_t count = ::recv(notify_.get(), text, sizeof text, 0);
+    if (count > 0 && std::string_view(text, static_cast<size_t>(count)).find("READY=1") != std::string_view::npos)
+      return {};
+    if (both[1].revents != 0 && count <= 0) {
+      ::waitpid(pid_, nullptr, WNOHANG);
+      pid_ = -1;
+      auto log = readFile(options_.folder + "/haproxy.log", 1 << 16);
+      return Error(Code::kUnavailable, "HAProxy ended: " + std::string(log.ok() ? trim(*log) : ""));
+    }
+  }
+}
+
+Result<> Haproxy::reload() {
+  char old[256];
+  while (::recv(notify_.get(), old, sizeof old, 0) > 0) continue;
+  if (::kill(pid_, SIGUSR2) != 0) return Error::fromErrno(errno, "reload HAProxy");
+  ++reloads_;
+  RETURN_IF_ERROR(waitReady());
+  findOldWorkers();
+  return {};
+}
+
+// A client's idle connection stays with the old worker for one more request, which must not go to a pod that has left.
+void Haproxy::findOldWorkers() {
+  oldWorkers_.clear();
+  auto shown = master_.ask("show proc");
+  if (!shown.ok()) return;
+  bool old = false;
+  for (const std::string& line : split(*shown, '\n')) {
+    if (line.starts_with("#")) old = line.starts_with("# old workers");
+    const std::string pid = line.substr(0, line.find_first_of(" \t"));
+    if (old && line.find("worker") != std::string::npos && parseUint(pid)) oldWorkers_.push_back(pid);
+  }
+}
+
+void Haproxy::stop() {
+  if (running()) {
+    ::kill(pid_, SIGTERM);
+    struct pollfd one{pidfd_.get(), POLLIN, 0};
+    if (::poll(&one, 1, kEndPatience) == 0) ::kill(pid_, SIGKILL);
+  }
+  if (pid_ > 0) ::waitpid(pid_, nullptr, WNOHANG);
+  pid_ = -1;
+  pidfd_.reset();
+  for (const std::string& path : {options_.folder + "/haproxy.cfg", options_.run + "/pid"}) ::unlink(path.c_str());
+}
+
+bool Haproxy::sameStructure(const Config& wanted) const {
+  if (wanted.listeners != loaded_.listeners || wanted.patterns != loaded_.patterns ||
+      wanted.choices != loaded_.choices || wanted.userlists != loaded_.userlists || wanted.files != loaded_.files)
+    return false;
+  for (const auto& [name, backend] : wanted.backends) {
+    auto found = slots_.find(name);
+    if (found == slots_.end()) return false;
+    Slots slots = found->second;
+    if (!place(backend.servers, slots)) return false;
+  }
+  return true;
+}
+
+Result<> Haproxy::apply(Config wanted) {
+  if (wanted.empty()) {
+    stop();
+    loaded_ = {};
+    slots_.clear();
+    known_ = true;
+    return {};
+  }
+  if (known_ && running() && sameStructure(wanted)) {
+    auto changed = change(wanted);
+    if (changed.ok()) return {};
+    log::warn("ingress", "{}; HAProxy is reloaded", changed.error().message());
+  }
+  // The worker that a reload replaces must know, too, which pods leave.
+  if (known_ && running())
+    if (auto told = changeServers(wanted); !told.ok()) log::warn("ingress", "{}", told.error().message());
+  known_ = false;
+  RETURN_IF_ERROR(load(std::move(wanted)));
+  known_ = true;
+  return {};
+}
+
+Result<> Haproxy::load(Config wanted) {
+  RETURN_IF_ERROR(prepare());
+  // Servers keep their places, so that the worker that goes can still be told of them.
+  std::map<std::string, Slots> before = std::exchange(slots_, {});
+  for (const auto& [name, backend] : wanted.backends) {
+    Slots slots = std::move(before[name]);
+    slots.resize(std::max(slots.size(), std::bit_ceil(std::max(kFewestSlots, backend.servers.size() + 1))));
+    place(backend.servers, slots);
+    slots_[name] = std::move(slots);
+  }
+  RETURN_IF_ERROR(check(wanted));
+  if (running()) {
+    RETURN_IF_ERROR(reload());
+  } else {
+    RETURN_IF_ERROR(start());
+  }
+  loaded_ = std::move(wanted);
+  return {};
+}
+
+Result<> Haproxy::write(const Config& wanted) {
+  auto put = [&](const std::string& path, std::string_view content) { return writeFile(path, content, 0600); };
+  RETURN_IF_ERROR(put(layout_.map("sites"), renderMap(wanted.sites)));
+  RETURN_IF_ERROR(put(layout_.map("exact"), renderMap(wanted.exact)));
+  RETURN_IF_ERROR(put(layout_.map("prefixes"), renderMap(wanted.prefixes)));
+  RETURN_IF_ERROR(put(layout_.map("patterns"), renderPatterns(wanted)));
+  RETURN_IF_ERROR(put(layout_.map("splits"), renderMap(wanted.splits)));
+  for (const auto& [name, content] : wanted.files) RETURN_IF_ERROR(put(layout_.file(name), content));
+  for (const auto& [name, certificate] : wanted.certificates)
+    RETURN_IF_ERROR(put(layout_.certificate(name), certificate.pem));
+  return put(layout_.certificateList(), renderCertificateList(wanted, layout_));
+}
+
+// Nothing that one Ingress says may stop the others: a section that HAProxy refuses answers 503 instead.
+Result<> Haproxy::check(Config& wanted) {
+  const std::string path = options_.folder + "/haproxy.cfg", next = path + ".next";
+  RETURN_IF_ERROR(write(wanted));
+  for (size_t broken = 0; broken <= kMostBroken; ++broken) {
+    const Rendered rendered = renderConfig(wanted, slots_, layout_);
+    RETURN_IF_ERROR(writeFile(next, rendered.config, 0600));
+    ASSIGN_OR_RETURN(CommandOutput checked, runCommand({options_.program, "-c", "-f", next}));
+    if (checked.status.code == 0) {
+      if (::rename(next.c_str(), path.c_str()) != 0) return Error::fromErrno(errno, "rename " + next);
+      return {};
+    }
+    const std::string& said = checked.errors;
+    const std::string mark = "[" + next + ":";
+    bool mended = false;
+    for (size_t at = said.find(mark); at != std::string::npos; at = said.find(mark, at + 1)) {
+      const size_t from = at + mark.size();
+      auto line = parseInt(std::string_view(said).substr(from, said.find(']', from) - from));
+      if (!line || *line <= 0) continue;
+      auto above = rendered.backends.upper_bound(static_cast<size_t>(*line));
+      if (above == rendered.backends.begin()) continue;
+      Backend& backend = wanted.backends[std::prev(above)->second];
+      const std::vector<std::string> closed{"http-request deny deny_status 503"};
+      if (backend.lines == closed) continue;
+      log::error("ingress", "{} answers 503, as HAProxy refuses it: {}", std::prev(above)->second,
+                 said.substr(at, said.find('\n', at) - at));
+      backend.lines = closed;
+      backend.serverOptions.clear();
+      mended = true;
+      break;
+    }
+    if (!mended) return Error(Code::kInvalid, "HAProxy refuses its configuration: " + std::string(trim(said)));
+  }
+  return Error(Code::kInvalid, "HAProxy refuses too much of its configuration");
+}
+
+Result<> Haproxy::changeMap(std::string_view name, const std::map<std::string, std::string>& before,
+                            const std::map<std::string, std::string>& after, bool removals) const {
+  const std::string file = layout_.map(name);
+  if (removals) {
+    for (const auto& [key, value] : before)
+      if (!after.contains(key)) RETURN_IF_ERROR(control_.tell(fmt::format("del map {} {}", file, word(key))));
+    return {};
+  }
+  for (const auto& [key, value] : after) {
+    auto found = before.find(key);
+    if (found != before.end() && found->second == value) continue;
+    RETURN_IF_ERROR(control_.tell(
+        fmt::format("{} map {} {} {}", found == before.end() ? "add" : "set", file, word(key), word(value))));
+  }
+  return {};
+}
+
+Result<> Haproxy::changeServers(const Config& wanted) {
+  if (!oldWorkers_.empty()) findOldWorkers();
+  auto tell = [&](const std::string& name, size_t i, const std::optional<Server>& before,
+                  const std::optional<Server>& now) -> Result<> {
+    const std::string server = fmt::format("set server {}/s{} ", name, i);
+    auto others = [&](const std::string& command) {
+      for (const std::string& worker : oldWorkers_)
+        (void)master_.ask(fmt::format("@!{} {}{}", worker, server, command));
+    };
+    if (!now || now->leaving) others("state maint");
+    if (!now) return control_.tell(server + "state maint");
+    if (!before || before->address != now->address || before->port != now->port) {
+      // Nothing may be sent to the new address before it is there.
+      RETURN_IF_ERROR(control_.tell(server + "state maint"));
+      RETURN_IF_ERROR(
+          control_.tell(fmt::format("{}addr {} port {}", server, now->address, now->port), "", "changed|no need"));
+      others("state maint");
+      others(fmt::format("addr {} port {}", now->address, now->port));
+    }
+    if (!now->leaving) others("state ready");
+    return control_.tell(server + "state " + stateOf(*now));
+  };
+  for (auto& [name, slots] : slots_) {
+    auto found = wanted.backends.find(name);
+    static const std::vector<Server> kNone;
+    Slots next = slots;
+    place(found == wanted.backends.end() ? kNone : found->second.servers, next);
+    for (size_t i = 0; i < slots.size(); ++i)
+      if (slots[i] != next[i]) RETURN_IF_ERROR(tell(name, i, slots[i], next[i]));
+    slots = std::move(next);
+  }
+  return {};
+}
+
+Result<> Haproxy::changeCertificates(const Config& wanted) {
+  const std::string list = layout_.certificateList();
+  auto put = [&](const std::string& path, const std::string& pem) -> Result<> {
+    RETURN_IF_ERROR(control_.tell("set ssl cert " + path, pem, "created|updated"));
+    return control_.tell("commit ssl cert " + path, "", "Success");
+  };
+  for (const auto& [name, certificate] : wanted.certificates) {
+    const std::string path = layout_.certificate(name);
+    auto found = loaded_.certificates.find(name);
+    if (found == loaded_.certificates.end()) {
+      RETURN_IF_ERROR(control_.tell("new ssl cert " + path, "", "New empty"));
+      RETURN_IF_ERROR(put(path, certificate.pem));
+      RETURN_IF_ERROR(control_.tell("add ssl crt-list " + list,
+                                    fmt::format("{} {}\n", path, certificateFilter(certificate, layout_)), "Success"));
+    } else if (found->second.pem != certificate.pem) {
+      RETURN_IF_ERROR(put(path, certificate.pem));
+    }
+  }
+  for (const auto& [name, certificate] : loaded_.certificates) {
+    if (wanted.certificates.contains(name)) continue;
+    const std::string path = layout_.certificate(name);
+    RETURN_IF_ERROR(control_.tell(fmt::format("del ssl crt-list {} {}", list, path), "", "deleted"));
+    RETURN_IF_ERROR(control_.tell("del ssl cert " + path, "", "deleted"));
+    ::unlink(path.c_str());
+  }
+  return {};
+}
+
+// First what new routes need, then the routes, then what no route needs any more.
+Result<> Haproxy::change(const Config& wanted) {
+  RETURN_IF_ERROR(changeServers(wanted));
+  if (wanted.certificates != loaded_.certificates) RETURN_IF_ERROR(changeCertificates(wanted));
+  struct Map {
+    std::string_view name;
+    std::map<std::string, std::string> Config::* map;
+  };
+  constexpr Map maps[] = {{"splits", &Config::splits},
+                          {"prefixes", &Config::prefixes},
+                          {"exact", &Config::exact},
+                          {"sites", &Config::sites}};
+  bool routes = wanted.certificates != loaded_.certificates;
+  for (bool removals : {false, true})
+    for (const Map& one : maps) {
+      const auto& before = loaded_.*one.map;
+      const auto& after = wanted.*one.map;
+      if (before == after) continue;
+      routes = true;
+      RETURN_IF_ERROR(changeMap(one.name, before, after, removals));
+    }
+  if (routes) RETURN_IF_ERROR(write(wanted));
+  // So that it starts with what is in force now; backends that nothing leads to any more stay until the next reload.
+  Config whole = wanted;
+  for (const auto& [name, backend] : loaded_.backends)
+    if (!whole.backends.contains(name) && slots_.contains(name)) {
+      whole.backends[name] = backend;
+      whole.backends[name].servers.clear();
+    }
+  RETURN_IF_ERROR(writeFile(options_.folder + "/haproxy.cfg", renderConfig(whole, slots_, layout_).config, 0600));
+  loaded_ = std::move(whole);
+  return {};
+}
+
+}  // namespace dhow::ingress

@@ -1,0 +1,66 @@
+// One HAProxy in the calling thread's network namespace: started when there is something to serve, told what changes
+// through its runtime API, reloaded without a lost connection when its structure changes (master-worker; the new worker
+// gets the listening sockets), stopped when there is nothing left. It outlives this process, which finds it again by
+// `<run>/pid`. All functions block; one call at a time. HAProxy 2.6 and later.
+//
+// The files (render.h) are on disk before they are in force, so that it starts with them after a crash or a reboot.
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "control.h"
+#include "render.h"
+
+namespace dhow::ingress {
+
+class Haproxy {
+ public:
+  struct Options {
+    std::string program = "/usr/sbin/haproxy";
+    std::string folder;  // of its files; survives a reboot
+    std::string run;     // of sockets and pid; a short path
+    std::string address, dnsAddress;
+  };
+  explicit Haproxy(Options options);
+
+  // Finds the one that runs, or starts one with the files that are there, if any.
+  Result<> recover();
+  // After an error nobody knows what is in force; the next call makes sure by a reload.
+  Result<> apply(Config wanted);
+  bool running() const;
+  // Readable when it ends; invalid when none runs.
+  const UniqueFd& pidfd() const { return pidfd_; }
+  size_t reloads() const { return reloads_; }
+
+ private:
+  Result<> prepare();
+  Result<> start();
+  Result<> reload();
+  void stop();
+  Result<> waitReady();
+  Result<> write(const Config& wanted);
+  Result<> check(Config& wanted);
+  Result<> load(Config wanted);
+  bool sameStructure(const Config& wanted) const;
+  Result<> change(const Config& wanted);
+  Result<> changeServers(const Config& wanted);
+  void findOldWorkers();
+  Result<> changeCertificates(const Config& wanted);
+  Result<> changeMap(std::string_view name, const std::map<std::string, std::string>& before,
+                     const std::map<std::string, std::string>& after, bool removals) const;
+
+  Options options_;
+  Layout layout_;
+  Control control_, master_;
+  std::vector<std::string> oldWorkers_;  // that a reload has replaced and that still have connections
+  Config loaded_;                        // what is in force
+  std::map<std::string, Slots> slots_;
+  bool known_ = false;  // whether loaded_ is true
+  pid_t pid_ = -1;
+  UniqueFd pidfd_, notify_;
+  size_t reloads_ = 0;
+};
+
+}  // namespace dhow::ingress

@@ -1,0 +1,186 @@
+// A real HAProxy, in a network namespace of the test's own.
+#include "haproxy.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <thread>
+
+#include "base/files.h"
+
+namespace dhow::ingress {
+namespace {
+
+sockaddr_in loopback(uint16_t port) {
+  sockaddr_in out{};
+  out.sin_family = AF_INET;
+  out.sin_port = htons(port);
+  out.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return out;
+}
+
+// Answers every request with its name.
+class Backhand {
+ public:
+  Backhand(std::string name, uint16_t port)
+      : name_(std::move(name)), fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    const int one = 1;
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    auto address = loopback(port);
+    EXPECT_EQ(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(fd_.get(), 64), 0);
+    thread_ = std::thread([this] {
+      while (true) {
+        UniqueFd client(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        if (!client) return;
+        char request[4096];
+        if (::recv(client.get(), request, sizeof request, 0) <= 0) continue;
+        const std::string answer =
+            fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", name_.size(), name_);
+        (void)::send(client.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
+      }
+    });
+  }
+  ~Backhand() {
+    ::shutdown(fd_.get(), SHUT_RDWR);
+    thread_.join();
+  }
+
+ private:
+  std::string name_;
+  UniqueFd fd_;
+  std::thread thread_;
+};
+
+std::string ask(std::string_view host, std::string_view path = "/") {
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  auto address = loopback(80);
+  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return "refused";
+  const std::string request = fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", path, host);
+  (void)::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL);
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t count; (count = ::recv(fd.get(), buffer, sizeof buffer, 0)) > 0;)
+    answer.append(buffer, static_cast<size_t>(count));
+  if (!answer.starts_with("HTTP/1.1 200")) return answer.substr(0, std::min<size_t>(12, answer.size()));
+  return answer.substr(answer.find("\r\n\r\n") + 4);
+}
+
+Config serving(const std::vector<Server>& servers) {
+  Config config;
+  config.listeners = {{80, false}};
+  config.sites = {{"i|a.test", "i|a.test"}};
+  config.prefixes = {{"i|a.test/", "web"}};
+  config.backends["web"] = {{"balance roundrobin"}, "", servers, "", ""};
+  return config;
+}
+
+// Runs the body on a thread whose network is its own; what it starts is in there, too.
+void apart(const std::function<void(Haproxy::Options)>& body) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to make network namespaces";
+  if (!pathExists("/usr/sbin/haproxy")) GTEST_SKIP() << "haproxy is not installed";
+  auto folder = makeTempDir("/tmp", "haproxy-test-");
+  ASSERT_TRUE(folder.ok());
+  std::thread([&] {
+    ASSERT_EQ(::unshare(CLONE_NEWNET), 0);
+    UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    struct ifreq up{};
+    up.ifr_name[0] = 'l', up.ifr_name[1] = 'o';
+    up.ifr_flags = IFF_UP;
+    ASSERT_EQ(::ioctl(fd.get(), SIOCSIFFLAGS, &up), 0);
+    Haproxy::Options options;
+    options.folder = *folder + "/data";
+    options.run = *folder + "/run";
+    options.address = "127.0.0.1";
+    body(options);
+    Haproxy end(options);
+    (void)end.recover();
+    EXPECT_TRUE(end.apply({}).ok());
+    EXPECT_EQ(ask("a.test"), "refused");
+  }).join();
+  EXPECT_TRUE(removeTree(*folder).ok());
+}
+
+#define EXPECT_APPLIED(expression)                          \
+  do {                                                      \
+    auto applied = (expression);                            \
+    EXPECT_TRUE(applied.ok()) << applied.error().message(); \
+  } while (false)
+
+TEST(Haproxy, EndpointsAndRoutesChangeWithoutAReload) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001), two("two", 8002), three("three", 8003);
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    EXPECT_EQ(ask("a.test"), "one");
+    EXPECT_EQ(ask("b.test"), "HTTP/1.1 404");
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
+    EXPECT_EQ(ask("a.test"), "two");
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002, true}, {"127.0.0.1", 8003}})));
+    for (int i = 0; i < 4; ++i) EXPECT_EQ(ask("a.test"), "three");
+    EXPECT_APPLIED(proxy.apply(serving({})));
+    EXPECT_EQ(ask("a.test"), "HTTP/1.1 503");
+    Config routes = serving({{"127.0.0.1", 8001}});
+    routes.sites["i|*.c.test"] = "i|*.c.test";
+    routes.exact["i|*.c.test/x;y"] = "web";
+    EXPECT_APPLIED(proxy.apply(routes));
+    EXPECT_EQ(ask("b.c.test", "/x;y"), "one");
+    EXPECT_EQ(ask("b.c.test", "/"), "HTTP/1.1 404");
+    EXPECT_EQ(ask("a.b.c.test", "/x;y"), "HTTP/1.1 404");
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    EXPECT_EQ(ask("b.c.test", "/x;y"), "HTTP/1.1 404");
+    EXPECT_EQ(proxy.reloads(), 0u);
+    // More servers than there is room for.
+    EXPECT_APPLIED(proxy.apply(serving(
+        {{"127.0.0.1", 8001}, {"127.0.0.1", 8002}, {"127.0.0.1", 8003}, {"127.0.0.1", 8004}, {"127.0.0.1", 8005}})));
+    EXPECT_EQ(proxy.reloads(), 1u);
+  });
+}
+
+TEST(Haproxy, OutlivesItsKeeperAndComesBackWithWhatWasInForce) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001), two("two", 8002);
+    {
+      Haproxy proxy(options);
+      EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+      EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
+    }
+    EXPECT_EQ(ask("a.test"), "two");
+    Haproxy next(options);
+    EXPECT_APPLIED(next.recover());
+    EXPECT_TRUE(next.running());
+    EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8001}})));
+    EXPECT_EQ(ask("a.test"), "one");
+    auto pid = readFile(options.run + "/pid");
+    ASSERT_TRUE(pid.ok());
+    ::kill(std::stoi(*pid), SIGKILL);
+    while (next.running()) std::this_thread::yield();
+    Haproxy third(options);
+    EXPECT_APPLIED(third.recover());
+    EXPECT_EQ(ask("a.test"), "one");
+  });
+}
+
+TEST(Haproxy, WhatItRefusesAnswers503AndStopsNothingElse) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001);
+    Haproxy proxy(options);
+    Config config = serving({{"127.0.0.1", 8001}});
+    config.sites["i|bad.test"] = "i|bad.test";
+    config.prefixes["i|bad.test/"] = "bad";
+    config.backends["bad"] = {{"http-request frobnicate"}, "", {{"127.0.0.1", 8001}}, "", ""};
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(ask("a.test"), "one");
+    EXPECT_EQ(ask("bad.test"), "HTTP/1.1 503");
+  });
+}
+
+}  // namespace
+}  // namespace dhow::ingress

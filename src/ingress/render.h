@@ -1,0 +1,47 @@
+// A Config as HAProxy's files. Private to this folder.
+//
+//   haproxy.cfg   sites.map, exact.map, prefixes.map, patterns.map, splits.map
+//   certificates.list (a crt-list)   certificates/<name>   files/<name>
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "ingress/config.h"
+
+namespace dhow::ingress {
+
+struct Layout {
+  std::string folder;      // of the files
+  std::string socket;      // the runtime API
+  std::string address;     // that is listened on
+  std::string dnsAddress;  // answers names of services elsewhere; may be empty
+  int64_t maxConnections = 2000;
+  int64_t hardStopSeconds = 3600;  // how long a process that was replaced may keep its connections
+
+  std::string map(std::string_view name) const { return folder + "/" + std::string(name) + ".map"; }
+  std::string certificateList() const { return folder + "/certificates.list"; }
+  std::string certificate(std::string_view name) const { return folder + "/certificates/" + std::string(name); }
+  std::string file(std::string_view name) const { return folder + "/files/" + std::string(name); }
+};
+
+// The servers of a backend by their place; places without one wait for one.
+using Slots = std::vector<std::optional<Server>>;
+
+struct Rendered {
+  std::string config;
+  // The first line of each backend, to find the one that HAProxy complains of.
+  std::map<size_t, std::string> backends;
+};
+Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& slots, const Layout& layout);
+std::string renderMap(const std::map<std::string, std::string>& map);
+std::string renderPatterns(const Config& config);
+// "[options] hosts" of a crt-list's line after the file.
+std::string certificateFilter(const Certificate& certificate, const Layout& layout);
+std::string renderCertificateList(const Config& config, const Layout& layout);
+// Whether a server that leaves is passed over by its cookies, too.
+inline const char* stateOf(const Server& server) {
+  return server.leaving ? "maint" : "ready";
+}
+
+}  // namespace dhow::ingress

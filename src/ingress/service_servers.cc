@@ -1,0 +1,89 @@
+#include "service_servers.h"
+
+#include <algorithm>
+
+#include "client/fields.h"
+
+namespace dhow::ingress {
+
+using client::array;
+using client::number;
+using client::text;
+
+namespace {
+
+bool condition(const boost::json::object& endpoint, std::string_view name, bool otherwise) {
+  const auto* value = client::field(endpoint, {"conditions", name});
+  return value && value->is_bool() ? value->get_bool() : otherwise;
+}
+
+}  // namespace
+
+std::optional<ServicePort> findPort(const object::Object& service, std::string_view name, int64_t wanted) {
+  const bool external = text(service.root(), {"spec", "type"}) == "ExternalName";
+  for (const auto& value : array(service.root(), {"spec", "ports"})) {
+    if (!value.is_object()) continue;
+    const auto& port = value.get_object();
+    const auto protocol = text(port, "protocol");
+    if (!protocol.empty() && protocol != "TCP") continue;
+    const int64_t own = number(port, {"port"}, 0);
+    if (name.empty() ? own != wanted : text(port, "name") != name) continue;
+    ServicePort out{std::string(text(port, "name")), own, std::string(text(port, "appProtocol")), ""};
+    if (external) out.externalName = text(service.root(), {"spec", "externalName"});
+    return out;
+  }
+  // A name elsewhere needs no list of ports.
+  if (external && name.empty() && wanted > 0)
+    return ServicePort{"", wanted, "", std::string(text(service.root(), {"spec", "externalName"}))};
+  return std::nullopt;
+}
+
+std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_view portName) {
+  std::vector<Server> ready, serving, leaving;
+  for (const ObjectPtr& slice : slices) {
+    int64_t port = 0;
+    for (const auto& value : array(slice->root(), {"ports"})) {
+      if (!value.is_object() || text(value.get_object(), "name") != portName) continue;
+      const auto protocol = text(value.get_object(), "protocol");
+      if (protocol.empty() || protocol == "TCP") port = number(value.get_object(), {"port"}, 0);
+    }
+    if (port <= 0 || port > UINT16_MAX) continue;
+    for (const auto& value : array(slice->root(), {"endpoints"})) {
+      if (!value.is_object()) continue;
+      const auto& endpoint = value.get_object();
+      const bool isReady = condition(endpoint, "ready", true);
+      const bool terminating = condition(endpoint, "terminating", false);
+      if (!isReady && !terminating) continue;
+      for (const std::string& address : client::strings(array(endpoint, {"addresses"}))) {
+        Server server{address, static_cast<uint16_t>(port), !isReady};
+        if (isReady)
+          ready.push_back(std::move(server));
+        else if (condition(endpoint, "serving", false))
+          serving.push_back(std::move(server));
+        else
+          leaving.push_back(std::move(server));
+      }
+    }
+  }
+  if (ready.empty())
+    for (Server& server : serving) server.leaving = false;
+  std::vector<Server> out = std::move(ready);
+  out.insert(out.end(), serving.begin(), serving.end());
+  out.insert(out.end(), leaving.begin(), leaving.end());
+  std::sort(out.begin(), out.end());
+  // One address may be in two slices for a moment; the better word counts.
+  out.erase(std::unique(out.begin(), out.end(),
+                        [](const Server& a, const Server& b) { return a.address == b.address && a.port == b.port; }),
+            out.end());
+  return out;
+}
+
+Annotations::Protocol protocolOf(std::string_view app) {
+  using Protocol = Annotations::Protocol;
+  if (app == "kubernetes.io/h2c" || app == "h2c" || app == "grpc" || app == "http2") return Protocol::kGrpc;
+  if (app == "https" || app == "kubernetes.io/wss") return Protocol::kHttps;
+  if (app == "grpcs") return Protocol::kGrpcs;
+  return Protocol::kHttp;
+}
+
+}  // namespace dhow::ingress

@@ -1,0 +1,20 @@
+// The pods behind a service's port, as servers. Private to this folder.
+#pragma once
+
+#include <optional>
+
+#include "ingress/annotations.h"
+#include "ingress/compile.h"
+
+namespace dhow::ingress {
+
+struct ServicePort {
+  std::string name;  // of slices' ports
+  int64_t number = 0;
+  std::string appProtocol, externalName;
+};
+// By name, or by number where the name is empty.
+std::optional<ServicePort> findPort(const object::Object& service, std::string_view name, int64_t number);
+Annotations::Protocol protocolOf(std::string_view appProtocol);
+
+}  // namespace dhow::ingress

@@ -1,0 +1,369 @@
+"""Ingress on HAProxy, asked with curl from outside: where requests go, TLS, annotations, and that nothing is lost while pods
+and certificates change, HAProxy is killed and agents restart."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from harness import Cluster, eventually, run
+from pods import HELLO, HELLO_IMAGE, apply, main_process, publish_shell, role_process, shell_pod, wait_ready
+
+# Answers with its name and what it was asked, as JSON; speaks WebSocket enough to echo.
+ECHO = """
+import base64, hashlib, http.server, json, socketserver, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def answer(self):
+        if self.headers.get("Upgrade") == "websocket":
+            accept = base64.b64encode(hashlib.sha1((self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest())
+            self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
+            self.close_connection = True
+            while data := self.connection.recv(1024):
+                self.connection.sendall(data)
+            return
+        body = json.dumps({"name": sys.argv[1], "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    do_GET = do_POST = do_OPTIONS = answer
+    def log_message(self, *args): pass
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads, request_queue_size = True, 256
+Server(("0.0.0.0", 8080), Handler).serve_forever()
+"""
+NGINX, APPGW = "nginx.ingress.kubernetes.io/", "appgw.ingress.kubernetes.io/"
+
+
+def path(to, value="/", kind="Prefix"):
+    return {"path": value, "pathType": kind, "backend": {"service": {"name": to, "port": {"number": 80}}}}
+
+
+def ingress(name, rules, annotations=None, **spec):
+    """`rules`: host to paths."""
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name, "annotations": annotations or {}},
+            "spec": {"rules": [{**({"host": host} if host else {}), "http": {"paths": paths}} for host, paths in rules.items()], **spec}}
+
+
+class World:
+    def __init__(self, cluster, folder):
+        self.cluster, self.folder, self.backends = cluster, folder, []
+        publish_shell(cluster)
+        names = ("red", "blue", "green")
+        apply(cluster, *[shell_pod(n, "exec sleep 100000") for n in names],
+              *[{"apiVersion": "v1", "kind": "Service", "metadata": {"name": n},
+                 "spec": {"selector": {"app": n}, "ports": [{"port": 80, "targetPort": 8080}]}} for n in (*names, "nobody")])
+        for pod in wait_ready(cluster, *names):
+            self.backends.append(subprocess.Popen(["nsenter", f"--net=/proc/{main_process(pod)}/ns/net", "--", sys.executable, "-c", ECHO,
+                                                   pod["metadata"]["name"]]))
+        apply(cluster, ingress("first", {"first.test": [path("red")]}))
+        self.address = eventually(self.find_address)
+        eventually(lambda: self.get("first.test")["name"] == "red")
+
+    def find_address(self):
+        status = self.cluster.get("ingress", "first")["status"]["loadBalancer"].get("ingress")
+        return status and status[0]["ip"]
+
+    def curl(self, url, *args):
+        """`url`: http://host/path. What the load balancer's address answers: status, headers, body."""
+        host = url.split("/")[2].split(":")[0]
+        done = run(self.cluster.net.inside(["curl", "-sk", "-i", "--max-time", "5", "--resolve", f"{host}:80:{self.address}", "--resolve",
+                                            f"{host}:443:{self.address}", *args, url]), check=False)
+        head, _, body = done.stdout.replace("\r", "").partition("\n\n")
+        lines = head.split("\n")
+        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
+        return int(lines[0].split()[1]) if done.stdout else 0, headers, body
+
+    def status(self, url, *args):
+        return self.curl(url, *args)[0]
+
+    def get(self, host, path="/", *args, scheme="http"):
+        status, headers, body = self.curl(f"{scheme}://{host}{path}", *args)
+        return {"status": status, "answer": headers, **(json.loads(body) if body.startswith("{") else {"name": None, "body": body})}
+
+    def serves(self, host, name, path="/"):
+        return eventually(lambda: self.get(host, path)["name"] == name)
+
+    def apply(self, *objects):
+        apply(self.cluster, *objects)
+
+    def certificate(self, host, name=None):
+        base = os.path.join(self.folder, name or host)
+        run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={host}", "-addext",
+             f"subjectAltName=DNS:{host}", "-days", "2", "-keyout", base + ".key", "-out", base + ".crt"])
+        return base
+
+    def served_certificate(self, host):
+        done = subprocess.run(self.cluster.net.inside(["openssl", "s_client", "-connect", f"{self.address}:443", "-servername", host]), input="",
+                              capture_output=True, text=True, timeout=10)
+        begin = done.stdout.find("-----BEGIN")
+        return done.stdout[begin:done.stdout.find("-----END") + 25] if begin >= 0 else ""
+
+    def proxies(self):
+        """Process ids of the HAProxy masters of this cluster's nodes, by node."""
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline") as f:
+                    line = f.read().split("\0")
+                with open(f"/proc/{pid}/stat") as f:
+                    parent = f.read().rsplit(")", 1)[1].split()[1]
+                with open(f"/proc/{parent}/cmdline") as f:
+                    above = f.read()
+            except OSError:
+                continue
+            config = next((word for word in line if word.endswith("/haproxy.cfg")), "")
+            node = re.search(rf"{self.cluster.name}-node-\d+", config)
+            if node and "haproxy.cfg" not in above:
+                found[node.group()] = int(pid)
+        return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = Cluster(nodes=2, zones=2)
+    world = None
+    try:
+        made.up("--deploy", HELLO)
+        world = World(made, str(tmp_path_factory.mktemp("tls")))
+        yield world
+    finally:
+        for backend in world.backends if world else []:
+            backend.kill()
+        made.destroy()
+
+
+def test_ingresses_are_shown_defaulted_and_checked(world):
+    cluster = world.cluster
+    assert re.search(r"dhow\s+dhow.io/ingress\s+<none>", cluster.kubectl("get", "ingressclass").stdout)
+    lines = cluster.kubectl("get", "ing", "first").stdout.split("\n")
+    assert lines[0].split() == ["NAME", "CLASS", "HOSTS", "ADDRESS", "PORTS", "AGE"]
+    assert lines[1].split()[:5] == ["first", "dhow", "first.test", world.address, "80"]
+    assert "pathType" in cluster.kubectl("explain", "ingress.spec.rules.http.paths").stdout
+    wrong = ingress("wrong", {"10.0.0.1": [path("red", "x", "Exact")]})
+    told = cluster.kubectl("apply", "-f", "-", input=json.dumps(wrong), check=False).stderr
+    assert 'The Ingress "wrong" is invalid' in told
+    assert 'spec.rules[0].host: Invalid value: "10.0.0.1": must be a DNS name, not an IP address' in told
+    assert 'spec.rules[0].http.paths[0].path: Invalid value: "x": must be an absolute path' in told
+    described = cluster.kubectl("describe", "ingress", "first").stdout
+    assert "red:80 (10." in described and f"Address:          {world.address}" in described
+    condition = [c for c in cluster.get("node", f"{cluster.name}-node-1")["status"]["conditions"] if c["type"] == "dhow.io/ServesIngress"]
+    assert condition[0]["status"] == "True"
+    grant = {"apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant", "metadata": {"name": "g"},
+             "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "a"}], "to": [{"group": "", "kind": "Secret"}]}}
+    world.apply(grant)
+    assert cluster.get("referencegrants.v1.gateway.networking.k8s.io", "g")["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert cluster.get("referencegrants.v1beta1.gateway.networking.k8s.io", "g")["apiVersion"] == "gateway.networking.k8s.io/v1beta1"
+
+
+def test_the_longest_path_of_the_best_host_has_a_request(world):
+    world.apply(ingress("routes", {"shop.test": [path("red"), path("blue", "/foo"), path("green", "/foo", "Exact"), path("nobody", "/empty")],
+                                   "*.wild.test": [path("blue")]}),
+                ingress("rest", {"own.test": [path("green", "/only")]}, defaultBackend={"service": {"name": "red", "port": {"number": 80}}}))
+    world.serves("shop.test", "red")
+    world.serves("own.test", "green", "/only/x")
+    for host, asked, name in (("shop.test", "/foo", "green"), ("shop.test", "/foo/", "blue"), ("shop.test", "/foo/bar?a=b", "blue"),
+                              ("shop.test", "/foobar", "red"), ("SHOP.test", "/", "red"), ("a.wild.test", "/x", "blue"), ("own.test", "/other", "red"),
+                              ("nowhere.test", "/", "red")):
+        assert world.get(host, asked)["name"] == name, (host, asked)
+    answer = world.get("shop.test", "/foo/bar?a=b", "-H", "X-Forwarded-For: 1.2.3.4", "-H", "X-Real-IP: 1.2.3.4")
+    assert answer["path"] == "/foo/bar?a=b"
+    headers = answer["headers"]
+    assert headers["host"] == "shop.test" and headers["x-forwarded-proto"] == "http" and headers["x-forwarded-host"] == "shop.test"
+    assert headers["x-forwarded-for"] == headers["x-real-ip"] != "1.2.3.4" and headers["x-request-id"]
+    assert world.status("http://shop.test/empty") == 503
+    world.cluster.kubectl("delete", "ingress", "rest")
+    eventually(lambda: world.status("http://nowhere.test/") == 404)
+    assert world.curl("http://a.b.wild.test/")[2] == "default backend - 404"
+    # The older one keeps what it has, the younger one is told.
+    world.apply(ingress("late", {"shop.test": [path("blue")], "late.test": [path("blue")]}))
+    world.serves("late.test", "blue")
+    assert world.get("shop.test")["name"] == "red"
+    eventually(lambda: 'served by the older Ingress "default/routes"' in world.cluster.kubectl("describe", "ingress", "late").stdout)
+
+
+def test_certificates_are_chosen_by_name_and_change_without_a_reload(world):
+    cluster = world.cluster
+    for name in ("one", "two"):
+        base = world.certificate("tls.test", name)
+        if name == "one":
+            cluster.kubectl("create", "secret", "tls", "tls", f"--cert={base}.crt", f"--key={base}.key")
+    world.apply(ingress("tls", {"tls.test": [path("red")], "open.test": [path("blue")]},
+                        tls=[{"hosts": ["tls.test"], "secretName": "tls"}, {"hosts": ["missing.test"], "secretName": "missing"}]))
+
+    def crt(name):
+        with open(os.path.join(world.folder, name + ".crt")) as f:
+            return f.read().strip()
+    eventually(lambda: world.served_certificate("tls.test") == crt("one"))
+    assert "BEGIN" in world.served_certificate("other.test") != crt("one")
+    answer = world.get("tls.test", "/", scheme="https")
+    assert answer["name"] == "red" and answer["headers"]["x-forwarded-proto"] == "https"
+    done = run(cluster.net.inside(["curl", "-sk", "-o", "/dev/null", "-w", "%{http_version}", "--resolve", f"tls.test:443:{world.address}", "https://tls.test/"]))
+    assert done.stdout == "2"
+    status, headers, _ = world.curl("http://tls.test/a?b=c")
+    assert status == 308 and headers["location"] == "https://tls.test/a?b=c"
+    assert world.get("open.test")["name"] == "blue"
+    eventually(lambda: "SecretMissing" in cluster.kubectl("describe", "ingress", "tls").stdout)
+    workers = world.workers() if hasattr(world, "workers") else None
+    base = os.path.join(world.folder, "two")
+    fresh = cluster.kubectl("create", "secret", "tls", "tls", f"--cert={base}.crt", f"--key={base}.key", "--dry-run=client", "-o", "json").stdout
+    cluster.kubectl("replace", "-f", "-", input=fresh)
+    eventually(lambda: world.served_certificate("tls.test") == crt("two"))
+    assert workers is None or world.workers() == workers
+
+
+def test_annotations_of_ingress_nginx(world):
+    cluster = world.cluster
+    users = "ann:" + run(["openssl", "passwd", "-6", "secret"]).stdout
+    cluster.kubectl("create", "secret", "generic", "users", f"--from-literal=auth={users}")
+    one = lambda name, annotations, *paths: ingress(name, {f"{name}.test": list(paths) or [path("red")]}, {NGINX + k: v for k, v in annotations.items()})
+    world.apply(
+        one("rewrite", {"rewrite-target": "/$2", "use-regex": "true"}, path("red", "/api(/|$)(.*)", "ImplementationSpecific")),
+        one("moved", {"permanent-redirect": "https://elsewhere.test/x%20y"}),
+        one("root", {"app-root": "/app"}),
+        one("login", {"auth-type": "basic", "auth-secret": "users", "auth-realm": "it's me"}),
+        one("locked", {"auth-type": "basic", "auth-secret": "nothing"}),
+        one("inside", {"whitelist-source-range": "192.0.2.0/24"}),
+        one("outside", {"denylist-source-range": "192.0.2.0/24"}),
+        one("small", {"proxy-body-size": "1k"}),
+        one("sticky", {"affinity": "cookie", "session-cookie-name": "STICK", "session-cookie-samesite": "Lax", "session-cookie-max-age": "60"}),
+        one("cors", {"enable-cors": "true", "cors-allow-origin": "https://a.test, https://*.b.test"}),
+        one("vhost", {"upstream-vhost": "inner.test", "server-alias": "other-vhost.test"}),
+        one("slow", {"limit-rps": "1"}),
+        one("odd", {"backend-protocol": "SMTP", "mirror-target": "http://x", "proxy-read-timeout": "ten"}),
+        ingress("broken", {"broken.test": [path("red", "/a[(", "ImplementationSpecific"), path("blue", "/b")]}, {NGINX + "use-regex": "true"}),
+        one("main", {}),
+        ingress("canary", {"main.test": [path("blue")]}, {NGINX + "canary": "true", NGINX + "canary-weight": "30", NGINX + "canary-by-header": "x-canary"}),
+        ingress("gateway", {"gateway.test": [path("red", "/shop/")]}, {APPGW + "backend-path-prefix": "/v2/", APPGW + "cookie-based-affinity": "true"}))
+    world.serves("gateway.test", "red", "/shop/x")
+    assert world.get("rewrite.test", "/api/v1/x?y=z")["path"] == "/v1/x?y=z"
+    assert world.get("rewrite.test", "/api")["path"] == "/"
+    assert world.status("http://rewrite.test/apix") == 404
+    status, headers, _ = world.curl("http://moved.test/")
+    assert status == 301 and headers["location"] == "https://elsewhere.test/x%20y"
+    status, headers, _ = world.curl("http://root.test/")
+    assert status == 302 and headers["location"] == "/app" and world.get("root.test", "/app")["name"] == "red"
+    status, headers, _ = world.curl("http://login.test/")
+    assert status == 401 and headers["www-authenticate"] == "Basic realm=\"it's me\""
+    assert world.get("login.test", "/", "-u", "ann:secret")["name"] == "red" and world.status("http://login.test/", "-u", "ann:wrong") == 401
+    assert world.status("http://locked.test/") == 503
+    assert world.status("http://inside.test/") == 403 and world.get("outside.test")["name"] == "red"
+    assert world.status("http://small.test/", "--data", "x" * 100) == 200 and world.status("http://small.test/", "--data", "x" * 2000) == 413
+    cookie = world.curl("http://sticky.test/")[1]["set-cookie"]
+    assert re.fullmatch(r"STICK=\w+; path=/; HttpOnly; Max-Age=60; SameSite=Lax", cookie), cookie
+    assert "set-cookie" not in world.curl("http://sticky.test/", "-b", cookie.split(";")[0])[1]
+    status, headers, _ = world.curl("http://cors.test/", "-X", "OPTIONS", "-H", "Origin: https://x.b.test")
+    assert status == 204 and headers["access-control-allow-origin"] == "https://x.b.test" and "POST" in headers["access-control-allow-methods"]
+    assert "access-control-allow-origin" not in world.curl("http://cors.test/", "-H", "Origin: https://evil.test")[1]
+    assert world.get("other-vhost.test")["headers"]["host"] == "inner.test"
+    assert {world.status("http://slow.test/") for _ in range(60)} == {200, 503}
+    assert world.get("odd.test")["name"] == "red" and world.get("broken.test", "/b")["name"] == "blue"
+    told = eventually(lambda: (lambda text: text.count("AnnotationInvalid") >= 3 and text)(cluster.kubectl("describe", "ingress", "odd").stdout))
+    assert '"SMTP" is not one of HTTP' in told and "mirror-target is not used: it is not served" in told
+    eventually(lambda: "no regular expression" in cluster.kubectl("describe", "ingress", "broken").stdout)
+    assert world.get("main.test", "/", "-H", "X-Canary: always")["name"] == "blue" and world.get("main.test", "/", "-H", "X-Canary: never")["name"] == "red"
+    names = [world.get("main.test")["name"] for _ in range(60)]
+    assert 5 < names.count("blue") < 35, names
+    answer = world.get("gateway.test", "/shop/cart")
+    assert answer["path"] == "/v2/cart" and "ApplicationGatewayAffinity=" in answer["answer"]["set-cookie"]
+
+
+class Traffic:
+    """Requests one after the other from several threads, each over connections that it keeps; counts what was not 200."""
+    CODE = """
+import http.client, json, sys, threading
+address, host, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+counts, failures, over = {}, [], threading.Event()
+def work():
+    connection = None
+    while not over.is_set():
+        try:
+            connection = connection or http.client.HTTPConnection(address, 80, timeout=10)
+            connection.request("GET", "/", headers={"Host": host})
+            answer = connection.getresponse()
+            answer.read()
+            counts[answer.status] = counts.get(answer.status, 0) + 1
+            if answer.will_close: connection = connection.close()
+        except Exception as error:
+            failures.append(repr(error))
+            connection = None
+threads = [threading.Thread(target=work) for _ in range(workers)]
+for t in threads: t.start()
+sys.stdin.read()
+over.set()
+for t in threads: t.join()
+print(json.dumps([counts, failures]))
+"""
+
+    def __init__(self, world, host, workers=4):
+        self.process = subprocess.Popen(world.cluster.net.inside([sys.executable, "-c", self.CODE, world.address, host, str(workers)]),
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def end(self):
+        counts, failures = json.loads(self.process.communicate(timeout=30)[0])
+        return counts, failures
+
+
+def test_no_request_is_lost_while_pods_routes_and_agents_change(world):
+    cluster = world.cluster
+    world.apply(ingress("hello", {"hello.test": [path("hello")]}))
+    eventually(lambda: "hello from pod" in world.curl("http://hello.test/")[2])
+    traffic = Traffic(world, "hello.test")
+    cluster.kubectl("rollout", "restart", "deployment/hello")
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=90s", timeout=100)
+    cluster.kubectl("scale", "deployment/hello", "--replicas=2")
+    # Other Ingresses come and go, with and without a new backend: reloads among them.
+    for i in range(3):
+        world.apply(ingress("passing", {f"passing{i}.test": [path(("red", "blue", "green")[i])]}, {NGINX + "proxy-read-timeout": str(10 + i)}))
+        world.serves(f"passing{i}.test", ("red", "blue", "green")[i])
+    agent = role_process(cluster, "agent", f"{cluster.name}-node-1")
+    before = world.proxies()
+    os.kill(agent, signal.SIGKILL)
+    eventually(lambda: role_process(cluster, "agent", f"{cluster.name}-node-1") != agent)
+    cluster.kubectl("rollout", "restart", "deployment/hello")
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=90s", timeout=100)
+    assert world.proxies() == before
+    counts, failures = traffic.end()
+    assert set(counts) == {"200"} and counts["200"] > 300 and not failures, (counts, failures[:5])
+
+
+def test_websockets_stay_and_a_killed_proxy_comes_back(world):
+    cluster = world.cluster
+    key = "dGhlIHNhbXBsZSBub25jZQ=="
+    code = f"""
+import socket, sys
+s = socket.create_connection(({world.address!r}, 80), 5)
+s.sendall(b"GET /ws HTTP/1.1\\r\\nHost: first.test\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Key: {key}\\r\\nSec-WebSocket-Version: 13\\r\\n\\r\\n")
+head = s.recv(4096)
+assert b" 101 " in head and b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head, head
+print("open", flush=True)
+for line in sys.stdin:
+    s.sendall(line.encode())
+    print(s.recv(100).decode(), end="", flush=True)
+"""
+    socket = subprocess.Popen(cluster.net.inside([sys.executable, "-c", code]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert socket.stdout.readline() == "open\n"
+        world.apply(ingress("reload", {"reload.test": [path("green")]}, {NGINX + "proxy-read-timeout": "77"}))
+        world.serves("reload.test", "green")
+        socket.stdin.write("still there\n")
+        socket.stdin.flush()
+        assert socket.stdout.readline() == "still there\n"
+    finally:
+        socket.kill()
+    before = world.proxies()
+    assert len(before) == 2
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(world.proxies()) == 2 and not set(world.proxies().values()) & set(before.values()))
+    world.serves("first.test", "red")
+    # Without any Ingress there is no HAProxy, no service and no address.
+    cluster.kubectl("delete", "ingress", "--all")
+    eventually(lambda: not world.proxies())
+    eventually(lambda: cluster.kubectl("-n", "kube-system", "get", "service", "dhow-ingress", check=False).returncode == 1)
