@@ -301,16 +301,19 @@ json::object withoutTimes(const json::object& metadata) {
 
 bool sameContent(const json::object& before, const json::object& after) {
   if (before.size() != after.size()) return false;
+  const json::object *metadata = nullptr, *otherMetadata = nullptr;
   for (const auto& member : before) {
     const json::value* other = after.if_contains(member.key());
     if (!other) return false;
     if (member.key() == "metadata" && member.value().is_object() && other->is_object()) {
-      if (!(withoutTimes(member.value().get_object()) == withoutTimes(other->get_object()))) return false;
+      metadata = &member.value().get_object();
+      otherMetadata = &other->get_object();
     } else if (!(member.value() == *other)) {
       return false;
     }
   }
-  return true;
+  // Last: it is the one part that has to be copied.
+  return metadata == nullptr || withoutTimes(*metadata) == withoutTimes(*otherMetadata);
 }
 
 std::string managerFromUserAgent(std::string_view userAgent) {
