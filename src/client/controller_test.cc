@@ -316,6 +316,46 @@ TEST(LeaderElector, ALeaderThatCannotRenewStepsDownBeforeAnotherLeads) {
   runOn(loop, b.elector.stop());
 }
 
+// By the clock of who waits, from when it first saw the renewal: what the holder wrote as its time counts for nothing.
+TEST(LeaderElector, AnothersLeaseEndsByTheObserversOwnClockWhateverTimesItTells) {
+  for (const char* told : {"1971-01-01T00:00:00.000000Z", "2199-01-01T00:00:00.000000Z"}) {
+    SimLoop loop;
+    FakeClient api(loop);
+    json::object lease{{"metadata", {{"name", "dhow"}, {"namespace", "kube-system"}}},
+                       {"spec",
+                        {{"holderIdentity", "gone"},
+                         {"leaseDurationSeconds", 7},
+                         {"acquireTime", told},
+                         {"renewTime", told},
+                         {"leaseTransitions", 4}}}};
+    api.seed(object::resources::kLeases, std::move(lease));
+    loop.advance(20s);  // nobody looked meanwhile
+    const TimePoint seen = loop.now();
+    Candidate b(loop, api, "b");
+    ASSERT_TRUE(loop.runUntil([&] { return b.elector.leading(); }, 60s));
+    EXPECT_GE(loop.now() - seen, 7s) << told;
+    EXPECT_LT(loop.now() - seen, 8s) << told;
+    ObjectPtr now = api.all(object::resources::kLeases).at(0);
+    EXPECT_EQ(text(now->root(), {"spec", "holderIdentity"}), "b");
+    EXPECT_EQ(number(now->root(), {"spec", "leaseTransitions"}), 5);
+    const std::string acquired(text(now->root(), {"spec", "acquireTime"}));
+    EXPECT_NE(acquired, told);
+    // Renewals are no transitions.
+    loop.advance(30s);
+    now = api.all(object::resources::kLeases).at(0);
+    EXPECT_EQ(number(now->root(), {"spec", "leaseTransitions"}), 5);
+    EXPECT_EQ(text(now->root(), {"spec", "acquireTime"}), acquired);
+    EXPECT_NE(text(now->root(), {"spec", "renewTime"}), acquired);
+    // Given up, it still counts the next holder.
+    runOn(loop, b.elector.stop());
+    Candidate c(loop, api, "c");
+    loop.advance(3s);
+    EXPECT_TRUE(c.elector.leading());
+    EXPECT_EQ(number(api.all(object::resources::kLeases).at(0)->root(), {"spec", "leaseTransitions"}), 6);
+    runOn(loop, c.elector.stop());
+  }
+}
+
 TEST(LeadingClient, WritesOnlyWhileItsProcessLeads) {
   SimLoop loop;
   FakeClient api(loop);
