@@ -109,6 +109,10 @@ TimePoint Heartbeats::last(std::string_view node) const {
   return found == entries_.end() ? loop_.now() : found->second.last;
 }
 
+void Heartbeats::restarted(std::string_view node) {
+  if (auto found = entries_.find(node); found != entries_.end()) found->second.confirmed = false;
+}
+
 void Heartbeats::renewed(const std::string& node) {
   auto found = entries_.find(node);
   if (found == entries_.end()) return;

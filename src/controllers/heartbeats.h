@@ -31,6 +31,8 @@ class Heartbeats {
   // Whatever identity it held, it holds it no more.
   bool fenced(std::string_view node) const;
   TimePoint last(std::string_view node) const;
+  // It was started anew: it counts as heard, which is told, with its next renewal, and only silence goes on as before.
+  void restarted(std::string_view node);
   // What a quorum of the store was asked to write lately has come back as an event: this process, if it leads, is cut
   // off neither from most zones nor from what the nodes write.
   bool quorate() const;

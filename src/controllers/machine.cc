@@ -91,6 +91,7 @@ Task<Result<>> MachineController::reconcile(std::string key) {
   ObjectPtr machine = machines_.get("", key);
   if (!machine) {
     draining_.erase(key);
+    repaired_.erase(key);
     co_return Result<>();
   }
   const std::string zoneName(text(machine->root(), {"spec", "zone"}));
@@ -164,8 +165,10 @@ bool MachineController::recovering(const Object& machine, Duration patience) con
   return at && context_.loop.wallNow() - *at < patience;
 }
 
-// What was heard before the repair says nothing of what came of it. Times of the API are whole seconds.
+// What was heard before the repair says nothing of what came of it. Of a repair by the leader before this one only its
+// time is known, in the API's whole seconds.
 bool MachineController::backSinceRepair(const Object& machine) const {
+  if (repaired_.contains(std::string(machine.name()))) return true;
   if (text(machine.root(), {"status", "repairStep"}).empty()) return true;
   const auto at = client::time(machine.root(), {"status", "repairedAt"});
   return !at || heartbeats_.silence(nodeNameOf(machine)) + std::chrono::seconds(1) <= context_.loop.wallNow() - *at;
@@ -267,6 +270,8 @@ Task<Result<>> MachineController::repair(ObjectPtr machine, std::string why) {
   log::warn("machine", "machine {} is repaired: {}: {}", key, why, anew ? "made anew" : "restarted");
   events_.warning(*machine, anew ? "MachineRecreate" : "MachineRestart", why);
   Result<> done = anew ? co_await takeAway(machine) : co_await provider_.restart(key);
+  heartbeats_.restarted(nodeNameOf(*machine));
+  repaired_.insert(key);
   inventory_.refresh(text(machine->root(), {"spec", "zone"}));
   controller_.queue().addAfter(key, anew ? options_.makePatience : options_.startPatience);
   co_return unlessGone(std::move(done));

@@ -57,6 +57,7 @@ class MachineController final : public Component {
   client::Cache& zones_;
   PodMover mover_;
   std::set<std::string> draining_;
+  std::set<std::string> repaired_;  // by this process: heartbeats know what was heard since
   client::EventRecorder events_;
   client::Controller controller_;
   std::unique_ptr<Heartbeats::Subscription> heard_;

@@ -38,6 +38,7 @@ class FakeAgent {
   bool connected() const;  // to the masters
   // Its zone, its link and itself are well, and were so for this long; zero: they are not.
   Duration well() const;
+  bool holdsLease() const;
   size_t running() const { return running_.size(); }
   bool runs(const std::string& identity) const;
   void reconnected();
@@ -54,7 +55,6 @@ class FakeAgent {
   static Task<> tellAll(FakeAgent* self);
   void later(std::string what, Duration delay, std::function<void()> run);
   void sync();
-  bool holdsLease() const;
   void fence();
 
   Region& region_;
