@@ -13,7 +13,7 @@
 #include "client/certificate_request.h"
 #include "client/http_client.h"
 #include "client/node_lease.h"
-#include "http/tls.h"
+#include "http/tls_files.h"
 #include "image/hosts.h"
 #include "image/store.h"
 #include "node/agent.h"
@@ -56,14 +56,7 @@ struct AgentProcess {
 };
 
 Result<std::shared_ptr<http::TlsClient>> AgentProcess::tls(bool http2) {
-  http::TlsClient::Options out;
-  ASSIGN_OR_RETURN(out.caPem, readFile(options.caFile, 1 << 20));
-  http::KeyPair pair;
-  ASSIGN_OR_RETURN(pair.certificatePem, readFile(options.certFile, 1 << 20));
-  ASSIGN_OR_RETURN(pair.privateKeyPem, readFile(options.keyFile, 1 << 20));
-  out.keyPair = std::move(pair);
-  out.http2 = http2;
-  return http::TlsClient::create(std::move(out));
+  return http::loadTlsClient({options.caFile, options.certFile, options.keyFile}, http2);
 }
 
 Result<> AgentProcess::openFloors() {

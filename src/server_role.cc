@@ -21,6 +21,7 @@
 #include "host/config.h"
 #include "host/living_masters.h"
 #include "http/server.h"
+#include "http/tls_files.h"
 #include "platform/identities.h"
 #include "platform/master_options.h"
 #include "platform/members.h"
@@ -117,8 +118,7 @@ struct Master {
 
 Result<std::shared_ptr<http::TlsServer>> Master::tls() {
   http::TlsServer::Options out;
-  ASSIGN_OR_RETURN(out.keyPair.certificatePem, readFile(options.certFile, 1 << 20));
-  ASSIGN_OR_RETURN(out.keyPair.privateKeyPem, readFile(options.keyFile, 1 << 20));
+  ASSIGN_OR_RETURN(out.keyPair, http::loadKeyPair(options.certFile, options.keyFile));
   ASSIGN_OR_RETURN(out.clientCaPem, readFile(options.caFile, 1 << 20));
   return http::TlsServer::create(std::move(out));
 }
@@ -260,15 +260,9 @@ void Master::rememberMaster(const object::Object& lease) {
 }
 
 Result<> Master::reachRegion() {
-  http::TlsClient::Options tls;
-  ASSIGN_OR_RETURN(tls.caPem, readFile(options.caFile, 1 << 20));
-  http::KeyPair pair;
-  ASSIGN_OR_RETURN(pair.certificatePem, readFile(options.certFile, 1 << 20));
-  ASSIGN_OR_RETURN(pair.privateKeyPem, readFile(options.keyFile, 1 << 20));
-  tls.keyPair = std::move(pair);
   platform::RegionClient::Options region;
   region.url = options.regionUrl;
-  ASSIGN_OR_RETURN(regionTls, http::TlsClient::create(std::move(tls)));
+  ASSIGN_OR_RETURN(regionTls, http::loadTlsClient({options.caFile, options.certFile, options.keyFile}));
   region.tls = regionTls;
   machines = std::make_unique<RegionMachines>(loop, region);
   machines->start();

@@ -1,21 +1,15 @@
 #include "host_client.h"
 
-#include "base/files.h"
 #include "client/kubeconfig.h"
+#include "http/tls_files.h"
 
 namespace dhow::host {
 
 Result<client::HttpClient::Options> nodeClientOptions(const HostConfig& config) {
   ASSIGN_OR_RETURN(auto node, node::loadNodeOptions(config.paths().nodeConfig()));
-  http::TlsClient::Options tls;
-  ASSIGN_OR_RETURN(tls.caPem, readFile(node.caFile, 1 << 20));
-  http::KeyPair pair;
-  ASSIGN_OR_RETURN(pair.certificatePem, readFile(node.certFile, 1 << 20));
-  ASSIGN_OR_RETURN(pair.privateKeyPem, readFile(node.keyFile, 1 << 20));
-  tls.keyPair = std::move(pair);
   client::HttpClient::Options options;
   options.servers = node.servers;
-  ASSIGN_OR_RETURN(options.tls, http::TlsClient::create(std::move(tls)));
+  ASSIGN_OR_RETURN(options.tls, http::loadTlsClient({node.caFile, node.certFile, node.keyFile}));
   return options;
 }
 

@@ -1,6 +1,8 @@
 #include "http/tls.h"
 
+#include "base/files.h"
 #include "base/pki.h"
+#include "http/tls_files.h"
 #include "test_util.h"
 
 namespace dhow::http {
@@ -256,6 +258,22 @@ TEST(Curl, SpeaksTlsWithClientCertificates) {
   EXPECT_EQ(s.fixture.counters->lastPeer.certificateCommonName, "alice");
   EXPECT_EQ(run(fmt::format("curl -sS --http1.1 {} {}/a", flags, s.url)), "hello /a over 1.1");
   EXPECT_EQ(run(fmt::format("curl -sS --http2 {} '{}/large?size=5000000' | wc -c", flags, s.url)), "5000000");
+}
+
+TEST(TlsFiles, GiveAClientThatShowsTheirCertificate) {
+  Secured s;
+  const std::string authority = s.fixture.dir / "ca.pem", both = s.fixture.dir / "alice.pem";
+  auto alice = s.authority.issue("alice", {}, false);
+  ASSERT_TRUE(writeFile(authority, s.authority.identity.certificatePem).ok());
+  ASSERT_TRUE(writeFile(both, alice.certificatePem + alice.privateKeyPem).ok());
+  auto tls = loadTlsClient({authority, both, both}, false);
+  ASSERT_TRUE(tls.ok()) << tls.error().message();
+  Client client(s.fixture.loop, {.tls = *tls});
+  auto response = s.fetch(client, "/a");
+  ASSERT_TRUE(response.ok()) << response.error().message();
+  EXPECT_EQ(response->body, "hello /a over 1.1");
+  EXPECT_EQ(s.fixture.counters->lastPeer.certificateCommonName, "alice");
+  EXPECT_EQ(loadTlsClient({authority, both, s.fixture.dir / "none.key"}).error().code(), Code::kNotFound);
 }
 
 }  // namespace
