@@ -178,6 +178,31 @@ def test_snapshots_and_status_work_on_the_master(hosts):
     assert re.search(r"^ROLES +node$", hosts.b.dhow("status", check=False).stdout, re.M)
 
 
+def test_a_master_is_restored_while_it_does_not_run(hosts):
+    def running():
+        pods = hosts.a.get("pods", "-l", "app=web")["items"]
+        return sorted((p["metadata"]["name"], s["containerID"], s["restartCount"]) for p in pods for s in p["status"]["containerStatuses"])
+
+    before = running()
+    file = hosts.a.dhow("snapshot", "save").stdout.split()[1].rstrip(":")
+    hosts.a.kubectl("create", "configmap", "later")
+    said = hosts.a.dhow("snapshot", "restore", file, check=False)
+    assert said.returncode == 1 and "the master runs: `systemctl stop dhow-server`" in said.stderr
+    assert hosts.a.kubectl("get", "configmap", "later").returncode == 0
+    hosts.a.dhow("service", "stop")
+    assert hosts.a.services.wait(timeout=20 * PATIENCE) == 0
+    # By the name that `list` shows.
+    restored = hosts.a.dhow("snapshot", "restore", os.path.basename(file)).stdout
+    assert re.search(r"^restored the state of .*: \d+ objects$", restored, re.M), restored
+    hosts.a.start("service", "run", shows="")
+    eventually(lambda: hosts.a.kubectl("get", "nodes", check=False).stdout.count(" Ready") == 2)
+    assert "NotFound" in hosts.a.kubectl("get", "configmap", "later", check=False).stderr
+    assert running() == before
+    # Nodes follow the restored state, and what is new reaches them.
+    hosts.a.kubectl("rollout", "restart", "deployment/web")
+    hosts.a.kubectl("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
+
+
 def test_a_host_that_leaves_is_as_it_was(hosts):
     assert traces(hosts.c) != []
     assert 'this machine has left cluster "hosts"' in hosts.c.dhow("leave", timeout=120).stdout
