@@ -150,6 +150,44 @@ def test_service_without_endpoints_refuses_at_once(cluster, net):
     eventually(lambda: run(cluster.net.inside(connect(node, port))).stdout.strip() == refused)
 
 
+def test_local_policy_keeps_to_the_node_and_tells_its_health(cluster, net):
+    apply(cluster, service("local", {"pod": "web-0"}, [{"port": 8001, "targetPort": 8080}], type="LoadBalancer",
+                           externalTrafficPolicy="Local"), namespace="net")
+    made = cluster.get("service", "local", "-n", "net")["spec"]
+    node_port, health_port = made["ports"][0]["nodePort"], made["healthCheckNodePort"]
+
+    def address(pod):
+        node = cluster.get("node", pod["spec"]["nodeName"])
+        return next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP")
+
+    def health(pod):
+        got = cluster.curl(f"http://{address(pod)}:{health_port}/healthz", "-w", " %{http_code}", check=False).stdout
+        body, _, status = got.rpartition(" ")
+        return (status, json.loads(body)) if body.strip() else None
+
+    def told(count):
+        return {"service": {"namespace": "net", "name": "local"}, "localEndpoints": count, "serviceProxyHealthy": True}
+
+    eventually(lambda: health(net[0]) == ("200", told(1)))
+    eventually(lambda: health(net[1]) == ("503", told(0)))
+    eventually(lambda: fetch_from_machine(cluster, f"http://{address(net[0])}:{node_port}/") == net[0]["status"]["podIP"])
+    assert fetch_from_machine(cluster, f"http://{address(net[1])}:{node_port}/") == ""
+    cluster.kubectl("-n", "net", "patch", "service", "local", "-p", json.dumps({"spec": {"type": "ClusterIP"}}))
+    eventually(lambda: health(net[0]) is None)
+    left = cluster.get("service", "local", "-n", "net")["spec"]
+    assert "healthCheckNodePort" not in left and "nodePort" not in left["ports"][0]
+
+
+def test_endpoints_written_by_hand_serve_a_service_without_selector(cluster, net):
+    apply(cluster, service("by-hand", None, [{"port": 80}]),
+          {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "by-hand"},
+           "subsets": [{"addresses": [{"ip": net[1]["status"]["podIP"]}], "ports": [{"port": 8080}]}]}, namespace="net")
+    ip = cluster.get("service", "by-hand", "-n", "net")["spec"]["clusterIP"]
+    eventually(lambda: fetch(net[0], ip) == net[1]["status"]["podIP"])
+    cluster.kubectl("-n", "net", "delete", "endpoints", "by-hand")
+    eventually(lambda: fetch(net[0], ip) == "")
+
+
 def test_changed_selector_moves_the_service(cluster, net):
     apply(cluster, service("moving", {"pod": "web-0"}, [{"port": 80, "targetPort": 8080}]), namespace="net")
     ip = cluster.get("service", "moving", "-n", "net")["spec"]["clusterIP"]

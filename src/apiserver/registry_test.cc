@@ -297,6 +297,83 @@ TEST_F(RegistryTest, ServicesGetAddressesAndNodePortsOnce) {
           .ok());
 }
 
+TEST_F(RegistryTest, HealthCheckPortComesAndGoesWithThePolicy) {
+  auto made = make(
+      resources::kServices, "default",
+      R"({"metadata":{"name":"a"},"spec":{"type":"LoadBalancer","externalTrafficPolicy":"Local","ports":[{"port":80}]}})");
+  auto portOf = [](const ObjectPtr& service) {
+    return client::number(service->root(), {"spec", "healthCheckNodePort"}, 0);
+  };
+  const int64_t port = portOf(made);
+  EXPECT_GE(port, 30000);
+  EXPECT_LE(port, 32767);
+  EXPECT_NE(port, client::number(client::array(made->root(), {"spec", "ports"})[0].as_object(), {"nodePort"}, 0));
+  json::object same = made->root();
+  same["spec"].as_object().erase("healthCheckNodePort");
+  EXPECT_EQ(portOf(runOn(loop_, client_->update(resources::kServices, "default", "a", "", same)).value()), port);
+  auto moved = patch(resources::kServices, "default", "a", R"({"spec":{"healthCheckNodePort":31999}})");
+  ASSERT_FALSE(moved.ok());
+  EXPECT_NE(moved.error().message().find("spec.healthCheckNodePort: Invalid value: 31999: field is immutable"),
+            std::string::npos)
+      << moved.error().message();
+  const std::string wanting = fmt::format(
+      R"({{"metadata":{{"name":"b"}},"spec":{{"type":"NodePort","ports":[{{"port":80,"nodePort":{}}}]}}}})", port);
+  EXPECT_FALSE(tryMake(resources::kServices, "default", wanting).ok());
+  auto open = patch(resources::kServices, "default", "a", R"({"spec":{"externalTrafficPolicy":"Cluster"}})");
+  ASSERT_TRUE(open.ok()) << open.error().message();
+  EXPECT_EQ(portOf(*open), 0);
+  EXPECT_TRUE(tryMake(resources::kServices, "default", wanting).ok());
+}
+
+TEST_F(RegistryTest, ChangesOfTypeGiveBackWhatTheTypeHad) {
+  auto made = make(
+      resources::kServices, "default",
+      R"({"metadata":{"name":"a"},"spec":{"type":"LoadBalancer","externalTrafficPolicy":"Local","loadBalancerClass":"example.com/x","ports":[{"port":80}]}})");
+  const std::string ip(text(made->root(), {"spec", "clusterIP"}));
+  auto plain = patch(resources::kServices, "default", "a", R"({"spec":{"type":"ClusterIP"}})");
+  ASSERT_TRUE(plain.ok()) << plain.error().message();
+  EXPECT_EQ(text((*plain)->root(), {"spec", "clusterIP"}), ip);
+  for (auto field :
+       {"healthCheckNodePort", "externalTrafficPolicy", "loadBalancerClass", "allocateLoadBalancerNodePorts"})
+    EXPECT_FALSE(client::has((*plain)->root(), {"spec", field})) << field;
+  EXPECT_FALSE(client::array((*plain)->root(), {"spec", "ports"})[0].as_object().contains("nodePort"));
+  auto alias =
+      patch(resources::kServices, "default", "a", R"({"spec":{"type":"ExternalName","externalName":"example.com"}})");
+  ASSERT_TRUE(alias.ok()) << alias.error().message();
+  EXPECT_FALSE(client::has((*alias)->root(), {"spec", "clusterIP"}));
+  EXPECT_FALSE(client::has((*alias)->root(), {"spec", "ipFamilies"}));
+  EXPECT_TRUE(
+      tryMake(resources::kServices, "default",
+              fmt::format(R"({{"metadata":{{"name":"b"}},"spec":{{"clusterIP":"{}","ports":[{{"port":80}}]}}}})", ip))
+          .ok());
+  auto back = patch(resources::kServices, "default", "a", R"({"spec":{"type":"ClusterIP","externalName":null}})");
+  ASSERT_TRUE(back.ok()) << back.error().message();
+  EXPECT_NE(text((*back)->root(), {"spec", "clusterIP"}), ip);
+}
+
+TEST_F(RegistryTest, NodePortsAreSharedByProtocolsAndLeftOutWhenUnwanted) {
+  auto both =
+      make(resources::kServices, "default",
+           R"({"metadata":{"name":"dns"},"spec":{"type":"NodePort","ports":[{"name":"u","port":53,"protocol":"UDP"},
+    {"name":"t","port":53,"protocol":"TCP"}]}})");
+  auto portOf = [](const ObjectPtr& service, size_t i) {
+    return client::number(client::array(service->root(), {"spec", "ports"})[i].as_object(), {"nodePort"}, 0);
+  };
+  EXPECT_EQ(portOf(both, 0), portOf(both, 1));
+  auto twice =
+      tryMake(resources::kServices, "default",
+              R"({"metadata":{"name":"x"},"spec":{"type":"NodePort","ports":[{"name":"a","port":1,"nodePort":30100},
+    {"name":"b","port":2,"nodePort":30100}]}})");
+  ASSERT_FALSE(twice.ok());
+  EXPECT_NE(twice.error().message().find("spec.ports[1].nodePort: Duplicate value: 30100"), std::string::npos)
+      << twice.error().message();
+  auto none = make(resources::kServices, "default",
+                   R"({"metadata":{"name":"lb"},"spec":{"type":"LoadBalancer","allocateLoadBalancerNodePorts":false,
+    "ports":[{"name":"a","port":80},{"name":"b","port":81,"nodePort":30100}]}})");
+  EXPECT_EQ(portOf(none, 0), 0);
+  EXPECT_EQ(portOf(none, 1), 30100) << "asked for";
+}
+
 TEST_F(RegistryTest, SecretsTakePlainStrings) {
   auto secret = make(resources::kSecrets, "default", R"({"metadata":{"name":"s"},"stringData":{"k":"v"}})");
   EXPECT_EQ(text(secret->root(), {"data", "k"}), "dg==");

@@ -3,7 +3,10 @@
 // claims that are written with each service.
 #include <arpa/inet.h>
 
-#include <cstring>
+#include <boost/json/serialize.hpp>
+
+#include <algorithm>
+#include <map>
 #include <set>
 
 #include "apiserver/strategy.h"
@@ -33,6 +36,46 @@ std::string formatAddress(uint32_t value) {
 
 bool usesNodePorts(std::string_view type) {
   return type == "NodePort" || type == "LoadBalancer";
+}
+// A balancer may do without: then a port is only what somebody asked for.
+bool choosesNodePorts(const json::object& spec) {
+  return text(spec, "type") == "NodePort" ||
+         (text(spec, "type") == "LoadBalancer" && client::flag(spec, {"allocateLoadBalancerNodePorts"}, true));
+}
+// Where the balancer asks each node whether it has an endpoint.
+bool usesHealthPort(const json::object& spec) {
+  return text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local";
+}
+std::string_view protocolOf(const json::object& port) {
+  auto protocol = text(port, "protocol");
+  return protocol.empty() ? "TCP" : protocol;
+}
+int64_t healthPort(const json::object& spec) {
+  return client::number(spec, {"healthCheckNodePort"}, 0);
+}
+
+// What the type of before gave and the present one has not, unless the client asks for something else (which
+// validation then refuses).
+void dropOfOtherType(json::object& spec, const json::object& before) {
+  auto drop = [&](std::string_view field) {
+    const auto* now = spec.if_contains(field);
+    const auto* then = before.if_contains(field);
+    if (now && then && *now == *then) spec.erase(field);
+  };
+  const std::string_view type = text(spec, "type"), old = text(before, "type");
+  if (old != "ExternalName" && type == "ExternalName") {
+    for (auto field : {"clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"}) drop(field);
+  }
+  if (usesNodePorts(old) && !usesNodePorts(type)) {
+    drop("externalTrafficPolicy");
+    for (auto& port : client::arrayAt(spec, "ports")) {
+      if (port.is_object()) port.get_object().erase("nodePort");
+    }
+  }
+  if (old == "LoadBalancer" && type != "LoadBalancer") {
+    for (auto field : {"allocateLoadBalancerNodePorts", "loadBalancerClass"}) drop(field);
+  }
+  if (usesHealthPort(before) && !usesHealthPort(spec)) drop("healthCheckNodePort");
 }
 
 class ServiceStrategy final : public Strategy {
@@ -67,29 +110,26 @@ class ServiceStrategy final : public Strategy {
                         const object::Object& old) override {
     if (!subresource.empty()) return {};
     auto& spec = client::objectAt(service, "spec");
+    const auto& before = client::object(old.root(), {"spec"});
+    if (text(spec, "type").empty()) spec["type"] = "ClusterIP";
+    dropOfOtherType(spec, before);
     // A client that replaces the object without these keeps what it was given.
     if (text(spec, "type") == "ExternalName") return {};
-    auto had = text(old.root(), {"spec", "clusterIP"});
+    auto had = text(before, "clusterIP");
     if (!had.empty() && text(spec, "clusterIP").empty()) {
       spec["clusterIP"] = had;
-      if (const auto* all = client::field(old.root(), {"spec", "clusterIPs"})) spec["clusterIPs"] = *all;
+      if (const auto* all = client::field(before, {"clusterIPs"})) spec["clusterIPs"] = *all;
     }
-    if (!usesNodePorts(text(spec, "type").empty() ? "ClusterIP" : text(spec, "type"))) {
-      // A port of its own is only kept while the type has them.
-      if (usesNodePorts(text(old.root(), {"spec", "type"}))) {
-        for (auto& port : client::arrayAt(spec, "ports")) {
-          if (port.is_object()) port.get_object().erase("nodePort");
-        }
-      }
-      return {};
-    }
+    if (usesHealthPort(spec) && usesHealthPort(before) && healthPort(spec) == 0)
+      spec["healthCheckNodePort"] = healthPort(before);
+    if (!choosesNodePorts(spec)) return {};
     for (auto& port : client::arrayAt(spec, "ports")) {
       if (!port.is_object() || port.get_object().contains("nodePort")) continue;
-      for (const auto& before : array(old.root(), {"spec", "ports"})) {
-        if (!before.is_object() || !before.get_object().contains("nodePort")) continue;
-        const auto& b = before.get_object();
+      for (const auto& was : array(before, {"ports"})) {
+        if (!was.is_object() || !was.get_object().contains("nodePort")) continue;
+        const auto& b = was.get_object();
         if (client::number(b, {"port"}) == client::number(port.get_object(), {"port"}) &&
-            text(b, "protocol") == text(port.get_object(), "protocol")) {
+            protocolOf(b) == protocolOf(port.get_object())) {
           port.get_object()["nodePort"] = b.at("nodePort");
         }
       }
@@ -98,20 +138,12 @@ class ServiceStrategy final : public Strategy {
   }
 
   Result<> allocate(const Context&, json::object& service, const object::Object* old) override {
-    auto& spec = client::objectAt(service, "spec");
-    std::string type(text(spec, "type"));
-    std::string name(text(service, {"metadata", "name"}));
-    if (type == "ExternalName") {
-      spec.erase("clusterIP");
-      spec.erase("clusterIPs");
-      return {};
+    Reserved fresh;
+    auto done = allocateAll(service, old, fresh);
+    if (!done.ok()) {
+      for (const auto& key : fresh) reserved_.erase(key);
     }
-    RETURN_IF_ERROR(allocateAddress(spec, name, old));
-    if (!spec.contains("ipFamilies")) spec["ipFamilies"] = json::array{"IPv4"};
-    if (!spec.contains("ipFamilyPolicy")) spec["ipFamilyPolicy"] = "SingleStack";
-    if (!usesNodePorts(type)) return {};
-    if (!client::flag(spec, {"allocateLoadBalancerNodePorts"}, true) && type == "LoadBalancer") return {};
-    return allocatePorts(spec, name, old);
+    return done;
   }
 
   void release(const json::object& service) override {
@@ -120,6 +152,7 @@ class ServiceStrategy final : public Strategy {
     for (const auto& port : array(spec, {"ports"})) {
       if (port.is_object()) reserved_.erase(std::to_string(client::number(port.get_object(), {"nodePort"}, 0)));
     }
+    reserved_.erase(std::to_string(healthPort(spec)));
   }
 
   std::vector<std::string> claims(const json::object& service) const override {
@@ -142,6 +175,12 @@ class ServiceStrategy final : public Strategy {
   void check(std::string_view, const json::object& service, const object::Object* old,
              std::vector<ErrorCause>& causes) override {
     if (!old || text(service, {"spec", "type"}) == "ExternalName") return;
+    const auto& spec = client::object(service, {"spec"});
+    const auto& was = client::object(old->root(), {"spec"});
+    if (usesHealthPort(spec) && usesHealthPort(was) && healthPort(was) != 0 && healthPort(spec) != healthPort(was)) {
+      causes.push_back({"FieldValueInvalid", fmt::format("Invalid value: {}: field is immutable", healthPort(spec)),
+                        "spec.healthCheckNodePort"});
+    }
     auto before = text(old->root(), {"spec", "clusterIP"});
     auto after = text(service, {"spec", "clusterIP"});
     if (!before.empty() && before != after) {
@@ -151,6 +190,49 @@ class ServiceStrategy final : public Strategy {
   }
 
  private:
+  using Reserved = std::vector<std::string>;  // by one call
+
+  void reserve(const std::string& key, Reserved& fresh) {
+    if (reserved_.insert(key).second) fresh.push_back(key);
+  }
+
+  Result<> allocateAll(json::object& service, const object::Object* old, Reserved& fresh) {
+    auto& spec = client::objectAt(service, "spec");
+    std::string type(text(spec, "type"));
+    std::string name(text(service, {"metadata", "name"}));
+    if (type == "ExternalName") {
+      spec.erase("clusterIP");
+      spec.erase("clusterIPs");
+      return {};
+    }
+    RETURN_IF_ERROR(checkFamilies(spec, name));
+    RETURN_IF_ERROR(allocateAddress(spec, name, old, fresh));
+    if (!spec.contains("ipFamilies")) spec["ipFamilies"] = json::array{"IPv4"};
+    if (!spec.contains("ipFamilyPolicy")) spec["ipFamilyPolicy"] = "SingleStack";
+    if (usesNodePorts(type)) RETURN_IF_ERROR(allocatePorts(spec, name, old, fresh));
+    if (usesHealthPort(spec)) return allocateHealthPort(spec, name, old, fresh);
+    return {};
+  }
+
+  // Clusters have one family.
+  static Result<> checkFamilies(const json::object& spec, const std::string& name) {
+    std::vector<ErrorCause> causes;
+    if (text(spec, "ipFamilyPolicy") == "RequireDualStack") {
+      causes.push_back({"FieldValueInvalid",
+                        "Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+                        "spec.ipFamilyPolicy"});
+    }
+    const auto& families = array(spec, {"ipFamilies"});
+    for (size_t i = 0; i < families.size(); ++i) {
+      if (families[i] == "IPv4") continue;
+      causes.push_back({"FieldValueInvalid",
+                        fmt::format("Invalid value: {}: not configured on this cluster", json::serialize(families[i])),
+                        fmt::format("spec.ipFamilies[{}]", i)});
+    }
+    if (causes.empty()) return {};
+    return invalid("Service", "", name, std::move(causes));
+  }
+
   bool taken(const char* index, const std::string& key, std::string_view byOther) const {
     if (reserved_.contains(key)) return true;
     for (const auto& service : services_.byIndex(index, key)) {
@@ -159,7 +241,7 @@ class ServiceStrategy final : public Strategy {
     return false;
   }
 
-  Result<> allocateAddress(json::object& spec, const std::string& name, const object::Object* old) {
+  Result<> allocateAddress(json::object& spec, const std::string& name, const object::Object* old, Reserved& fresh) {
     std::string wanted(text(spec, "clusterIP"));
     if (wanted.empty() && !array(spec, {"clusterIPs"}).empty() && array(spec, {"clusterIPs"})[0].is_string()) {
       wanted = array(spec, {"clusterIPs"})[0].get_string();
@@ -201,51 +283,93 @@ class ServiceStrategy final : public Strategy {
       }
       if (wanted.empty()) return Error(Code::kInternal, "failed to allocate a serviceIP: range is full");
     }
-    reserved_.insert(wanted);
+    reserve(wanted, fresh);
     spec["clusterIP"] = wanted;
     spec["clusterIPs"] = json::array{json::string(wanted)};
     return {};
   }
 
-  Result<> allocatePorts(json::object& spec, const std::string& name, const object::Object* old) {
+  // Why nobody can have this port; empty when it is free.
+  std::string refusal(int64_t port, std::string_view uid) const {
+    if (port < options_.nodePortFirst || port > options_.nodePortLast) {
+      return fmt::format("provided port is not in the valid range. The range of valid ports is {}-{}",
+                         options_.nodePortFirst, options_.nodePortLast);
+    }
+    return taken(kByPort, std::to_string(port), uid) ? "provided port is already allocated" : "";
+  }
+
+  // From a random place on; 0 when all are taken.
+  int64_t freePort() {
+    uint32_t count = uint32_t{options_.nodePortLast} - options_.nodePortFirst + 1;
+    uint32_t start = static_cast<uint32_t>(loop_.random() % count);
+    for (uint32_t k = 0; k < count; ++k) {
+      int64_t candidate = options_.nodePortFirst + (start + k) % count;
+      if (!taken(kByPort, std::to_string(candidate), "")) return candidate;
+    }
+    return 0;
+  }
+
+  // Ports with the same number and different protocols share a node port.
+  Result<> allocatePorts(json::object& spec, const std::string& name, const object::Object* old, Reserved& fresh) {
     auto& ports = client::arrayAt(spec, "ports");
+    const bool choose = choosesNodePorts(spec);
     std::set<int64_t> own;
     if (old) {
       for (const auto& port : array(old->root(), {"spec", "ports"})) {
         if (port.is_object()) own.insert(client::number(port.get_object(), {"nodePort"}, 0));
       }
     }
-    std::string_view uid = old ? old->uid() : "";
+    std::set<std::pair<std::string, int64_t>> used;  // protocol, node port
+    std::map<int64_t, int64_t> given;                // port -> node port
+    auto note = [&](const json::object& port, int64_t nodePort) {
+      used.emplace(protocolOf(port), nodePort);
+      given.emplace(client::number(port, {"port"}, 0), nodePort);
+    };
     for (size_t i = 0; i < ports.size(); ++i) {
-      if (!ports[i].is_object()) continue;
-      auto& port = ports[i].get_object();
-      int64_t wanted = client::number(port, {"nodePort"}, 0);
-      if (wanted != 0) {
-        if (own.contains(wanted)) continue;
-        std::string why;
-        if (wanted < options_.nodePortFirst || wanted > options_.nodePortLast) {
-          why = fmt::format("provided port is not in the valid range. The range of valid ports is {}-{}",
-                            options_.nodePortFirst, options_.nodePortLast);
-        } else if (taken(kByPort, std::to_string(wanted), uid)) {
-          why = "provided port is already allocated";
-        }
-        if (!why.empty()) {
-          return invalid("Service", "", name,
-                         {{"FieldValueInvalid", fmt::format("Invalid value: {}: {}", wanted, why),
-                           fmt::format("spec.ports[{}].nodePort", i)}});
-        }
-      } else {
-        uint32_t count = uint32_t{options_.nodePortLast} - options_.nodePortFirst + 1;
-        uint32_t start = static_cast<uint32_t>(loop_.random() % count);
-        for (uint32_t k = 0; k < count && wanted == 0; ++k) {
-          int64_t candidate = options_.nodePortFirst + (start + k) % count;
-          if (!taken(kByPort, std::to_string(candidate), "")) wanted = candidate;
-        }
-        if (wanted == 0) return Error(Code::kInternal, "failed to allocate a nodePort: range is full");
+      const auto* port = ports[i].if_object();
+      const int64_t wanted = port ? client::number(*port, {"nodePort"}, 0) : 0;
+      if (wanted == 0) continue;
+      const bool shared = std::any_of(used.begin(), used.end(), [&](const auto& u) { return u.second == wanted; });
+      std::string why;
+      if (!shared && !own.contains(wanted)) why = refusal(wanted, old ? old->uid() : "");
+      if (!why.empty()) {
+        return invalid("Service", "", name,
+                       {{"FieldValueInvalid", fmt::format("Invalid value: {}: {}", wanted, why),
+                         fmt::format("spec.ports[{}].nodePort", i)}});
       }
-      reserved_.insert(std::to_string(wanted));
-      port["nodePort"] = wanted;
+      if (!own.contains(wanted)) reserve(std::to_string(wanted), fresh);
+      note(*port, wanted);
     }
+    for (auto& value : ports) {
+      auto* port = value.if_object();
+      if (!choose || !port || client::number(*port, {"nodePort"}, 0) != 0) continue;
+      auto same = given.find(client::number(*port, {"port"}, 0));
+      int64_t number = same != given.end() && !used.contains({std::string(protocolOf(*port)), same->second})
+                           ? same->second
+                           : freePort();
+      if (number == 0) return Error(Code::kInternal, "failed to allocate a nodePort: range is full");
+      reserve(std::to_string(number), fresh);
+      (*port)["nodePort"] = number;
+      note(*port, number);
+    }
+    return {};
+  }
+
+  Result<> allocateHealthPort(json::object& spec, const std::string& name, const object::Object* old, Reserved& fresh) {
+    int64_t wanted = healthPort(spec);
+    if (old && wanted != 0 && wanted == client::number(old->root(), {"spec", "healthCheckNodePort"}, 0)) return {};
+    if (wanted == 0) {
+      wanted = freePort();
+      if (wanted == 0) return Error(Code::kInternal, "failed to allocate a HealthCheck NodePort: range is full");
+    } else if (auto why = refusal(wanted, old ? old->uid() : ""); !why.empty()) {
+      return invalid(
+          "Service", "", name,
+          {{"FieldValueInvalid",
+            fmt::format("Invalid value: {}: failed to allocate requested HealthCheck NodePort: {}", wanted, why),
+            "spec.healthCheckNodePort"}});
+    }
+    reserve(std::to_string(wanted), fresh);
+    spec["healthCheckNodePort"] = wanted;
     return {};
   }
 

@@ -6,6 +6,7 @@
 #include "client/bootstrap_token.h"
 #include "client/fake_client.h"
 #include "controllers/manager.h"
+#include "endpoints_mirror.h"
 #include "endpointslice.h"
 #include "garbage_collector.h"
 #include "namespace.h"
@@ -147,6 +148,39 @@ TEST_F(EndpointsTest, StaleCacheLeavesNoDoubleSlice) {
   api.releaseCaches();
   loop.advance(1s);
   EXPECT_EQ(api.all(kinds::kEndpointSlices).size(), 1u);
+}
+
+TEST_F(EndpointsTest, MirrorsEndpointsWrittenByHandWhileNothingSelectsPods) {
+  service({{"selector", json::object()}});
+  api.seed(kinds::kEndpoints, R"({"metadata":{"name":"web","namespace":"default","labels":{"team":"a"}},
+    "subsets":[{"addresses":[{"ip":"192.0.2.7","hostname":"db"},{"ip":"2001:db8::7"}],"notReadyAddresses":[{"ip":"192.0.2.8"}],
+    "ports":[{"name":"http","port":9000}]}]})");
+  api.seed(kinds::kEndpoints, R"({"metadata":{"name":"lonely","namespace":"default"},
+    "subsets":[{"addresses":[{"ip":"192.0.2.9"}],"ports":[{"port":1}]}]})");
+  run<EndpointsMirrorController>();
+  auto slices = api.all(kinds::kEndpointSlices);
+  ASSERT_EQ(slices.size(), 2u) << "one a family; none without a service";
+  std::sort(slices.begin(), slices.end(),
+            [](auto& a, auto& b) { return text(a->root(), {"addressType"}) < text(b->root(), {"addressType"}); });
+  EXPECT_EQ(slices[0]->label("endpointslice.kubernetes.io/managed-by"), "endpointslicemirroring-controller.k8s.io");
+  EXPECT_EQ(slices[0]->label("kubernetes.io/service-name"), "web");
+  EXPECT_EQ(slices[0]->label("team"), "a");
+  EXPECT_EQ(text(slices[1]->root(), {"addressType"}), "IPv6");
+  EXPECT_EQ(number(array(slices[0]->root(), {"ports"})[0].as_object(), {"port"}), 9000);
+  const json::array four = array(slices[0]->root(), {"endpoints"});
+  ASSERT_EQ(four.size(), 2u);
+  EXPECT_EQ(text(four[0].as_object(), "hostname"), "db");
+  EXPECT_TRUE(flag(four[0].as_object(), {"conditions", "ready"}));
+  EXPECT_FALSE(flag(four[1].as_object(), {"conditions", "ready"}, true));
+  api.change(kinds::kEndpoints, "default", "web", [](json::object& o) {
+    o["subsets"].as_array()[0].as_object()["addresses"] = json::array{json::object{{"ip", "192.0.2.10"}}};
+  });
+  loop.advance(1s);
+  EXPECT_EQ(api.all(kinds::kEndpointSlices).size(), 1u);
+  api.change(kinds::kServices, "default", "web",
+             [](json::object& o) { objectAt(o, "spec")["selector"] = json::object{{"app", "web"}}; });
+  loop.advance(1s);
+  EXPECT_TRUE(api.all(kinds::kEndpointSlices).empty());
 }
 
 struct GarbageTest : Base {

@@ -4,6 +4,7 @@
 
 #include "base/strings.h"
 #include "object/labels.h"
+#include "slice_writer.h"
 
 namespace dhow::controllers {
 
@@ -69,7 +70,8 @@ json::object hintsFor(const Object& service, const Object& node) {
   const std::string_view wish = text(service.root(), {"spec", "trafficDistribution"});
   json::object hints;
   if (wish == "PreferSameNode") hints["forNodes"] = json::array{json::object{{"name", node.name()}}};
-  if (wish == "PreferSameNode" || wish == "PreferSameZone" || wish == "PreferClose")
+  if ((wish == "PreferSameNode" || wish == "PreferSameZone" || wish == "PreferClose") &&
+      !node.label(kZoneLabel).empty())
     hints["forZones"] = json::array{json::object{{"name", node.label(kZoneLabel)}}};
   return hints;
 }
@@ -83,8 +85,8 @@ json::object endpointOf(const Object& service, const Object& pod, const ObjectPt
                         {"targetRef", targetOf(pod)},
                         {"nodeName", text(pod.root(), {"spec", "nodeName"})}};
   if (std::string hostname = hostnameIn(service, pod); !hostname.empty()) endpoint["hostname"] = hostname;
-  if (node && !node->label(kZoneLabel).empty()) {
-    endpoint["zone"] = node->label(kZoneLabel);
+  if (node) {
+    if (!node->label(kZoneLabel).empty()) endpoint["zone"] = node->label(kZoneLabel);
     if (json::object hints = hintsFor(service, *node); ready && !pod.deleting() && !hints.empty())
       endpoint["hints"] = std::move(hints);
   }
@@ -109,17 +111,6 @@ json::object newSlice(const Object& service, json::array endpoints, const std::v
           {"addressType", "IPv4"},
           {"endpoints", std::move(endpoints)},
           {"ports", portsJson(ports)}};
-}
-
-bool sameContent(const Object& slice, const json::object& wanted) {
-  return array(slice.root(), {"endpoints"}) == wanted.at("endpoints") &&
-         array(slice.root(), {"ports"}) == wanted.at("ports") &&
-         client::object(slice.root(), {"metadata", "labels"}) == wanted.at("metadata").at("labels");
-}
-
-Result<> unlessGone(Result<> done) {
-  if (!done.ok() && done.error().is(Code::kNotFound)) return {};
-  return done;
 }
 
 Result<> withoutValue(Result<ObjectPtr> done) {
@@ -235,37 +226,9 @@ Task<Result<>> EndpointSliceController::syncSlices(ObjectPtr service, std::vecto
   std::vector<ObjectPtr> existing = slices_.byIndex(kBySlices, service->key());
   std::erase_if(existing,
                 [&](const ObjectPtr& slice) { return slice->deleting() || controllerUid(*slice) != service->uid(); });
-  // Whole matches first, so that what need not change does not.
-  std::erase_if(wanted, [&](const json::object& slice) {
-    auto same = std::find_if(existing.begin(), existing.end(),
-                             [&](const ObjectPtr& have) { return sameContent(*have, slice); });
-    if (same == existing.end()) return false;
-    existing.erase(same);
-    return true;
-  });
   const std::string ns(service->ns());
-  for (json::object& slice : wanted) {
-    if (existing.empty()) {
-      Result<ObjectPtr> created = co_await context_.client.create(kEndpointSlices, ns, std::move(slice));
-      if (!created.ok()) co_return std::move(created).error();
-      continue;
-    }
-    ObjectPtr reused = std::move(existing.back());
-    existing.pop_back();
-    json::object document = copyOf(reused);
-    document["endpoints"] = std::move(slice["endpoints"]);
-    document["ports"] = std::move(slice["ports"]);
-    metadataOf(document)["labels"] = sliceLabels(*service);
-    Result<ObjectPtr> updated =
-        co_await context_.client.update(kEndpointSlices, ns, std::string(reused->name()), "", std::move(document));
-    if (!updated.ok()) co_return std::move(updated).error();
-  }
-  for (const ObjectPtr& surplus : existing) {
-    Result<> removed =
-        unlessGone(co_await context_.client.remove(kEndpointSlices, ns, std::string(surplus->name()), {}));
-    if (!removed.ok()) co_return removed;
-  }
-  co_return Result<>();
+  Result<> done = co_await writeSlices(context_, ns, std::move(existing), std::move(wanted));
+  co_return done;
 }
 
 Task<Result<>> EndpointSliceController::syncEndpoints(ObjectPtr service, std::vector<ObjectPtr> pods) {

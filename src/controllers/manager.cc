@@ -4,6 +4,7 @@
 #include "certificates.h"
 #include "deployment.h"
 #include "disruption.h"
+#include "endpoints_mirror.h"
 #include "endpointslice.h"
 #include "evacuation.h"
 #include "event_expiry.h"
@@ -113,6 +114,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   add("replicaset", [&] { return std::make_unique<ReplicaSetController>(context); });
   add("disruption", [&] { return std::make_unique<DisruptionController>(context); });
   add("endpointslice", [&] { return std::make_unique<EndpointSliceController>(context); });
+  add("endpointslicemirroring", [&] { return std::make_unique<EndpointsMirrorController>(context); });
   add("garbagecollector", [&] { return std::make_unique<GarbageCollector>(context, collectedKinds()); });
   add("podgc", [&] { return std::make_unique<PodGarbageCollector>(context, options.terminatedPodLimit); });
   add("eventexpiry", [&] { return std::make_unique<EventExpiry>(context, options.eventTtl); });

@@ -77,12 +77,11 @@ std::vector<Frontend> frontendsOf(const ServicePort& port) {
 void contributeFrontend(const ServicePort& port, const Frontend& f, Contribution& out) {
   bool internal = isClusterIp(port, f);
   bool localOnly = internal ? port.internalLocal : port.externalLocal;
-  std::vector<ServiceEndpoint> all, local;
-  for (auto& endpoint : port.endpoints) {
-    if (!endpoint.address.isV4()) continue;
-    all.push_back(endpoint);
-    if (endpoint.local) local.push_back(endpoint);
-  }
+  auto ofFamily = [](std::vector<ServiceEndpoint> from) {
+    std::erase_if(from, [](const ServiceEndpoint& endpoint) { return !endpoint.address.isV4(); });
+    return from;
+  };
+  const auto all = ofFamily(port.endpoints), local = ofFamily(port.localEndpoints);
   auto& served = localOnly ? local : all;
   if (!served.empty()) {
     addPicked(port, f, served, {.keepSource = localOnly && !internal}, out);
@@ -90,15 +89,19 @@ void contributeFrontend(const ServicePort& port, const Frontend& f, Contribution
     // Nothing at all: the client shall know at once. Elsewhere, but not here: the balancer in front tries another node.
     const char* refused = f.address.empty() ? kRefusedNodePorts : kRefused;
     const char* dropped = f.address.empty() ? kDroppedNodePorts : kDropped;
-    out.elements.push_back(
-        {all.empty() ? refused : dropped, {.key = lookupKey(f), .keyEnd = "", .data = "", .verdict = ""}});
+    out.elements.push_back({all.empty() && local.empty() ? refused : dropped,
+                            {.key = lookupKey(f), .keyEnd = "", .data = "", .verdict = ""}});
   }
   // From inside the cluster, an external address is as good as the cluster's own.
   if (localOnly && !internal && !all.empty()) addPicked(port, f, all, {.inside = true}, out);
   if (port.affinitySeconds > 0) {
-    for (auto& endpoint : all) {
+    std::set<std::pair<IpAddress, uint16_t>> members;
+    for (auto* list : {&all, &served}) {
+      for (auto& endpoint : *list) members.emplace(endpoint.address, endpoint.port);
+    }
+    for (auto& [address, number] : members) {
       NftKey key = frontendKey(f);
-      key.address(endpoint.address).port(endpoint.port);
+      key.address(address).port(number);
       out.elements.push_back({kMembers, {.key = key, .keyEnd = "", .data = "", .verdict = ""}});
     }
   }

@@ -17,6 +17,25 @@ std::pair<std::string_view, std::string> idOf(const Element& e) {
   return {e.set, e.element.key + e.element.keyEnd};
 }
 
+// Endpoints of this node, each once.
+std::set<IpAddress> localAddresses(const ServicePort& port) {
+  std::set<IpAddress> out;
+  for (auto* list : {&port.endpoints, &port.localEndpoints}) {
+    for (auto& endpoint : *list) {
+      if (endpoint.local && endpoint.address.isV4()) out.insert(endpoint.address);
+    }
+  }
+  return out;
+}
+
+std::set<IpAddress> endpointAddresses(const ServicePort& port) {
+  std::set<IpAddress> out;
+  for (auto* list : {&port.endpoints, &port.localEndpoints}) {
+    for (auto& endpoint : *list) out.insert(endpoint.address);
+  }
+  return out;
+}
+
 }  // namespace
 
 struct ServiceProxy::Rep {
@@ -40,9 +59,7 @@ struct ServiceProxy::Rep {
 
 void ServiceProxy::Rep::store(ServicePort port) {
   for (auto& frontend : frontendsOf(port)) claims[frontend].insert(port.key);
-  for (auto& endpoint : port.endpoints) {
-    if (endpoint.local && endpoint.address.isV4()) hairpins[endpoint.address]++;
-  }
+  for (auto& address : localAddresses(port)) hairpins[address]++;
   auto key = port.key;
   ports[key] = std::move(port);
 }
@@ -55,9 +72,8 @@ void ServiceProxy::Rep::erase(const std::string& key) {
     claim->second.erase(key);
     if (claim->second.empty()) claims.erase(claim);
   }
-  for (auto& endpoint : it->second.endpoints) {
-    if (!endpoint.local || !endpoint.address.isV4()) continue;
-    auto count = hairpins.find(endpoint.address);
+  for (auto& address : localAddresses(it->second)) {
+    auto count = hairpins.find(address);
     if (--count->second == 0) hairpins.erase(count);
   }
   ports.erase(it);
@@ -203,12 +219,8 @@ void ServiceProxy::Rep::forgetUdp(const std::map<std::string, std::optional<Serv
   for (auto& [key, old] : before) {
     auto now = ports.find(key);
     std::set<IpAddress> have, had;
-    if (now != ports.end()) {
-      for (auto& endpoint : now->second.endpoints) have.insert(endpoint.address);
-    }
-    if (old) {
-      for (auto& endpoint : old->endpoints) had.insert(endpoint.address);
-    }
+    if (now != ports.end()) have = endpointAddresses(now->second);
+    if (old) had = endpointAddresses(*old);
     bool served = had.empty() && !have.empty();
     std::set<IpAddress> gone;
     std::set_difference(had.begin(), had.end(), have.begin(), have.end(), std::inserter(gone, gone.end()));
@@ -236,14 +248,16 @@ Result<std::unique_ptr<ServiceProxy>> ServiceProxy::open(ServiceProxyOptions opt
 }
 
 Result<> ServiceProxy::apply(std::vector<ServicePort> snapshot) {
+  const ServicePort nothing;
   std::lock_guard lock(rep_->mutex);
   std::map<std::string, std::optional<ServicePort>> wanted;
   std::set<std::string> keep;
   for (auto& port : snapshot) {
     keep.insert(port.key);
     auto it = rep_->ports.find(port.key);
-    port.endpoints =
-        keepOrder(it == rep_->ports.end() ? std::vector<ServiceEndpoint>() : it->second.endpoints, port.endpoints);
+    const ServicePort& before = it == rep_->ports.end() ? nothing : it->second;
+    port.endpoints = keepOrder(before.endpoints, port.endpoints);
+    port.localEndpoints = keepOrder(before.localEndpoints, port.localEndpoints);
     if (it == rep_->ports.end() || it->second != port) wanted[port.key] = std::move(port);
   }
   for (auto& [key, port] : rep_->ports) {
@@ -257,6 +271,7 @@ Result<> ServiceProxy::apply(std::vector<ServicePort> snapshot) {
 }
 
 Result<> ServiceProxy::update(std::vector<ServicePort> changed, const std::vector<std::string>& removed) {
+  const ServicePort nothing;
   std::lock_guard lock(rep_->mutex);
   std::map<std::string, std::optional<ServicePort>> wanted;
   for (auto& key : removed) {
@@ -264,8 +279,9 @@ Result<> ServiceProxy::update(std::vector<ServicePort> changed, const std::vecto
   }
   for (auto& port : changed) {
     auto it = rep_->ports.find(port.key);
-    port.endpoints =
-        keepOrder(it == rep_->ports.end() ? std::vector<ServiceEndpoint>() : it->second.endpoints, port.endpoints);
+    const ServicePort& before = it == rep_->ports.end() ? nothing : it->second;
+    port.endpoints = keepOrder(before.endpoints, port.endpoints);
+    port.localEndpoints = keepOrder(before.localEndpoints, port.localEndpoints);
     if (it == rep_->ports.end() || it->second != port) {
       auto key = port.key;
       wanted[key] = std::move(port);

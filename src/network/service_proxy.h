@@ -21,8 +21,9 @@ struct ServiceEndpoint {
   auto operator<=>(const ServiceEndpoint&) const = default;
 };
 
-// One port of one Service, with the endpoints that may get new connections (the caller has chosen them: ready ones,
-// or serving ones when none is ready; nearest zone when trafficDistribution asks for it).
+// One port of one Service, with the endpoints that may get new connections. The caller has chosen them: ready ones, or
+// serving ones when none is ready; nearest zone or node when trafficDistribution asks for it. Those for a policy Local
+// are a list of their own, since neither choice is the same within one node.
 struct ServicePort {
   std::string key;  // "namespace/name:port", unique in a snapshot
   Protocol protocol = Protocol::kTcp;
@@ -36,6 +37,7 @@ struct ServicePort {
   bool internalLocal = false;                      // internalTrafficPolicy: Local
   bool externalLocal = false;                      // externalTrafficPolicy: Local
   std::vector<ServiceEndpoint> endpoints;
+  std::vector<ServiceEndpoint> localEndpoints;  // what a policy Local sends to, all on this node
   bool operator==(const ServicePort&) const = default;
 };
 

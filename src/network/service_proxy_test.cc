@@ -127,6 +127,7 @@ TEST_P(ServiceProxyTest, NodePortLoadBalancerAndExternalAddressesAnswer) {
 
 TEST_P(ServiceProxyTest, LocalTrafficPolicyKeepsTheClientsAddressAndThePods) {
   auto port = web({0});
+  port.localEndpoints = port.endpoints;
   port.endpoints.push_back({pods_[1].attachment.address.address, 80, false});
   port.nodePort = 30080;
   port.externalLocal = true;
@@ -134,12 +135,28 @@ TEST_P(ServiceProxyTest, LocalTrafficPolicyKeepsTheClientsAddressAndThePods) {
   for (int i = 0; i < 20; i++) EXPECT_EQ("pod0 192.0.2.2", TestClient(client_, "192.0.2.1", 30080).first());
   EXPECT_EQ(2u, ask(pods_[2].netns, "192.0.2.1", 30080, 40).size()) << "from inside, all endpoints serve";
   port.endpoints.erase(port.endpoints.begin());
+  port.localEndpoints.clear();
   ASSERT_OK(proxy_->apply({port}));
   EXPECT_EQ("timeout", TestClient(client_, "192.0.2.1", 30080, false, 200).first()) << "dropped: none is local";
   EXPECT_EQ("pod1", TestClient(client_, "10.96.0.20", 8080).server());
   port.internalLocal = true;
   ASSERT_OK(proxy_->apply({port}));
   EXPECT_EQ("timeout", TestClient(pods_[2].netns, "10.96.0.20", 8080, false, 200).first());
+}
+
+TEST_P(ServiceProxyTest, LocalTrafficPolicySendsToALocalEndpointThatTheOthersNoLongerUse) {
+  auto port = web({1});
+  port.endpoints[0].local = false;
+  port.localEndpoints = endpoints({0});
+  port.nodePort = 30080;
+  port.externalLocal = true;
+  port.affinitySeconds = 100;
+  ASSERT_OK(proxy_->apply({port}));
+  for (int i = 0; i < 5; i++) EXPECT_EQ("pod0 192.0.2.2", TestClient(client_, "192.0.2.1", 30080).first());
+  EXPECT_EQ("pod1", TestClient(client_, "10.96.0.20", 8080).server());
+  port.internalLocal = true;
+  ASSERT_OK(proxy_->apply({port}));
+  EXPECT_EQ("pod0 10.244.1.1", TestClient(pods_[0].netns, "10.96.0.20", 8080).first()) << "itself, by hairpin";
 }
 
 TEST_P(ServiceProxyTest, SessionAffinityHoldsUntilTheEndpointGoes) {

@@ -34,8 +34,8 @@ constexpr size_t kDnsConfigMost = 2 << 20;  // bytes; the API takes less
 class NetSink final : public ServiceSink {
  public:
   // `announcer`: null where no neighbours are to be answered.
-  NetSink(std::unique_ptr<ServiceProxy> proxy, ClusterDns& dns, AddressAnnouncer* announcer)
-      : proxy_(std::move(proxy)), dns_(dns), announcer_(announcer) {}
+  NetSink(Loop& loop, std::unique_ptr<ServiceProxy> proxy, ClusterDns& dns, AddressAnnouncer* announcer)
+      : proxy_(std::move(proxy)), dns_(dns), announcer_(announcer), health_(loop) {}
   Result<> applyAll(std::vector<ServicePort> ports) override { return proxy_->apply(std::move(ports)); }
   Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) override {
     return proxy_->update(std::move(changed), removed);
@@ -55,12 +55,17 @@ class NetSink final : public ServiceSink {
     for (const auto& [name, addresses] : announced_) all.insert(addresses.begin(), addresses.end());
     announcer_->setWanted(std::move(all));
   }
+  void setHealth(const std::string& ns, const std::string& name, ServiceHealth health) override {
+    health_.set(ns, name, health);
+  }
+  Task<> stop() { return health_.stop(); }
 
  private:
   std::unique_ptr<ServiceProxy> proxy_;
   ClusterDns& dns_;
   AddressAnnouncer* announcer_;
   std::map<std::string, AddressElection::Wanted> announced_;  // by service
+  ServiceHealthServers health_;
 };
 
 class TableSink final : public PolicySink {
@@ -372,7 +377,7 @@ struct Agent::Rep {
     ASSIGN_OR_RETURN(IpAddress dnsAddress, IpAddress::parse(options.dnsAddress));
     proxy.untrackedDns = {dnsAddress};
     ASSIGN_OR_RETURN(auto opened, ServiceProxy::open(std::move(proxy)));
-    sink = std::make_unique<NetSink>(std::move(opened), dns, announcer.get());
+    sink = std::make_unique<NetSink>(parts.loop, std::move(opened), dns, announcer.get());
     services = std::make_unique<ServiceFeed>(
         parts.loop, caches.of(resources::kServices), caches.of(resources::kEndpointSlices), *sink, offload,
         ServiceView{options.name, options.zone, options.dnsAddress}, options.dataDir + "/services.jsonl");
@@ -486,6 +491,7 @@ Task<> Agent::stop() {
   if (r.policies) co_await r.policies->stop();
   if (r.pods) co_await r.pods->stop();
   if (r.services) co_await r.services->stop();
+  if (r.sink) co_await r.sink->stop();
   co_await r.objects.stop();
   co_await r.connector.stop();
   co_await r.events.stop();

@@ -272,6 +272,31 @@ TEST(Services, PreferTheirZone) {
   EXPECT_EQ(servicePorts(*make(kService), {slice}, {"n9", "z9", ""})[0].endpoints.size(), 2u);
 }
 
+TEST(Services, LocalPolicyKnowsNoHintsAndServesTheLastThatEndsHere) {
+  auto slice = [](std::string_view here) {
+    return make(fmt::format(
+        R"({{"kind":"EndpointSlice","metadata":{{"name":"web-1","namespace":"shop"}},"ports":[{{"name":"http","port":8080}}],
+      "endpoints":[{{"addresses":["10.244.1.2"],"nodeName":"n1","conditions":{},"hints":{{"forZones":[{{"name":"z2"}}]}}}},
+                   {{"addresses":["10.244.1.3"],"nodeName":"n1","conditions":{{"ready":false,"serving":true,"terminating":true}}}},
+                   {{"addresses":["10.244.2.2"],"nodeName":"n2","hints":{{"forZones":[{{"name":"z1"}}]}}}}]}})",
+        here));
+  };
+  ObjectPtr service = make(
+      R"({"kind":"Service","metadata":{"name":"web","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9",
+    "externalTrafficPolicy":"Local","ports":[{"name":"http","port":80}]}})");
+  auto port = servicePorts(*service, {slice(R"({"ready":true})")}, kView).at(0);
+  ASSERT_EQ(port.localEndpoints.size(), 1u);
+  EXPECT_EQ(port.localEndpoints[0].address.str(), "10.244.1.2");
+  ASSERT_EQ(port.endpoints.size(), 1u);
+  EXPECT_EQ(port.endpoints[0].address.str(), "10.244.2.2") << "for all others the hints count";
+  port = servicePorts(*service, {slice(R"({"ready":false})")}, kView).at(0);
+  ASSERT_EQ(port.localEndpoints.size(), 1u);
+  EXPECT_EQ(port.localEndpoints[0].address.str(), "10.244.1.3") << "ends, but is the last one here";
+  ASSERT_EQ(port.endpoints.size(), 1u);
+  EXPECT_EQ(port.endpoints[0].address.str(), "10.244.2.2");
+  EXPECT_TRUE(servicePorts(*make(kService), {slice(R"({"ready":true})")}, kView).at(0).localEndpoints.empty());
+}
+
 TEST(Services, RoutesToOtherNodes) {
   std::vector<ObjectPtr> nodes = {
       make(

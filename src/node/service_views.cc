@@ -65,19 +65,36 @@ void preferNear(std::vector<Candidate>& all, std::vector<std::string> Candidate:
   if (!near.empty()) all = std::move(near);
 }
 
-std::vector<ServiceEndpoint> endpointsFor(const std::vector<ObjectPtr>& slices, std::string_view portName,
-                                          Protocol protocol, bool publishNotReady, const ServiceView& view) {
-  std::vector<Candidate> all = candidates(slices, portName, protocol, publishNotReady, view);
-  const bool anyReady = std::any_of(all.begin(), all.end(), [](const Candidate& c) { return c.ready; });
-  // When no endpoint is ready, those that end but still answer are better than none.
-  std::erase_if(all, [&](const Candidate& c) { return anyReady ? !c.ready : !c.servingAndTerminating; });
-  preferNear(all, &Candidate::zones, view.zone);
-  preferNear(all, &Candidate::nodes, view.node);
+std::vector<ServiceEndpoint> endpointsOf(const std::vector<Candidate>& from) {
   std::vector<ServiceEndpoint> out;
-  for (const Candidate& candidate : all) out.push_back(candidate.endpoint);
-  std::sort(out.begin(), out.end());
-  out.erase(std::unique(out.begin(), out.end()), out.end());
+  for (const Candidate& candidate : from) out.push_back(candidate.endpoint);
   return out;
+}
+
+// The ready ones; when there is none, those that end but still answer are better than none (KEP-1669).
+std::vector<Candidate> usable(std::vector<Candidate> from) {
+  const bool anyReady = std::any_of(from.begin(), from.end(), [](const Candidate& c) { return c.ready; });
+  std::erase_if(from, [&](const Candidate& c) { return anyReady ? !c.ready : !c.servingAndTerminating; });
+  return from;
+}
+
+// For traffic to everywhere the nearest of all usable ones. For traffic that stays on this node (a policy Local) the
+// usable ones of this node: hints do not count there, and a local one that ends is better than none though others are
+// ready elsewhere. Both as kube-proxy chooses.
+void chooseEndpoints(ServicePort& port, const std::vector<Candidate>& all, const ServiceView& view) {
+  std::vector<Candidate> anywhere = usable(all);
+  preferNear(anywhere, &Candidate::zones, view.zone);
+  preferNear(anywhere, &Candidate::nodes, view.node);
+  port.endpoints = endpointsOf(anywhere);
+  if (port.internalLocal || port.externalLocal) {
+    std::vector<Candidate> here = all;
+    std::erase_if(here, [](const Candidate& c) { return !c.endpoint.local; });
+    port.localEndpoints = endpointsOf(usable(std::move(here)));
+  }
+  for (auto* list : {&port.endpoints, &port.localEndpoints}) {
+    std::sort(list->begin(), list->end());
+    list->erase(std::unique(list->begin(), list->end()), list->end());
+  }
 }
 
 void addAddress(std::vector<IpAddress>& out, std::string_view value) {
@@ -129,8 +146,8 @@ std::vector<ServicePort> servicePorts(const Object& service, const std::vector<O
     }
     port.internalLocal = text(spec, "internalTrafficPolicy") == "Local";
     port.externalLocal = text(spec, "externalTrafficPolicy") == "Local";
-    port.endpoints =
-        endpointsFor(slices, text(from, "name"), *protocol, flag(spec, {"publishNotReadyAddresses"}), view);
+    chooseEndpoints(
+        port, candidates(slices, text(from, "name"), *protocol, flag(spec, {"publishNotReadyAddresses"}), view), view);
     out.push_back(std::move(port));
   }
   return out;

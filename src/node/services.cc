@@ -138,6 +138,7 @@ Task<> ServiceFeed::flush(ServiceFeed* self) {
         const std::vector<ObjectPtr> slices = self->slicesOf(key);
         self->sink_.setDns(dnsService(*service, slices));
         self->sink_.setAnnounced(key, announcedAddresses(*service, slices));
+        self->sink_.setHealth(std::string(ns), std::string(name), serviceHealth(*service, slices, self->view_));
         for (ServicePort& port : servicePorts(*service, slices, self->view_)) {
           ports.insert(port.key);
           changed->push_back(std::move(port));
@@ -145,6 +146,7 @@ Task<> ServiceFeed::flush(ServiceFeed* self) {
       } else {
         self->sink_.removeDns(std::string(ns), std::string(name));
         self->sink_.setAnnounced(key, {});
+        self->sink_.setHealth(std::string(ns), std::string(name), {});
       }
       for (const std::string& port : self->told_[key]) {
         if (!ports.contains(port)) removed->push_back(port);
@@ -202,6 +204,7 @@ Result<> ServiceFeed::load() {
     const std::vector<ObjectPtr> slices = slicesOf(object->key());
     sink_.setDns(dnsService(*object, slices));
     sink_.setAnnounced(std::string(object->key()), announcedAddresses(*object, slices));
+    sink_.setHealth(std::string(object->ns()), std::string(object->name()), serviceHealth(*object, slices, view_));
     for (ServicePort& port : servicePorts(*object, slices, view_)) ports.push_back(std::move(port));
   }
   return sink_.applyAll(std::move(ports));

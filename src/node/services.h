@@ -18,6 +18,7 @@
 #include "network/dns.h"
 #include "network/service_proxy.h"
 #include "node/service_ports.h"
+#include "service_health.h"
 
 namespace dhow::node {
 
@@ -39,6 +40,8 @@ class ServiceSink {
   virtual void setDns(const ClusterDns::Service& service) = 0;
   virtual void removeDns(const std::string& ns, const std::string& name) = 0;
   virtual void setAnnounced(const std::string& /*service*/, AddressElection::Wanted) {}
+  // Without a port: its health is no longer told.
+  virtual void setHealth(const std::string& ns, const std::string& name, ServiceHealth health) = 0;
 };
 
 class ServiceFeed final : public ServiceSource {

@@ -25,6 +25,8 @@ class FakeSink final : public ServiceSink {
   }
   void setDns(const ClusterDns::Service&) override {}
   void removeDns(const std::string&, const std::string&) override {}
+  void setHealth(const std::string&, const std::string& name, ServiceHealth health) override { healths[name] = health; }
+  std::map<std::string, ServiceHealth> healths;
   std::string error;
   int updates = 0;
   size_t endpoints = 0;
@@ -126,6 +128,33 @@ TEST_F(ServiceFeedTest, RemovalOfASliceIsAChangeLikeAnother) {
   EXPECT_LT(feed_.applied(), client_.of(kEndpointSlices).revision());
   loop_.runReady();
   EXPECT_EQ(feed_.applied(), client_.of(kEndpointSlices).revision());
+}
+
+TEST_F(ServiceFeedTest, HealthCountsReadyEndpointsOfThisNodeWhileThePolicyIsLocal) {
+  auto setSpec = [&](std::string_view policy) {
+    client_.change(kServices, "default", "web", [&](json::object& service) {
+      auto& spec = service["spec"].as_object();
+      spec["type"] = "LoadBalancer";
+      spec["externalTrafficPolicy"] = policy;
+      spec["healthCheckNodePort"] = 31500;
+    });
+    loop_.runReady();
+  };
+  client_.change(kEndpointSlices, "default", "web-1", [](json::object& slice) {
+    slice["endpoints"] = boost::json::parse(R"([{"addresses":["10.244.1.2"],"nodeName":"n1"},
+      {"addresses":["10.244.1.3"],"nodeName":"n1","conditions":{"ready":false}},
+      {"addresses":["10.244.2.2"],"nodeName":"n2"}])");
+  });
+  setSpec("Local");
+  EXPECT_EQ(sink_.healths["web"].port, 31500);
+  EXPECT_EQ(sink_.healths["web"].localEndpoints, 1U);
+  setSpec("Cluster");
+  EXPECT_EQ(sink_.healths["web"].port, 0);
+  setSpec("Local");
+  EXPECT_EQ(sink_.healths["web"].port, 31500);
+  client_.drop(kServices, "default", "web");
+  loop_.runReady();
+  EXPECT_EQ(sink_.healths["web"].port, 0);
 }
 
 TEST_F(ServiceFeedTest, WhatCouldNotBeWrittenIsNotApplied) {

@@ -13,5 +13,7 @@ inline constexpr char kServiceNameLabel[] = "kubernetes.io/service-name";
 inline constexpr char kSliceManagedByLabel[] = "endpointslice.kubernetes.io/managed-by";
 inline constexpr char kSliceController[] =
     "endpointslice-controller.k8s.io";  // the manager of services with a selector
+inline constexpr char kSliceMirror[] =
+    "endpointslicemirroring-controller.k8s.io";  // of Endpoints that somebody wrote by hand
 
 }  // namespace dhow::object

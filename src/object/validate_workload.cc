@@ -143,95 +143,6 @@ void secret(const json::object& value, const json::object* before, Context& cont
   fixedOnceImmutable(value, before, {"data"}, context);
 }
 
-void servicePorts(const json::object& value, Context& context) {
-  const json::array* ports = list(value, "ports");
-  std::vector<std::string> names, numbers;
-  bool clusterOnly = text(value, "type") == "ClusterIP";
-  for (size_t i = 0; ports && i < ports->size(); ++i) {
-    const json::object* port = (*ports)[i].if_object();
-    if (!port) continue;
-    std::string path = fmt::format("{}[{}]", context.at("ports"), i);
-    std::string name(text(*port, "name"));
-    if (name.empty() && ports->size() > 1) context.problems.required(path + ".name");
-    if (!name.empty() && std::find(names.begin(), names.end(), name) != names.end())
-      context.problems.duplicate(path + ".name", json::value(name));
-    names.push_back(name);
-    const json::value* number = port->if_contains("port");
-    if (!number) context.problems.invalid(path + ".port", 0, "must be between 1 and 65535, inclusive");
-    json::object key{{"protocol", text(*port, "protocol")}, {"port", number ? *number : json::value(0)}};
-    std::string printed = json::serialize(key);
-    if (std::find(numbers.begin(), numbers.end(), printed) != numbers.end()) context.problems.duplicate(path, key);
-    numbers.push_back(printed);
-    const json::value* nodePort = port->if_contains("nodePort");
-    if (clusterOnly && nodePort && nodePort->is_int64() && nodePort->get_int64() != 0) {
-      context.problems.forbidden(path + ".nodePort", "may not be used when `type` is 'ClusterIP'");
-    }
-  }
-}
-
-void serviceSpec(const json::object& value, const json::object* before, Context& context) {
-  std::string_view type = text(value, "type"), clusterIp = text(value, "clusterIP");
-  const json::array* ports = list(value, "ports");
-  bool headless = clusterIp == "None";
-  if (type == "ExternalName") {
-    std::string_view name = text(value, "externalName");
-    if (name.empty())
-      context.problems.required(context.at("externalName"));
-    else if (std::string problem = checkDns1123Subdomain(name.ends_with('.') ? name.substr(0, name.size() - 1) : name);
-             !problem.empty()) {
-      context.problems.invalid(context.at("externalName"), json::value(name), problem);
-    }
-  } else if ((!ports || ports->empty()) && !headless) {
-    context.problems.required(context.at("ports"));
-  }
-  servicePorts(value, context);
-  if (!clusterIp.empty() && !headless) {
-    if (std::string problem = checkIp(clusterIp); !problem.empty())
-      context.problems.invalid(context.at("clusterIPs[0]"), json::value(clusterIp), problem);
-  }
-  if (headless && (type == "NodePort" || type == "LoadBalancer")) {
-    context.problems.invalid(context.at("clusterIPs[0]"), "None",
-                             "may not be set to 'None' for " + std::string(type) + " services");
-  }
-  std::string_view old = before ? text(*before, "clusterIP") : "";
-  if (!old.empty() && text(*before, "type") != "ExternalName" && type != "ExternalName" && old != clusterIp) {
-    context.problems.invalid(context.at("clusterIPs[0]"), json::value(json::array{json::value(clusterIp)}),
-                             "may not change once set");
-  }
-  bool external = type == "NodePort" || type == "LoadBalancer";
-  const json::array* externalIps = list(value, "externalIPs");
-  if (value.contains("externalTrafficPolicy") && !external && !(externalIps && !externalIps->empty())) {
-    context.problems.invalid(context.at("externalTrafficPolicy"), value.at("externalTrafficPolicy"),
-                             "may only be set for externally-accessible services");
-  }
-}
-
-void endpointSlice(const json::object& value, const json::object*, Context& context) {
-  const json::array* endpoints = list(value, "endpoints");
-  if (!endpoints) return;
-  if (endpoints->size() > 1000)
-    context.problems.invalid("endpoints", static_cast<int64_t>(endpoints->size()), "must have at most 1000 items");
-  std::string_view type = text(value, "addressType");
-  for (size_t i = 0; i < endpoints->size(); ++i) {
-    const json::object* endpoint = (*endpoints)[i].if_object();
-    const json::array* addresses = endpoint ? list(*endpoint, "addresses") : nullptr;
-    std::string path = fmt::format("endpoints[{}].addresses", i);
-    if (!addresses || addresses->empty()) {
-      context.problems.required(path, "must contain at least 1 address");
-      continue;
-    }
-    for (size_t j = 0; j < addresses->size(); ++j) {
-      if (!(*addresses)[j].is_string()) continue;
-      std::string_view address = (*addresses)[j].get_string();
-      bool six = address.find(':') != std::string_view::npos;
-      std::string problem = type == "FQDN" ? checkDns1123Subdomain(address) : checkIp(address);
-      if (problem.empty() && type == "IPv4" && six) problem = "must be an IPv4 address";
-      if (problem.empty() && type == "IPv6" && !six) problem = "must be an IPv6 address";
-      if (!problem.empty()) context.problems.invalid(fmt::format("{}[{}]", path, j), (*addresses)[j], problem);
-    }
-  }
-}
-
 constexpr std::string_view kRbac = "rbac.authorization.k8s.io";
 
 void roleRef(const json::object& value, const json::object*, Context& context) {
@@ -277,11 +188,10 @@ void policyRule(const json::object& value, const json::object*, Context& context
     context.problems.required(context.at("resources"), "resource rules must supply at least one resource");
 }
 
-constexpr Entry kRules[] = {{"workload", workload},       {"deploymentStrategy", deploymentStrategy},
-                            {"configMap", configMap},     {"secret", secret},
-                            {"serviceSpec", serviceSpec}, {"endpointSlice", endpointSlice},
-                            {"roleRef", roleRef},         {"subject", subject},
-                            {"policyRule", policyRule},   {"disruptionBudget", disruptionBudget}};
+constexpr Entry kRules[] = {{"workload", workload},     {"deploymentStrategy", deploymentStrategy},
+                            {"configMap", configMap},   {"secret", secret},
+                            {"roleRef", roleRef},       {"subject", subject},
+                            {"policyRule", policyRule}, {"disruptionBudget", disruptionBudget}};
 
 }  // namespace
 
