@@ -197,7 +197,8 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
 Task<Result<>> publishMasters(LocalClient& client, WatchCache& caches, std::vector<std::string> addresses, bool exact,
                               uint16_t port) {
   for (int attempt = 0;; ++attempt) {
-    if (attempt > 0) CO_RETURN_IF_ERROR(co_await caches.catchUp());
+    // What another master wrote a moment ago counts: the slice that is compared must not be an older one.
+    CO_RETURN_IF_ERROR(co_await caches.catchUp());
     auto endpoints = caches.of(resources::kEndpoints).get("default", "kubernetes");
     std::set<std::string> wanted(addresses.begin(), addresses.end());
     if (!exact) wanted.merge(addressesOf(endpoints));

@@ -168,7 +168,7 @@ TEST(ApiServers, StartTogetherOnAnEmptyStore) {
     for (auto address : {"10.0.0.1", "10.0.0.2", "10.0.0.3"}) EXPECT_NE(text.find(address), text.npos) << seed << text;
     EXPECT_TRUE(runOn(world.loop, world.servers[1]->publishMasters({"10.0.0.2", "10.0.0.3"})).ok());
     auto left = json::serialize(world.get(2, resources::kEndpointSlices, "default", "kubernetes").value()->root());
-    EXPECT_EQ(left.find("10.0.0.1"), left.npos);
+    EXPECT_EQ(left.find("10.0.0.1"), left.npos) << left;
     EXPECT_NE(left.find("10.0.0.2"), left.npos);
   }
 }
