@@ -47,7 +47,7 @@ std::string escaped(std::string_view text) {
 bool isPattern(const std::string& pattern) {
   if (pattern.size() > kLongestPattern) return false;
   try {
-    std::regex check(pattern, std::regex::ECMAScript);
+    static_cast<void>(std::regex(pattern, std::regex::ECMAScript));
     return true;
   } catch (const std::regex_error&) {
     return false;
