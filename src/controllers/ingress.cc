@@ -2,6 +2,7 @@
 
 #include "client/fields.h"
 #include "client/node_lease.h"
+#include "object/labels.h"
 #include "object/resource_names.h"
 
 namespace dhow::controllers {
@@ -46,14 +47,14 @@ json::object sliceOf(const std::vector<ObjectPtr>& nodes) {
     json::object one{{"addresses", json::array{json::string(internalAddress(*node))}},
                      {"conditions", json::object{{"ready", true}, {"serving", true}, {"terminating", false}}},
                      {"nodeName", node->name()}};
-    if (auto zone = node->label("topology.kubernetes.io/zone"); !zone.empty()) one["zone"] = zone;
+    if (auto zone = node->label(object::kZoneLabel); !zone.empty()) one["zone"] = zone;
     endpoints.push_back(std::move(one));
   }
   return {{"apiVersion", "discovery.k8s.io/v1"},
           {"kind", "EndpointSlice"},
           {"metadata", json::object{{"name", kName},
-                                    {"labels", json::object{{"kubernetes.io/service-name", kName},
-                                                            {"endpointslice.kubernetes.io/managed-by", kManager}}}}},
+                                    {"labels", json::object{{object::kServiceNameLabel, kName},
+                                                            {object::kSliceManagedByLabel, kManager}}}}},
           {"addressType", "IPv4"},
           {"endpoints", std::move(endpoints)},
           {"ports", portsOf(true)}};
@@ -156,7 +157,7 @@ Task<Result<>> IngressController::removeService() {
     if (!removed.ok() && !removed.error().is(Code::kNotFound)) co_return removed;
   }
   ObjectPtr slice = slices_.get(kNamespace, kName);
-  if (slice && slice->label("endpointslice.kubernetes.io/managed-by") == kManager) {
+  if (slice && slice->label(object::kSliceManagedByLabel) == kManager) {
     auto removed = co_await context_.client.remove(resources::kEndpointSlices, kNamespace, kName, {});
     if (!removed.ok() && !removed.error().is(Code::kNotFound)) co_return removed;
   }

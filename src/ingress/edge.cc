@@ -16,16 +16,13 @@
 namespace dhow::ingress {
 
 namespace resources = object::resources;
+using client::serviceOf;
 using client::text;
 
 namespace {
 
 constexpr const char* kByService = "edge-service";
 constexpr Duration kRetry = std::chrono::seconds(2);
-
-std::string serviceOf(const object::Object& slice) {
-  return fmt::format("{}/{}", slice.ns(), slice.label("kubernetes.io/service-name"));
-}
 
 }  // namespace
 
