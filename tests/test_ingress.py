@@ -99,8 +99,8 @@ class World:
              f"subjectAltName=DNS:{host}", "-days", "2", "-keyout", base + ".key", "-out", base + ".crt"])
         return base
 
-    def served_certificate(self, host):
-        done = subprocess.run(self.cluster.net.inside(["openssl", "s_client", "-connect", f"{self.address}:443", "-servername", host]), input="",
+    def served_certificate(self, host, address=None):
+        done = subprocess.run(self.cluster.net.inside(["openssl", "s_client", "-connect", f"{address or self.address}:443", "-servername", host]), input="",
                               capture_output=True, text=True, timeout=10)
         begin = done.stdout.find("-----BEGIN")
         return done.stdout[begin:done.stdout.find("-----END") + 25] if begin >= 0 else ""
@@ -218,6 +218,11 @@ def test_certificates_are_chosen_by_name_and_change_without_a_reload(world):
     assert status == 308 and headers["location"] == "https://tls.test/a?b=c"
     assert world.get("open.test")["name"] == "blue"
     eventually(lambda: "SecretMissing" in cluster.kubectl("describe", "ingress", "tls").stdout)
+    # Each node has taken all this in, so that no reload is under way.
+    for node in json.loads(cluster.kubectl("get", "nodes", "-o", "json").stdout)["items"]:
+        own = next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP")
+        eventually(lambda own=own: world.served_certificate("tls.test", own) == crt("one"))
+        eventually(lambda own=own: run(cluster.net.inside(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: open.test", f"http://{own}/"])).stdout == "200")
     workers = world.workers()
     assert workers
     base = os.path.join(world.folder, "two")
