@@ -27,6 +27,7 @@ namespace dhow {
 namespace {
 
 constexpr size_t kBlockingThreads = 4;
+constexpr Duration kLastWords = std::chrono::seconds(1);
 constexpr Duration kSigningPatience = std::chrono::minutes(5);
 
 std::string besideProgram(const std::string& name) {
@@ -135,12 +136,19 @@ Task<Result<>> startAgent(AgentProcess* self) {
   co_return Result<>();
 }
 
+Task<> endRequests(AgentProcess* self) {
+  if (self->leases) co_await self->leases->stop();
+  if (self->client) co_await self->client->stop();
+}
+
 Task<> endAgent(AgentProcess* self) {
   if (self->stopping) co_return;
   self->stopping = true;
+  // No master may be there to hear the last events.
+  Timer late = self->loop.after(kLastWords, [self] { spawn(self->loop, endRequests(self)); });
   if (self->agent) co_await self->agent->stop();
-  if (self->leases) co_await self->leases->stop();
-  if (self->client) co_await self->client->stop();
+  late.cancel();
+  co_await endRequests(self);
   if (self->keeper) co_await self->keeper->stop();
   if (self->images) co_await self->images->stop();
   if (self->runtime) co_await self->runtime->stop();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <list>
 #include <map>
 #include <set>
 
@@ -129,6 +130,7 @@ struct Client::Rep : std::enable_shared_from_this<Client::Rep> {
   Options options;
   std::map<std::string, std::shared_ptr<Origin>> origins;
   std::set<Input*> open;
+  std::list<std::function<void()>> dials;  // under way: each ends one
   bool closed = false;
 
   std::shared_ptr<Input> track(std::unique_ptr<Stream> stream);
@@ -167,7 +169,10 @@ Task<Result<Client::Rep::Dialed>> Client::Rep::dial(const Target& target, bool h
   } else if (!options.unixSocket.empty()) {
     CO_ASSIGN_OR_RETURN(stream, co_await connectUnix(loop, options.unixSocket));
   } else {
-    CO_ASSIGN_OR_RETURN(stream, co_await connectTcp(loop, target.host, target.port, options.connectTimeout));
+    auto place = dials.emplace(dials.end());
+    auto connected = co_await connectTcp(loop, target.host, target.port, options.connectTimeout, &*place);
+    dials.erase(place);
+    CO_ASSIGN_OR_RETURN(stream, std::move(connected));
   }
   Dialed out;
   out.http2 = options.priorKnowledgeHttp2 && http2;
@@ -341,6 +346,9 @@ Task<Result<Client::Upgraded>> Client::Rep::upgrade(std::shared_ptr<Rep> rep, st
 
 void Client::Rep::close() {
   closed = true;
+  for (const auto& abort : dials) {
+    if (abort) abort();
+  }
   for (auto& [name, origin] : origins) {
     origin->dialed.notify();
     if (auto http2 = std::exchange(origin->http2, nullptr)) http2->close();

@@ -22,11 +22,17 @@ struct Dial {
   explicit Dial(Loop& loop) : resolver(loop.executor()), socket(loop.executor()) {}
   tcp::resolver resolver;
   tcp::socket socket;
-  bool late = false;
+  bool late = false, aborted = false;
+  void end() {
+    boost::system::error_code ignored;
+    resolver.cancel();
+    socket.close(ignored);
+  }
 };
 
 // In the words of Go's programs, which people who run containers know.
 Error dialError(const boost::system::error_code& error, const Dial& dial, const std::string& what) {
+  if (dial.aborted) return internal::cancelled();
   if (dial.late) return Error(Code::kDeadlineExceeded, fmt::format("dial tcp {}: i/o timeout", what));
   if (error.category() != boost::system::system_category())
     return Error(Code::kUnavailable, fmt::format("dial tcp {}: {}", what, error.message()));
@@ -36,6 +42,7 @@ Error dialError(const boost::system::error_code& error, const Dial& dial, const 
 }
 
 Error lookupError(const boost::system::error_code& error, const Dial& dial, const std::string& host) {
+  if (dial.aborted) return internal::cancelled();
   if (dial.late) return Error(Code::kDeadlineExceeded, fmt::format("dial tcp: lookup {}: i/o timeout", host));
   const char* reason =
       error == asio::error::host_not_found_try_again ? "temporary failure in name resolution" : "no such host";
@@ -50,16 +57,17 @@ std::string shown(const tcp::endpoint& endpoint) {
 
 }  // namespace
 
-Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, uint16_t port, Duration timeout) {
+Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, uint16_t port, Duration timeout,
+                                                 std::function<void()>* abort) {
   auto dial = std::make_shared<Dial>(loop);
-  Timer timer = loop.after(timeout, [weak = std::weak_ptr(dial)] {
+  auto ended = [weak = std::weak_ptr(dial)](bool Dial::* why) {
     auto dial = weak.lock();
     if (!dial) return;
-    dial->late = true;
-    boost::system::error_code ignored;
-    dial->resolver.cancel();
-    dial->socket.close(ignored);
-  });
+    (*dial).*why = true;
+    dial->end();
+  };
+  Timer timer = loop.after(timeout, [ended] { ended(&Dial::late); });
+  if (abort) *abort = [ended] { ended(&Dial::aborted); };
 
   std::vector<tcp::endpoint> endpoints;
   boost::system::error_code failed;
@@ -81,9 +89,10 @@ Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, u
     dial->socket.close(ignored);
     auto [error] = co_await dial->socket.async_connect(endpoint, asio::as_tuple(asio::use_awaitable));
     failed = error;
-    if (!error && !dial->late) break;
-    if (!problem || dial->late) problem = dialError(error, *dial, shown(endpoint));
-    if (dial->late) co_return std::move(*problem);
+    const bool given = dial->late || dial->aborted;
+    if (!error && !given) break;
+    if (!problem || given) problem = dialError(error, *dial, shown(endpoint));
+    if (given) co_return std::move(*problem);
   }
   if (failed) co_return std::move(*problem);
   timer.cancel();

@@ -1,5 +1,10 @@
 #include "http1.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "base/fd.h"
+
 #include "test_util.h"
 
 namespace dhow::http {
@@ -197,6 +202,36 @@ TEST(Http1Server, StopEndsWatchesAndIdleConnections) {
   ASSERT_TRUE(idle.ok());
   runOn(f.loop, f.server.stop());
   EXPECT_EQ(f.counters->closed, 1);
+}
+
+// A server whose queue is full: the kernel drops what would open a further connection.
+struct FullServer {
+  UniqueFd listener, waiting;
+  sockaddr_in address{.sin_family = AF_INET};
+  FullServer() {
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    auto* generic = reinterpret_cast<sockaddr*>(&address);
+    listener.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    socklen_t size = sizeof address;
+    bool made = ::bind(listener.get(), generic, size) == 0 && ::listen(listener.get(), 0) == 0 &&
+                ::getsockname(listener.get(), generic, &size) == 0;
+    waiting.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    made = made && ::connect(waiting.get(), generic, size) == 0;
+    CHECK(made, "a full server");
+  }
+  std::string url() const { return fmt::format("http://127.0.0.1:{}/", ntohs(address.sin_port)); }
+};
+
+TEST(Http1Client, WhatIsStillDialingEndsWithTheClient) {
+  RealLoop loop;
+  FullServer server;
+  Client::Options options;
+  options.connectTimeout = std::chrono::hours(1);
+  Client client(loop, options);
+  Timer closing = loop.after(20ms, [&] { client.close(); });
+  auto response = runOn(loop, client.fetch(server.url(), {}));
+  ASSERT_FALSE(response.ok());
+  EXPECT_TRUE(response.error().is(Code::kCancelled)) << response.error().message();
 }
 
 TEST(Http1Client, FetchesOverTcpAndReusesTheConnection) {

@@ -2,6 +2,7 @@
 // against this alone. One read and one write may be under way at the same time; close() ends both with kCancelled.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -24,7 +25,9 @@ class Stream {
   virtual void close() = 0;
 };
 
-Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, uint16_t port, Duration timeout);
+// `abort`, which lives as long as the task, is set to what ends it early with kCancelled.
+Task<Result<std::unique_ptr<Stream>>> connectTcp(Loop& loop, std::string host, uint16_t port, Duration timeout,
+                                                 std::function<void()>* abort = nullptr);
 Task<Result<std::unique_ptr<Stream>>> connectUnix(Loop& loop, std::string path);
 // Adopts a connected socket, pipe or terminal; it becomes non-blocking and is closed with the stream.
 std::unique_ptr<Stream> adoptFd(Loop& loop, int fd);
