@@ -14,6 +14,7 @@
 #include "network/dns.h"
 #include "network/links.h"
 #include "network/service_proxy.h"
+#include "node_routes.h"
 #include "node_status.h"
 #include "pod_manager.h"
 #include "policy_feed.h"
@@ -29,6 +30,7 @@ namespace resources = dhow::object::resources;
 
 // https://kubernetes.io/docs/reference/labels-annotations-taints/
 constexpr char kExcluded[] = "node.kubernetes.io/exclude-from-external-load-balancers";
+constexpr size_t kRoutesMost = 4 << 20;
 constexpr size_t kDnsConfigMost = 2 << 20;  // bytes; the API takes less
 
 class NetSink final : public ServiceSink {
@@ -225,6 +227,7 @@ struct Agent::Rep {
   std::unique_ptr<Tunnels> tunnels;
   std::unique_ptr<client::Cache::Subscription> nodes, masterSlice;
   std::vector<std::string> masters;  // followed
+  std::string routesKept;            // what the file holds
   bool routesDue = false, stopping = false;
   Gate gate;
 
@@ -252,10 +255,32 @@ struct Agent::Rep {
     routesDue = true;
     parts.loop.post([this] {
       routesDue = false;
-      if (stopping) return;
-      auto set = network.setRoutes(nodeRoutes(caches.of(resources::kNodes).list(), options.name, options.segment));
-      if (!set.ok()) log::error("node", "routes to other nodes: {}", set.error().message());
+      if (!stopping) setRoutes();
     });
+  }
+
+  std::string routesFile() const { return options.dataDir + "/node-routes"; }
+
+  // Until all nodes are known, to those that the last agent of this node knew.
+  void setRoutes() {
+    const client::Cache& known = caches.of(resources::kNodes);
+    if (routesKept.empty()) {
+      if (auto kept = readFile(routesFile(), kRoutesMost); kept.ok()) routesKept = *std::move(kept);
+    }
+    const auto routes =
+        known.synced() ? nodeRoutes(known.list(), options.name, options.segment) : parseRoutes(routesKept);
+    if (auto set = network.setRoutes(routes); !set.ok())
+      log::error("node", "routes to other nodes: {}", set.error().message());
+    auto text = routesText(routes);
+    if (!known.synced() || text == routesKept) return;
+    routesKept = std::move(text);
+    if (auto kept = writeFileDurably(routesFile(), routesKept); !kept.ok())
+      log::warn("node", "{}", kept.error().message());
+  }
+
+  static Task<> setRoutesOnceKnown(Rep* self) {
+    co_await self->caches.of(resources::kNodes).waitSynced();
+    self->routesSoon();
   }
 
   void sawNode(const ObjectPtr& node) {
@@ -466,6 +491,7 @@ Task<Result<>> Agent::start() {
   r.nodes =
       r.caches.of(resources::kNodes).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) { r.sawNode(after); });
   r.nodeStatus.onRange = [&r](const std::string& given) { r.takeRange(given, true); };
+  r.gate.spawn(Rep::setRoutesOnceKnown(&r));
   r.caches.start();
   r.nodeStatus.start();
   r.tunnels->start();

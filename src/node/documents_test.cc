@@ -297,21 +297,6 @@ TEST(Services, LocalPolicyKnowsNoHintsAndServesTheLastThatEndsHere) {
   EXPECT_TRUE(servicePorts(*make(kService), {slice(R"({"ready":true})")}, kView).at(0).localEndpoints.empty());
 }
 
-TEST(Services, RoutesToOtherNodes) {
-  std::vector<ObjectPtr> nodes = {
-      make(
-          R"({"kind":"Node","metadata":{"name":"n1"},"spec":{"podCIDR":"10.244.0.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.1.1"}]}})"),
-      make(
-          R"({"kind":"Node","metadata":{"name":"n2"},"spec":{"podCIDR":"10.244.1.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.1.2"}]}})"),
-      make(
-          R"({"kind":"Node","metadata":{"name":"n3"},"spec":{"podCIDR":"10.244.2.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.2.2"}]}})"),
-      make(R"({"kind":"Node","metadata":{"name":"n4"},"spec":{},"status":{}})")};
-  auto routes = nodeRoutes(nodes, "n1", "10.0.1.0/24");
-  ASSERT_EQ(routes.size(), 2u);
-  EXPECT_TRUE(routes[0].onSegment);
-  EXPECT_FALSE(routes[1].onSegment);
-}
-
 TEST(ExitStatus, IsWhatKubectlReads) {
   runtime::ExitInfo exit;
   EXPECT_EQ(exitStatus(exit), R"({"metadata":{},"status":"Success"})");

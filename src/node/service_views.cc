@@ -216,27 +216,4 @@ AddressElection::Wanted announcedAddresses(const Object& service, const std::vec
   return out;
 }
 
-std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self,
-                                  const std::string& segment) {
-  std::vector<NodeRoute> out;
-  auto here = IpPrefix::parse(segment);
-  for (const ObjectPtr& node : nodes) {
-    if (node->name() == self) continue;
-    auto range = IpPrefix::parse(text(node->root(), {"spec", "podCIDR"}));
-    if (!range.ok()) continue;
-    for (const json::value& entry : array(node->root(), {"status", "addresses"})) {
-      if (!entry.is_object() || text(entry.get_object(), "type") != "InternalIP") continue;
-      auto address = IpAddress::parse(text(entry.get_object(), "address"));
-      if (!address.ok()) continue;
-      NodeRoute route;
-      route.podRange = *range;
-      route.nodeAddress = *address;
-      route.onSegment = !here.ok() || here->contains(*address);
-      out.push_back(std::move(route));
-      break;
-    }
-  }
-  return out;
-}
-
 }  // namespace dhow::node

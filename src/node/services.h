@@ -27,9 +27,6 @@ ClusterDns::Service dnsService(const Object& service, const std::vector<ObjectPt
 // stays on the node that it reached, those with a ready pod. Addresses that another class of load balancer has given
 // are its own.
 AddressElection::Wanted announcedAddresses(const Object& service, const std::vector<ObjectPtr>& slices);
-// The ways to the pods of the other nodes. `segment`: nodes inside it are reached directly; empty: all.
-std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self,
-                                  const std::string& segment);
 
 // Where it goes; a fake in tests.
 class ServiceSink {
