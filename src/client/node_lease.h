@@ -12,8 +12,10 @@
 // the moment of asking, since a master that starts later begins to look later.
 #pragma once
 
+#include <string>
+
 #include "base/loop.h"
-#include "object/object.h"
+#include "client/client.h"
 
 namespace dhow::client {
 
@@ -35,5 +37,8 @@ inline constexpr char kFencesItself[] = "dhow.io/fences-itself";
 inline constexpr char kRunsProgram[] = "dhow.io/program";
 // A condition of a Node that serves Ingresses.
 inline constexpr char kServesIngress[] = "dhow.io/ServesIngress";
+
+// Returns when the node is Ready and, unless `program` is empty, its agent runs that one. kDeadlineExceeded.
+Task<Result<>> awaitNode(Loop& loop, Client& api, std::string name, std::string program, Duration limit);
 
 }  // namespace dhow::client

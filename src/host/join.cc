@@ -5,6 +5,7 @@
 #include "client/certificate_request.h"
 #include "client/fields.h"
 #include "client/http_client.h"
+#include "client/node_lease.h"
 #include "host/cluster_info.h"
 #include "host/server.h"
 #include "host_client.h"
@@ -64,15 +65,11 @@ Task<Result<std::string>> findAuthority(Loop& loop, const JoinRequest& request) 
   co_return pinnedAuthority(claimed, request.caHashes);
 }
 
-bool isReady(const client::Object& node) {
-  return client::conditionTrue(node.root(), "Ready");
-}
-
 Task<Result<>> checkName(HttpClient& api, std::string name, std::string cluster) {
   auto node = co_await api.get(resources::kNodes, "", name);
   if (!node.ok() && node.error().is(Code::kNotFound)) co_return Result<>();
   CO_RETURN_IF_ERROR(node);
-  if (!isReady(**node)) co_return Result<>();
+  if (!client::conditionTrue((*node)->root(), "Ready")) co_return Result<>();
   co_return Error(
       Code::kAlreadyExists,
       fmt::format("cluster \"{}\" has a node \"{}\" that is Ready: give this machine another --node-name, or "
@@ -208,30 +205,7 @@ Task<Result<HostConfig>> join(Loop& loop, JoinRequest request) {
 Task<Result<>> waitReady(Loop& loop, HostConfig config, Duration limit) {
   CO_ASSIGN_OR_RETURN(auto options, nodeClientOptions(config));
   HttpClient api(loop, std::move(options));
-  client::ListOptions own;
-  own.fieldSelector = "metadata.name=" + config.name;
-  auto listed = co_await api.list(resources::kNodes, own);
-  Result<> done;
-  if (!listed.ok()) {
-    done = std::move(listed).error();
-  } else if (listed->items.empty() || !isReady(*listed->items[0])) {
-    auto watcher = co_await api.watch(resources::kNodes, own, listed->resourceVersion);
-    if (watcher.ok()) {
-      Timer late = loop.after(limit, [&] { (*watcher)->close(); });
-      while (true) {
-        auto event = co_await (*watcher)->next();
-        if (!event.ok()) {
-          done = Error(Code::kDeadlineExceeded,
-                       fmt::format("node {} is not Ready: {}", config.name, event.error().message()));
-          break;
-        }
-        if (event->type != client::WatchEvent::Type::kBookmark && isReady(*event->object)) break;
-      }
-      (*watcher)->close();
-    } else {
-      done = std::move(watcher).error();
-    }
-  }
+  auto done = co_await client::awaitNode(loop, api, config.name, "", limit);
   co_await api.stop();
   co_return done;
 }

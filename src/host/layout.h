@@ -2,6 +2,7 @@
 //
 //   <data>/host/
 //     host.json             what this host is (config.h)
+//     programs/<id>/        dhow and dhow-shim of the host's own; links/<service> leads each service to its
 //     pki/                  of a master: authority and keys (0700); of a node: ca.crt alone
 //     master/               master.json, its identities, store.db or etcd/, audit/
 //     node/                 node.json, its identity, var/ (images, pods, logs)
@@ -20,10 +21,8 @@ inline constexpr const char* kKubeconfig = "/etc/dhow/kubeconfig";
 inline constexpr const char* kRegistries = "/etc/dhow/registries.yaml";
 inline constexpr const char* kRunDir = "/run/dhow/host";
 
-struct HostPaths {
-  explicit HostPaths(const std::string& dataDir = platform::kDefaultDataDir) : root(dataDir + "/host") {}
-
-  std::string root;
+struct HostPaths : platform::ProgramPaths {
+  explicit HostPaths(const std::string& dataDir = platform::kDefaultDataDir) : ProgramPaths{dataDir + "/host"} {}
 
   std::string config() const { return root + "/host.json"; }
   std::string pki() const { return root + "/pki"; }
@@ -42,6 +41,7 @@ struct HostPaths {
   std::string run() const { return kRunDir; }
   std::string lock() const { return run() + "/lock"; }
   std::string ready(const std::string& service) const { return run() + "/" + service + ".ready"; }
+  std::string memberReady() const { return ready("dhow-member"); }  // of that service
 };
 
 }  // namespace dhow::host

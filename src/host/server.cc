@@ -122,6 +122,7 @@ Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, W
   options.snapshotEvery = settings.snapshotEvery;
   if (config.member) {
     options.member = paths.member();
+    options.memberReady = paths.memberReady();
     options.peers = settings.peers;
     // The nearest member first.
     options.etcd = {memberUrl(config.address)};

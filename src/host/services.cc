@@ -9,6 +9,7 @@
 #include "base/notify.h"
 #include "base/process.h"
 #include "base/strings.h"
+#include "platform/members.h"
 
 namespace dhow::host {
 
@@ -17,10 +18,13 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr const char* kUnitFolder = "/etc/systemd/system";
-constexpr const char* kUnitNames[] = {"dhow-member", "dhow-server", "dhow-agent"};
+constexpr const char *kMember = "dhow-member", *kServer = "dhow-server", *kAgent = "dhow-agent";
+constexpr const char* kUnitNames[] = {kMember, kServer, kAgent};
+constexpr const char* kAllServices = "services";  // what tells of them all that they are ready
 // A master waits for its store, and a store's member for the others.
 constexpr Duration kReadyLimit = 120s;
 constexpr Duration kStopLimit = 30s;
+constexpr Duration kRestartLimit = 30s;
 
 std::string unitPath(const std::string& service) {
   return fmt::format("{}/{}.service", kUnitFolder, service);
@@ -66,6 +70,13 @@ Task<Result<>> waitAllReady(RealLoop& loop, ReadySocket& ready, size_t count) {
   co_return Result<>();
 }
 
+Task<Result<>> endProcess(Loop& loop, pid_t pid, int pidfd) {
+  ::kill(pid, SIGTERM);
+  Timer late = loop.after(kStopLimit, [pid] { ::kill(pid, SIGKILL); });
+  auto ended = co_await waitReadable(loop, pidfd);
+  co_return ended;
+}
+
 struct Ending {
   explicit Ending(RealLoop& loop, pid_t pid) : signals(loop.executor(), SIGTERM, SIGINT) {
     signals.async_wait([pid](const boost::system::error_code& error, int) {
@@ -77,22 +88,34 @@ struct Ending {
 
 }  // namespace
 
-std::vector<Service> servicesOf(const HostConfig& config, const platform::Programs& programs) {
+std::vector<Service> servicesOf(const HostConfig& config) {
   const auto paths = config.paths();
+  auto command = [&](const char* service, const char* role, const std::string& file) {
+    return std::vector<std::string>{paths.linkedDhow(service), role, "--config", file};
+  };
   std::vector<Service> out;
   if (config.member)
-    out.push_back({"dhow-member",
-                   "Dhow: this master's member of etcd",
-                   {programs.dhow, "member", "--config", paths.masterConfig()},
-                   false});
-  if (config.master)
-    out.push_back({"dhow-server",
-                   "Dhow master: API server, controllers and scheduler",
-                   {programs.dhow, "server", "--config", paths.masterConfig()}});
-  if (config.node)
     out.push_back(
-        {"dhow-agent", "Dhow node agent", {programs.dhow, "agent", "--config", paths.nodeConfig()}, true, true});
+        {kMember, "Dhow: this master's member of etcd", command(kMember, "member", paths.masterConfig()), false});
+  if (config.master)
+    out.push_back({kServer, "Dhow master: API server, controllers and scheduler",
+                   command(kServer, "server", paths.masterConfig()), true, false, true});
+  if (config.node) out.push_back({kAgent, "Dhow node agent", command(kAgent, "agent", paths.nodeConfig()), true, true});
   return out;
+}
+
+Result<> ensurePrograms(const HostConfig& config, const platform::Programs& programs) {
+  const auto paths = config.paths();
+  std::string id;  // a service that comes later runs what the others do
+  for (const auto& service : servicesOf(config)) {
+    if (pathExists(service.args[0])) id = platform::linkedProgram(paths, service.name);
+  }
+  if (id.empty()) {
+    ASSIGN_OR_RETURN(auto own, platform::installPrograms(paths, programs));
+    id = own.id;
+  }
+  for (const auto& service : servicesOf(config)) RETURN_IF_ERROR(platform::ensureLinked(paths, service.name, id));
+  return {};
 }
 
 std::string unitText(const Service& service) {
@@ -144,7 +167,8 @@ Result<> installServices(const HostConfig& config, const platform::Programs& pro
     return Error(Code::kFailedPrecondition,
                  "systemd does not run this machine; `dhow service run` runs what belongs to it in the foreground");
   std::vector<std::string> enable = {"enable", "--now"};
-  for (const auto& service : servicesOf(config, programs)) {
+  RETURN_IF_ERROR(ensurePrograms(config, programs));
+  for (const auto& service : servicesOf(config)) {
     RETURN_IF_ERROR(writeFileDurably(unitPath(service.name), unitText(service)));
     enable.push_back(service.name + ".service");
   }
@@ -172,11 +196,13 @@ Task<Result<>> runServices(RealLoop& loop, HostConfig config, platform::Programs
   CO_ASSIGN_OR_RETURN(auto lock, lockFile(config.paths().lock(), true));
   if (const pid_t running = initPid(config); running != 0)
     co_return Error(Code::kAlreadyExists, fmt::format("this host's services run already (process {})", running));
-  CO_ASSIGN_OR_RETURN(auto socket, ReadySocket::create(config.paths().ready("services")));
+  CO_RETURN_IF_ERROR(ensurePrograms(config, programs));
+  CO_ASSIGN_OR_RETURN(auto socket, ReadySocket::create(config.paths().ready(kAllServices)));
+  const auto services = servicesOf(config);
   SpawnOptions options;
-  options.args = {programs.shim, "init"};
+  options.args = {config.paths().link(services.back().name) + "/dhow-shim", "init"};
   size_t telling = 0;
-  for (const auto& service : servicesOf(config, programs)) {
+  for (const auto& service : services) {
     options.args.emplace_back("--");
     options.args.insert(options.args.end(), service.args.begin(), service.args.end());
     telling += service.tellsReady ? 1 : 0;
@@ -206,10 +232,42 @@ Task<Result<>> stopServices(Loop& loop, HostConfig config) {
   if (!fd.ok() && fd.error().is(Code::kNotFound)) co_return Result<>();
   CO_RETURN_IF_ERROR(fd);
   if (initPid(config) != pid) co_return Result<>();
-  ::kill(pid, SIGTERM);
-  Timer late = loop.after(kStopLimit, [pid] { ::kill(pid, SIGKILL); });
-  auto ended = co_await waitReadable(loop, fd->get());
+  auto ended = co_await endProcess(loop, pid, fd->get());
   co_return ended;
+}
+
+pid_t servicePid(const HostConfig& config, const Service& service) {
+  if (servicesInstalled()) {
+    auto shown = runCommand({"systemctl", "show", "--property=MainPID", "--value", service.name + ".service"});
+    auto pid = shown.ok() ? parseInt(trim(shown->output)) : std::nullopt;
+    return pid ? static_cast<pid_t>(*pid) : 0;
+  }
+  std::vector<std::string> command(service.args.begin(), service.args.begin() + 2);
+  if (service.name == kMember) {
+    auto etcd = platform::findEtcd();
+    if (etcd.ok()) command = {*etcd};
+  }
+  return platform::findRole(initPid(config), command);
+}
+
+Task<Result<>> restartService(Loop& loop, BlockingPool& pool, HostConfig config, Service service) {
+  const bool units = servicesInstalled();
+  CO_ASSIGN_OR_RETURN(auto ready,
+                      ReadySocket::create(config.paths().ready(service.tellsReady ? kAllServices : service.name)));
+  if (units) {
+    // Returns when the unit has told that it is ready, if it is one that tells systemd.
+    auto restarted = co_await pool.run(loop, [&] { return systemctl({"restart", service.name + ".service"}); });
+    CO_RETURN_IF_ERROR(restarted);
+    if (service.tellsReady) co_return Result<>();
+  } else if (const pid_t pid = servicePid(config, service); pid != 0) {
+    auto fd = pidfdOf(pid);
+    if (fd.ok() && servicePid(config, service) == pid) {
+      auto ended = co_await endProcess(loop, pid, fd->get());
+      CO_RETURN_IF_ERROR(ended);
+    }
+  }
+  auto told = co_await ready.wait(loop, kRestartLimit);
+  co_return told;
 }
 
 }  // namespace dhow::host

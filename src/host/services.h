@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/blocking.h"
 #include "base/loop.h"
 #include "base/result.h"
 #include "host/config.h"
@@ -19,9 +20,12 @@ struct Service {
   std::vector<std::string> args;
   bool tellsReady = true;  // by NOTIFY_SOCKET
   bool containers = false;
+  bool master = false;  // the API server's
 };
-// In the order in which they are started.
-std::vector<Service> servicesOf(const HostConfig& config, const platform::Programs& programs);
+// In the order in which they are started, each through its link to the host's own programs.
+std::vector<Service> servicesOf(const HostConfig& config);
+// Takes these programs over as the host's own where it has none yet.
+Result<> ensurePrograms(const HostConfig& config, const platform::Programs& programs);
 std::string unitText(const Service& service);
 
 // systemd runs this machine.
@@ -38,5 +42,11 @@ Task<Result<>> runServices(RealLoop& loop, HostConfig config, platform::Programs
                            std::function<Task<Result<>>()> ready);
 // Ends what runServices() has started, whoever did. Fine when nothing runs.
 Task<Result<>> stopServices(Loop& loop, HostConfig config);
+
+// The process of a service; 0: none just now.
+pid_t servicePid(const HostConfig& config, const Service& service);
+// Ends a service's process, and returns when the one that takes its place tells that it is ready. kDeadlineExceeded
+// when none does.
+Task<Result<>> restartService(Loop& loop, BlockingPool& pool, HostConfig config, Service service);
 
 }  // namespace dhow::host

@@ -21,23 +21,23 @@ HostConfig everything() {
 }
 
 TEST(Services, AreWhatTheHostIs) {
-  auto services = servicesOf(everything(), {"/opt/dhow/dhow", "/opt/dhow/dhow-shim"});
+  auto services = servicesOf(everything());
   ASSERT_EQ(services.size(), 3u);
   EXPECT_EQ(services[0].name, "dhow-member");
   EXPECT_EQ(services[1].name, "dhow-server");
-  EXPECT_EQ(services[2].args,
-            (std::vector<std::string>{"/opt/dhow/dhow", "agent", "--config", "/var/lib/dhow/host/node/node.json"}));
+  EXPECT_EQ(services[2].args, (std::vector<std::string>{"/var/lib/dhow/host/programs/links/dhow-agent/dhow", "agent",
+                                                        "--config", "/var/lib/dhow/host/node/node.json"}));
   HostConfig node;
   node.node = true;
-  EXPECT_EQ(servicesOf(node, {"dhow", "dhow-shim"}).size(), 1u);
+  EXPECT_EQ(servicesOf(node).size(), 1u);
 }
 
 TEST(Units, LetContainersOutliveTheirAgent) {
-  auto services = servicesOf(everything(), {"/opt/dhow/dhow", "/opt/dhow/dhow-shim"});
+  auto services = servicesOf(everything());
   auto agent = unitText(services[2]), server = unitText(services[1]), member = unitText(services[0]);
-  for (const auto* line :
-       {"Type=notify\n", "KillMode=process\n", "Delegate=yes\n", "Restart=always\n",
-        "ExecStart=\"/opt/dhow/dhow\" \"agent\" \"--config\" \"/var/lib/dhow/host/node/node.json\"\n"})
+  for (const auto* line : {"Type=notify\n", "KillMode=process\n", "Delegate=yes\n", "Restart=always\n",
+                           "ExecStart=\"/var/lib/dhow/host/programs/links/dhow-agent/dhow\" \"agent\" \"--config\" "
+                           "\"/var/lib/dhow/host/node/node.json\"\n"})
     EXPECT_THAT(agent, HasSubstr(line));
   EXPECT_THAT(server, HasSubstr("Type=notify\n"));
   EXPECT_THAT(server, Not(HasSubstr("KillMode")));
@@ -54,7 +54,8 @@ TEST(Units, AreRightToSystemd) {
   auto dir = makeTempDir("/tmp", "dhow-units-");
   ASSERT_TRUE(dir.ok());
   std::vector<std::string> args = {"/usr/bin/systemd-analyze", "verify", "--man=no"};
-  for (const auto& service : servicesOf(everything(), {"/bin/true", "/bin/true"})) {
+  for (auto service : servicesOf(everything())) {
+    service.args[0] = "/bin/true";  // it must be there
     args.push_back(fmt::format("{}/{}.service", *dir, service.name));
     ASSERT_TRUE(writeFile(args.back(), unitText(service)).ok());
   }

@@ -1,6 +1,7 @@
 #include "host/status.h"
 
 #include "client/fields.h"
+#include "client/node_lease.h"
 #include "host_client.h"
 #include "object/labels.h"
 
@@ -17,6 +18,7 @@ NodeState stateOfNode(const client::Object& node) {
   NodeState out;
   out.name = node.name();
   out.zone = node.label(object::kZoneLabel);
+  out.program = node.annotation(client::kRunsProgram);
   const auto* ready = client::condition(node.root(), "Ready");
   const auto status = ready ? text(*ready, "status") : std::string_view();
   out.state = status == "True" ? "Ready" : status == "Unknown" ? "Unknown" : "NotReady";

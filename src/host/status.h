@@ -11,6 +11,7 @@ namespace dhow::host {
 
 struct NodeState {
   std::string name, state, zone, address;  // state as kubectl's: Ready, NotReady, Unknown
+  std::string program;                     // that its agent runs (platform/programs.h); empty: not told
 };
 
 struct HostState {

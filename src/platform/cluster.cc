@@ -298,18 +298,6 @@ Task<Result<>> Cluster::Rep::startEngine(const ClusterConfig& config, Duration l
   co_return Result<>();
 }
 
-bool isReady(const client::ObjectPtr& node) {
-  auto* conditions = object::find(node->root(), {"status", "conditions"});
-  if (!conditions || !conditions->is_array()) return false;
-  for (const auto& condition : conditions->get_array()) {
-    if (!condition.is_object()) continue;
-    auto* type = condition.get_object().if_contains("type");
-    auto* status = condition.get_object().if_contains("status");
-    if (type && status && *type == "Ready") return *status == "True";
-  }
-  return false;
-}
-
 Task<Result<>> Cluster::Rep::startNodes(const ClusterConfig& config, const std::vector<MachineInfo>& machines) {
   Together together(loop);
   for (const auto& machine : machines) {
@@ -327,7 +315,7 @@ Task<Result<>> watchNodes(Loop& loop, HttpClient& api, const ClusterConfig& conf
   auto listed = co_await api.list(object::resources::kNodes, {});
   CO_RETURN_IF_ERROR(listed);
   for (const auto& node : listed->items) {
-    if (isReady(node)) waiting.erase(std::string(node->name()));
+    if (client::conditionTrue(node->root(), "Ready")) waiting.erase(std::string(node->name()));
   }
   if (waiting.empty()) co_return Result<>();
   auto watcher = co_await api.watch(object::resources::kNodes, {}, listed->resourceVersion);
@@ -346,7 +334,8 @@ Task<Result<>> watchNodes(Loop& loop, HttpClient& api, const ClusterConfig& conf
                                   config.paths().nodes()));
     }
     CO_RETURN_IF_ERROR(event);
-    if (event->object && isReady(event->object)) waiting.erase(std::string(event->object->name()));
+    if (event->object && client::conditionTrue(event->object->root(), "Ready"))
+      waiting.erase(std::string(event->object->name()));
   }
   (*watcher)->close();
   co_return Result<>();
@@ -523,7 +512,8 @@ Task<Result<ClusterState>> Cluster::state(const ClusterConfig& config) {
   auto nodes = co_await api->list(object::resources::kNodes, {});
   state.serverAnswers = nodes.ok();
   if (nodes.ok()) {
-    for (const auto& object : nodes->items) state.nodesReady[std::string(object->name())] = isReady(object);
+    for (const auto& object : nodes->items)
+      state.nodesReady[std::string(object->name())] = client::conditionTrue(object->root(), "Ready");
     if (config.request.masters > 1) {
       auto lease = co_await api->get(object::resources::kLeases, "kube-system", "dhow-master");
       if (lease.ok()) state.leader = client::text((*lease)->root(), {"spec", "holderIdentity"});

@@ -4,7 +4,6 @@
 // region and the engine are processes of their own on this machine; while the region runs, machines are its matter.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -16,13 +15,11 @@
 #include "platform/config.h"
 #include "platform/members.h"
 #include "platform/programs.h"
+#include "platform/progress.h"
 #include "platform/provider.h"
 #include "store/snapshot.h"
 
 namespace dhow::platform {
-
-// Called as each step ends: what it was and how long it took.
-using Progress = std::function<void(const std::string& step, Duration took)>;
 
 struct ClusterState {
   bool down = false;  // nothing of it runs
@@ -78,10 +75,6 @@ class Cluster {
   // Cut short, it is completed by up(): until the copy is whole the old store is in charge, and the new one after that.
   Task<Result<>> moveToEtcd(ClusterConfig config, Progress progress);
 
-  struct Upgraded {
-    std::string from, to;  // the ids of programs; the same where all ran them already and nothing was done
-    std::string snapshot;  // the file with what the store held before; empty when an upgrade was completed
-  };
   // Replaces region, masters, nodes and the engine one after the other, each by what runs `to`: a folder, a program,
   // one that the cluster has by its id; empty: these programs. Containers go on. Refused (kFailedPrecondition) where
   // the versions are too far apart, or something is not well. What does not come up goes back to what it ran before,

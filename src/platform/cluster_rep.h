@@ -14,23 +14,11 @@ using client::HttpClient;
 
 inline constexpr Duration kStartLimit = std::chrono::seconds(60);
 
-struct Stopwatch {
-  Loop& loop;
-  Progress progress;
-  TimePoint started = loop.now();
-  void step(const std::string& name) {
-    if (progress) progress(name, loop.now() - started);
-    started = loop.now();
-  }
-};
-
 // Held while a command changes a cluster.
 Result<UniqueFd> lockCluster(const ClusterPaths& paths);
 // kFailedPrecondition where the cluster is down.
 Result<> checkUp(const ClusterConfig& config);
 
-// The node's Ready condition.
-bool isReady(const client::ObjectPtr& node);
 // The engine's process; 0 when none runs.
 pid_t findEngine(const ClusterPaths& paths);
 // kFailedPrecondition where programs cannot follow those that the cluster ran.

@@ -23,9 +23,20 @@ namespace dhow::platform {
 inline constexpr const char* kDefaultDataDir = "/var/lib/dhow";
 inline constexpr const char* kRunDir = "/run/dhow";
 
-struct ClusterPaths {
+// The programs that a cluster, or a host of one, has of its own (programs.h).
+struct ProgramPaths {
+  std::string root;  // of all its data
+
+  std::string programs() const { return root + "/programs"; }
+  std::string program(const std::string& id) const { return programs() + "/" + id; }
+  std::string links() const { return programs() + "/links"; }
+  std::string link(const std::string& process) const { return links() + "/" + process; }
+  std::string linkedDhow(const std::string& process) const { return link(process) + "/dhow"; }
+};
+
+struct ClusterPaths : ProgramPaths {
   ClusterPaths(const std::string& dataDir, const std::string& name)
-      : data(dataDir), root(dataDir + "/clusters/" + name), run(std::string(kRunDir) + "/" + name) {}
+      : ProgramPaths{dataDir + "/clusters/" + name}, data(dataDir), run(std::string(kRunDir) + "/" + name) {}
 
   // From <data>/clusters/<name>.
   static ClusterPaths ofRoot(const std::string& root) {
@@ -35,15 +46,9 @@ struct ClusterPaths {
   }
 
   std::string data;
-  std::string root;
   std::string run;
 
   std::string config() const { return root + "/cluster.json"; }
-  std::string programs() const { return root + "/programs"; }
-  std::string program(const std::string& id) const { return programs() + "/" + id; }
-  std::string links() const { return programs() + "/links"; }
-  std::string link(const std::string& process) const { return links() + "/" + process; }
-  std::string linkedDhow(const std::string& process) const { return link(process) + "/dhow"; }
   std::string kubeconfig() const { return root + "/kubeconfig"; }
   std::string pki() const { return root + "/pki"; }
   std::string pki(const std::string& file) const { return pki() + "/" + file; }

@@ -121,7 +121,7 @@ Version versionOf(const std::string& id) {
   return parseVersion(id).value_or(Version{});
 }
 
-Result<Programs> installPrograms(const ClusterPaths& paths, const Programs& programs) {
+Result<Programs> installPrograms(const ProgramPaths& paths, const Programs& programs) {
   Programs own = programs;
   own.dhow = paths.program(programs.id) + "/dhow";
   own.shim = paths.program(programs.id) + "/dhow-shim";
@@ -135,7 +135,7 @@ Result<Programs> installPrograms(const ClusterPaths& paths, const Programs& prog
   return own;
 }
 
-Result<Programs> installedPrograms(const ClusterPaths& paths, const std::string& id) {
+Result<Programs> installedPrograms(const ProgramPaths& paths, const std::string& id) {
   if (!pathExists(paths.program(id)))
     return Error(Code::kNotFound,
                  fmt::format("the cluster has no programs {}; it has {}", id, join(installedIds(paths), ", ")));
@@ -145,7 +145,7 @@ Result<Programs> installedPrograms(const ClusterPaths& paths, const std::string&
                fmt::format("{} holds {}: the file was changed in place", paths.program(id), programs.id));
 }
 
-std::vector<std::string> installedIds(const ClusterPaths& paths) {
+std::vector<std::string> installedIds(const ProgramPaths& paths) {
   std::vector<std::string> ids;
   auto names = listDir(paths.programs());
   if (!names.ok()) return ids;
@@ -155,7 +155,7 @@ std::vector<std::string> installedIds(const ClusterPaths& paths) {
   return ids;
 }
 
-void removeOtherPrograms(const ClusterPaths& paths, const std::vector<std::string>& keep) {
+void removeOtherPrograms(const ProgramPaths& paths, const std::vector<std::string>& keep) {
   std::set<std::string> kept(keep.begin(), keep.end());
   auto links = listDir(paths.links());
   for (const auto& process : links.ok() ? *links : std::vector<std::string>())
@@ -165,7 +165,7 @@ void removeOtherPrograms(const ClusterPaths& paths, const std::vector<std::strin
   }
 }
 
-std::string linkedProgram(const ClusterPaths& paths, const std::string& process) {
+std::string linkedProgram(const ProgramPaths& paths, const std::string& process) {
   char target[PATH_MAX];
   ssize_t n = ::readlink(paths.link(process).c_str(), target, sizeof target);
   if (n <= 0) return "";
@@ -173,7 +173,7 @@ std::string linkedProgram(const ClusterPaths& paths, const std::string& process)
   return std::string(id.substr(id.rfind('/') + 1));
 }
 
-Result<> linkProgram(const ClusterPaths& paths, const std::string& process, const std::string& id) {
+Result<> linkProgram(const ProgramPaths& paths, const std::string& process, const std::string& id) {
   if (!pathExists(paths.program(id) + "/dhow"))
     return Error(Code::kNotFound, fmt::format("{} is missing", paths.program(id) + "/dhow"));
   RETURN_IF_ERROR(makeDirs(paths.links(), 0755));
@@ -184,12 +184,12 @@ Result<> linkProgram(const ClusterPaths& paths, const std::string& process, cons
   return {};
 }
 
-Result<> ensureLinked(const ClusterPaths& paths, const std::string& process, const std::string& id) {
+Result<> ensureLinked(const ProgramPaths& paths, const std::string& process, const std::string& id) {
   if (pathExists(paths.link(process) + "/dhow")) return {};
   return linkProgram(paths, process, id);
 }
 
-std::string runningProgram(const ClusterPaths& paths, pid_t pid) {
+std::string runningProgram(const ProgramPaths& paths, pid_t pid) {
   char path[PATH_MAX];
   ssize_t n = ::readlink(fmt::format("/proc/{}/exe", pid).c_str(), path, sizeof path);
   std::string_view exe(path, n > 0 ? static_cast<size_t>(n) : 0);

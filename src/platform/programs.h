@@ -1,6 +1,6 @@
-// The programs that the machines of a cluster run: dhow itself and dhow-shim beside it. A cluster has its own, below
-// its data (layout.h), so that who builds does not change what runs; each process starts through a link of its own,
-// which is what an upgrade changes.
+// The programs that the machines of a cluster run: dhow itself and dhow-shim beside it. A cluster of this machine, and
+// a host of a cluster of separate ones, has its own, below its data (layout.h), so that who builds does not change what
+// runs; each process starts through a link of its own, which is what an upgrade changes.
 #pragma once
 
 #include <sys/types.h>
@@ -31,24 +31,30 @@ struct Programs {
   static Result<Programs> at(const std::string& path);
 };
 
+// What an upgrade did.
+struct Upgraded {
+  std::string from, to;  // ids; the same where all ran them already and nothing was done
+  std::string snapshot;  // the file with what the store held before; empty when there is none
+};
+
 // The version in an id.
 Version versionOf(const std::string& id);
 
-// Puts them among the cluster's own, sharing the bytes on disk where the file system can. Those that are there stay.
-Result<Programs> installPrograms(const ClusterPaths& paths, const Programs& programs);
-// Those that the cluster has, by id. kNotFound, or kDataLoss when they are not what their name says.
-Result<Programs> installedPrograms(const ClusterPaths& paths, const std::string& id);
-std::vector<std::string> installedIds(const ClusterPaths& paths);
+// Puts them among those of `paths`, sharing the bytes on disk where the file system can. Those that are there stay.
+Result<Programs> installPrograms(const ProgramPaths& paths, const Programs& programs);
+// Those that are there, by id. kNotFound, or kDataLoss when they are not what their name says.
+Result<Programs> installedPrograms(const ProgramPaths& paths, const std::string& id);
+std::vector<std::string> installedIds(const ProgramPaths& paths);
 // Removes all but these and those that a process has a link to.
-void removeOtherPrograms(const ClusterPaths& paths, const std::vector<std::string>& keep);
+void removeOtherPrograms(const ProgramPaths& paths, const std::vector<std::string>& keep);
 
 // What `process` (a machine's name, kRegionProcess, kEngineProcess) starts from next; empty: no link yet.
-std::string linkedProgram(const ClusterPaths& paths, const std::string& process);
-Result<> linkProgram(const ClusterPaths& paths, const std::string& process, const std::string& id);
+std::string linkedProgram(const ProgramPaths& paths, const std::string& process);
+Result<> linkProgram(const ProgramPaths& paths, const std::string& process, const std::string& id);
 // Only where there is none that leads to a program.
-Result<> ensureLinked(const ClusterPaths& paths, const std::string& process, const std::string& id);
+Result<> ensureLinked(const ProgramPaths& paths, const std::string& process, const std::string& id);
 // The id of what a running process was started from; empty when it is none of the cluster's programs, or gone.
-std::string runningProgram(const ClusterPaths& paths, pid_t pid);
+std::string runningProgram(const ProgramPaths& paths, pid_t pid);
 // The child of a machine's PID 1 (or of the region's) whose command line begins with these words; one that is just
 // being started counts. 0: none.
 pid_t findRole(pid_t init, const std::vector<std::string>& command);

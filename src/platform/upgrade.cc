@@ -1,6 +1,5 @@
 // Cluster::upgrade: the programs of a running cluster, replaced process by process.
 #include <signal.h>
-#include <sys/stat.h>
 
 #include <set>
 
@@ -80,7 +79,6 @@ struct Upgrade {
   Task<Result<>> changeNode(std::string name, std::string program);
   Task<Result<>> changeEngine(std::string program);
   Task<Result<>> waitMasterSeen(std::string name);
-  Task<Result<>> watchNode(HttpClient& api, std::string name, std::string program);
   Task<Result<>> renewMembers();
   Task<std::string> mixture();
   // One whose program an upgrade has changed already may be unwell: it comes first.
@@ -147,7 +145,7 @@ Task<Result<>> Upgrade::checkNodes(const std::vector<MachineInfo>& machines, boo
   if (!listed.ok()) co_return std::move(listed).error().wrap("the API does not answer");
   std::set<std::string> ready;
   for (const auto& node : listed->items) {
-    if (isReady(node)) ready.insert(std::string(node->name()));
+    if (client::conditionTrue(node->root(), "Ready")) ready.insert(std::string(node->name()));
   }
   for (const auto& machine : machines) {
     if (machine.master || underWay(machine.name) || ready.contains(machine.name)) continue;
@@ -256,38 +254,14 @@ Task<Result<>> Upgrade::changeMaster(std::string name, std::string program) {
   co_return seen;
 }
 
-Task<Result<>> Upgrade::watchNode(HttpClient& api, std::string name, std::string program) {
-  auto isWell = [&](const client::ObjectPtr& node) {
-    return isReady(node) && client::text(node->root(), {"metadata", "annotations", client::kRunsProgram}) == program;
-  };
-  client::ListOptions one;
-  one.fieldSelector = "metadata.name=" + name;
-  auto listed = co_await api.list(object::resources::kNodes, one);
-  CO_RETURN_IF_ERROR(listed);
-  bool well = !listed->items.empty() && isWell(listed->items.front());
-  if (well) co_return Result<>();
-  auto watcher = co_await api.watch(object::resources::kNodes, one, listed->resourceVersion);
-  CO_RETURN_IF_ERROR(watcher);
-  Timer limit = rep.loop.after(kReplaceLimit, [&] { (*watcher)->close(); });
-  while (!well) {
-    auto event = co_await (*watcher)->next();
-    if (!event.ok() && event.error().is(Code::kCancelled))
-      co_return Error(Code::kDeadlineExceeded,
-                      fmt::format("it is not Ready with it (its log: {}/log)", config.paths().node(name)));
-    CO_RETURN_IF_ERROR(event);
-    well = event->object && isWell(event->object);
-  }
-  (*watcher)->close();
-  co_return Result<>();
-}
-
 Task<Result<>> Upgrade::changeNode(std::string name, std::string program) {
   auto replaced = co_await region.replace(name, program);
   CO_RETURN_IF_ERROR(replaced);
   CO_ASSIGN_OR_RETURN(auto api, rep.clientOf(config));
-  auto well = co_await watchNode(*api, std::move(name), std::move(program));
+  auto well = co_await client::awaitNode(rep.loop, *api, name, std::move(program), kReplaceLimit);
   co_await api->stop();
-  co_return well;
+  if (!well.ok()) co_return std::move(well).error().wrap(fmt::format("its log: {}/log", config.paths().node(name)));
+  co_return Result<>();
 }
 
 Task<Result<>> Upgrade::changeEngine(std::string program) {
@@ -354,9 +328,7 @@ Task<Result<>> Upgrade::renewMembers() {
   CO_RETURN_IF_ERROR(listed);
   for (const auto& machine : listed->machines) {
     const pid_t member = machine.master ? findRole(machine.pid, {etcd}) : 0;
-    struct stat runs{}, now{};
-    if (member == 0 || ::stat(fmt::format("/proc/{}/exe", member).c_str(), &runs) != 0) continue;
-    if (::stat(etcd.c_str(), &now) != 0 || (runs.st_ino == now.st_ino && runs.st_dev == now.st_dev)) continue;
+    if (member == 0 || !runsOtherEtcd(member)) continue;
     CO_ASSIGN_OR_RETURN(auto fd, pidfdOf(member));
     CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().memberReady(machine.name)));
     ::kill(member, SIGTERM);
@@ -398,7 +370,7 @@ Task<Result<>> Upgrade::replaceAll(std::vector<Part> all) {
   co_return engine;
 }
 
-Task<Result<Cluster::Upgraded>> Cluster::upgrade(ClusterConfig config, std::string to, Progress progress) {
+Task<Result<Upgraded>> Cluster::upgrade(ClusterConfig config, std::string to, Progress progress) {
   CO_RETURN_IF_ERROR(checkUp(config));
   CO_ASSIGN_OR_RETURN(auto lock, lockCluster(config.paths()));
   CO_ASSIGN_OR_RETURN(config, loadConfig(config.paths()));
