@@ -33,6 +33,7 @@
 #include "scheduler/scheduler.h"
 #include "store/datastore.h"
 #include "store/form.h"
+#include "store/generation.h"
 
 namespace dhow {
 
@@ -75,6 +76,8 @@ struct Master {
   MasterOptions options;
   std::string clusterId;  // from startApi() on
   std::unique_ptr<store::Store> store;
+  store::EtcdStore* sharedStore = nullptr;          // the same, where masters share it
+  std::unique_ptr<store::Generations> generations;  // of separate hosts that share one
   std::unique_ptr<apiserver::Audit> audit;
   std::unique_ptr<apiserver::ApiServer> api;
   std::unique_ptr<http::Server> front;
@@ -86,6 +89,7 @@ struct Master {
   std::unique_ptr<client::LeaderElector> elector;    // null with the embedded store: there is no other master
   std::unique_ptr<client::Cache::Subscription> leases, peers;
   std::string configFile = {};
+  std::function<void()> end = {};  // ends the process in order
   std::unique_ptr<Duties> duties;
   // Shown to clients and, as a client's, to the region; to etcd. Replaced by the keepers.
   std::shared_ptr<http::TlsServer> serverTls;
@@ -99,7 +103,9 @@ struct Master {
   Task<Result<>> start();
   Task<> stop();
   Task<Result<>> openStore();
-  Task<Result<>> enterStore(const store::DatastoreConfig& config);
+  Task<Result<>> enterStore(store::DatastoreConfig config);
+  Task<Result<store::Generations::Use>> findGeneration(store::EtcdOptions& etcd);
+  static Task<> followGeneration(Master* self, store::Generations::Use used);
   Task<Result<>> moveStore();
   static Task<Result<>> saveSnapshot(Master* self, std::string path);
   Task<Result<>> startApi();
@@ -107,7 +113,9 @@ struct Master {
   Result<std::unique_ptr<Duties>> takeUpDuties();
   bool separate() const { return options.regionUrl.empty(); }
   Task<Result<>> tellHosts();
-  void rememberMaster(const object::Object& lease);
+  void rememberMaster(const host::MasterAddress& master);
+  static Task<> forgetMaster(Master* self, host::MasterAddress master);
+  void keepPeers();
   Result<> reachRegion();
   void keepIdentities();
   Result<> writeKubeconfig(const Identity& admin) const;
@@ -138,7 +146,34 @@ Result<store::EtcdOptions> Master::etcd() {
   return out;
 }
 
-Task<Result<>> Master::enterStore(const store::DatastoreConfig& config) {
+// Of separate hosts any may restore the store's content: the others hear of it here.
+Task<Result<store::Generations::Use>> Master::findGeneration(store::EtcdOptions& etcd) {
+  CO_ASSIGN_OR_RETURN(generations, co_await store::Generations::open(loop, etcd));
+  auto used = co_await generations->read();
+  CO_RETURN_IF_ERROR(used);
+  etcd.prefix = store::Generations::prefixOf(etcd.prefix, used->current);
+  co_return *used;
+}
+
+Task<> Master::followGeneration(Master* self, store::Generations::Use used) {
+  while (!self->stopping) {
+    auto changed = co_await self->generations->awaitChange(used);
+    if (self->stopping) co_return;
+    if (changed.ok()) {
+      log::info("server", "the content of the store has been replaced by a snapshot's: starting anew with it");
+      self->end();
+      co_return;
+    }
+    co_await self->changed.waitFor(kStoreAgain);
+  }
+}
+
+Task<Result<>> Master::enterStore(store::DatastoreConfig config) {
+  store::Generations::Use used;
+  const bool shared = config.kind == store::DatastoreConfig::Kind::kEtcd;
+  if (shared && separate()) {
+    CO_ASSIGN_OR_RETURN(used, co_await findGeneration(config.etcd));
+  }
   auto opened = co_await store::openStore(loop, config);
   CO_RETURN_IF_ERROR(opened);
   store = std::move(*opened);
@@ -147,7 +182,10 @@ Task<Result<>> Master::enterStore(const store::DatastoreConfig& config) {
   if (!entered.ok()) {
     co_await store->close();
     store.reset();
+    co_return entered;
   }
+  if (shared) sharedStore = static_cast<store::EtcdStore*>(store.get());
+  if (generations) gate.spawn(followGeneration(this, std::move(used)));
   co_return entered;
 }
 
@@ -244,17 +282,41 @@ Task<Result<>> Master::tellHosts() {
   if (!options.member.empty()) {
     peers = api->caches()
                 .of(object::resources::kLeases)
-                .subscribe([this](const object::ObjectPtr&, const object::ObjectPtr& lease) {
-                  if (lease) rememberMaster(*lease);
+                .subscribe([this](const object::ObjectPtr& before, const object::ObjectPtr& lease) {
+                  const auto master = lease ? host::masterOf(*lease) : host::masterOf(*before);
+                  if (!master) return;
+                  if (lease)
+                    rememberMaster(*master);
+                  else
+                    gate.spawn(forgetMaster(this, *master));
                 });
   }
   co_return Result<>();
 }
 
-void Master::rememberMaster(const object::Object& lease) {
-  const auto master = host::masterOf(lease);
-  if (!master || !platform::addPeer(options, master->name, master->address)) return;
-  log::info("server", "master {} has joined at {}", master->name, master->address);
+void Master::rememberMaster(const host::MasterAddress& master) {
+  if (!platform::addPeer(options, master.name, master.address)) return;
+  log::info("server", "master {} has joined at {}", master.name, master.address);
+  keepPeers();
+}
+
+// A master that is only stopped gives its lease up as well: it has left when the store's cluster has no member of it.
+Task<> Master::forgetMaster(Master* self, host::MasterAddress master) {
+  if (self->stopping || !self->options.peers.contains(master.name)) co_return;
+  auto etcd = self->etcd();
+  if (!etcd.ok()) co_return;
+  auto there = co_await platform::hasMember(self->loop, std::move(*etcd), master.address);
+  if (!there.ok() || *there || self->stopping || !platform::dropPeer(self->options, master.name)) co_return;
+  log::info("server", "master {} has left", master.name);
+  self->keepPeers();
+}
+
+// What speaks to the store uses them from now on, and another start does.
+void Master::keepPeers() {
+  Result<> used = sharedStore->replaceEndpoints(options.etcd);
+  if (used.ok() && generations) used = generations->replaceEndpoints(options.etcd);
+  if (used.ok() && duties && duties->members) used = duties->members->replaceEndpoints(options.etcd);
+  if (!used.ok()) log::warn("server", "{}", used.error().message());
   auto kept = writeFileDurably(configFile, boost::json::serialize(platform::toJson(options)) + "\n", 0600);
   if (!kept.ok()) log::warn("server", "{}", kept.error().message());
 }
@@ -457,6 +519,7 @@ Task<> Master::stop() {
   // The duties end before the lease is given up.
   leads = false;
   changed.notify();
+  if (generations) co_await generations->close();
   co_await gate.close();
   for (auto& keeper : keepers) co_await keeper->stop();
   if (elector) co_await elector->stop();
@@ -483,6 +546,7 @@ Task<> runMaster(Master* master, RealLoop* loop, int* code) {
 }
 
 Task<> stopMaster(Master* master, RealLoop* loop) {
+  if (master->stopping) co_return;
   co_await master->stop();
   loop->stop();
 }
@@ -499,10 +563,11 @@ int runServer(const std::string& configFile) {
   BlockingPool pool(kBlockingThreads);
   Master master{loop, pool, std::move(*options)};
   master.configFile = configFile;
+  master.end = [&] { spawn(loop, stopMaster(&master, &loop)); };
   int code = 0;
   boost::asio::signal_set signals(loop.executor(), SIGTERM, SIGINT);
   signals.async_wait([&](const boost::system::error_code& error, int) {
-    if (!error) spawn(loop, stopMaster(&master, &loop));
+    if (!error) master.end();
   });
   spawn(loop, runMaster(&master, &loop, &code));
   loop.run();

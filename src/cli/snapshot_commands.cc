@@ -6,10 +6,8 @@
 #include "base/time.h"
 #include "cluster_option.h"
 #include "commands.h"
-#include "host/config.h"
-#include "platform/master_options.h"
+#include "host/restore.h"
 #include "platform/snapshots.h"
-#include "platform/store_change.h"
 
 namespace dhow::cli {
 
@@ -91,43 +89,19 @@ int printRestored(const store::SnapshotInfo& snapshot, const std::string& kept) 
   return 0;
 }
 
-// On a master of separate hosts: while it does not run, as only its host knows how it is stopped and started.
-int restoreHost(const host::HostConfig& config, const std::string& given, bool otherCluster) {
-  const auto paths = config.paths();
-  auto options = platform::loadMasterOptions(paths.masterConfig());
-  if (!options.ok()) return fail(options.error());
-  if (options->store.empty())
-    return fail(
-        Error(Code::kUnimplemented, "the store of this cluster is an etcd, which is restored by its own means"));
-  auto lock = lockFile(options->store + ".lock");
-  if (!lock.ok())
-    return fail(
-        Error(Code::kFailedPrecondition,
-              "the master runs: `systemctl stop dhow-server` (without systemd: `dhow service stop`), restore, and "
-              "start it again"));
-  lock->reset();
-  auto file = findSnapshot(paths.snapshots(), given);
+int restoreHost(const ClusterOption& option, const std::string& given, bool otherCluster) {
+  auto config = host::loadHost(option.data);
+  if (!config.ok()) return fail(config.error());
+  auto file = findSnapshot(config->paths().snapshots(), given);
   if (!file.ok()) return fail(file.error());
-  auto authority = readFile(options->caFile, 1 << 20);
-  if (!authority.ok()) return fail(authority.error());
   return withWorkbench([&](Workbench& workbench) {
-    auto replaced = runOn(
-        workbench.loop, platform::replaceEmbedded(
-                            workbench.loop, workbench.pool, options->store,
-                            otherCluster ? std::string() : platform::clusterIdOf(options->cluster, *authority), *file));
-    return replaced.ok() ? printRestored(replaced->snapshot, replaced->kept) : fail(replaced.error());
+    auto done = runOn(workbench.loop, host::restore(workbench.loop, workbench.pool, *config, *file, otherCluster));
+    return done.ok() ? printRestored(done->snapshot, done->kept) : fail(done.error());
   });
 }
 
 int restore(const ClusterOption& option, const std::string& given, bool otherCluster) {
-  if (option.meansHost()) {
-    if (auto root = needRoot(); !root.ok()) return fail(root.error());
-    auto host = host::loadHost(option.data);
-    if (!host.ok()) return fail(host.error());
-    if (!host->master)
-      return fail(Error(Code::kFailedPrecondition, "this machine is a node: the store is on its masters"));
-    return restoreHost(*host, given, otherCluster);
-  }
+  if (option.meansHost()) return restoreHost(option, given, otherCluster);
   return withCluster(option, [&](Workbench& workbench, const platform::ClusterConfig& config) {
     auto file = findSnapshot(config.paths().snapshots(), given);
     if (!file.ok()) return fail(file.error());

@@ -19,40 +19,11 @@ Result<std::string> idOf(const ClusterConfig& config) {
   return clusterIdOf(config.request.name, authority);
 }
 
-Result<> checkSnapshot(const std::string& file, const std::string& clusterId, bool otherCluster) {
-  auto info = store::inspectSnapshot(file);
-  if (!info.ok() && info.error().is(Code::kDataLoss)) {
-    return Error(Code::kDataLoss,
-                 info.error().message() + "; nothing was changed. `dhow snapshot list` shows those that are whole");
-  }
-  RETURN_IF_ERROR(info);
-  RETURN_IF_ERROR(store::checkForm(info->form, thisProgram()));
-  if (otherCluster || info->cluster == clusterId) return {};
-  return Error(Code::kFailedPrecondition,
-               fmt::format("snapshot {} is of another cluster (\"{}\"; this one is \"{}\"); nothing was changed. "
-                           "--other-cluster restores it all the same",
-                           file, info->cluster, clusterId));
-}
-
-Task<Result<std::unique_ptr<store::EtcdStore>>> openEtcd(Loop& loop, const ClusterConfig& config) {
-  CO_ASSIGN_OR_RETURN(auto options, loadMasterOptions(config.paths().masterConfig(config.masterPlans()[0].name)));
-  CO_ASSIGN_OR_RETURN(auto etcd, storeOptions(options));
+Result<store::EtcdOptions> etcdOf(const ClusterConfig& config) {
+  ASSIGN_OR_RETURN(auto options, loadMasterOptions(config.paths().masterConfig(config.masterPlans()[0].name)));
+  ASSIGN_OR_RETURN(auto etcd, storeOptions(options));
   etcd.prefix = config.storePrefix();
-  auto opened = co_await store::EtcdStore::open(loop, std::move(etcd));
-  co_return opened;
-}
-
-// What nobody uses any more: a failure leaves bytes, and harms nothing.
-Task<> forgetGeneration(Loop* loop, ClusterConfig config) {
-  auto opened = co_await openEtcd(*loop, config);
-  if (opened.ok()) {
-    auto cleared = co_await store::clearStore(**opened);
-    co_await (*opened)->close();
-    if (cleared.ok()) co_return;
-    log::warn("platform", "the old content of the store is left: {}", cleared.error().message());
-    co_return;
-  }
-  log::warn("platform", "the old content of the store is left: {}", opened.error().message());
+  return etcd;
 }
 
 }  // namespace
@@ -76,7 +47,6 @@ struct StoreChange {
   }
   Task<Result<Cluster::Restored>> embedded(Stopwatch* watch);
   Task<Result<Cluster::Restored>> etcd(Stopwatch* watch);
-  Task<Result<Cluster::Restored>> fillGeneration(const ClusterConfig& next);
 };
 
 Task<Result<Cluster::Restored>> StoreChange::embedded(Stopwatch* watch) {
@@ -97,43 +67,28 @@ Task<Result<Cluster::Restored>> StoreChange::embedded(Stopwatch* watch) {
   co_return Cluster::Restored{std::move(replaced->snapshot), std::move(replaced->kept)};
 }
 
-// Beside the content that is in use, whose state now is kept as a snapshot.
-Task<Result<Cluster::Restored>> StoreChange::fillGeneration(const ClusterConfig& next) {
-  CO_ASSIGN_OR_RETURN(auto now, co_await openEtcd(rep.loop, config));
-  CO_ASSIGN_OR_RETURN(auto id, idOf(config));
-  const std::string kept = config.paths().snapshots() + "/before-restore-" + snapshotName(rep.loop.wallNow(), false);
-  auto saved = co_await store::saveSnapshot(rep.loop, rep.pool, *now, std::move(id), kept);
-  co_await now->close();
-  CO_RETURN_IF_ERROR(saved);
-  CO_ASSIGN_OR_RETURN(auto made, co_await openEtcd(rep.loop, next));
-  auto restored = co_await store::restoreSnapshot(rep.loop, rep.pool, *made, clusterId, file, saved->revision);
-  co_await made->close();
-  CO_RETURN_IF_ERROR(restored);
-  co_return Cluster::Restored{std::move(*restored), kept};
-}
-
 Task<Result<Cluster::Restored>> StoreChange::etcd(Stopwatch* watch) {
   ClusterConfig next = config;
-  next.request.storeGeneration = formatTime(rep.loop.wallNow());
-  std::erase_if(next.request.storeGeneration, [](char c) { return c == '-' || c == ':'; });
+  next.request.storeGeneration = generationAt(rep.loop.wallNow());
   if (next.request.storeGeneration == config.request.storeGeneration)
     co_return Error(Code::kTooManyRequests, "the store was restored this very second; try again");
-  auto restored = co_await fillGeneration(next);
-  if (!restored.ok()) {
-    co_await forgetGeneration(&rep.loop, next);
-    co_return std::move(restored).error();
-  }
+  CO_ASSIGN_OR_RETURN(auto now, etcdOf(config));
+  CO_ASSIGN_OR_RETURN(auto id, idOf(config));
+  auto restored = co_await fillBeside(rep.loop, rep.pool, now, next.storePrefix(), std::move(id), clusterId, file,
+                                      config.paths().snapshots());
+  CO_RETURN_IF_ERROR(restored);
   watch->step("snapshot copied");
   auto stopped = co_await rep.stopMasters(config);
   watch->step("masters stopped");
   // From here on the restored content is the cluster's, whoever starts the masters.
   Result<> chosen = stopped.ok() ? saveConfig(next) : std::move(stopped);
   auto started = co_await startMasters();
-  co_await forgetGeneration(&rep.loop, chosen.ok() ? config : next);
+  if (!chosen.ok()) now.prefix = next.storePrefix();
+  co_await clearContent(rep.loop, std::move(now));
   CO_RETURN_IF_ERROR(chosen);
   CO_RETURN_IF_ERROR(started);
   watch->step("masters started");
-  co_return restored;
+  co_return Cluster::Restored{std::move(restored->snapshot), std::move(restored->kept)};
 }
 
 Task<Result<Cluster::Restored>> Cluster::restore(const ClusterConfig& config, std::string file, bool otherCluster,

@@ -1,5 +1,7 @@
 #include "platform/members.h"
 
+#include <sys/stat.h>
+
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -128,6 +130,23 @@ bool addPeer(MasterOptions& options, const std::string& name, const std::string&
   return true;
 }
 
+bool dropPeer(MasterOptions& options, const std::string& name) {
+  auto known = options.peers.find(name);
+  if (known == options.peers.end() || name == options.name) return false;
+  std::erase(options.etcd, clientUrl(known->second));
+  options.peers.erase(known);
+  return true;
+}
+
+Task<Result<bool>> hasMember(Loop& loop, store::EtcdOptions options, std::string address) {
+  store::EtcdAdmin admin(loop, std::move(options));
+  CO_ASSIGN_OR_RETURN(auto members, co_await admin.members());
+  const std::string url = peerUrl(address);
+  co_return std::any_of(members.begin(), members.end(), [&](const auto& member) {
+    return std::find(member.peerUrls.begin(), member.peerUrls.end(), url) != member.peerUrls.end();
+  });
+}
+
 Task<Result<>> removeOwnMember(Loop& loop, MasterOptions options) {
   CO_ASSIGN_OR_RETURN(auto etcd, storeOptions(options));
   std::erase(etcd.endpoints, clientUrl(options.address));
@@ -152,6 +171,13 @@ Result<std::string> findEtcd() {
   return Error(Code::kNotFound, "a store that masters can share needs etcd; install Debian's etcd-server");
 }
 
+bool runsOtherEtcd(pid_t member) {
+  auto etcd = findEtcd();
+  struct stat runs{}, now{};
+  if (!etcd.ok() || ::stat(fmt::format("/proc/{}/exe", member).c_str(), &runs) != 0) return false;
+  return ::stat(etcd->c_str(), &now) == 0 && (runs.st_ino != now.st_ino || runs.st_dev != now.st_dev);
+}
+
 Task<Result<std::vector<std::string>>> prepareMember(Loop& loop, const MasterOptions& options) {
   CO_ASSIGN_OR_RETURN(auto program, findEtcd());
   InitialCluster cluster = plannedCluster(options);
@@ -169,6 +195,11 @@ Task<Result<std::vector<std::string>>> prepareMember(Loop& loop, const MasterOpt
 
 MemberKeeper::MemberKeeper(Loop& loop, store::EtcdOptions options)
     : admin_(loop, options), upkeep_(loop, options), stopped_(loop), gate_(loop) {}
+
+Result<> MemberKeeper::replaceEndpoints(const std::vector<std::string>& endpoints) {
+  RETURN_IF_ERROR(admin_.replaceEndpoints(endpoints));
+  return upkeep_.replaceEndpoints(endpoints);
+}
 
 void MemberKeeper::start() {
   upkeep_.start();
@@ -223,21 +254,27 @@ struct Asked {
 
 }  // namespace
 
-Task<std::vector<MemberState>> memberStates(Loop& loop, const ClusterConfig& config) {
+Task<std::vector<MemberState>> memberStates(Loop& loop, MasterOptions options) {
   std::vector<MemberState> states;
-  if (!config.request.ownMembers()) co_return states;
-  const auto plans = config.masterPlans();
-  for (const auto& plan : plans) states.push_back({plan.name, clientUrl(plan.address)});
-  auto options = loadMasterOptions(config.paths().masterConfig(plans[0].name));
-  if (!options.ok()) co_return states;
-  auto etcd = storeOptions(*options);
-  if (!etcd.ok()) co_return states;
+  for (const auto& [name, address] : options.peers) states.push_back({name, clientUrl(address)});
+  auto etcd = storeOptions(options);
+  if (!etcd.ok() || states.empty()) co_return states;
   etcd->timeout = 2s;
   etcd->patience = 500ms;
   store::EtcdAdmin admin(loop, std::move(*etcd));
   Asked asked(loop);
   for (auto& state : states) asked.gate.spawn(Asked::one(&admin, &state));
   co_await asked.gate.close();
+  co_return states;
+}
+
+Task<std::vector<MemberState>> memberStates(Loop& loop, const ClusterConfig& config) {
+  if (!config.request.ownMembers()) co_return std::vector<MemberState>();
+  const auto plans = config.masterPlans();
+  auto options = loadMasterOptions(config.paths().masterConfig(plans[0].name));
+  if (options.ok()) co_return co_await memberStates(loop, std::move(*options));
+  std::vector<MemberState> states;
+  for (const auto& plan : plans) states.push_back({plan.name, clientUrl(plan.address)});
   co_return states;
 }
 

@@ -2,6 +2,8 @@
 // them all well, and what is told about them.
 #pragma once
 
+#include <sys/types.h>
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,13 +20,19 @@ namespace dhow::platform {
 // How the master's store is reached, with the files' contents.
 Result<store::EtcdOptions> storeOptions(const MasterOptions& options);
 
-// Adds a master that has joined to the peers and to the ways to the store; false when it is known.
+// Adds a master that has joined to the peers and to the ways to the store, or takes one out that has left; false when
+// nothing changes.
 bool addPeer(MasterOptions& options, const std::string& name, const std::string& address);
+bool dropPeer(MasterOptions& options, const std::string& name);
+// Whether the store's cluster still has the member of the master at that address.
+Task<Result<bool>> hasMember(Loop& loop, store::EtcdOptions options, std::string address);
 // Takes the master's own member out of the cluster, whose other members answer; fine when it is the only one.
 Task<Result<>> removeOwnMember(Loop& loop, MasterOptions options);
 
 // kNotFound with what to do when the machine has no etcd.
 Result<std::string> findEtcd();
+// Whether the machine's etcd is another by now than the one that this process runs, as after Debian's upgrades.
+bool runsOtherEtcd(pid_t member);
 
 // What runs the master's own member: etcd's program and arguments. A member that has lost its data is taken out of the
 // cluster and added anew as a learner first; kUnavailable while the others do not answer, since with an empty log it
@@ -35,6 +43,7 @@ Task<Result<std::vector<std::string>>> prepareMember(Loop& loop, const MasterOpt
 class MemberKeeper {
  public:
   MemberKeeper(Loop& loop, store::EtcdOptions options);
+  Result<> replaceEndpoints(const std::vector<std::string>& endpoints);
   void start();
   Task<> stop();
 
@@ -56,6 +65,8 @@ struct MemberState {
   bool learner = false;
   int64_t bytes = 0;
 };
+// Of the members that this master knows; empty where it has none of its own.
+Task<std::vector<MemberState>> memberStates(Loop& loop, MasterOptions options);
 // Of a cluster of this machine; empty for one with the embedded store.
 Task<std::vector<MemberState>> memberStates(Loop& loop, const ClusterConfig& config);
 Task<bool> memberAnswers(Loop& loop, const ClusterConfig& config, std::string master);

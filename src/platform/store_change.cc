@@ -7,6 +7,9 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/time.h"
+#include "platform/snapshots.h"
+#include "store/form.h"
 #include "store/sqlite_store.h"
 
 namespace dhow::platform {
@@ -92,6 +95,54 @@ Task<Result<ReplacedStore>> replaceEmbedded(Loop& loop, BlockingPool& pool, std:
   }
   CO_ASSIGN_OR_RETURN(auto kept, putInPlace(path));
   co_return ReplacedStore{std::move(*restored), std::move(kept)};
+}
+
+Task<Result<ReplacedStore>> fillBeside(Loop& loop, BlockingPool& pool, store::EtcdOptions now, std::string prefix,
+                                       std::string ownId, std::string clusterId, std::string snapshot,
+                                       std::string folder) {
+  const std::string kept = folder + "/before-restore-" + snapshotName(loop.wallNow(), false);
+  CO_ASSIGN_OR_RETURN(auto present, co_await store::EtcdStore::open(loop, now));
+  auto saved = co_await store::saveSnapshot(loop, pool, *present, std::move(ownId), kept);
+  co_await present->close();
+  CO_RETURN_IF_ERROR(saved);
+  now.prefix = std::move(prefix);
+  CO_ASSIGN_OR_RETURN(auto made, co_await store::EtcdStore::open(loop, now));
+  auto restored =
+      co_await store::restoreSnapshot(loop, pool, *made, std::move(clusterId), std::move(snapshot), saved->revision);
+  co_await made->close();
+  if (!restored.ok()) {
+    co_await clearContent(loop, std::move(now));
+    co_return std::move(restored).error();
+  }
+  co_return ReplacedStore{std::move(*restored), kept};
+}
+
+Task<> clearContent(Loop& loop, store::EtcdOptions options) {
+  auto opened = co_await store::EtcdStore::open(loop, std::move(options));
+  auto cleared = opened.ok() ? co_await store::clearStore(**opened) : Result<>(opened.error());
+  if (opened.ok()) co_await (*opened)->close();
+  if (!cleared.ok()) log::warn("platform", "an old content of the store is left: {}", cleared.error().message());
+}
+
+Result<> checkSnapshot(const std::string& file, const std::string& ownId, bool otherCluster) {
+  auto info = store::inspectSnapshot(file);
+  if (!info.ok() && info.error().is(Code::kDataLoss)) {
+    return Error(Code::kDataLoss,
+                 info.error().message() + "; nothing was changed. `dhow snapshot list` shows those that are whole");
+  }
+  RETURN_IF_ERROR(info);
+  RETURN_IF_ERROR(store::checkForm(info->form, thisProgram()));
+  if (otherCluster || info->cluster == ownId) return {};
+  return Error(Code::kFailedPrecondition,
+               fmt::format("snapshot {} is of another cluster (\"{}\"; this one is \"{}\"); nothing was changed. "
+                           "--other-cluster restores it all the same",
+                           file, info->cluster, ownId));
+}
+
+std::string generationAt(WallTime now) {
+  std::string generation = formatTime(now);
+  std::erase_if(generation, [](char c) { return c == '-' || c == ':'; });
+  return generation;
 }
 
 Task<Result<uint64_t>> moveStore(Loop& loop, std::string path, store::Store& to) {

@@ -56,6 +56,11 @@ EtcdAdmin::~EtcdAdmin() {
   if (rep_->cluster) rep_->cluster->close();
 }
 
+Result<> EtcdAdmin::replaceEndpoints(std::vector<std::string> endpoints) {
+  if (rep_->wrong) return *rep_->wrong;
+  return rep_->cluster->replaceEndpoints(std::move(endpoints));
+}
+
 Task<Result<std::vector<EtcdAdmin::Member>>> EtcdAdmin::members() {
   auto answer = co_await Rep::ask(rep_, "/etcdserverpb.Cluster/MemberList", "", EtcdCluster::Repeat::kAlways);
   if (!answer.ok()) co_return std::move(answer).error();

@@ -15,6 +15,9 @@ class EtcdAdmin {
   EtcdAdmin(Loop& loop, EtcdOptions options);
   ~EtcdAdmin();
 
+  // The members may change while it is used.
+  Result<> replaceEndpoints(std::vector<std::string> endpoints);
+
   struct Member {
     uint64_t id = 0;
     std::string name;  // empty until it has started once
@@ -82,6 +85,9 @@ class EtcdAdmin {
 class EtcdUpkeep {
  public:
   EtcdUpkeep(Loop& loop, EtcdOptions options, Duration interval = std::chrono::minutes(5));
+  Result<> replaceEndpoints(std::vector<std::string> endpoints) {
+    return admin_.replaceEndpoints(std::move(endpoints));
+  }
   void start();
   Task<> stop();
 
