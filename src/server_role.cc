@@ -120,6 +120,7 @@ struct Master {
   void keepIdentities();
   Result<> writeKubeconfig(const Identity& admin) const;
   Result<store::EtcdOptions> etcd();
+  void rereadStoreIdentity();
   static Task<> tendDuties(Master* self);
   Result<std::shared_ptr<http::TlsServer>> tls();
 };
@@ -143,6 +144,7 @@ Result<store::EtcdOptions> Master::etcd() {
     storeTls = std::move(*made);
   }
   out.tls = storeTls;
+  if (storeTls && options.etcdCaKeyFile.empty()) out.beforeDial = [this] { rereadStoreIdentity(); };
   return out;
 }
 
@@ -166,6 +168,13 @@ Task<> Master::followGeneration(Master* self, store::Generations::Use used) {
     }
     co_await self->changed.waitFor(kStoreAgain);
   }
+}
+
+// Of an etcd whose certificates are renewed elsewhere.
+void Master::rereadStoreIdentity() {
+  auto pair = http::loadKeyPair(options.etcdCertFile, options.etcdKeyFile);
+  auto replaced = pair.ok() ? storeTls->replace(*std::move(pair)) : Result<>(pair.error());
+  if (!replaced.ok()) log::warn("server", "the identity for the store stays as it was: {}", replaced.error().message());
 }
 
 Task<Result<>> Master::enterStore(store::DatastoreConfig config) {

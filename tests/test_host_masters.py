@@ -132,6 +132,10 @@ def test_masters_then_nodes_are_replaced_under_load(region, tmp_path):
     assert region.containers() == before
     for node in region.first.get("nodes")["items"]:
         assert node["status"]["nodeInfo"]["kubeletVersion"].endswith(f"+dhow.{later(1)}")
+    # And where nothing but etcd is another.
+    region.masters[0].run("mount", "--bind", f"{region.network.dir}/etcd", "/usr/bin/etcd")
+    assert "started anew with another etcd: 1" in upgrade(region.masters[0], new).stdout
+    assert "nothing was to be done" in upgrade(region.masters[0], new).stdout
     pod = before[0][0]
     assert region.first.kubectl("exec", pod, "--", "echo", "hello").stdout == "hello\n"
 

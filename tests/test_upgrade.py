@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,6 +220,39 @@ def test_killed_at_any_moment_it_is_completed_by_the_next(three, tmp_path):
     answered = json.loads(requests.stop())
     assert answered["failed"] == [], answered
     assert containers(three) == before
+
+
+def test_members_of_the_store_start_anew_where_debian_has_replaced_etcd(three, tmp_path):
+    """The command sees another file, as after an upgrade of Debian's package; each member goes when the one before is back."""
+    def members():
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    line = f.read().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            name = next((word.removeprefix("--name=") for word in line if word.startswith(f"--name={three.name}-master-")), None)
+            if name and line[0].endswith("/etcd"):
+                found[name] = pid
+        return found
+
+    runs_now = next(iter(set(runs(three).values())))
+    program = f"{three.data}/clusters/{three.name}/programs/{runs_now}/dhow"
+    before, pods = members(), containers(three)
+    writer = Writer(three, "e" + os.urandom(4).hex())
+    writer.goes_on()
+    shutil.copy("/usr/bin/etcd", tmp_path / "etcd")
+    command = f"mount --bind {tmp_path}/etcd /usr/bin/etcd && exec {program} upgrade --name {three.name} --data {three.data}"
+    done = run(three.net.inside(["unshare", "--mount", "sh", "-c", command]), timeout=120).stdout
+    assert "started anew with another etcd: 3 of the store's members" in done, done
+    after = members()
+    assert len(before) == len(after) == 3 and not set(before.values()) & set(after.values())
+    writer.goes_on()
+    writer.stop()
+    writer.nothing_is_lost()
+    assert containers(three) == pods
+    assert "nothing was to be done" in dhow(three, program, "upgrade").stdout
 
 
 def test_builds_of_one_version_are_told_apart_and_half_done_is_a_state_to_live_in(one, tmp_path):

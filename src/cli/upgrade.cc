@@ -12,10 +12,11 @@ namespace {
 void show(const std::string& subject, const platform::Upgraded& done) {
   if (done.from != done.to)
     std::printf("%s runs dhow %s; before it was %s\n", subject.c_str(), done.to.c_str(), done.from.c_str());
-  else if (done.snapshot.empty())
+  else if (done.snapshot.empty() && done.members == 0)
     std::printf("%s runs dhow %s; nothing was to be done\n", subject.c_str(), done.to.c_str());
   else
     std::printf("%s runs dhow %s everywhere again\n", subject.c_str(), done.to.c_str());
+  if (done.members > 0) std::printf("started anew with another etcd: %d of the store's members\n", done.members);
   if (!done.snapshot.empty()) std::printf("what the store held before is kept in %s\n", done.snapshot.c_str());
 }
 

@@ -35,6 +35,7 @@ struct Part {
   Service service;
   std::string linked;   // what it starts from next
   std::string program;  // what it runs; empty: nothing just now, or a member of the store
+  bool otherEtcd = false;  // a member's, than the machine has by now
   bool member() const { return !service.tellsReady; }
 };
 
@@ -45,6 +46,7 @@ struct Upgrade {
   platform::Stopwatch watch;
   Programs target = {};
   std::vector<Part> parts = {};
+  int members = 0;  // started anew
 
   HostPaths paths() const { return config.paths(); }
   Result<Programs> chosen(const Programs& own, const std::string& to) const;
@@ -83,6 +85,7 @@ Result<> Upgrade::findParts() {
     const pid_t pid = servicePid(config, service);
     runs = runs || pid != 0;
     part.program = platform::runningProgram(paths(), pid);
+    part.otherEtcd = part.member() && pid != 0 && platform::runsOtherEtcd(pid);
     parts.push_back(std::move(part));
   }
   if (!runs)
@@ -102,12 +105,13 @@ std::string Upgrade::before() const {
 }
 
 bool Upgrade::begun() const {
-  return std::any_of(parts.begin(), parts.end(), [&](const Part& part) { return part.linked == target.id; });
+  return before() != target.id &&
+         std::any_of(parts.begin(), parts.end(), [&](const Part& part) { return part.linked == target.id; });
 }
 
 bool Upgrade::complete() const {
   return std::all_of(parts.begin(), parts.end(), [&](const Part& part) {
-    return part.linked == target.id && (part.member() || part.program == target.id);
+    return part.linked == target.id && !part.otherEtcd && (part.member() || part.program == target.id);
   });
 }
 
@@ -225,6 +229,7 @@ Task<Result<>> Upgrade::change(Part part, std::string program) {
   if (pid == 0 || platform::runningProgram(paths(), pid) != program) {
     auto restarted = co_await restartService(loop, pool, config, part.service);
     CO_RETURN_IF_ERROR(restarted);
+    members += part.member() ? 1 : 0;
   }
   if (!part.service.containers) co_return Result<>();
   CO_ASSIGN_OR_RETURN(auto options, hostClientOptions(config));
@@ -279,7 +284,7 @@ Task<Result<platform::Upgraded>> upgrade(Loop& loop, BlockingPool& pool, HostCon
   if (!upgrade.begun()) {
     auto well = co_await upgrade.checkOthers();
     if (!well.ok()) co_return std::move(well).error().wrap("nothing was changed");
-    if (config.master) {
+    if (config.master && from != upgrade.target.id) {
       CO_ASSIGN_OR_RETURN(snapshot, co_await upgrade.saveStore());
     }
   }
@@ -296,7 +301,7 @@ Task<Result<platform::Upgraded>> upgrade(Loop& loop, BlockingPool& pool, HostCon
     CO_RETURN_IF_ERROR(replaced);
   }
   if (from != upgrade.target.id) platform::removeOtherPrograms(paths, {from, upgrade.target.id});
-  co_return platform::Upgraded{from, upgrade.target.id, std::move(snapshot)};
+  co_return platform::Upgraded{from, upgrade.target.id, std::move(snapshot), upgrade.members};
 }
 
 }  // namespace dhow::host

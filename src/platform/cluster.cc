@@ -228,7 +228,9 @@ Task<Result<>> Cluster::Rep::waitMember(const ClusterConfig& config, std::string
   const bool answers = co_await memberAnswers(loop, config, name);
   if (answers) co_return Result<>();
   auto waited = co_await ready.wait(loop, limit);
-  if (!waited.ok())
+  // One that an earlier version has started tells nobody.
+  const bool serves = waited.ok() || co_await memberAnswers(loop, config, name);
+  if (!serves)
     co_return std::move(waited).error().wrap(
         fmt::format("start the store's member of {} (its log: {}/log)", name, config.paths().master(name)));
   co_return Result<>();

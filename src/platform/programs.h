@@ -35,6 +35,7 @@ struct Programs {
 struct Upgraded {
   std::string from, to;  // ids; the same where all ran them already and nothing was done
   std::string snapshot;  // the file with what the store held before; empty when there is none
+  int members = 0;       // of the store, started anew with another etcd
 };
 
 // The version in an id.

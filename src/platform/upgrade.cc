@@ -65,6 +65,7 @@ struct Upgrade {
   Stopwatch watch;
   Programs target;
   RegionClient region = rep.regionOf(config);
+  int members = 0;  // started anew
 
   Result<Programs> chosen(const std::string& to) const;
   Task<Result<std::vector<Part>>> parts();
@@ -329,6 +330,8 @@ Task<Result<>> Upgrade::renewMembers() {
   for (const auto& machine : listed->machines) {
     const pid_t member = machine.master ? findRole(machine.pid, {etcd}) : 0;
     if (member == 0 || !runsOtherEtcd(member)) continue;
+    auto whole = co_await checkWhole();
+    CO_RETURN_IF_ERROR(whole);
     CO_ASSIGN_OR_RETURN(auto fd, pidfdOf(member));
     CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().memberReady(machine.name)));
     ::kill(member, SIGTERM);
@@ -337,6 +340,7 @@ Task<Result<>> Upgrade::renewMembers() {
     CO_RETURN_IF_ERROR(ended);
     auto serves = co_await rep.waitMember(config, machine.name, ready, kReplaceLimit);
     CO_RETURN_IF_ERROR(serves);
+    ++members;
     watch.step("etcd on " + machine.name);
   }
   co_return Result<>();
@@ -387,8 +391,11 @@ Task<Result<Upgraded>> Cluster::upgrade(ClusterConfig config, std::string to, Pr
   auto parts = co_await upgrade.parts();
   CO_RETURN_IF_ERROR(parts);
   auto runsIt = [&](const Part& part) { return part.program == upgrade.target.id; };
-  if (config.program == upgrade.target.id && std::all_of(parts->begin(), parts->end(), runsIt))
-    co_return Upgraded{config.program, config.program, ""};
+  if (config.program == upgrade.target.id && std::all_of(parts->begin(), parts->end(), runsIt)) {
+    auto members = co_await upgrade.renewMembers();
+    CO_RETURN_IF_ERROR(members);
+    co_return Upgraded{config.program, config.program, "", upgrade.members};
+  }
   CO_RETURN_IF_ERROR(upgrade.checkVersions(*parts, !to.empty()));
   const bool begun = std::any_of(parts->begin(), parts->end(), runsIt);
   auto snapshot = co_await upgrade.prepare(begun);
@@ -400,7 +407,7 @@ Task<Result<Upgraded>> Cluster::upgrade(ClusterConfig config, std::string to, Pr
   if (done.program != upgrade.target.id) done.previousProgram = std::exchange(done.program, upgrade.target.id);
   CO_RETURN_IF_ERROR(saveConfig(done));
   removeOtherPrograms(done.paths(), {done.program, done.previousProgram});
-  co_return Upgraded{from, done.program, std::move(*snapshot)};
+  co_return Upgraded{from, done.program, std::move(*snapshot), upgrade.members};
 }
 
 }  // namespace dhow::platform

@@ -50,7 +50,7 @@ Result<> EtcdCluster::connect() {
     if (endpoint.tls && !context) {
       ASSIGN_OR_RETURN(context, tls());
     }
-    channels.push_back(std::make_shared<GrpcChannel>(loop_, std::move(endpoint), context));
+    channels.push_back(std::make_shared<GrpcChannel>(loop_, std::move(endpoint), context, options_.beforeDial));
   }
   std::string using_ = channels_.empty() ? "" : channel()->url();
   auto old = std::exchange(channels_, std::move(channels));
@@ -79,7 +79,7 @@ Result<std::shared_ptr<GrpcChannel>> EtcdCluster::channelTo(const std::string& u
   if (endpoint.tls) {
     ASSIGN_OR_RETURN(context, tls());
   }
-  return std::make_shared<GrpcChannel>(loop_, std::move(endpoint), std::move(context));
+  return std::make_shared<GrpcChannel>(loop_, std::move(endpoint), std::move(context), options_.beforeDial);
 }
 
 void EtcdCluster::failed(const std::shared_ptr<GrpcChannel>& channel) {

@@ -9,6 +9,7 @@
 // none, and calls fail within one and a half seconds.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct EtcdOptions {
   std::string privateKeyPem;
   // Instead of the three: one that others use, too, and whose identity is replaced while it is used.
   std::shared_ptr<http::TlsClient> tls;
+  std::function<void()> beforeDial;             // called before each new connection: may replace that identity
   std::string prefix;                           // put before each key, e.g. "/dhow/dev"; may be empty
   Duration timeout = std::chrono::seconds(5);   // of a call, all attempts together
   Duration patience = std::chrono::seconds(3);  // how long a missing leader is waited for

@@ -76,6 +76,18 @@ TEST_F(EtcdCluster3, RefusesStrangersAndWrongAddressesWhenItIsOpened) {
   EXPECT_EQ(runOn(loop_, EtcdStore::open(loop_, options)).error().code(), Code::kUnavailable);
   options.endpoints = {"ftp://127.0.0.1:1"};
   EXPECT_EQ(runOn(loop_, EtcdStore::open(loop_, options)).error().code(), Code::kInvalid);
+  // One that others renew is taken up with the next connection.
+  http::TlsClient::Options renewed;
+  renewed.caPem = etcd_->options().caPem;
+  renewed.keyPair = http::KeyPair{stranger.certificatePem, stranger.privateKeyPem};
+  options = etcd_->options();
+  auto shown = http::TlsClient::create(std::move(renewed));
+  ASSERT_TRUE(shown.ok());
+  options.tls = *shown;
+  options.beforeDial = [tls = *shown, good = etcd_->options()] {
+    EXPECT_TRUE(tls->replace({good.certificatePem, good.privateKeyPem}).ok());
+  };
+  EXPECT_TRUE(runOn(loop_, EtcdStore::open(loop_, options)).ok());
   // A replaced identity serves at once.
   options = etcd_->options();
   options.timeout = 2s;

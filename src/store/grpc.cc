@@ -155,6 +155,7 @@ http::Request GrpcChannel::request(std::string_view method, bool requireLeader, 
 }
 
 Task<Result<std::unique_ptr<http::Stream>>> GrpcChannel::dial(std::shared_ptr<GrpcChannel> self) {
+  if (self->beforeDial_) self->beforeDial_();
   auto plain = co_await http::connectTcp(self->loop_, self->endpoint_.host, self->endpoint_.port, kDialLimit);
   if (!plain.ok() || !self->endpoint_.tls) co_return plain;
   auto secured =

@@ -47,8 +47,13 @@ class GrpcChannel : public std::enable_shared_from_this<GrpcChannel> {
   };
   static Result<Endpoint> parse(const std::string& url);
 
-  GrpcChannel(Loop& loop, Endpoint endpoint, std::shared_ptr<http::TlsClient> tls)
-      : loop_(loop), endpoint_(std::move(endpoint)), tls_(std::move(tls)), dialed_(loop) {}
+  GrpcChannel(Loop& loop, Endpoint endpoint, std::shared_ptr<http::TlsClient> tls,
+              std::function<void()> beforeDial = nullptr)
+      : loop_(loop),
+        endpoint_(std::move(endpoint)),
+        tls_(std::move(tls)),
+        beforeDial_(std::move(beforeDial)),
+        dialed_(loop) {}
   const std::string& url() const { return endpoint_.url; }
 
   // `method` as "/etcdserverpb.KV/Range". The endpoint is told the time limit; when it does not keep to it, the
@@ -72,6 +77,7 @@ class GrpcChannel : public std::enable_shared_from_this<GrpcChannel> {
   Loop& loop_;
   const Endpoint endpoint_;
   std::shared_ptr<http::TlsClient> tls_;
+  std::function<void()> beforeDial_;
   std::shared_ptr<Connection> connection_;
   bool dialing_ = false;
   std::optional<Error> refused_;  // of the last dial
