@@ -2,9 +2,10 @@
 // and tested without an API.
 //
 //   spread      originals (machines that are not stand-ins) are put where there are fewest and taken where there are
-//               most; no zone of the pool has two more than another, except for those that a lost zone will bring back
+//               most; no live zone of the pool has two more than another, stand-ins for those of lost zones among them
 //   stand-ins   each original of a zone that is down has one, in the live zone with the fewest machines; it goes when
-//               the original is ready again
+//               the original is ready again. While one zone is back and another is not, stand-ins move until no live
+//               zone has two machines more than another: first made there, once the zone's own machines are ready
 //   upgrades    a surge machine first, then one outdated machine for each surge machine at a time; none begins while a
 //               drain is stuck or a zone is not up
 #pragma once
@@ -60,6 +61,7 @@ struct PoolStep {
   std::string message;             // what it waits for
   bool upgrading = false;          // machines of an old template are replaced, or shall be
   bool stuck = false;              // an upgrade that does not go on by itself
+  bool spreading = false;          // stand-ins are made, or move to where there are fewer
   bool empty() const { return create.empty() && remove.empty() && renew.empty(); }
 };
 
