@@ -88,7 +88,9 @@ void Manager::addPlatform(Rep& rep, const Context& context, const Options& optio
   const ZoneHealthController& zones = *health;
   rep.components.push_back(std::move(health));
   rep.components.push_back(std::make_unique<EvacuationController>(context, heartbeats, *rep.inventory));
-  rep.components.push_back(std::make_unique<ReturnsController>(context, ReturnsController::Options{}));
+  std::unique_ptr<NodePoolController> pools;
+  if (options.machines != nullptr) pools = std::make_unique<NodePoolController>(context, options.clusterName);
+  rep.components.push_back(std::make_unique<ReturnsController>(context, pools.get(), ReturnsController::Options{}));
   if (!options.region.empty() && !options.zones.empty()) {
     rep.components.push_back(
         std::make_unique<PlatformSeed>(context, PlatformSeed::Plan{options.region, options.zones, options.nodes}));
@@ -100,7 +102,7 @@ void Manager::addPlatform(Rep& rep, const Context& context, const Options& optio
   }
   rep.components.push_back(std::make_unique<MachineController>(context, *options.machines, heartbeats, *rep.inventory,
                                                                zones, MachineController::Options{}));
-  rep.components.push_back(std::make_unique<NodePoolController>(context, options.clusterName));
+  rep.components.push_back(std::move(pools));
   rep.components.push_back(std::make_unique<AutoscalerController>(context));
 }
 

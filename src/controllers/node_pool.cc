@@ -169,6 +169,22 @@ std::string NodePoolController::nameFor(const Object& pool, const PoolStep::Crea
   }
 }
 
+PoolStep NodePoolController::plan(const Object& pool, const std::string& version) {
+  PoolWish wish;
+  wish.count = number(pool.root(), {"spec", "count"}, 1);
+  wish.surge = surgeOf(pool);
+  return planPool(wish, machinesOf(pool, version), zonesOf(pool));
+}
+
+bool NodePoolController::spreading(std::string_view zone) {
+  for (const ObjectPtr& pool : pools_.list()) {
+    const json::array& zones = array(pool->root(), {"spec", "zones"});
+    if (pool->deleting() || std::find(zones.begin(), zones.end(), json::value(zone)) == zones.end()) continue;
+    if (plan(*pool, templateVersion(*pool)).spreading) return true;
+  }
+  return false;
+}
+
 Task<Result<>> NodePoolController::reconcile(std::string key) {
   ObjectPtr pool = pools_.get("", key);
   if (!pool || pool->deleting()) co_return Result<>();  // its machines go with it
@@ -179,10 +195,7 @@ Task<Result<>> NodePoolController::reconcile(std::string key) {
     co_return Result<>();
   }
   const std::string version = templateVersion(*pool);
-  PoolWish wish;
-  wish.count = number(pool->root(), {"spec", "count"}, 1);
-  wish.surge = surgeOf(*pool);
-  const PoolStep step = planPool(wish, machinesOf(*pool, version), zonesOf(*pool));
+  const PoolStep step = plan(*pool, version);
   std::set<std::string> taken;
   for (const PoolStep::Create& what : step.create) {
     std::string name = nameFor(*pool, what, taken);

@@ -17,8 +17,11 @@ class NodePoolController final : public Component {
   Task<> stop() override;
   bool idle() const override { return controller_.idle(); }
   Task<Result<>> reconcile(std::string key);
+  // Whether, as the caches have it, stand-ins of a pool that has machines in the zone are still to move.
+  bool spreading(std::string_view zone);
 
  private:
+  PoolStep plan(const Object& pool, const std::string& version);
   std::vector<PoolMachine> machinesOf(const Object& pool, const std::string& version) const;
   std::vector<PoolZone> zonesOf(const Object& pool);
   Task<Result<>> createMachine(ObjectPtr pool, PoolStep::Create what, std::string name, std::string version);

@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "node_lifecycle.h"
-#include "node_pool.h"
 
 namespace dhow::controllers {
 
@@ -32,8 +31,9 @@ bool takesPods(const Object& node, const json::array& tolerations) {
 
 }  // namespace
 
-ReturnsController::ReturnsController(Context context, Options options)
+ReturnsController::ReturnsController(Context context, NodePoolController* pools, Options options)
     : context_(context),
+      pools_(pools),
       options_(options),
       zones_(context.caches.of(kinds::kZones)),
       machines_(context.caches.of(kinds::kMachines)),
@@ -59,13 +59,17 @@ ReturnsController::ReturnsController(Context context, Options options)
   };
   controller_.watch(pods_, look);
   controller_.watch(machines_, look);
+  if (pools_ != nullptr) controller_.require(context_.caches.of(kinds::kNodePools));
   controller_.require(nodes_);
   controller_.require(sets_);
 }
 
 bool ReturnsController::standInsLeft(std::string_view zone) const {
   for (const ObjectPtr& machine : machines_.list()) {
-    if (text(machine->root(), {"spec", "standInFor", "zone"}) == zone) return true;
+    if (text(machine->root(), {"spec", "standInFor", "zone"}) != zone) continue;
+    // What another lost zone keeps goes when that one is back.
+    ObjectPtr where = zones_.get("", text(machine->root(), {"spec", "zone"}));
+    if (!machine->deleting() || phaseOf(where.get()) != ZonePhase::kDown) return true;
   }
   return false;
 }
@@ -80,7 +84,7 @@ Task<Result<>> ReturnsController::reconcile(std::string) {
     if (phaseOf(zone.get()) != ZonePhase::kReturning) continue;
     const auto since = client::time(zone->root(), {"status", "since"}).value_or(now);
     const bool late = now - since >= options_.limit;
-    if (standInsLeft(zone->name()) && !late)
+    if (!late && (standInsLeft(zone->name()) || (pools_ != nullptr && pools_->spreading(zone->name()))))
       waiting = true;
     else
       done.push_back(zone);

@@ -1,8 +1,9 @@
-// The end of a zone's return: when its originals are ready and their stand-ins have gone, pods are spread again as
-// evenly as a fresh start would have put them, one pod of a ReplicaSet at a time, made before it is deleted
-// (pod_mover.h). Then the zone is Up.
+// The end of a zone's return: when its originals are ready and their stand-ins have gone, and those of zones that are
+// still lost are spread over it too (node_pool_plan.h), pods are spread again as evenly as a fresh start would have put
+// them, one pod of a ReplicaSet at a time, made before it is deleted (pod_mover.h). Then the zone is Up.
 #pragma once
 
+#include "node_pool.h"
 #include "pod_mover.h"
 
 namespace dhow::controllers {
@@ -12,7 +13,8 @@ class ReturnsController final : public Component {
   struct Options {
     Duration limit = std::chrono::minutes(10);  // so long a zone is Returning at most
   };
-  ReturnsController(Context context, Options options);
+  // `pools` is null where no provider makes machines.
+  ReturnsController(Context context, NodePoolController* pools, Options options);
   void start() override { controller_.start(); }
   Task<> stop() override { return controller_.stop(); }
   bool idle() const override { return controller_.idle(); }
@@ -27,6 +29,7 @@ class ReturnsController final : public Component {
   bool standInsLeft(std::string_view zone) const;
 
   Context context_;
+  NodePoolController* pools_;
   Options options_;
   client::Cache& zones_;
   client::Cache& machines_;
