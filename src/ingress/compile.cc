@@ -22,8 +22,9 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::string_view kAllHosts = "*";
-constexpr std::string_view kSitePrefix = "i|";  // Ingresses share one set of sites on both their ports
-constexpr int kShares = 100;                    // of a split
+constexpr const char* kFrontend = "i";  // Ingresses share one, with both their ports
+constexpr std::string_view kSitePrefix = "i|";
+constexpr int kShares = 100;  // of a split
 constexpr size_t kLongestPattern = 512;
 
 std::string shortDigest(std::string_view text) {
@@ -33,15 +34,6 @@ std::string shortDigest(std::string_view text) {
 // Between the words of a map there are blanks.
 bool mappable(std::string_view path) {
   return std::none_of(path.begin(), path.end(), [](unsigned char c) { return c <= ' ' || c == 0x7f || c == '\\'; });
-}
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    if (std::string_view(R"(\.[]{}()*+?^$|)").find(c) != std::string_view::npos) out += '\\';
-    out += c;
-  }
-  return out;
 }
 
 bool isPattern(const std::string& pattern) {
@@ -76,7 +68,7 @@ class Compiler {
   void path(Source& source, const std::string& host, const json::object& entry);
   void canary(const Source& source, const std::string& key, bool exact, const std::string& host,
               const std::string& path, const std::string& route);
-  std::string site(const Source& source, const std::string& host);
+  std::string site(const std::string& host);
   std::string routeTo(const Source& source, const json::object& backend, Place place);
   Place placeOf(const Source& source, const std::string& host, const std::string& path) const;
   bool take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
@@ -84,19 +76,18 @@ class Compiler {
 
   const Documents& documents_;
   Compiled out_;
+  Frontend frontend_;
   std::map<std::string, std::string> owners_;                   // of a route's place -> Ingress
   std::vector<std::pair<std::string, std::string>> fallbacks_;  // site, route: after all rules
   struct Pattern {
-    std::string text, route;
-    size_t length;
+    std::string site, path, route;
   };
   std::vector<Pattern> patterns_;
 };
 
-std::string Compiler::site(const Source& source, const std::string& host) {
+std::string Compiler::site(const std::string& host) {
   std::string name = std::string(kSitePrefix) + (host.empty() ? std::string(kAllHosts) : host);
   out_.config.sites.emplace(name, name);
-  (void)source;
   return name;
 }
 
@@ -128,7 +119,7 @@ void Compiler::certificates(Source& source) {
                           pem.error().message()));
       continue;
     }
-    Certificate certificate{std::move(*pem), options, hosts};
+    Certificate certificate{std::move(*pem), options, hosts, kFrontend};
     const std::string name =
         fmt::format("{}_{}_{}.pem", ingress->ns(), secretName, shortDigest(join(hosts, ",") + options));
     out_.config.certificates.emplace(name, std::move(certificate));
@@ -271,7 +262,8 @@ void Compiler::canary(const Source& source, const std::string& key, bool exact, 
   found->second = choice;
   const std::string mine = fmt::format("{{ var(txn.to) -m str {} }}", choice);
   auto choose = [&](const std::string& to, const std::string& condition) {
-    out_.config.choices.push_back(fmt::format("http-request set-var(txn.to) str({}) if {} {}", to, mine, condition));
+    frontend_.afterPrefixes.push_back(
+        fmt::format("http-request set-var(txn.to) str({}) if {} {}", to, mine, condition));
   };
   if (!canary.header.empty()) {
     if (!canary.headerValue.empty()) {
@@ -299,7 +291,7 @@ void Compiler::path(Source& source, const std::string& host, const json::object&
     return;
   }
   const std::string type(text(entry, "pathType"));
-  const std::string at = site(source, host);
+  const std::string at = site(host);
   const bool regex = type == "ImplementationSpecific" && (a.useRegex || !a.rewriteTarget.empty());
   if ((regex || !a.rewriteTarget.empty()) && !isPattern(path)) {
     problem(source, "PathNotServed", fmt::format("the path \"{}\" is no regular expression", path));
@@ -313,7 +305,7 @@ void Compiler::path(Source& source, const std::string& host, const json::object&
               fmt::format("the path \"{}\" is a regular expression: canaries of those are not served", path));
       return;
     }
-    patterns_.push_back({fmt::format("^{}(?i:{})", escaped(at), path), route, path.size()});
+    patterns_.push_back({at, path, route});
     return;
   }
   std::string key = at + path;
@@ -343,7 +335,7 @@ void Compiler::rules(Source& source) {
     if (!value.is_object()) continue;
     const std::string host(text(value.get_object(), "host"));
     hosts.insert(host);
-    const std::string at = site(source, host);
+    const std::string at = site(host);
     for (const auto& entry : array(value.get_object(), {"http", "paths"}))
       if (entry.is_object()) path(source, host, entry.get_object());
     for (const std::string& alias : source.annotations.values.aliases)
@@ -352,7 +344,7 @@ void Compiler::rules(Source& source) {
   if (fallback.empty() || canary) return;
   hosts.insert("");  // no rule matches: neither its own hosts' nor another's
   for (const std::string& host : hosts)
-    fallbacks_.emplace_back(site(source, host) + "/", routeTo(source, fallback, placeOf(source, host, "/")));
+    fallbacks_.emplace_back(site(host) + "/", routeTo(source, fallback, placeOf(source, host, "/")));
 }
 
 Compiled Compiler::run() {
@@ -373,11 +365,19 @@ Compiled Compiler::run() {
   for (auto& [key, route] : fallbacks_) out_.config.prefixes.emplace(key, route);
   // As nginx does: the longest first.
   std::sort(patterns_.begin(), patterns_.end(), [](const Pattern& a, const Pattern& b) {
-    return std::tuple(b.length, std::string_view(a.text)) < std::tuple(a.length, std::string_view(b.text));
+    return std::tuple(b.path.size(), std::string_view(a.site), std::string_view(a.path)) <
+           std::tuple(a.path.size(), std::string_view(b.site), std::string_view(b.path));
   });
-  for (Pattern& pattern : patterns_)
-    out_.config.patterns.emplace_back(std::move(pattern.text), std::move(pattern.route));
-  if (!sources.empty()) out_.config.listeners = {{kHttpPort, false}, {kHttpsPort, true}};
+  for (const Pattern& pattern : patterns_)
+    frontend_.afterExact.push_back(
+        fmt::format("http-request set-var(txn.to) str({}) if !{{ var(txn.to) -m found }} {{ var(txn.site) -m str {} }} "
+                    "{{ path -i -m reg {} }}",
+                    pattern.route, quoted(pattern.site), quoted("^" + pattern.path)));
+  if (!sources.empty()) {
+    frontend_.name = kFrontend;
+    frontend_.listeners = {{kHttpPort, false}, {kHttpsPort, true}};
+    out_.config.frontends.push_back(std::move(frontend_));
+  }
   return std::move(out_);
 }
 

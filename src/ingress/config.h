@@ -1,9 +1,10 @@
 // What a node's HAProxy shall serve, as a plain value: made of documents (compile.h), turned into its files (render.h),
-// and compared with what it serves already (runtime.h). Names are those of HAProxy's manual, version 2.6.
+// and compared with what it serves already (haproxy.h). Names are those of HAProxy's manual, version 2.6.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct Backend {
   std::string serverOptions;       // at the end of each server's line
   std::vector<Server> servers;     // sorted; change without a reload
   std::string service, port;       // "ns/name", and the name of its slices' port: where servers come from; may be empty
+  bool tcp = false;                // connections, not requests
   bool operator==(const Backend&) const = default;
 };
 
@@ -30,6 +32,7 @@ struct Certificate {
   std::string pem;      // certificates and key
   std::string options;  // as a line of a crt-list has them between brackets
   std::vector<std::string> hosts;
+  std::string frontend;  // that it is for
   bool operator==(const Certificate&) const = default;
 };
 
@@ -39,21 +42,39 @@ struct Listener {
   auto operator<=>(const Listener&) const = default;
 };
 
-// How a request finds its backend: its port and host give a site ("80|shop.example.com", "80|*.example.com", "80|*"),
-// the site and its path a route: the name of a backend, or of a split, or of a choice that `choices` makes.
-struct Config {
+// Where requests or connections come in. All of it is structure: a change is a reload.
+struct Frontend {
+  enum class Mode {
+    kHttp,
+    kTls,  // TLS that is not ended here, told apart by its server name
+    kTcp,  // connections; where TLS is ended here, told apart by its server name
+  };
+  std::string name;  // its sites begin with "<name>|"
+  Mode mode = Mode::kHttp;
   std::vector<Listener> listeners;
+  uint16_t port = 0;               // as clients know it; 0: the listener's
+  std::string certificate;         // for names that no other is for; empty: the node's own
+  std::string clientCertificates;  // file of the authorities of clients, which must show a certificate; or empty
+  bool anyDepth = false;           // the star of a wildcard is any number of labels; else it is one
+  std::set<int> depths;            // of its wildcards: how many labels follow the star
+  std::vector<std::string> acls;   // that the lines below use
+  std::vector<std::string> afterExact, afterPrefixes;  // lines that set txn.to of some requests anew
+  bool operator==(const Frontend&) const = default;
+};
+
+// How a request finds its backend: its frontend and host give a site ("i|shop.example.com", "i|*.example.com", "i|*"),
+// the site and its path a route: the name of a backend, or of a split, or of a choice that a frontend's lines make.
+struct Config {
+  std::vector<Frontend> frontends;
   std::map<std::string, std::string> sites;     // host -> site, which is another one for an alias
   std::map<std::string, std::string> exact;     // site and path -> route
   std::map<std::string, std::string> prefixes;  // site and beginning, "/" at its end where elements count -> route
-  std::vector<std::pair<std::string, std::string>> patterns;  // regular expression -> route; the first counts
-  std::map<std::string, std::string> splits;                  // "split:x:0" to "split:x:99" -> route
-  std::vector<std::string> choices;                           // lines that set txn.to of some requests anew
-  std::vector<std::string> userlists;                         // whole sections
+  std::map<std::string, std::string> splits;    // "split:x:0" to "split:x:99" -> route
+  std::vector<std::string> userlists;           // whole sections
   std::map<std::string, Backend> backends;
   std::map<std::string, Certificate> certificates;  // by file name
   std::map<std::string, std::string> files;         // others that lines name, as @name
-  bool empty() const { return listeners.empty(); }
+  bool empty() const { return frontends.empty(); }
   bool operator==(const Config&) const = default;
 };
 

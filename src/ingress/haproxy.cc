@@ -215,8 +215,7 @@ void Haproxy::stop() {
 }
 
 bool Haproxy::sameStructure(const Config& wanted) const {
-  if (wanted.listeners != loaded_.listeners || wanted.patterns != loaded_.patterns ||
-      wanted.choices != loaded_.choices || wanted.userlists != loaded_.userlists || wanted.files != loaded_.files)
+  if (wanted.frontends != frontends_ || wanted.userlists != loaded_.userlists || wanted.files != loaded_.files)
     return false;
   for (const auto& [name, backend] : wanted.backends) {
     auto found = slots_.find(name);
@@ -231,6 +230,7 @@ Result<> Haproxy::apply(Config wanted) {
   if (wanted.empty()) {
     stop();
     loaded_ = {};
+    frontends_.clear();
     slots_.clear();
     known_ = true;
     return {};
@@ -259,6 +259,7 @@ Result<> Haproxy::load(Config wanted) {
     place(backend.servers, slots);
     slots_[name] = std::move(slots);
   }
+  std::vector<Frontend> frontends = wanted.frontends;
   RETURN_IF_ERROR(check(wanted));
   if (running()) {
     RETURN_IF_ERROR(reload());
@@ -266,6 +267,7 @@ Result<> Haproxy::load(Config wanted) {
     RETURN_IF_ERROR(start());
   }
   loaded_ = std::move(wanted);
+  frontends_ = std::move(frontends);
   return {};
 }
 
@@ -274,15 +276,38 @@ Result<> Haproxy::write(const Config& wanted) {
   RETURN_IF_ERROR(put(layout_.map("sites"), renderMap(wanted.sites)));
   RETURN_IF_ERROR(put(layout_.map("exact"), renderMap(wanted.exact)));
   RETURN_IF_ERROR(put(layout_.map("prefixes"), renderMap(wanted.prefixes)));
-  RETURN_IF_ERROR(put(layout_.map("patterns"), renderPatterns(wanted)));
   RETURN_IF_ERROR(put(layout_.map("splits"), renderMap(wanted.splits)));
   for (const auto& [name, content] : wanted.files) RETURN_IF_ERROR(put(layout_.file(name), content));
   for (const auto& [name, certificate] : wanted.certificates)
     RETURN_IF_ERROR(put(layout_.certificate(name), certificate.pem));
-  return put(layout_.certificateList(), renderCertificateList(wanted, layout_));
+  for (const Frontend& frontend : wanted.frontends)
+    RETURN_IF_ERROR(put(layout_.certificateList(frontend.name), renderCertificateList(wanted, frontend, layout_)));
+  return {};
 }
 
-// Nothing that one Ingress says may stop the others: a section that HAProxy refuses answers 503 instead.
+// Takes out what HAProxy complains of in this line. A backend answers 503 instead, a frontend does without the line.
+// False: it cannot be taken out.
+bool Haproxy::mend(Config& wanted, const Rendered& rendered, size_t line, std::string_view complaint) {
+  if (auto own = rendered.lines.find(line); own != rendered.lines.end()) {
+    auto& list = wanted.frontends[own->second.frontend].*(own->second.list);
+    log::error("ingress", "\"{}\" is left out, as HAProxy refuses it: {}", list[own->second.index], complaint);
+    list.erase(list.begin() + static_cast<ptrdiff_t>(own->second.index));
+    return true;
+  }
+  auto above = rendered.backends.upper_bound(line);
+  if (above == rendered.backends.begin()) return false;
+  const std::string& name = std::prev(above)->second;
+  Backend& backend = wanted.backends[name];
+  const std::vector<std::string> closed{backend.tcp ? "tcp-request content reject"
+                                                    : "http-request deny deny_status 503"};
+  if (backend.lines == closed) return false;
+  log::error("ingress", "{} answers 503, as HAProxy refuses it: {}", name, complaint);
+  backend.lines = closed;
+  backend.serverOptions.clear();
+  return true;
+}
+
+// Nothing that one Ingress or Gateway says may stop the others.
 Result<> Haproxy::check(Config& wanted) {
   const std::string path = options_.folder + "/haproxy.cfg", next = path + ".next";
   RETURN_IF_ERROR(write(wanted));
@@ -297,21 +322,12 @@ Result<> Haproxy::check(Config& wanted) {
     const std::string& said = checked.errors;
     const std::string mark = "[" + next + ":";
     bool mended = false;
-    for (size_t at = said.find(mark); at != std::string::npos; at = said.find(mark, at + 1)) {
+    for (size_t at = said.find(mark); at != std::string::npos && !mended; at = said.find(mark, at + 1)) {
       const size_t from = at + mark.size();
       auto line = parseInt(std::string_view(said).substr(from, said.find(']', from) - from));
-      if (!line || *line <= 0) continue;
-      auto above = rendered.backends.upper_bound(static_cast<size_t>(*line));
-      if (above == rendered.backends.begin()) continue;
-      Backend& backend = wanted.backends[std::prev(above)->second];
-      const std::vector<std::string> closed{"http-request deny deny_status 503"};
-      if (backend.lines == closed) continue;
-      log::error("ingress", "{} answers 503, as HAProxy refuses it: {}", std::prev(above)->second,
-                 said.substr(at, said.find('\n', at) - at));
-      backend.lines = closed;
-      backend.serverOptions.clear();
-      mended = true;
-      break;
+      if (line && *line > 0)
+        mended = mend(wanted, rendered, static_cast<size_t>(*line),
+                      std::string_view(said).substr(at, said.find('\n', at) - at));
     }
     if (!mended) return Error(Code::kInvalid, "HAProxy refuses its configuration: " + std::string(trim(said)));
   }
@@ -370,13 +386,12 @@ Result<> Haproxy::changeServers(const Config& wanted) {
 }
 
 Result<> Haproxy::changeCertificates(const Config& wanted) {
-  const std::string list = layout_.certificateList();
   auto put = [&](const std::string& path, const std::string& pem) -> Result<> {
     RETURN_IF_ERROR(control_.tell("set ssl cert " + path, pem, "created|updated"));
     return control_.tell("commit ssl cert " + path, "", "Success");
   };
   for (const auto& [name, certificate] : wanted.certificates) {
-    const std::string path = layout_.certificate(name);
+    const std::string path = layout_.certificate(name), list = layout_.certificateList(certificate.frontend);
     auto found = loaded_.certificates.find(name);
     if (found == loaded_.certificates.end()) {
       RETURN_IF_ERROR(control_.tell("new ssl cert " + path, "", "New empty"));
@@ -389,7 +404,7 @@ Result<> Haproxy::changeCertificates(const Config& wanted) {
   }
   for (const auto& [name, certificate] : loaded_.certificates) {
     if (wanted.certificates.contains(name)) continue;
-    const std::string path = layout_.certificate(name);
+    const std::string path = layout_.certificate(name), list = layout_.certificateList(certificate.frontend);
     RETURN_IF_ERROR(control_.tell(fmt::format("del ssl crt-list {} {}", list, path), "", "deleted"));
     RETURN_IF_ERROR(control_.tell("del ssl cert " + path, "", "deleted"));
     ::unlink(path.c_str());
@@ -419,13 +434,20 @@ Result<> Haproxy::change(const Config& wanted) {
       RETURN_IF_ERROR(changeMap(one.name, before, after, removals));
     }
   if (routes) RETURN_IF_ERROR(write(wanted));
-  // So that it starts with what is in force now; backends that nothing leads to any more stay until the next reload.
+  // So that it starts with what is in force now: without what HAProxy refused, and with backends that nothing leads to
+  // any more, which stay until the next reload.
   Config whole = wanted;
-  for (const auto& [name, backend] : loaded_.backends)
-    if (!whole.backends.contains(name) && slots_.contains(name)) {
+  whole.frontends = loaded_.frontends;
+  for (const auto& [name, backend] : loaded_.backends) {
+    auto there = whole.backends.find(name);
+    if (there != whole.backends.end()) {
+      there->second.lines = backend.lines;
+      there->second.serverOptions = backend.serverOptions;
+    } else if (slots_.contains(name)) {
       whole.backends[name] = backend;
       whole.backends[name].servers.clear();
     }
+  }
   RETURN_IF_ERROR(writeFile(options_.folder + "/haproxy.cfg", renderConfig(whole, slots_, layout_).config, 0600));
   loaded_ = std::move(whole);
   return {};

@@ -42,6 +42,7 @@ class Haproxy {
   Result<> waitReady();
   Result<> write(const Config& wanted);
   Result<> check(Config& wanted);
+  static bool mend(Config& wanted, const Rendered& rendered, size_t line, std::string_view complaint);
   Result<> load(Config wanted);
   bool sameStructure(const Config& wanted) const;
   Result<> change(const Config& wanted);
@@ -56,6 +57,7 @@ class Haproxy {
   Control control_, master_;
   std::vector<std::string> oldWorkers_;  // that a reload has replaced and that still have connections
   Config loaded_;                        // what is in force
+  std::vector<Frontend> frontends_;      // as they were asked for: what was refused is not in force
   std::map<std::string, Slots> slots_;
   bool known_ = false;  // whether loaded_ is true
   pid_t pid_ = -1;

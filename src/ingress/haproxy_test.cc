@@ -75,7 +75,9 @@ std::string ask(std::string_view host, std::string_view path = "/") {
 
 Config serving(const std::vector<Server>& servers) {
   Config config;
-  config.listeners = {{80, false}};
+  config.frontends.resize(1);
+  config.frontends[0].name = "i";
+  config.frontends[0].listeners = {{80, false}};
   config.sites = {{"i|a.test", "i|a.test"}};
   config.prefixes = {{"i|a.test/", "web"}};
   config.backends["web"] = {{"balance roundrobin"}, "", servers, "", ""};
@@ -176,8 +178,25 @@ TEST(Haproxy, WhatItRefusesAnswers503AndStopsNothingElse) {
     config.sites["i|bad.test"] = "i|bad.test";
     config.prefixes["i|bad.test/"] = "bad";
     config.backends["bad"] = {{"http-request frobnicate"}, "", {{"127.0.0.1", 8001}}, "", ""};
+    // A regular expression to one, none to HAProxy.
+    config.frontends[0].afterExact = {"http-request set-var(txn.to) str(bad) if { path -m reg '^/a[]' }"};
     EXPECT_APPLIED(proxy.apply(config));
     EXPECT_EQ(ask("a.test"), "one");
+    EXPECT_EQ(ask("bad.test"), "HTTP/1.1 503");
+    EXPECT_EQ(proxy.reloads(), 0u);
+    // What was refused once is not tried again, and not kept on disk.
+    Backhand two("two", 8002);
+    config.backends["web"].servers = {{"127.0.0.1", 8002}};
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(proxy.reloads(), 0u);
+    EXPECT_EQ(ask("a.test"), "two");
+    auto pid = readFile(options.run + "/pid");
+    ASSERT_TRUE(pid.ok());
+    ::kill(std::stoi(*pid), SIGKILL);
+    while (proxy.running()) std::this_thread::yield();
+    Haproxy next(options);
+    EXPECT_APPLIED(next.recover());
+    EXPECT_EQ(ask("a.test"), "two");
     EXPECT_EQ(ask("bad.test"), "HTTP/1.1 503");
   });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/strings.h"
+#include "frontend_lines.h"
 
 namespace dhow::ingress {
 
@@ -23,53 +24,6 @@ constexpr std::string_view kDefaults = R"(defaults
   timeout http-keep-alive 75s
   timeout queue 10s
   timeout tunnel 1h
-)";
-
-// Which backend; see Config. A lookup that finds nothing leaves its variable as it was.
-std::string routing(const Config& config, const Layout& layout) {
-  std::string out = fmt::format(R"(  http-request set-var(txn.host) req.hdr(host),host_only,lower
-  http-request set-var(txn.parent) var(txn.host),field(2,.,0)
-  http-request set-var(txn.site) str(i)
-  http-request set-var(txn.site) var(txn.site),concat(|,txn.host),map_str({0})
-  http-request set-var(txn.wild) str(i)
-  http-request set-var(txn.site) var(txn.wild),concat(|*.,txn.parent),map_str({0}) unless {{ var(txn.site) -m beg i| }}
-  http-request set-var(txn.site) str(i|*) unless {{ var(txn.site) -m beg i| }}
-  http-request set-var(txn.path) path
-  http-request set-var(txn.key) var(txn.site),concat(,txn.path)
-  http-request set-var(txn.to) var(txn.key),map_str({1})
-)",
-                                layout.map("sites"), layout.map("exact"));
-  if (!config.patterns.empty())
-    out += fmt::format("  http-request set-var(txn.to) var(txn.key),map_reg({}) unless {{ var(txn.to) -m found }}\n",
-                       layout.map("patterns"));
-  out += fmt::format(R"(  http-request set-var(txn.key) var(txn.key),concat(/)
-  http-request set-var(txn.to) var(txn.key),map_beg({}) unless {{ var(txn.to) -m found }}
-)",
-                     layout.map("prefixes"));
-  for (const std::string& line : config.choices) out += "  " + line + "\n";
-  out += fmt::format(R"(  http-request set-var(txn.share) rand(100)
-  http-request set-var(txn.to) var(txn.to),concat(:,txn.share),map_str({}) if {{ var(txn.to) -m beg split: }}
-)",
-                     layout.map("splits"));
-  return out;
-}
-
-// What backends are told about the client; what a client says of itself is not believed.
-constexpr std::string_view kForwarding = R"(  http-request set-header X-Forwarded-For %[src]
-  http-request set-header X-Real-IP %[src]
-  http-request set-header X-Forwarded-Host %[req.hdr(host)]
-  http-request set-header X-Forwarded-Port %[dst_port]
-  http-request set-header X-Forwarded-Proto http unless { ssl_fc }
-  http-request set-header X-Forwarded-Proto https if { ssl_fc }
-  http-request set-header X-Forwarded-Scheme http unless { ssl_fc }
-  http-request set-header X-Forwarded-Scheme https if { ssl_fc }
-  http-request del-header ssl-client-verify
-  http-request del-header ssl-client-subject-dn
-  http-request del-header ssl-client-cert
-  http-request del-header X-Forwarded-Prefix
-  http-request set-header X-Request-ID %[uuid] unless { req.hdr(X-Request-ID) -m found }
-  use_backend %[var(txn.to)] if { var(txn.to) -m found }
-  default_backend nothing
 )";
 
 // "@name" in a line or option is the path of that file.
@@ -104,31 +58,31 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
     text +=
         fmt::format("resolvers cluster\n  nameserver node {}:53\n  accepted_payload_size 4096\n", layout.dnsAddress);
   for (const std::string& section : config.userlists) text += section;
-  text += "frontend edge\n";
-  for (const Listener& listener : config.listeners) {
-    text += fmt::format("  bind {}:{}", layout.address, listener.port);
-    if (listener.tls)
-      text += fmt::format(" ssl crt-list {} alpn h2,http/1.1 crt-ignore-err all ca-ignore-err all",
-                          layout.certificateList());
-    text += "\n";
+  size_t line = static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + 1;
+  for (size_t i = 0; i < config.frontends.size(); ++i) {
+    text += fmt::format("frontend edge_{}\n", config.frontends[i].name);
+    ++line;
+    for (const FrontendLine& one : frontendLines(config.frontends[i], layout)) {
+      if (one.list != nullptr) out.lines[line] = {i, one.list, one.index};
+      text += "  " + one.text + "\n";
+      ++line;
+    }
   }
-  text += routing(config, layout);
-  text += kForwarding;
   text +=
       "backend nothing\n  http-request return status 404 content-type 'text/plain; charset=utf-8' string 'default "
       "backend - 404'\n";
-  size_t line = static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + 1;
+  line = static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + 1;
   for (const auto& [name, backend] : config.backends) {
     out.backends[line] = name;
-    std::string section = fmt::format("backend {}\n", name);
+    std::string section = fmt::format("backend {}\n{}", name, backend.tcp ? "  mode tcp\n" : "");
     for (const std::string& one : backend.lines) section += "  " + withFiles(one, config, layout) + "\n";
-    section += "  http-request disable-l7-retry unless METH_GET\n";
+    if (!backend.tcp) section += "  http-request disable-l7-retry unless METH_GET\n";
     auto placed = slots.find(name);
     for (size_t i = 0; placed != slots.end() && i < placed->second.size(); ++i) {
       const auto& server = placed->second[i];
       section +=
           fmt::format("  server s{} {}:{} {}{}\n", i, server ? server->address : "127.0.0.1", server ? server->port : 1,
-                      backend.serverOptions, server && !server->leaving ? "" : " disabled");
+                      withFiles(backend.serverOptions, config, layout), server && !server->leaving ? "" : " disabled");
     }
     line += static_cast<size_t>(std::count(section.begin(), section.end(), '\n'));
     text += section;
@@ -139,12 +93,6 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
 std::string renderMap(const std::map<std::string, std::string>& map) {
   std::string out;
   for (const auto& [key, value] : map) out += fmt::format("{} {}\n", key, value);
-  return out;
-}
-
-std::string renderPatterns(const Config& config) {
-  std::string out;
-  for (const auto& [pattern, route] : config.patterns) out += fmt::format("{} {}\n", pattern, route);
   return out;
 }
 
@@ -160,10 +108,16 @@ std::string certificateFilter(const Certificate& certificate, const Layout& layo
   return out;
 }
 
-std::string renderCertificateList(const Config& config, const Layout& layout) {
-  std::string out = layout.folder + "/default.pem\n";
+std::string renderCertificateList(const Config& config, const Frontend& frontend, const Layout& layout) {
+  std::string out;
+  auto own = config.certificates.find(frontend.certificate);
+  if (own == config.certificates.end())
+    out = layout.folder + "/default.pem\n";
+  else
+    out = fmt::format("{} {}\n", layout.certificate(own->first), certificateFilter(own->second, layout));
   for (const auto& [name, certificate] : config.certificates)
-    out += fmt::format("{} {}\n", layout.certificate(name), certificateFilter(certificate, layout));
+    if (certificate.frontend == frontend.name && name != frontend.certificate)
+      out += fmt::format("{} {}\n", layout.certificate(name), certificateFilter(certificate, layout));
   return out;
 }
 

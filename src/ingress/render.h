@@ -1,12 +1,13 @@
 // A Config as HAProxy's files. Private to this folder.
 //
-//   haproxy.cfg   sites.map, exact.map, prefixes.map, patterns.map, splits.map
-//   certificates.list (a crt-list)   certificates/<name>   files/<name>
+//   haproxy.cfg   sites.map, exact.map, prefixes.map, splits.map
+//   certificates-<frontend>.list (a crt-list)   certificates/<name>   files/<name>
 #pragma once
 
 #include <functional>
 #include <optional>
 
+#include "base/strings.h"
 #include "ingress/config.h"
 
 namespace dhow::ingress {
@@ -20,7 +21,9 @@ struct Layout {
   int64_t hardStopSeconds = 3600;  // how long a process that was replaced may keep its connections
 
   std::string map(std::string_view name) const { return folder + "/" + std::string(name) + ".map"; }
-  std::string certificateList() const { return folder + "/certificates.list"; }
+  std::string certificateList(std::string_view frontend) const {
+    return fmt::format("{}/certificates-{}.list", folder, frontend);
+  }
   std::string certificate(std::string_view name) const { return folder + "/certificates/" + std::string(name); }
   std::string file(std::string_view name) const { return folder + "/files/" + std::string(name); }
 };
@@ -32,13 +35,19 @@ struct Rendered {
   std::string config;
   // The first line of each backend, to find the one that HAProxy complains of.
   std::map<size_t, std::string> backends;
+  // The lines that are a frontend's own.
+  struct Own {
+    size_t frontend;
+    std::vector<std::string> Frontend::* list;
+    size_t index;
+  };
+  std::map<size_t, Own> lines;
 };
 Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& slots, const Layout& layout);
 std::string renderMap(const std::map<std::string, std::string>& map);
-std::string renderPatterns(const Config& config);
 // "[options] hosts" of a crt-list's line after the file.
 std::string certificateFilter(const Certificate& certificate, const Layout& layout);
-std::string renderCertificateList(const Config& config, const Layout& layout);
+std::string renderCertificateList(const Config& config, const Frontend& frontend, const Layout& layout);
 // Whether a server that leaves is passed over by its cookies, too.
 inline const char* stateOf(const Server& server) {
   return server.leaving ? "maint" : "ready";

@@ -1,0 +1,124 @@
+#include "frontend_lines.h"
+
+#include "base/strings.h"
+
+namespace dhow::ingress {
+
+namespace {
+
+using Lines = std::vector<FrontendLine>;
+using Mode = Frontend::Mode;
+
+constexpr std::string_view kUnlessFound = " unless { var(txn.to) -m found }";
+
+std::string_view ruleOf(const Frontend& frontend) {
+  return frontend.mode == Mode::kHttp ? "http-request" : "tcp-request content";
+}
+
+void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
+  for (const Listener& listener : frontend.listeners) {
+    std::string line = fmt::format("bind {}:{}", layout.address, listener.port);
+    if (listener.tls) {
+      line += fmt::format(" ssl crt-list {} crt-ignore-err all ca-ignore-err all",
+                          layout.certificateList(frontend.name));
+      if (!frontend.clientCertificates.empty())
+        line += " verify required ca-file " + layout.file(frontend.clientCertificates);
+      if (frontend.mode == Mode::kHttp) line += " alpn h2,http/1.1";
+    }
+    out.push_back({std::move(line)});
+  }
+}
+
+// Which site. A lookup that finds nothing leaves its variable as it was.
+void sites(Lines& out, const Frontend& frontend, const Layout& layout) {
+  const std::string_view rule = ruleOf(frontend), name = frontend.name;
+  const std::string map = layout.map("sites"), found = fmt::format("{{ var(txn.site) -m beg {}| }}", name);
+  auto add = [&](std::string line) { out.push_back({fmt::format("{} {}", rule, line)}); };
+  add(fmt::format("set-var(txn.frontend) str({})", name));
+  add(fmt::format("set-var(txn.site) str({})", name));
+  add(fmt::format("set-var(txn.site) var(txn.frontend),concat(|,txn.host),map_str({})", map));
+  if (!frontend.anyDepth) {
+    add("set-var(txn.parent) var(txn.host),field(2,.,0)");
+    add(fmt::format("set-var(txn.site) var(txn.frontend),concat(|*.,txn.parent),map_str({}) unless {}", map, found));
+  }
+  for (auto depth = frontend.depths.rbegin(); depth != frontend.depths.rend(); ++depth) {
+    add(fmt::format("set-var(txn.parent) var(txn.host),field(-1,.,{})", *depth));
+    add(fmt::format("set-var(txn.site) var(txn.frontend),concat(|*.,txn.parent),map_str({}) if !{} "
+                    "{{ var(txn.host),field(-{},.) -m found }}",
+                    map, found, *depth + 1));
+  }
+  add(fmt::format("set-var(txn.site) str({}|*) unless {}", name, found));
+}
+
+void own(Lines& out, const Frontend& frontend, std::vector<std::string> Frontend::*list) {
+  for (size_t i = 0; i < (frontend.*list).size(); ++i) out.push_back({(frontend.*list)[i], list, i});
+}
+
+void splits(Lines& out, const Frontend& frontend, const Layout& layout) {
+  const std::string_view rule = ruleOf(frontend);
+  out.push_back({fmt::format("{} set-var(txn.share) rand(100)", rule)});
+  out.push_back(
+      {fmt::format("{} set-var(txn.to) var(txn.to),concat(:,txn.share),map_str({}) if {{ var(txn.to) -m beg split: }}",
+                   rule, layout.map("splits"))});
+}
+
+void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
+  auto add = [&](std::string line) { out.push_back({std::move(line)}); };
+  add("http-request set-var(txn.host) req.hdr(host),host_only,lower");
+  sites(out, frontend, layout);
+  add("http-request set-var(txn.path) path");
+  add("http-request set-var(txn.key) var(txn.site),concat(,txn.path)");
+  add(fmt::format("http-request set-var(txn.to) var(txn.key),map_str({})", layout.map("exact")));
+  own(out, frontend, &Frontend::afterExact);
+  add("http-request set-var(txn.key) var(txn.key),concat(/)");
+  add(fmt::format("http-request set-var(txn.to) var(txn.key),map_beg({}){}", layout.map("prefixes"), kUnlessFound));
+  own(out, frontend, &Frontend::afterPrefixes);
+  splits(out, frontend, layout);
+  // What backends are told about the client; what a client says of itself is not believed.
+  add("http-request set-header X-Forwarded-For %[src]");
+  add("http-request set-header X-Real-IP %[src]");
+  add("http-request set-header X-Forwarded-Host %[req.hdr(host)]");
+  add("http-request set-header X-Forwarded-Port " +
+      (frontend.port > 0 ? std::to_string(frontend.port) : std::string("%[dst_port]")));
+  for (std::string_view header : {"X-Forwarded-Proto", "X-Forwarded-Scheme"}) {
+    add(fmt::format("http-request set-header {} http unless {{ ssl_fc }}", header));
+    add(fmt::format("http-request set-header {} https if {{ ssl_fc }}", header));
+  }
+  for (std::string_view header :
+       {"ssl-client-verify", "ssl-client-subject-dn", "ssl-client-cert", "X-Forwarded-Prefix"})
+    add(fmt::format("http-request del-header {}", header));
+  add("http-request set-header X-Request-ID %[uuid] unless { req.hdr(X-Request-ID) -m found }");
+  add("use_backend %[var(txn.to)] if { var(txn.to) -m found }");
+  add("default_backend nothing");
+}
+
+void connections(Lines& out, const Frontend& frontend, const Layout& layout) {
+  auto add = [&](std::string line) { out.push_back({std::move(line)}); };
+  if (frontend.mode == Mode::kTls) {
+    add("tcp-request inspect-delay 5s");
+    add("tcp-request content set-var(txn.host) req.ssl_sni,lower if { req.ssl_hello_type 1 }");
+  } else {
+    add("tcp-request content set-var(txn.host) ssl_fc_sni,lower");
+  }
+  sites(out, frontend, layout);
+  add(fmt::format("tcp-request content set-var(txn.to) var(txn.site),map_str({})", layout.map("exact")));
+  splits(out, frontend, layout);
+  add("tcp-request content reject unless { var(txn.to) -m found }");
+  add("use_backend %[var(txn.to)]");
+}
+
+}  // namespace
+
+std::vector<FrontendLine> frontendLines(const Frontend& frontend, const Layout& layout) {
+  Lines out;
+  if (frontend.mode != Mode::kHttp) out.push_back({"mode tcp"});
+  binds(out, frontend, layout);
+  own(out, frontend, &Frontend::acls);
+  if (frontend.mode == Mode::kHttp)
+    requests(out, frontend, layout);
+  else
+    connections(out, frontend, layout);
+  return out;
+}
+
+}  // namespace dhow::ingress
