@@ -149,6 +149,11 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
             json::object{{"name", "dhow"},
                          {"annotations", json::object{{"ingressclass.kubernetes.io/is-default-class", "true"}}}}},
            {"spec", json::object{{"controller", "dhow.io/ingress"}}}});
+    spawn(resources::kGatewayClasses, {{"apiVersion", "gateway.networking.k8s.io/v1"},
+                                       {"kind", "GatewayClass"},
+                                       {"metadata", json::object{{"name", "dhow"}}},
+                                       {"spec", json::object{{"controllerName", "dhow.io/gateway"},
+                                                             {"description", "Served by HAProxy on every node"}}}});
     CO_ASSIGN_OR_RETURN(auto data, parseYaml(kBootstrapRbac));
     std::map<std::string, json::array, std::less<>> known;
     for (const auto& value : array(data.as_object(), {"roles"})) {

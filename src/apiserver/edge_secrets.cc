@@ -13,6 +13,7 @@ namespace {
 namespace resources = object::resources;
 
 constexpr const char* kBySecret = "edge/secret";
+constexpr const char* kByConfigMap = "edge/configmap";
 constexpr std::string_view kIngressController = "dhow.io/ingress";
 constexpr std::string_view kGatewayController = "dhow.io/gateway";
 
@@ -48,6 +49,26 @@ void gatewaySecrets(const ObjectPtr& gateway, std::vector<std::string>& keys) {
   }
 }
 
+// Authorities of clients' certificates, and of backends'.
+void gatewayConfigMaps(const ObjectPtr& gateway, std::vector<std::string>& keys) {
+  auto add = [&](const boost::json::object& tls) {
+    for (const auto& ref : array(tls, {"validation", "caCertificateRefs"})) {
+      if (!ref.is_object() || text(ref.get_object(), "kind") != "ConfigMap") continue;
+      auto ns = text(ref.get_object(), "namespace");
+      keys.push_back(fmt::format("{}/{}", ns.empty() ? gateway->ns() : ns, text(ref.get_object(), "name")));
+    }
+  };
+  add(client::object(gateway->root(), {"spec", "tls", "frontend", "default"}));
+  for (const auto& port : array(gateway->root(), {"spec", "tls", "frontend", "perPort"}))
+    if (port.is_object()) add(client::object(port.get_object(), {"tls"}));
+}
+
+void policyConfigMaps(const ObjectPtr& policy, std::vector<std::string>& keys) {
+  for (const auto& ref : array(policy->root(), {"spec", "validation", "caCertificateRefs"}))
+    if (ref.is_object() && text(ref.get_object(), "kind") == "ConfigMap")
+      keys.push_back(fmt::format("{}/{}", policy->ns(), text(ref.get_object(), "name")));
+}
+
 }  // namespace
 
 EdgeSecrets::EdgeSecrets(WatchCache& caches)
@@ -55,9 +76,12 @@ EdgeSecrets::EdgeSecrets(WatchCache& caches)
       ingressClasses_(caches.of(resources::kIngressClasses)),
       gateways_(caches.of(resources::kGateways)),
       gatewayClasses_(caches.of(resources::kGatewayClasses)),
-      grants_(caches.of(resources::kReferenceGrants)) {
+      grants_(caches.of(resources::kReferenceGrants)),
+      policies_(caches.of(resources::kBackendTLSPolicies)) {
   ingresses_.addIndex(kBySecret, ingressSecrets);
   gateways_.addIndex(kBySecret, gatewaySecrets);
+  gateways_.addIndex(kByConfigMap, gatewayConfigMaps);
+  policies_.addIndex(kByConfigMap, policyConfigMaps);
 }
 
 bool EdgeSecrets::ingressIsOurs(const object::Object& ingress) const {
@@ -72,7 +96,8 @@ bool EdgeSecrets::gatewayIsOurs(const object::Object& gateway) const {
   return found && text(found->root(), {"spec", "controllerName"}) == kGatewayController;
 }
 
-bool EdgeSecrets::granted(std::string_view fromNamespace, std::string_view ns, std::string_view name) const {
+bool EdgeSecrets::granted(std::string_view fromNamespace, std::string_view kind, std::string_view ns,
+                          std::string_view name) const {
   for (const auto& grant : grants_.list(ns)) {
     bool from = false, to = false;
     for (const auto& one : array(grant->root(), {"spec", "from"})) {
@@ -81,7 +106,7 @@ bool EdgeSecrets::granted(std::string_view fromNamespace, std::string_view ns, s
                    text(one.get_object(), "kind") == "Gateway" && text(one.get_object(), "namespace") == fromNamespace);
     }
     for (const auto& one : array(grant->root(), {"spec", "to"})) {
-      if (!one.is_object() || !text(one.get_object(), "group").empty() || text(one.get_object(), "kind") != "Secret")
+      if (!one.is_object() || !text(one.get_object(), "group").empty() || text(one.get_object(), "kind") != kind)
         continue;
       auto only = text(one.get_object(), "name");
       to = to || only.empty() || only == name;
@@ -92,12 +117,16 @@ bool EdgeSecrets::granted(std::string_view fromNamespace, std::string_view ns, s
 }
 
 bool EdgeSecrets::uses(std::string_view plural, std::string_view ns, std::string_view name) const {
-  if (plural != "secrets") return false;
+  const bool secret = plural == "secrets";
+  if (!secret && plural != "configmaps") return false;
   const std::string key = fmt::format("{}/{}", ns, name);
+  for (const auto& gateway : gateways_.byIndex(secret ? kBySecret : kByConfigMap, key))
+    if (gatewayIsOurs(*gateway) &&
+        (gateway->ns() == ns || granted(gateway->ns(), secret ? "Secret" : "ConfigMap", ns, name)))
+      return true;
+  if (!secret) return !policies_.byIndex(kByConfigMap, key).empty();
   for (const auto& ingress : ingresses_.byIndex(kBySecret, key))
     if (ingressIsOurs(*ingress)) return true;
-  for (const auto& gateway : gateways_.byIndex(kBySecret, key))
-    if (gatewayIsOurs(*gateway) && (gateway->ns() == ns || granted(gateway->ns(), ns, name))) return true;
   return false;
 }
 

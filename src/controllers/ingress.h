@@ -6,6 +6,7 @@
 #include <set>
 
 #include "component.h"
+#include "edge_services.h"
 #include "ingress/compile.h"
 
 namespace dhow::controllers {
@@ -21,9 +22,6 @@ class IngressController final : public Component {
 
  private:
   bool isOurs(const client::Object& ingress) const;
-  Task<Result<>> keepService();
-  Task<Result<>> keepSlice();
-  Task<Result<>> removeService();
   Task<Result<>> keepStatus(client::ObjectPtr ingress);
   void tellProblems(const std::vector<client::ObjectPtr>& ingresses);
 
@@ -31,9 +29,8 @@ class IngressController final : public Component {
   client::Cache& ingresses_;
   client::Cache& classes_;
   client::Cache& services_;
-  client::Cache& slices_;
   client::Cache& secrets_;
-  client::Cache& nodes_;
+  EdgeServices edge_;
   std::set<std::string> usedServices_, usedSecrets_;  // by Ingresses
   std::set<std::string> told_;                        // uid and message
   client::EventRecorder events_;

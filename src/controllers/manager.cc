@@ -9,6 +9,7 @@
 #include "evacuation.h"
 #include "event_expiry.h"
 #include "garbage_collector.h"
+#include "gateway.h"
 #include "heartbeats.h"
 #include "ingress.h"
 #include "inventory.h"
@@ -142,6 +143,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   add("loadbalancer",
       [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
   add("ingress", [&] { return std::make_unique<IngressController>(context); });
+  add("gateway", [&] { return std::make_unique<GatewayController>(context); });
   if (!options.disabled.contains("platform")) addPlatform(*rep_, context, options);
 }
 

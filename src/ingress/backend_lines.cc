@@ -44,7 +44,9 @@ void redirects(Lines& out, const Annotations& a, const Place& place) {
     out.push_back(fmt::format("http-request redirect location {} code {}", literal(a.redirect), a.redirectCode));
 }
 
-void cors(Lines& out, const Annotations::Cors& c) {
+}  // namespace
+
+void corsLines(Lines& out, const Annotations::Cors& c) {
   const bool any = c.origins.size() == 1 && c.origins[0] == "*";
   out.push_back("http-request set-var(txn.origin) req.hdr(Origin)");
   std::string allowed = "{ var(txn.origin) -m found }";
@@ -64,8 +66,8 @@ void cors(Lines& out, const Annotations::Cors& c) {
   std::vector<Header> headers{{"Access-Control-Allow-Origin", any && !c.credentials ? "'*'" : "%[var(txn.origin)]"}};
   if (c.credentials) headers.push_back({"Access-Control-Allow-Credentials", "true"});
   std::vector<Header> preflight = headers;
-  preflight.push_back({"Access-Control-Allow-Methods", literal(c.methods)});
-  preflight.push_back({"Access-Control-Allow-Headers", literal(c.headers)});
+  if (!c.methods.empty()) preflight.push_back({"Access-Control-Allow-Methods", literal(c.methods)});
+  if (!c.headers.empty()) preflight.push_back({"Access-Control-Allow-Headers", literal(c.headers)});
   preflight.push_back({"Access-Control-Max-Age", std::to_string(c.maxAge)});
   if (!c.expose.empty()) headers.push_back({"Access-Control-Expose-Headers", literal(c.expose)});
   std::string answer = "http-request return status 204";
@@ -74,6 +76,8 @@ void cors(Lines& out, const Annotations::Cors& c) {
   for (const Header& header : headers)
     out.push_back(fmt::format("http-response set-header {} {} if {}", header.name, header.value, allowed));
 }
+
+namespace {
 
 void limits(Lines& out, const Annotations& a) {
   if (a.limitPerMinute == 0 && a.limitConnections == 0) return;
@@ -126,12 +130,8 @@ void rewrite(Lines& out, const Annotations& a, const Place& place) {
     while (prefix.ends_with('/') || prefix.ends_with('*')) prefix.pop_back();
     std::string target = a.backendPathPrefix;
     while (target.ends_with('/')) target.pop_back();
-    std::string exact;
-    for (char c : prefix)
-      exact += std::string_view(R"(\.[]{}()*+?^$|)").find(c) == std::string_view::npos ? std::string(1, c)
-                                                                                       : std::string{'\\', c};
-    out.push_back(
-        fmt::format("http-request replace-path {} {}", quoted("^" + exact + "/?(.*)$"), literal(target + "/\\1")));
+    out.push_back(fmt::format("http-request replace-path {} {}", quoted("^" + escaped(prefix) + "/?(.*)$"),
+                              literal(target + "/\\1")));
   }
   if (!a.upstreamHost.empty()) out.push_back("http-request set-header Host " + literal(a.upstreamHost));
   if (!a.forwardedPrefix.empty())
@@ -165,7 +165,7 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place) 
     out.push_back(fmt::format("timeout server {}s", std::max(a.readTimeout.value_or(0), a.sendTimeout.value_or(0))));
   access(out, a);
   redirects(out, a, place);
-  if (a.cors) cors(out, *a.cors);
+  if (a.cors) corsLines(out, *a.cors);
   limits(out, a);
   identity(out, a, place);
   rewrite(out, a, place);

@@ -16,6 +16,7 @@ struct Place {
 };
 
 std::vector<std::string> backendLines(const Annotations& annotations, const Place& place);
+void corsLines(std::vector<std::string>& out, const Annotations::Cors& cors);
 // At the end of each server's line.
 std::string serverOptions(Annotations::Protocol protocol, const Annotations& annotations);
 

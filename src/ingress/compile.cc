@@ -1,13 +1,12 @@
 #include "ingress/compile.h"
 
 #include <algorithm>
-#include <regex>
 
 #include "backend_lines.h"
-#include "base/digest.h"
 #include "base/strings.h"
 #include "client/fields.h"
 #include "credentials.h"
+#include "patterns.h"
 #include "service_servers.h"
 #include "text.h"
 
@@ -25,26 +24,6 @@ constexpr std::string_view kAllHosts = "*";
 constexpr const char* kFrontend = "i";  // Ingresses share one, with both their ports
 constexpr std::string_view kSitePrefix = "i|";
 constexpr int kShares = 100;  // of a split
-constexpr size_t kLongestPattern = 512;
-
-std::string shortDigest(std::string_view text) {
-  return sha256Hex(text).substr(0, 10);
-}
-
-// Between the words of a map there are blanks.
-bool mappable(std::string_view path) {
-  return std::none_of(path.begin(), path.end(), [](unsigned char c) { return c <= ' ' || c == 0x7f || c == '\\'; });
-}
-
-bool isPattern(const std::string& pattern) {
-  if (pattern.size() > kLongestPattern) return false;
-  try {
-    static_cast<void>(std::regex(pattern, std::regex::ECMAScript));
-    return true;
-  } catch (const std::regex_error&) {
-    return false;
-  }
-}
 
 class Compiler {
  public:

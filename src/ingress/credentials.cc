@@ -25,6 +25,16 @@ std::string withoutBlankLines(std::string_view pem) {
   return out;
 }
 
+Result<std::string> authorities(std::string_view pem) {
+  std::string out;
+  for (const std::string& one : certificatesOf(pem)) {
+    RETURN_IF_ERROR(inspectCertificate(one));
+    out += one + "\n";
+  }
+  if (out.empty()) return Error(Code::kInvalid, "its ca.crt holds no certificate");
+  return withoutBlankLines(out);
+}
+
 bool usableHash(std::string_view hash) {
   for (std::string_view kind : {"$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$"})
     if (hash.starts_with(kind)) return true;
@@ -51,13 +61,11 @@ Result<std::string> certificateOf(const object::Object& secret) {
 }
 
 Result<std::string> authoritiesOf(const object::Object& secret) {
-  std::string out;
-  for (const std::string& one : certificatesOf(dataOf(secret, "ca.crt"))) {
-    RETURN_IF_ERROR(inspectCertificate(one));
-    out += one + "\n";
-  }
-  if (out.empty()) return Error(Code::kInvalid, "its ca.crt holds no certificate");
-  return withoutBlankLines(out);
+  return authorities(dataOf(secret, "ca.crt"));
+}
+
+Result<std::string> authoritiesOfConfigMap(const object::Object& map) {
+  return authorities(client::text(map.root(), {"data", "ca.crt"}));
 }
 
 Result<std::string> usersOf(const object::Object& secret, bool map, std::vector<std::string>& problems) {

@@ -8,8 +8,9 @@ namespace dhow::ingress {
 
 // Certificates and key of a kubernetes.io/tls secret, in one PEM. kInvalid when the two do not belong together.
 Result<std::string> certificateOf(const object::Object& secret);
-// ca.crt of a secret.
+// ca.crt of a secret, or of a config map.
 Result<std::string> authoritiesOf(const object::Object& secret);
+Result<std::string> authoritiesOfConfigMap(const object::Object& map);
 // The lines of a userlist from a secret of users and hashes. What cannot be used is told in `problems`.
 Result<std::string> usersOf(const object::Object& secret, bool map, std::vector<std::string>& problems);
 

@@ -9,8 +9,9 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "client/fields.h"
+#include "gateway_world.h"
 #include "haproxy.h"
-#include "ingress/compile.h"
+#include "ingress/gateway.h"
 #include "object/resource_names.h"
 
 namespace dhow::ingress {
@@ -23,14 +24,16 @@ namespace {
 
 constexpr const char* kByService = "edge-service";
 constexpr Duration kRetry = std::chrono::seconds(2);
+constexpr Duration kPatience = std::chrono::seconds(5);  // with a secret that nobody tells of
 
 }  // namespace
 
 struct Edge::Rep {
-  Rep(Loop& l, BlockingPool& p, client::Caches& caches, Secrets& s, Options options)
+  Rep(Loop& l, BlockingPool& p, client::Caches& caches, NamedObjects& n, Options options)
       : loop(l),
         pool(p),
-        secrets(s),
+        named(n),
+        gateways(caches, [this] { structureChanged(); }),
         ingresses(caches.of(resources::kIngresses)),
         classes(caches.of(resources::kIngressClasses)),
         services(caches.of(resources::kServices)),
@@ -69,6 +72,7 @@ struct Edge::Rep {
     subscriptions.push_back(services.subscribe([this](const auto& before, const auto& after) {
       if (usedServices.contains((after ? after : before)->key())) structureChanged();
     }));
+    gateways.subscribe();
     subscriptions.push_back(slices.subscribe([this](const auto& before, const auto& after) {
       for (const auto& slice : {before, after}) {
         if (!slice) continue;
@@ -85,6 +89,8 @@ struct Edge::Rep {
       co_await cache->waitSynced();
       if (self->stopping || !cache->synced()) co_return;
     }
+    co_await self->gateways.waitSynced();
+    if (self->stopping) co_return;
     self->synced = true;
     self->structureChanged();
   }
@@ -93,30 +99,57 @@ struct Edge::Rep {
     return slices.byIndex(kByService, service);
   }
 
-  // False: a secret is not known yet, and its news comes.
+  // Whether all that is named is known. What is not after a while counts as missing: nobody's secret stops the others.
+  bool allKnown(const std::set<NamedObjects::Name>& names) {
+    const bool all =
+        std::all_of(names.begin(), names.end(), [this](const NamedObjects::Name& name) { return named.known(name); });
+    if (all) {
+      patience.cancel();
+      waiting = impatient = false;
+      return true;
+    }
+    if (impatient) return true;
+    if (!std::exchange(waiting, true))
+      patience = loop.after(kPatience, [this] {
+        impatient = true;
+        structureChanged();
+      });
+    return false;
+  }
+
+  // False: something that is named is not known yet, and its news comes.
   bool compileAll() {
     Documents documents;
-    std::set<std::string> names;
+    std::set<NamedObjects::Name> names;
     for (const auto& ingress : ingresses.list()) {
       if (!isOurs(*ingress) || ingress->deleting()) continue;
       documents.ingresses.push_back(ingress);
-      for (const std::string& name : secretsOf(*ingress)) names.insert(fmt::format("{}/{}", ingress->ns(), name));
+      for (const std::string& name : secretsOf(*ingress)) names.insert({"secrets", std::string(ingress->ns()), name});
     }
-    secrets.use(names, [this] { structureChanged(); });
-    for (const std::string& name : names) {
-      auto [ns, rest] = *splitOnce(name, '/');
-      if (!secrets.known(ns, rest)) return false;
-    }
+    if (!gateways.synced()) return false;
+    GatewayDocuments forGateways = gateways.documents(names);
+    named.use(names, [this] { structureChanged(); });
+    if (!allKnown(names)) return false;
     std::set<std::string> used;
     documents.service = [&](std::string_view ns, std::string_view name) {
       used.insert(fmt::format("{}/{}", ns, name));
       return services.get(ns, name);
     };
-    documents.secret = [&](std::string_view ns, std::string_view name) { return secrets.find(ns, name); };
+    auto find = [this](const char* plural) {
+      return [this, plural](std::string_view ns, std::string_view name) {
+        return named.find({plural, std::string(ns), std::string(name)});
+      };
+    };
+    documents.secret = find("secrets");
     documents.slices = [&](std::string_view ns, std::string_view name) {
       return slicesOf(fmt::format("{}/{}", ns, name));
     };
+    forGateways.service = documents.service;
+    forGateways.secret = documents.secret;
+    forGateways.configMap = find("configmaps");
+    forGateways.slices = documents.slices;
     config = compile(documents).config;
+    (void)compileGateways(forGateways, config);
     usedServices = std::move(used);
     return true;
   }
@@ -132,12 +165,10 @@ struct Edge::Rep {
       const bool all = std::exchange(self->structure, false);
       const std::set<std::string> changed = std::exchange(self->changedServices, {});
       if (all && !self->compileAll()) {
-        self->waiting = true;
         // What is known goes on meanwhile: endpoints must not wait for a secret.
         self->updateServers(changed);
         if (self->config.empty()) break;
       } else {
-        if (all) self->waiting = false;
         self->updateServers(changed);
       }
       auto wanted = std::make_shared<Config>(self->config);
@@ -191,7 +222,8 @@ struct Edge::Rep {
 
   Loop& loop;
   BlockingPool& pool;
-  Secrets& secrets;
+  NamedObjects& named;
+  GatewayWorld gateways;
   client::Cache& ingresses;
   client::Cache& classes;
   client::Cache& services;
@@ -200,17 +232,18 @@ struct Edge::Rep {
   std::function<void(bool)> onServing;
   Config config;
   std::set<std::string> usedServices, changedServices;
-  bool structure = false, synced = false, flushing = false, stopping = false, serving = false, waiting = false;
+  bool structure = false, synced = false, flushing = false, stopping = false, serving = false;
+  bool waiting = false, impatient = false;
   uint64_t appliedRevision = 0;
   std::unique_ptr<boost::asio::posix::stream_descriptor> watched;
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions;
-  Timer retry;
+  Timer retry, patience;
   Signal flushed;
   Gate gate;
 };
 
-Edge::Edge(Loop& loop, BlockingPool& pool, client::Caches& caches, Secrets& secrets, Options options)
-    : rep_(std::make_unique<Rep>(loop, pool, caches, secrets, std::move(options))) {}
+Edge::Edge(Loop& loop, BlockingPool& pool, client::Caches& caches, NamedObjects& named, Options options)
+    : rep_(std::make_unique<Rep>(loop, pool, caches, named, std::move(options))) {}
 Edge::~Edge() = default;
 
 Task<> Edge::start() {
@@ -228,7 +261,9 @@ Task<> Edge::stop() {
   Rep& r = *rep_;
   r.stopping = true;
   r.subscriptions.clear();
+  r.gateways.stop();
   r.retry.cancel();
+  r.patience.cancel();
   r.watched.reset();
   r.flushed.notify();
   co_await r.gate.close();

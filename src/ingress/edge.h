@@ -1,6 +1,7 @@
-// Ingresses as a node serves them: watches what matters, compiles it (compile.h), and keeps a HAProxy at it. A burst of
-// changes becomes one step; a change of endpoints alone costs what it changes. Without any Ingress of a class of ours
-// there is no HAProxy, and next to nothing is watched. On the loop's thread; what blocks runs on the pool.
+// Ingresses and Gateways as a node serves them: watches what matters, compiles it (compile.h, gateway.h), and keeps a
+// HAProxy at it. A burst of changes becomes one step; a change of endpoints alone costs what it changes. Without any
+// Ingress or Gateway of a class of ours there is no HAProxy, and next to nothing is watched: routes are, while there is
+// a Gateway. On the loop's thread; what blocks runs on the pool.
 #pragma once
 
 #include <functional>
@@ -14,14 +15,18 @@
 
 namespace dhow::ingress {
 
-// Secrets that are named, each watched while it is.
-class Secrets {
+// Secrets and config maps that are named, each watched while it is.
+class NamedObjects {
  public:
-  virtual ~Secrets() = default;
-  // From now on exactly these, as "ns/name"; `changed` is called when one of them does, or is known not to be there.
-  virtual void use(std::set<std::string> keys, std::function<void()> changed) = 0;
-  virtual bool known(std::string_view ns, std::string_view name) const = 0;
-  virtual client::ObjectPtr find(std::string_view ns, std::string_view name) const = 0;
+  struct Name {
+    std::string plural, ns, name;
+    auto operator<=>(const Name&) const = default;
+  };
+  virtual ~NamedObjects() = default;
+  // From now on exactly these; `changed` is called when one of them does, or is known not to be there.
+  virtual void use(std::set<Name> names, std::function<void()> changed) = 0;
+  virtual bool known(const Name& name) const = 0;
+  virtual client::ObjectPtr find(const Name& name) const = 0;
 };
 
 class Edge {
@@ -32,7 +37,7 @@ class Edge {
     std::string address;      // where it listens
     std::string dnsAddress;   // resolves names of services elsewhere
   };
-  Edge(Loop& loop, BlockingPool& pool, client::Caches& caches, Secrets& secrets, Options options);
+  Edge(Loop& loop, BlockingPool& pool, client::Caches& caches, NamedObjects& named, Options options);
   ~Edge();
   // Whether requests are served here; before start().
   std::function<void(bool serving)> onServing;

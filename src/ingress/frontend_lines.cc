@@ -19,8 +19,8 @@ void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
   for (const Listener& listener : frontend.listeners) {
     std::string line = fmt::format("bind {}:{}", layout.address, listener.port);
     if (listener.tls) {
-      line += fmt::format(" ssl crt-list {} crt-ignore-err all ca-ignore-err all",
-                          layout.certificateList(frontend.name));
+      line +=
+          fmt::format(" ssl crt-list {} crt-ignore-err all ca-ignore-err all", layout.certificateList(frontend.name));
       if (!frontend.clientCertificates.empty())
         line += " verify required ca-file " + layout.file(frontend.clientCertificates);
       if (frontend.mode == Mode::kHttp) line += " alpn h2,http/1.1";
@@ -43,14 +43,15 @@ void sites(Lines& out, const Frontend& frontend, const Layout& layout) {
   }
   for (auto depth = frontend.depths.rbegin(); depth != frontend.depths.rend(); ++depth) {
     add(fmt::format("set-var(txn.parent) var(txn.host),field(-1,.,{})", *depth));
-    add(fmt::format("set-var(txn.site) var(txn.frontend),concat(|*.,txn.parent),map_str({}) if !{} "
+    add(
+        fmt::format("set-var(txn.site) var(txn.frontend),concat(|*.,txn.parent),map_str({}) if !{} "
                     "{{ var(txn.host),field(-{},.) -m found }}",
                     map, found, *depth + 1));
   }
   add(fmt::format("set-var(txn.site) str({}|*) unless {}", name, found));
 }
 
-void own(Lines& out, const Frontend& frontend, std::vector<std::string> Frontend::*list) {
+void own(Lines& out, const Frontend& frontend, std::vector<std::string> Frontend::* list) {
   for (size_t i = 0; i < (frontend.*list).size(); ++i) out.push_back({(frontend.*list)[i], list, i});
 }
 

@@ -9,7 +9,7 @@ namespace dhow::ingress {
 struct FrontendLine {
   std::string text;
   // Where it comes from, when it is one of the frontend's own: one that HAProxy refuses can be left out.
-  std::vector<std::string> Frontend::*list = nullptr;
+  std::vector<std::string> Frontend::* list = nullptr;
   size_t index = 0;
 };
 std::vector<FrontendLine> frontendLines(const Frontend& frontend, const Layout& layout);

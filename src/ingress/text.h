@@ -1,8 +1,11 @@
 // Words of HAProxy's configuration. Private to this folder.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <string_view>
+
+#include "base/digest.h"
 
 namespace dhow::ingress {
 
@@ -26,6 +29,35 @@ inline std::string literal(std::string_view text) {
     out += c;
   }
   return quoted(out);
+}
+
+constexpr std::string_view kLettersAndDigits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+
+// Whether it is a word of a line as it is: of letters, digits and these.
+inline bool isWord(std::string_view text, std::string_view more) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [&](char c) {
+    return kLettersAndDigits.find(c) != std::string_view::npos || more.find(c) != std::string_view::npos;
+  });
+}
+
+// Whether it can be a word of a map: between those there are blanks.
+inline bool mappable(std::string_view text) {
+  return std::none_of(text.begin(), text.end(), [](unsigned char c) { return c <= ' ' || c == 0x7f || c == '\\'; });
+}
+
+// For names that are made of what they stand for.
+inline std::string shortDigest(std::string_view text) {
+  return sha256Hex(text).substr(0, 10);
+}
+
+// What a regular expression takes literally.
+inline std::string escaped(std::string_view text) {
+  std::string out;
+  for (char c : text) {
+    if (std::string_view(R"(\.[]{}()*+?^$|)").find(c) != std::string_view::npos) out += '\\';
+    out += c;
+  }
+  return out;
 }
 
 }  // namespace dhow::ingress

@@ -81,24 +81,20 @@ class TableSink final : public PolicySink {
   std::unique_ptr<PolicyTable> table_;
 };
 
-// The secrets that Ingresses name, among those that pods do.
-class EdgeSecrets final : public ingress::Secrets {
+// What Ingresses and Gateways name, among what pods do.
+class EdgeObjects final : public ingress::NamedObjects {
  public:
-  explicit EdgeSecrets(WatchedObjects& objects) : objects_(objects) {}
-  void use(std::set<std::string> keys, std::function<void()> changed) override {
+  explicit EdgeObjects(WatchedObjects& objects) : objects_(objects) {}
+  void use(std::set<Name> names, std::function<void()> changed) override {
     std::vector<ObjectRef> refs;
-    for (const std::string& key : keys) {
-      if (auto parts = splitOnce(key, '/')) refs.push_back(refOf(parts->first, parts->second));
-    }
+    for (const Name& name : names) refs.push_back(refOf(name));
     objects_.use("ingress", std::move(refs), std::move(changed));
   }
-  bool known(std::string_view ns, std::string_view name) const override { return objects_.known(refOf(ns, name)); }
-  ObjectPtr find(std::string_view ns, std::string_view name) const override { return objects_.find(refOf(ns, name)); }
+  bool known(const Name& name) const override { return objects_.known(refOf(name)); }
+  ObjectPtr find(const Name& name) const override { return objects_.find(refOf(name)); }
 
  private:
-  static ObjectRef refOf(std::string_view ns, std::string_view name) {
-    return {"secrets", std::string(ns), std::string(name)};
-  }
+  static ObjectRef refOf(const Name& name) { return {name.plural, name.ns, name.name}; }
   WatchedObjects& objects_;
 };
 
@@ -186,8 +182,8 @@ struct Agent::Rep {
         dnsServer(parts.loop, dns, dnsServerOptions(upstreamsOf(options, resolvConf))),
         nodeStatus(parts.loop, parts.client, parts.leases ? *parts.leases : parts.client, options, machine, images),
         fence(parts.loop, options.runDir + "/lease"),
-        edgeSecrets(objects),
-        edge(parts.loop, parts.pool, caches, edgeSecrets, edgeOptions(options)),
+        edgeObjects(objects),
+        edge(parts.loop, parts.pool, caches, edgeObjects, edgeOptions(options)),
         gate(parts.loop) {
     caches.select(resources::kPods, {"", "", "spec.nodeName=" + options.name});
   }
@@ -214,7 +210,7 @@ struct Agent::Rep {
   bool excluded = false;  // its label keeps load-balanced addresses away
   TimePoint renewed{};    // its lease, last
   Timer healthChanges;
-  EdgeSecrets edgeSecrets;
+  EdgeObjects edgeObjects;
   ingress::Edge edge;
   std::unique_ptr<NetSink> sink;
   std::unique_ptr<ServiceFeed> services;
