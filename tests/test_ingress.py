@@ -11,33 +11,10 @@ import threading
 import time
 
 import pytest
+from edge import EdgeWorld
 from harness import Cluster, eventually, run
-from pods import HELLO, HELLO_IMAGE, apply, main_process, publish_shell, role_process, shell_pod, wait_ready
+from pods import HELLO, HELLO_IMAGE, apply, role_process
 
-# Answers with its name and what it was asked, as JSON; speaks WebSocket enough to echo.
-ECHO = """
-import base64, hashlib, http.server, json, socketserver, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def answer(self):
-        if self.headers.get("Upgrade") == "websocket":
-            accept = base64.b64encode(hashlib.sha1((self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest())
-            self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
-            self.close_connection = True
-            while data := self.connection.recv(1024):
-                self.connection.sendall(data)
-            return
-        body = json.dumps({"name": sys.argv[1], "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    do_GET = do_POST = do_OPTIONS = answer
-    def log_message(self, *args): pass
-class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    daemon_threads, request_queue_size = True, 256
-Server(("0.0.0.0", 8080), Handler).serve_forever()
-"""
 NGINX, APPGW = "nginx.ingress.kubernetes.io/", "appgw.ingress.kubernetes.io/"
 
 
@@ -51,17 +28,9 @@ def ingress(name, rules, annotations=None, **spec):
             "spec": {"rules": [{**({"host": host} if host else {}), "http": {"paths": paths}} for host, paths in rules.items()], **spec}}
 
 
-class World:
+class World(EdgeWorld):
     def __init__(self, cluster, folder):
-        self.cluster, self.folder, self.backends = cluster, folder, []
-        publish_shell(cluster)
-        names = ("red", "blue", "green")
-        apply(cluster, *[shell_pod(n, "exec sleep 100000") for n in names],
-              *[{"apiVersion": "v1", "kind": "Service", "metadata": {"name": n},
-                 "spec": {"selector": {"app": n}, "ports": [{"port": 80, "targetPort": 8080}]}} for n in (*names, "nobody")])
-        for pod in wait_ready(cluster, *names):
-            self.backends.append(subprocess.Popen(["nsenter", f"--net=/proc/{main_process(pod)}/ns/net", "--", sys.executable, "-c", ECHO,
-                                                   pod["metadata"]["name"]]))
+        super().__init__(cluster, folder)
         apply(cluster, ingress("first", {"first.test": [path("red")]}))
         self.address = eventually(self.find_address)
         eventually(lambda: self.get("first.test")["name"] == "red")
@@ -69,41 +38,6 @@ class World:
     def find_address(self):
         status = self.cluster.get("ingress", "first")["status"]["loadBalancer"].get("ingress")
         return status and status[0]["ip"]
-
-    def curl(self, url, *args):
-        """`url`: http://host/path. What the load balancer's address answers: status, headers, body."""
-        host = url.split("/")[2].split(":")[0]
-        done = run(self.cluster.net.inside(["curl", "-sk", "-i", "--max-time", "5", "--resolve", f"{host}:80:{self.address}", "--resolve",
-                                            f"{host}:443:{self.address}", *args, url]), check=False)
-        head, _, body = done.stdout.replace("\r", "").partition("\n\n")
-        lines = head.split("\n")
-        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
-        return int(lines[0].split()[1]) if done.stdout else 0, headers, body
-
-    def status(self, url, *args):
-        return self.curl(url, *args)[0]
-
-    def get(self, host, path="/", *args, scheme="http"):
-        status, headers, body = self.curl(f"{scheme}://{host}{path}", *args)
-        return {"status": status, "answer": headers, **(json.loads(body) if body.startswith("{") else {"name": None, "body": body})}
-
-    def serves(self, host, name, path="/"):
-        return eventually(lambda: self.get(host, path)["name"] == name)
-
-    def apply(self, *objects):
-        apply(self.cluster, *objects)
-
-    def certificate(self, host, name=None):
-        base = os.path.join(self.folder, name or host)
-        run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={host}", "-addext",
-             f"subjectAltName=DNS:{host}", "-days", "2", "-keyout", base + ".key", "-out", base + ".crt"])
-        return base
-
-    def served_certificate(self, host, address=None):
-        done = subprocess.run(self.cluster.net.inside(["openssl", "s_client", "-connect", f"{address or self.address}:443", "-servername", host]), input="",
-                              capture_output=True, text=True, timeout=10)
-        begin = done.stdout.find("-----BEGIN")
-        return done.stdout[begin:done.stdout.find("-----END") + 25] if begin >= 0 else ""
 
     def processes(self):
         """This cluster's HAProxy processes: (node, process id, whether it is a worker)."""
@@ -142,8 +76,8 @@ def world(tmp_path_factory):
         world = World(made, str(tmp_path_factory.mktemp("tls")))
         yield world
     finally:
-        for backend in world.backends if world else []:
-            backend.kill()
+        if world:
+            world.end()
         made.destroy()
 
 

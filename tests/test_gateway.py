@@ -1,0 +1,339 @@
+"""The Gateway API on the nodes' HAProxy, asked with curl and openssl from outside: listeners, routes, what is refused and how
+that is told, and that nothing is lost while pods change and a gateway beside is wrong."""
+
+import json
+import os
+import re
+import signal
+
+import pytest
+from edge import EdgeWorld
+from harness import Cluster, eventually, run
+from pods import HELLO, apply, role_process
+from test_ingress import Traffic
+
+API = "gateway.networking.k8s.io/v1"
+
+
+def listener(name, port=80, protocol="HTTP", **spec):
+    return {"name": name, "port": port, "protocol": protocol, **spec}
+
+
+def gateway(name, *listeners, **spec):
+    return {"apiVersion": API, "kind": "Gateway", "metadata": {"name": name}, "spec": {"gatewayClassName": "dhow", "listeners": list(listeners), **spec}}
+
+
+def ref(service, port=80, **more):
+    return {"name": service, "port": port, **more}
+
+
+def rule(*backends, matches=None, filters=None, **more):
+    return {**({"matches": matches} if matches else {}), **({"filters": filters} if filters else {}), "backendRefs": list(backends), **more}
+
+
+def prefix(value, **more):
+    return {"path": {"type": "PathPrefix", "value": value}, **more}
+
+
+def exact(value, **more):
+    return {"path": {"type": "Exact", "value": value}, **more}
+
+
+def route(name, parent, *rules, hostnames=None, kind="HTTPRoute", **ref_more):
+    return {"apiVersion": API, "kind": kind, "metadata": {"name": name},
+            "spec": {"parentRefs": [{"name": parent, **ref_more}], **({"hostnames": hostnames} if hostnames else {}), "rules": list(rules)}}
+
+
+class World(EdgeWorld):
+    def conditions(self, kind, name, listener=None, parent=0, namespace="default"):
+        """By type: (status, reason)."""
+        status = self.cluster.get(kind, name, "-n", namespace).get("status", {})
+        if listener:
+            status = next((one for one in status.get("listeners", []) if one["name"] == listener), {})
+        for list_ in ("parents", "ancestors"):
+            if list_ in status:
+                status = status[list_][parent] if parent < len(status[list_]) else {}
+        return {c["type"]: (c["status"], c["reason"]) for c in status.get("conditions", [])}
+
+    def told(self, kind, name, type_, reason, **more):
+        return eventually(lambda: self.conditions(kind, name, **more).get(type_, ("", ""))[1] == reason)
+
+    def programmed(self, name):
+        """Waits for a gateway; its address."""
+        self.cluster.kubectl("wait", "--for=condition=Programmed", f"gateway/{name}", "--timeout=30s")
+        return self.cluster.get("gateway", name)["status"]["addresses"][0]["value"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = Cluster(nodes=2, zones=2)
+    world = None
+    try:
+        made.up("--deploy", HELLO)
+        world = World(made, str(tmp_path_factory.mktemp("tls")))
+        world.apply(gateway("web", listener("all"), listener("other", 8080, hostname="*.other.test")))
+        world.address = world.programmed("web")
+        yield world
+    finally:
+        if world:
+            world.end()
+        made.destroy()
+
+
+def test_a_gateway_has_an_address_and_says_how_it_is(world):
+    cluster = world.cluster
+    assert re.search(r"dhow\s+dhow.io/gateway\s+True", cluster.kubectl("get", "gatewayclass").stdout)
+    lines = cluster.kubectl("get", "gtw", "web").stdout.split("\n")
+    assert lines[0].split() == ["NAME", "CLASS", "ADDRESS", "PROGRAMMED", "AGE"] and lines[1].split()[:4] == ["web", "dhow", world.address, "True"]
+    status = cluster.get("gateway", "web")["status"]
+    assert [one["name"] for one in status["listeners"]] == ["all", "other"]
+    assert [kind["kind"] for kind in status["listeners"][0]["supportedKinds"]] == ["HTTPRoute", "GRPCRoute"]
+    assert status["listeners"][0]["attachedRoutes"] == 0
+    assert world.conditions("gateway", "web", "all") == {"Accepted": ("True", "Accepted"), "Conflicted": ("False", "NoConflicts"),
+                                                          "ResolvedRefs": ("True", "ResolvedRefs"), "Programmed": ("True", "Programmed")}
+    assert eventually(lambda: world.status("http://nowhere.test/") == 404)
+    # Those that are wrong say so, and are in nobody's way.
+    world.apply(gateway("wrong", listener("udp", 53, "UDP"), listener("one", 80), listener("two", 80), listener("tcp", 443, "TCP"),
+                        listener("https", 443, "HTTPS", tls={"certificateRefs": [{"name": "missing"}]}),
+                        listener("fine", 8000, allowedRoutes={"kinds": [{"kind": "HTTPRoute"}, {"kind": "TCPRoute"}]})),
+                gateway("elsewhere", listener("x"), addresses=[{"type": "Hostname", "value": "x.test"}]))
+    for name, type_, reason in (("udp", "Accepted", "UnsupportedProtocol"), ("one", "Conflicted", "HostnameConflict"), ("two", "Conflicted", "HostnameConflict"),
+                                ("tcp", "Conflicted", "ProtocolConflict"), ("https", "ResolvedRefs", "InvalidCertificateRef"),
+                                ("fine", "ResolvedRefs", "InvalidRouteKinds"), ("fine", "Accepted", "Accepted")):
+        world.told("gateway", "wrong", type_, reason, listener=name)
+    assert world.conditions("gateway", "wrong")["Accepted"] == ("True", "ListenersNotValid")
+    world.told("gateway", "elsewhere", "Accepted", "UnsupportedAddress")
+    world.programmed("wrong")
+    cluster.kubectl("delete", "gateway", "wrong", "elsewhere")
+    eventually(lambda: len(json.loads(cluster.kubectl("-n", "kube-system", "get", "svc", "-o", "json", "-l", "gateway.networking.k8s.io/gateway-name").stdout)["items"]) == 1)
+
+
+def test_the_most_specific_match_has_a_request(world):
+    other = lambda name, **more: {"name": name, "value": "1", **more}
+    world.apply(
+        route("shop", "web",
+              rule(ref("red")),
+              rule(ref("blue"), matches=[prefix("/foo/"), exact("/one")]),
+              rule(ref("green"), matches=[exact("/foo"), {"path": {"type": "RegularExpression", "value": "/re/[0-9]+"}}]),
+              rule(ref("green"), matches=[prefix("/foo", headers=[other("X-Blue"), other("x-two")]), prefix("/foo/bar", method="PUT"), exact("/one", queryParams=[other("q")])]),
+              rule(ref("nobody"), matches=[prefix("/empty")]), rule(ref("missing"), matches=[prefix("/missing")]), rule(matches=[prefix("/none")]),
+              hostnames=["shop.test"]),
+        route("wild", "web", rule(ref("blue")), hostnames=["*.wild.test", "shop.test"]),
+        route("deep", "web", rule(ref("green")), hostnames=["*.deep.wild.test"]),
+        route("ported", "web", rule(ref("red")), hostnames=["a.other.test", "b.test"], port=8080),
+        route("shared", "web", rule(ref("red", weight=9), ref("blue", weight=1), ref("green", weight=0)), hostnames=["shared.test"]))
+    for name in ("shop", "wild", "deep", "ported", "shared"):
+        world.told("httproute", name, "Accepted", "Accepted")
+    world.serves("shared.test", "red")
+    world.serves("shop.test", "red")
+    for host, asked, name, *args in (
+            ("shop.test", "/foo", "green"), ("shop.test", "/foo/", "blue"), ("shop.test", "/foo/bar?x", "blue"), ("shop.test", "/foobar", "red"),
+            ("SHOP.test", "/re/12", "green"), ("shop.test", "/re/12a", "red"), ("shop.test", "/foo/a", "green", "-H", "x-blue: 1", "-H", "X-Two: 1"),
+            ("shop.test", "/foo/a", "blue", "-H", "x-blue: 1"), ("shop.test", "/foo/bar", "green", "-X", "PUT"), ("shop.test", "/foo/bar/x", "blue", "-X", "POST"),
+            ("shop.test", "/one", "blue"), ("shop.test", "/one?p=2&q=1", "green"), ("a.wild.test", "/", "blue"), ("a.b.wild.test", "/", "blue"),
+            ("x.deep.wild.test", "/", "green"), ("a.other.test:8080", "/", "red")):
+        answer = world.get(host, asked, *args)
+        assert answer["name"] == name, (host, asked, args, answer)
+    for url, code in (("http://wild.test/", 404), ("http://a.other.test/", 404), ("http://b.test:8080/", 404), ("http://shop.test/empty", 503),
+                      ("http://shop.test/missing", 500), ("http://shop.test/none", 500)):
+        assert world.status(url) == code, url
+    headers = world.get("a.other.test:8080")["headers"]
+    assert headers["x-forwarded-port"] == "8080" and headers["x-forwarded-proto"] == "http"
+    names = [world.get("shared.test")["name"] for _ in range(60)]
+    assert 0 < names.count("blue") < 25 and set(names) == {"red", "blue"}, names
+    world.told("httproute", "shop", "ResolvedRefs", "BackendNotFound")
+    eventually(lambda: [one["attachedRoutes"] for one in world.cluster.get("gateway", "web")["status"]["listeners"]] == [4, 1])
+
+
+def test_filters_change_what_passes(world):
+    headers = lambda **lists: {k: [{"name": n, "value": v} for n, v in pairs] if k != "remove" else pairs for k, pairs in lists.items()}
+    modify = {"type": "RequestHeaderModifier", "requestHeaderModifier": headers(set=[("X-Set", "100% 'sure'")], add=[("X-Add", "b")], remove=["X-Gone"])}
+    respond = {"type": "ResponseHeaderModifier", "responseHeaderModifier": headers(set=[("X-Answer", "yes")])}
+    rewrite = lambda **spec: {"type": "URLRewrite", "urlRewrite": spec}
+    redirect = lambda **spec: {"type": "RequestRedirect", "requestRedirect": spec}
+    new = lambda value: {"type": "ReplacePrefixMatch", "replacePrefixMatch": value}
+    world.apply(
+        route("filters", "web",
+              rule(ref("red"), matches=[prefix("/modify")], filters=[modify, respond], timeouts={"request": "2s"}),
+              rule(ref("red"), matches=[prefix("/old")], filters=[rewrite(hostname="inner.test", path=new("/new"))]),
+              rule(ref("red"), matches=[prefix("/strip")], filters=[rewrite(path=new("/"))]),
+              rule(ref("red"), matches=[prefix("/full")], filters=[rewrite(path={"type": "ReplaceFullPath", "replaceFullPath": "/all"})]),
+              rule(ref("red", filters=[modify]), ref("blue", weight=0), matches=[prefix("/own")]),
+              {"matches": [prefix("/secure")], "filters": [redirect(scheme="https", statusCode=301)]},
+              {"matches": [prefix("/moved")], "filters": [redirect(hostname="there.test", path=new("/gone"), port=8443)]},
+              rule(ref("red"), matches=[prefix("/mirror")], filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": ref("blue")}}]),
+              hostnames=["filters.test"]),
+        route("mirrored", "web", rule(ref("red"), filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": ref("blue")}}]), hostnames=["mirrored.test"]))
+    world.serves("filters.test", "red", "/modify")
+    answer = world.get("filters.test", "/modify", "-H", "X-Gone: 1", "-H", "X-Add: a", "-H", "X-Set: no")
+    assert answer["headers"]["x-set"] == "100% 'sure'" and "x-gone" not in answer["headers"] and answer["answer"]["x-answer"] == "yes"
+    assert world.get("filters.test", "/own")["headers"]["x-set"] == "100% 'sure'"
+    for asked, path in (("/old/x?y=z", "/new/x?y=z"), ("/old", "/new"), ("/old/", "/new/"), ("/strip", "/"), ("/strip/", "/"), ("/strip/strip", "/strip"), ("/full/x?y", "/all?y")):
+        assert world.get("filters.test", asked)["path"] == path, asked
+    assert world.get("filters.test", "/old")["headers"]["host"] == "inner.test"
+    for asked, code, location in (("/secure/a?b", 301, "https://filters.test/secure/a?b"), ("/moved/a?b", 302, "http://there.test:8443/gone/a?b")):
+        status, answer, _ = world.curl("http://filters.test" + asked)
+        assert (status, answer["location"]) == (code, location)
+    # A rule that cannot be served answers with an error, and the route says which.
+    assert world.status("http://filters.test/mirror") == 500 and world.status("http://mirrored.test/") == 404
+    assert world.conditions("httproute", "filters")["PartiallyInvalid"] == ("True", "UnsupportedValue")
+    world.told("httproute", "mirrored", "Accepted", "UnsupportedValue")
+
+
+def test_what_a_route_may_use_and_where_it_may_attach(world):
+    cluster = world.cluster
+    cluster.kubectl("create", "namespace", "team")
+    cluster.kubectl("label", "namespace", "team", "guests=yes")
+    world.apply(gateway("guarded", listener("same", 80, hostname="same.test"),
+                        listener("chosen", 80, hostname="*.chosen.test", allowedRoutes={"namespaces": {"from": "Selector", "selector": {"matchLabels": {"guests": "yes"}}}}),
+                        listener("grpc", 8080, allowedRoutes={"namespaces": {"from": "All"}, "kinds": [{"kind": "GRPCRoute"}]})))
+    parent = {"name": "guarded", "namespace": "default"}
+    guest = lambda name, **more: {"apiVersion": API, "kind": "HTTPRoute", "metadata": {"name": name, "namespace": "team"},
+                                  "spec": {"parentRefs": [{**parent, **more.pop("parent", {})}], "rules": [rule(ref("red", namespace="default"))], **more}}
+    apply(cluster, guest("chosen", hostnames=["a.chosen.test"]), guest("same", parent={"sectionName": "same"}), guest("none", parent={"sectionName": "none"}),
+          guest("host", parent={"sectionName": "chosen"}, hostnames=["b.test"]), guest("kind", parent={"port": 8080}), namespace="team")
+    for name, reason in (("same", "NotAllowedByListeners"), ("none", "NoMatchingParent"), ("host", "NoMatchingListenerHostname"), ("kind", "NotAllowedByListeners"), ("chosen", "Accepted")):
+        world.told("httproute", name, "Accepted", reason, namespace="team")
+    address = world.programmed("guarded")
+    world.told("httproute", "chosen", "ResolvedRefs", "RefNotPermitted", namespace="team")
+    assert eventually(lambda: world.status("http://a.chosen.test/", address=address) == 500)
+    grant = lambda name, kind, namespace, to: {"apiVersion": API, "kind": "ReferenceGrant", "metadata": {"name": name},
+                                               "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": namespace}], "to": [{"group": "", **to}]}}
+    world.apply(grant("routes", "HTTPRoute", "team", {"kind": "Service", "name": "red"}))
+    world.serves("a.chosen.test", "red", address=address)
+    world.told("httproute", "chosen", "ResolvedRefs", "ResolvedRefs", namespace="team")
+    cluster.kubectl("label", "namespace", "team", "guests-")
+    world.told("httproute", "chosen", "Accepted", "NotAllowedByListeners", namespace="team")
+    assert eventually(lambda: world.status("http://a.chosen.test/", address=address) == 404)
+    # What attaches to one gateway is at no other.
+    assert world.get("shop.test")["name"] == "red" and world.status("http://a.chosen.test/") == 404
+
+
+def test_https_ends_at_the_listener_with_its_certificate(world):
+    cluster = world.cluster
+    cluster.kubectl("create", "namespace", "vault")
+    for name, host, namespace in (("one", "one.test", "default"), ("two", "*.two.test", "vault"), ("again", "one.test", None)):
+        base = world.certificate(host, name)
+        if namespace:
+            cluster.kubectl("-n", namespace, "create", "secret", "tls", name, f"--cert={base}.crt", f"--key={base}.key")
+    tls = lambda **secret: {"certificateRefs": [secret]}
+    world.apply(gateway("secure", listener("one", 443, "HTTPS", hostname="one.test", tls=tls(name="one")),
+                        listener("two", 443, "HTTPS", hostname="*.two.test", tls=tls(name="two", namespace="vault")), listener("plain", 80)),
+                route("secure", "secure", rule(ref("red")), sectionName="one"), route("secure-two", "secure", rule(ref("blue")), sectionName="two"),
+                route("to-https", "secure", {"filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}]}, sectionName="plain"))
+    address = world.programmed("secure")
+
+    def crt(name):
+        with open(os.path.join(world.folder, name + ".crt")) as f:
+            return f.read().strip()
+    eventually(lambda: world.served_certificate("one.test", address) == crt("one"))
+    world.serves("one.test", "red", scheme="https", address=address)
+    assert world.get("one.test", scheme="https", address=address)["headers"]["x-forwarded-proto"] == "https"
+    done = run(cluster.net.inside(["curl", "-sk", "-o", "/dev/null", "-w", "%{http_version}", "--resolve", f"one.test:443:{address}", "https://one.test/"]))
+    assert done.stdout == "2"
+    world.told("gateway", "secure", "ResolvedRefs", "RefNotPermitted", listener="two")
+    assert world.conditions("gateway", "secure", "two")["Programmed"] == ("False", "Invalid")
+    assert eventually(lambda: world.status("https://a.two.test/", address=address) == 404)
+    apply(cluster, {"apiVersion": API, "kind": "ReferenceGrant", "metadata": {"name": "tls"},
+                    "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "default"}], "to": [{"group": "", "kind": "Secret"}]}}, namespace="vault")
+    eventually(lambda: world.served_certificate("a.two.test", address) == crt("two"))
+    world.serves("a.two.test", "blue", scheme="https", address=address)
+    assert world.curl("http://one.test/a", address=address)[1]["location"] == "https://one.test/a"
+    base = os.path.join(world.folder, "again")
+    fresh = cluster.kubectl("create", "secret", "tls", "one", f"--cert={base}.crt", f"--key={base}.key", "--dry-run=client", "-o", "json").stdout
+    cluster.kubectl("replace", "-f", "-", input=fresh)
+    eventually(lambda: world.served_certificate("one.test", address) == crt("again"))
+
+
+BACKEND = """
+defaults
+  mode http
+  timeout client 60s
+  timeout http-keep-alive 60s
+frontend tls
+  bind :8443 ssl crt {pem} alpn h2,http/1.1
+  http-request return status 200 content-type application/json lf-string '{{"name":"tls","path":"%[path]","sni":"%[ssl_fc_sni]","alpn":"%[ssl_fc_alpn]"}}'
+frontend grpc
+  bind :50051 proto h2
+  http-request return status 200 content-type application/grpc hdr grpc-status 0 lf-string '{{"name":"grpc","path":"%[path]","version":"%HV","x":"%[req.hdr(x-set)]"}}'
+"""
+
+
+def test_grpc_tls_tcp_and_tls_towards_backends(world):
+    cluster = world.cluster
+    pem = world.certificate("inner.test", "inner")
+    with open(pem + ".pem", "w") as both:
+        both.write(run(["cat", pem + ".crt", pem + ".key"]).stdout)
+    with open(pem + ".cfg", "w") as config:
+        config.write(BACKEND.format(pem=pem + ".pem"))
+    world.start_in("green", "/usr/sbin/haproxy", "-db", "-f", pem + ".cfg")
+    service = lambda name, *ports: {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"selector": {"app": "green"}, "ports": [
+        {"name": f"p{port}", "port": port} for port in ports]}}
+    cluster.kubectl("create", "configmap", "inner-ca", f"--from-file=ca.crt={pem}.crt")
+    cluster.kubectl("create", "configmap", "other-ca", f"--from-file=ca.crt={world.certificate('other.test', 'other')}.crt")
+    policy = lambda name, service, authority: {"apiVersion": API, "kind": "BackendTLSPolicy", "metadata": {"name": name}, "spec": {
+        "targetRefs": [{"group": "", "kind": "Service", "name": service}],
+        "validation": {"hostname": "inner.test", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": authority}]}}}
+    call = lambda service, method: {"method": {"service": service, "method": method}}
+    modify = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-set", "value": "1"}]}}
+    cluster.kubectl("create", "secret", "tls", "edge", f"--cert={pem}.crt", f"--key={pem}.key")
+    world.apply(service("calls", 50051), service("secure", 8443), service("distrusted", 8443), service("unknown", 8443),
+                policy("inner", "secure", "inner-ca"), policy("wrong", "distrusted", "other-ca"), policy("none", "unknown", "missing"),
+                gateway("layers", listener("http", 80), listener("pass", 443, "TLS", tls={"mode": "Passthrough"}), listener("tcp", 9000, "TCP"),
+                        listener("ends", 9443, "TLS", tls={"certificateRefs": [{"name": "edge"}]})),
+                route("calls", "layers", rule(ref("calls", 50051), matches=[call("shop.Cart", "Add"), {"method": {"service": "shop.List"}}], filters=[modify]),
+                      hostnames=["grpc.test"], kind="GRPCRoute", sectionName="http"),
+                *[route(name, "layers", rule(ref(name, 8443)), hostnames=[f"{name}.test"]) for name in ("secure", "distrusted", "unknown")],
+                route("pass", "layers", rule(ref("secure", 8443)), hostnames=["*.pass.test"], kind="TLSRoute", sectionName="pass"),
+                route("raw", "layers", rule(ref("red")), kind="TCPRoute", sectionName="tcp"),
+                route("ends", "layers", rule(ref("blue")), kind="TCPRoute", sectionName="ends"))
+    address = world.programmed("layers")
+    h2 = "--http2-prior-knowledge"
+    world.serves("grpc.test", "grpc", "/shop.List/Any", h2, address=address)
+    answer = json.loads(world.curl("http://grpc.test/shop.Cart/Add", h2, "-X", "POST", address=address)[2])
+    assert answer == {"name": "grpc", "path": "/shop.Cart/Add", "version": "HTTP/2.0", "x": "1"}
+    assert world.status("http://grpc.test/shop.Cart/Remove", h2, address=address) == 404
+    answer = json.loads(world.curl("http://secure.test/", address=address)[2])
+    assert answer == {"name": "tls", "path": "/", "sni": "inner.test", "alpn": "h2"}
+    assert world.status("http://distrusted.test/", address=address) == 503 and world.status("http://unknown.test/", address=address) == 500
+    assert world.conditions("backendtlspolicy", "inner") == {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("True", "ResolvedRefs")}
+    world.told("backendtlspolicy", "none", "Accepted", "NoValidCACertificate")
+    with open(pem + ".crt") as f:
+        own = f.read().strip()
+    assert world.served_certificate("a.pass.test", address) == own and json.loads(world.curl("https://a.b.pass.test/x", address=address)[2])["sni"] == "a.b.pass.test"
+    assert world.served_certificate("other.test", address) == ""
+    assert world.get("any.test:9000", address=address)["name"] == "red" and world.get("any.test:9443", scheme="https", address=address)["name"] == "blue"
+    kinds = {one["name"]: [kind["kind"] for kind in one["supportedKinds"]] for one in cluster.get("gateway", "layers")["status"]["listeners"]}
+    assert kinds == {"http": ["HTTPRoute", "GRPCRoute"], "pass": ["TLSRoute"], "tcp": ["TCPRoute"], "ends": ["TLSRoute", "TCPRoute"]}
+    eventually(lambda: [one["attachedRoutes"] for one in cluster.get("gateway", "layers")["status"]["listeners"]] == [4, 1, 1, 1])
+
+
+def test_no_request_is_lost_while_pods_gateways_and_agents_change(world):
+    cluster = world.cluster
+    world.apply(route("hello", "web", rule(ref("hello")), hostnames=["hello.test"]))
+    eventually(lambda: "hello from pod" in world.curl("http://hello.test/")[2])
+    for node in world.nodes():
+        port = world.node_ports(world.address)[80]
+        eventually(lambda node=node: "hello from pod" in world.curl("http://hello.test/", node=(node, port))[2])
+    traffic = Traffic(world, "hello.test")
+    cluster.kubectl("rollout", "restart", "deployment/hello")
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=90s", timeout=100)
+    # Other gateways come and go, right and wrong ones; the route's own conditions change.
+    for i in range(3):
+        world.apply(gateway(f"passing{i}", listener("a", 80), listener("b", 81 + i, "HTTPS", tls={"certificateRefs": [{"name": "nothing"}]})),
+                    route("passing", f"passing{i}", rule(ref("red")), rule(ref("blue"), matches=[{"path": {"type": "RegularExpression", "value": "/[[=a=]]"}}])),
+                    route("hello", "web", rule(ref("hello")), rule(ref("red"), matches=[prefix("/red", headers=[{"name": f"x{i}", "value": "1"}])]), hostnames=["hello.test"]))
+        passing = world.programmed(f"passing{i}")
+        world.serves("x.test", "red", address=passing)
+        world.serves("hello.test", "red", "/red", "-H", f"x{i}: 1")
+    agent = role_process(cluster, "agent", f"{cluster.name}-node-1")
+    os.kill(agent, signal.SIGKILL)
+    eventually(lambda: role_process(cluster, "agent", f"{cluster.name}-node-1") != agent)
+    cluster.kubectl("rollout", "restart", "deployment/hello")
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=90s", timeout=100)
+    counts, failures = traffic.end()
+    assert set(counts) == {"200"} and counts["200"] > 300 and not failures, (counts, failures[:5])
+    # Without any Gateway there is no service of one, and no route speaks of it.
+    cluster.kubectl("delete", "gateway", "--all")
+    eventually(lambda: not json.loads(cluster.kubectl("-n", "kube-system", "get", "svc", "-o", "json", "-l", "gateway.networking.k8s.io/gateway-name").stdout)["items"])
+    eventually(lambda: not cluster.get("httproute", "hello")["status"]["parents"])
