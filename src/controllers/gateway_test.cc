@@ -20,21 +20,26 @@ using testing::Pair;
 
 struct GatewayTest : testing::Test {
   void SetUp() override {
-    api.seed(kinds::kGatewayClasses,
-             R"({"metadata":{"name":"dhow","namespace":"","generation":1},"spec":{"controllerName":"dhow.io/gateway"}})");
-    api.seed(kinds::kNodes, fmt::format(
-                                R"({{"metadata":{{"name":"n1","namespace":""}},"status":{{"addresses":[{{"type":"InternalIP","address":"10.0.0.5"}}],
+    api.seed(
+        kinds::kGatewayClasses,
+        R"({"metadata":{"name":"dhow","namespace":"","generation":1},"spec":{"controllerName":"dhow.io/gateway"}})");
+    api.seed(
+        kinds::kNodes,
+        fmt::format(
+            R"({{"metadata":{{"name":"n1","namespace":""}},"status":{{"addresses":[{{"type":"InternalIP","address":"10.0.0.5"}}],
         "conditions":[{{"type":"Ready","status":"True"}},{{"type":"{}","status":"True"}}]}}}})",
-                                kServesIngress));
+            kServesIngress));
     component = std::make_unique<GatewayController>(Context{loop, api, api});
     component->start();
   }
   void TearDown() override { runOn(loop, component->stop()); }
 
   void gateway(std::string name, std::string listeners, std::string gatewayClass = "dhow") {
-    api.seed(kinds::kGateways,
-             fmt::format(R"({{"metadata":{{"name":"{}","namespace":"default","generation":3}},"spec":{{"gatewayClassName":"{}","listeners":[{}]}}}})",
-                         name, gatewayClass, listeners));
+    api.seed(
+        kinds::kGateways,
+        fmt::format(
+            R"({{"metadata":{{"name":"{}","namespace":"default","generation":3}},"spec":{{"gatewayClassName":"{}","listeners":[{}]}}}})",
+            name, gatewayClass, listeners));
     loop.advance(1s);
   }
   ObjectPtr serviceOf(std::string name) {
@@ -51,7 +56,8 @@ struct GatewayTest : testing::Test {
   std::string condition(const json::object& holder, std::string_view type) {
     for (const auto& one : array(holder, {"conditions"}))
       if (text(one.as_object(), "type") == type)
-        return fmt::format("{} {}", std::string(text(one.as_object(), "status")), std::string(text(one.as_object(), "reason")));
+        return fmt::format("{} {}", std::string(text(one.as_object(), "status")),
+                           std::string(text(one.as_object(), "reason")));
     return "";
   }
   json::object status(const Resource& kind, std::string name) {
@@ -111,8 +117,9 @@ TEST_F(GatewayTest, TheStatusSaysHowFarItIs) {
 
 TEST_F(GatewayTest, ARoutesStatusIsOursWhereItsParentIs) {
   gateway("g", kWeb);
-  api.seed(kinds::kHTTPRoutes,
-           R"({"metadata":{"name":"r","namespace":"default"},"spec":{"parentRefs":[{"name":"g"},{"name":"other"}],"rules":[{"backendRefs":[{"name":"web","port":80}]}]},
+  api.seed(
+      kinds::kHTTPRoutes,
+      R"({"metadata":{"name":"r","namespace":"default"},"spec":{"parentRefs":[{"name":"g"},{"name":"other"}],"rules":[{"backendRefs":[{"name":"web","port":80}]}]},
                "status":{"parents":[{"parentRef":{"name":"other"},"controllerName":"example.com/x","conditions":[]}]}})");
   loop.advance(1s);
   auto parents = [&] { return array(api.find(kinds::kHTTPRoutes, "default", "r")->root(), {"status", "parents"}); };

@@ -24,6 +24,7 @@ namespace {
 
 constexpr const char* kByService = "edge-service";
 constexpr Duration kRetry = std::chrono::seconds(2);
+constexpr Duration kRetryPorts = std::chrono::seconds(10);
 constexpr Duration kPatience = std::chrono::seconds(5);  // with a secret that nobody tells of
 
 }  // namespace
@@ -185,6 +186,9 @@ struct Edge::Rep {
       }
       self->appliedRevision = revision;
       self->flushed.notify();
+      // Nobody tells when a port becomes free.
+      if (self->haproxy.portsMissing())
+        self->retry = self->loop.after(kRetryPorts, [self] { self->structureChanged(); });
     }
     self->flushing = false;
   }

@@ -19,10 +19,11 @@ void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
   for (const Listener& listener : frontend.listeners) {
     std::string line = fmt::format("bind {}:{}", layout.address, listener.port);
     if (listener.tls) {
-      line +=
-          fmt::format(" ssl crt-list {} crt-ignore-err all ca-ignore-err all", layout.certificateList(frontend.name));
-      if (!frontend.clientCertificates.empty())
-        line += " verify required ca-file " + layout.file(frontend.clientCertificates);
+      line += " ssl crt-list " + layout.certificateList(frontend.name);
+      // An Ingress's sections look at what was found wrong with a certificate; a Gateway lets in none that is.
+      line += frontend.clientCertificates.empty()
+                  ? " crt-ignore-err all ca-ignore-err all"
+                  : " verify required ca-file " + layout.file(frontend.clientCertificates);
       if (frontend.mode == Mode::kHttp) line += " alpn h2,http/1.1";
     }
     out.push_back({std::move(line)});

@@ -17,7 +17,6 @@ namespace {
 using Lines = std::vector<std::string>;
 
 constexpr std::string_view kTokens = "!#$%&*+-.^_`|~";  // of names of headers (RFC 9110, section 5.6.2)
-constexpr size_t kLongestValue = 1500;                  // a line of HAProxy's holds 2048 bytes
 
 std::string modifierProblem(const json::object& modifier) {
   for (std::string_view list : {"set", "add"})
@@ -25,9 +24,8 @@ std::string modifierProblem(const json::object& modifier) {
       if (!value.is_object()) continue;
       if (!isWord(text(value.get_object(), "name"), kTokens))
         return fmt::format("\"{}\" is no name of a header", text(value.get_object(), "name"));
-      if (text(value.get_object(), "value").size() > kLongestValue)
-        return fmt::format("the value of header \"{}\" is longer than {} bytes", text(value.get_object(), "name"),
-                           kLongestValue);
+      if (literal(text(value.get_object(), "value")).size() > kLongestQuoted)
+        return fmt::format("the value of header \"{}\" is too long", text(value.get_object(), "name"));
     }
   for (const std::string& name : client::strings(array(modifier, {"remove"})))
     if (!isWord(name, kTokens)) return fmt::format("\"{}\" is no name of a header", name);
@@ -35,6 +33,8 @@ std::string modifierProblem(const json::object& modifier) {
 }
 
 std::string pathProblem(const json::object& path, const json::array& matches) {
+  for (std::string_view name : {"replaceFullPath", "replacePrefixMatch"})
+    if (literal(text(path, name)).size() > kLongestQuoted / 2) return "a path is too long";
   if (text(path, "type") != "ReplacePrefixMatch") return "";
   for (const auto& value : matches) {
     if (!value.is_object()) continue;

@@ -13,8 +13,7 @@ using client::text;
 
 namespace {
 
-constexpr size_t kLongestValue = 1500;  // a line of HAProxy's holds 2048 bytes
-constexpr size_t kMostConditions = 48;  // and 64 words
+constexpr size_t kMostConditions = 40;  // a line of HAProxy's has 64 words
 constexpr size_t kMostBackends = 16;
 constexpr size_t kMostMatches = 128;
 
@@ -23,7 +22,7 @@ std::string condition(const json::object& entry, std::string_view fetch, Match& 
   const std::string name(text(entry, "name")), value(text(entry, "value"));
   if (!isWord(name, fetch == "req.fhdr" ? "-_.!*^|~+&" : "-_.~"))
     return fmt::format("the name \"{}\" is not served", name);
-  if (value.size() > kLongestValue) return fmt::format("the value for \"{}\" is too long", name);
+  if (quoted(value).size() > kLongestQuoted) return fmt::format("the value for \"{}\" is too long", name);
   const bool regex = text(entry, "type") == "RegularExpression";
   if (regex && !isPattern(value)) return fmt::format("\"{}\" is no regular expression", value);
   const std::string what =
@@ -75,7 +74,7 @@ std::string grpcPath(const json::object& spec, Match& match) {
 
 std::string readMatch(RouteKind kind, const json::object& spec, Match& match) {
   std::string problem = kind == RouteKind::kHttp ? httpPath(spec, match) : grpcPath(spec, match);
-  if (problem.empty() && match.path.size() > kLongestValue) problem = "a path is too long";
+  if (problem.empty() && quoted(match.path).size() > kLongestQuoted) problem = "a path is too long";
   if (problem.empty() && match.type == Match::Path::kRegex && !isPattern(match.path))
     problem = fmt::format("\"{}\" is no regular expression", match.path);
   if (problem.empty() && match.type != Match::Path::kRegex && !mappable(match.path))

@@ -6,6 +6,7 @@
 #include <boost/json/parse.hpp>
 
 #include "gateway_model.h"
+#include "patterns.h"
 #include "render.h"
 
 namespace dhow::ingress {
@@ -72,7 +73,9 @@ class Gateways : public testing::Test {
     config_ = {};
     return compileGateways(documents_, config_);
   }
-  void serve(const ObjectPtr& object, RouteKind kind = RouteKind::kHttp) { documents_.routes.push_back({kind, object}); }
+  void serve(const ObjectPtr& object, RouteKind kind = RouteKind::kHttp) {
+    documents_.routes.push_back({kind, object});
+  }
   const Verdicts& verdictsOf(const GatewayVerdicts& all, std::string_view name, RouteKind kind = RouteKind::kHttp) {
     for (const AttachmentVerdict& one : all.routes[static_cast<size_t>(kind)])
       if (one.object->name() == name) return one.parents.at(0).verdicts;
@@ -99,9 +102,17 @@ TEST(Hosts, MeetWhereOneCoversTheOther) {
   EXPECT_EQ(*bestHost(hosts, "other"), "");
 }
 
+TEST(Patterns, AreThoseThatBothEnginesTake) {
+  for (const char* good : {"/a[.]b", "(?i)/x", R"(/\[]x)", "/[0-9]+(/.*)?$", "/[[:alpha:]]"})
+    EXPECT_TRUE(isPattern(good)) << good;
+  for (const char* bad : {"/a[]", "/a[^]b", "/[[=a=]]", "/[[.a.]]", "/a[(", "/(?<=x)"})
+    EXPECT_FALSE(isPattern(bad)) << bad;
+}
+
 TEST_F(Gateways, APortIsAFrontendAndAHostASite) {
-  documents_.gateways = {gateway("g", listener("web", 80) + "," + listener("inner", 80, "HTTP", R"(,"hostname":"*.in.test")") +
-                                          "," + listener("other", 90))};
+  documents_.gateways = {gateway("g", listener("web", 80) + "," +
+                                          listener("inner", 80, "HTTP", R"(,"hostname":"*.in.test")") + "," +
+                                          listener("other", 90))};
   serve(route("r", rule(to("web")), R"(,"hostnames":["a.test","*.x.b.test","c.in.test"])", "2026-01-01T00:00:00Z",
               R"({"name":"g","sectionName":"web"})"));
   const GatewayVerdicts verdicts = run();
@@ -128,8 +139,9 @@ TEST_F(Gateways, OneGatewaysRoutesAreNotAnothers) {
 TEST_F(Gateways, WhatNoConditionTakesGoesToTheNextBestPath) {
   documents_.gateways = {gateway("g", listener("web", 80))};
   const std::string header = R"(,"headers":[{"name":"x","value":"it's"}])";
-  serve(route("r", rule(to("deep"), path("/a/b", "PathPrefix", header)) + "," + rule(to("get"), path("/a", "PathPrefix", R"(,"method":"GET")")) +
-                       "," + rule(to("both"), path("/a/", "PathPrefix", R"(,"method":"GET")" + header)) + "," +
+  serve(route("r", rule(to("deep"), path("/a/b", "PathPrefix", header)) + "," +
+                       rule(to("get"), path("/a", "PathPrefix", R"(,"method":"GET")")) + "," +
+                       rule(to("both"), path("/a/", "PathPrefix", R"(,"method":"GET")" + header)) + "," +
                        rule(to("exact"), path("/a/b", "Exact", header)) + "," + rule(to("root"))));
   run();
   const Frontend& frontend = config_.frontends[0];
@@ -138,8 +150,9 @@ TEST_F(Gateways, WhatNoConditionTakesGoesToTheNextBestPath) {
   EXPECT_THAT(config_.prefixes.at("g28000|*/"), StartsWith("b_a_root_80"));
   EXPECT_THAT(frontend.afterExact, ElementsAre(HasSubstr("str(b_a_exact_80"), HasSubstr("unset-var(txn.to)")));
   // The longer path first, and of one path the match that asks for more.
-  EXPECT_THAT(frontend.afterPrefixes, ElementsAre(HasSubstr("str(b_a_deep_80"), HasSubstr(fmt::format("str({})", a)),
-                                                  HasSubstr("str(b_a_both_80"), HasSubstr("str(b_a_get_80"), HasSubstr("str(b_a_root_80")));
+  EXPECT_THAT(frontend.afterPrefixes,
+              ElementsAre(HasSubstr("str(b_a_deep_80"), HasSubstr(fmt::format("str({})", a)),
+                          HasSubstr("str(b_a_both_80"), HasSubstr("str(b_a_get_80"), HasSubstr("str(b_a_root_80")));
   EXPECT_THAT(frontend.acls, Contains(HasSubstr(R"(req.fhdr(x) -m str -- 'it'\''s')")));
 }
 
@@ -153,8 +166,8 @@ TEST_F(Gateways, OfEqualMatchesTheOlderRouteHasIt) {
 
 TEST_F(Gateways, EachWeightHasAShare) {
   documents_.gateways = {gateway("g", listener("web", 80))};
-  serve(route("r", rule(to("most", R"(,"weight":999)") + "," + to("few", R"(,"weight":1)") + "," + to("none", R"(,"weight":0)") + "," +
-                        to("missing", R"(,"weight":1)"))));
+  serve(route("r", rule(to("most", R"(,"weight":999)") + "," + to("few", R"(,"weight":1)") + "," +
+                        to("none", R"(,"weight":0)") + "," + to("missing", R"(,"weight":1)"))));
   const GatewayVerdicts verdicts = run();
   std::map<std::string, int> shares;
   for (const auto& [place, backend] : config_.splits) ++shares[backend.substr(0, backend.rfind('_'))];
@@ -168,11 +181,13 @@ TEST_F(Gateways, EachWeightHasAShare) {
 TEST_F(Gateways, WhatIsWrongIsToldAndStopsNothingElse) {
   documents_.gateways = {
       gateway("bad", listener("a", 80) + "," + listener("b", 80)),
-      gateway("g", listener("web", 80) + "," + listener("tls", 443, "HTTPS", R"(,"tls":{"certificateRefs":[{"name":"x"}]})")),
+      gateway("g", listener("web", 80) + "," +
+                       listener("tls", 443, "HTTPS", R"(,"tls":{"certificateRefs":[{"name":"x"}]})")),
       gateway("parameters", listener("a", 80), R"(,"infrastructure":{"parametersRef":{"name":"x"}})")};
-  serve(route("partly", rule(to("web")) + "," + rule(to("web"), path("/a[(", "RegularExpression")) + "," +
-                            rule(to("web"), path("/b", "PathPrefix", R"(,"headers":[{"name":"x\n y","value":"1"}])")) + "," +
-                            rule(to("web"), path("/mirror"), R"(,"filters":[{"type":"RequestMirror","requestMirror":{}}])")));
+  serve(route("partly",
+              rule(to("web")) + "," + rule(to("web"), path("/a[(", "RegularExpression")) + "," +
+                  rule(to("web"), path("/b", "PathPrefix", R"(,"headers":[{"name":"x\n y","value":"1"}])")) + "," +
+                  rule(to("web"), path("/mirror"), R"(,"filters":[{"type":"RequestMirror","requestMirror":{}}])")));
   serve(route("wholly", rule(to("web"), path("/x y", "Exact")), R"(,"hostnames":["w.test"])"));
   const GatewayVerdicts verdicts = run();
   EXPECT_FALSE(verdicts.gateways[0].accepted.status);
@@ -186,13 +201,17 @@ TEST_F(Gateways, WhatIsWrongIsToldAndStopsNothingElse) {
   EXPECT_EQ(partly[2].type, "PartiallyInvalid");
   EXPECT_THAT(partly[2].message, StartsWith("Dropped Rule 1: "));
   EXPECT_EQ(verdictsOf(verdicts, "wholly")[0].reason, "UnsupportedValue");
-  EXPECT_THAT(config_.prefixes, ElementsAre(testing::Pair("g28002|*/", StartsWith("b_a_web_80")), testing::Pair("g28002|*/mirror/", "broken")));
+  EXPECT_THAT(config_.prefixes, ElementsAre(testing::Pair("g28002|*/", StartsWith("b_a_web_80")),
+                                            testing::Pair("g28002|*/mirror/", "broken")));
 }
 
 TEST_F(Gateways, NoValueLeavesItsPlaceInALine) {
   documents_.gateways = {gateway("g", listener("web", 80))};
-  serve(route("r", rule(to("web"), path("/o'd", "Exact", R"(,"queryParams":[{"name":"q","value":"a' b\n %[env(HOME)]"}])"),
-                        R"(,"filters":[{"type":"RequestHeaderModifier","requestHeaderModifier":{"set":[{"name":"X","value":"it's\n %[src]"}]}},
+  serve(route(
+      "r",
+      rule(
+          to("web"), path("/o'd", "Exact", R"(,"queryParams":[{"name":"q","value":"a' b\n %[env(HOME)]"}])"),
+          R"(,"filters":[{"type":"RequestHeaderModifier","requestHeaderModifier":{"set":[{"name":"X","value":"it's\n %[src]"}]}},
                            {"type":"URLRewrite","urlRewrite":{"path":{"type":"ReplaceFullPath","replaceFullPath":"/%[src]"}}}])")));
   run();
   const std::string rendered = renderConfig(config_, {}, Layout{}).config;
@@ -205,10 +224,13 @@ TEST_F(Gateways, NoValueLeavesItsPlaceInALine) {
 TEST_F(Gateways, HttpAndGrpcDoNotShareAHost) {
   documents_.gateways = {gateway("g", listener("web", 80))};
   serve(route("http", rule(to("web")), R"(,"hostnames":["*.test"])", "2026-02-01T00:00:00Z"));
-  serve(route("grpc", R"({"matches":[{"method":{"service":"s","method":"m"}},{"method":{"service":"s"}},{"method":{"method":"m"}}],"backendRefs":[)" +
-                          to("web") + "]}",
-              R"(,"hostnames":["a.test"])"),
-        RouteKind::kGrpc);
+  serve(
+      route(
+          "grpc",
+          R"({"matches":[{"method":{"service":"s","method":"m"}},{"method":{"service":"s"}},{"method":{"method":"m"}}],"backendRefs":[)" +
+              to("web") + "]}",
+          R"(,"hostnames":["a.test"])"),
+      RouteKind::kGrpc);
   const GatewayVerdicts verdicts = run();
   EXPECT_EQ(verdictsOf(verdicts, "http")[0].reason, "HostnameConflict");
   EXPECT_TRUE(verdictsOf(verdicts, "grpc", RouteKind::kGrpc)[0].status);
@@ -219,11 +241,13 @@ TEST_F(Gateways, HttpAndGrpcDoNotShareAHost) {
 }
 
 TEST_F(Gateways, ConnectionsGoByServerNameOrByPort) {
-  documents_.gateways = {gateway("g", listener("tls", 443, "TLS", R"(,"tls":{"mode":"Passthrough"})") + "," + listener("tcp", 80, "TCP"))};
+  documents_.gateways = {
+      gateway("g", listener("tls", 443, "TLS", R"(,"tls":{"mode":"Passthrough"})") + "," + listener("tcp", 80, "TCP"))};
   serve(route("tls", R"({"backendRefs":[)" + to("secure") + "]}", R"(,"hostnames":["*.a.test"])"), RouteKind::kTls);
   serve(route("tcp", R"({"backendRefs":[)" + to("plain") + "]}"), RouteKind::kTcp);
   const GatewayVerdicts verdicts = run();
-  EXPECT_THAT(config_.exact, ElementsAre(testing::Pair("g28000|*", StartsWith("t_a_plain_80")), testing::Pair("g28001|*.a.test", StartsWith("t_a_secure_80"))));
+  EXPECT_THAT(config_.exact, ElementsAre(testing::Pair("g28000|*", StartsWith("t_a_plain_80")),
+                                         testing::Pair("g28001|*.a.test", StartsWith("t_a_secure_80"))));
   EXPECT_EQ(config_.frontends[0].mode, Frontend::Mode::kTcp);
   EXPECT_EQ(config_.frontends[1].mode, Frontend::Mode::kTls);
   EXPECT_EQ(verdicts.gateways[0].listeners[0].kinds, (std::vector<RouteKind>{RouteKind::kTls}));

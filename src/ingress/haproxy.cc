@@ -1,5 +1,6 @@
 #include "haproxy.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/resource.h>
@@ -7,12 +8,14 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 
+#include "accepted_config.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/pki.h"
@@ -26,7 +29,7 @@ namespace {
 constexpr int kReadyPatience = 10'000;  // milliseconds
 constexpr int kEndPatience = 5'000;
 constexpr size_t kFewestSlots = 4;
-constexpr size_t kMostBroken = 50;
+constexpr size_t kLongestConfig = 256 << 20;
 constexpr int64_t kMostConnections = 20'000;
 constexpr int64_t kOtherFiles = 1'000;
 
@@ -212,9 +215,11 @@ void Haproxy::stop() {
   pid_ = -1;
   pidfd_.reset();
   for (const std::string& path : {options_.folder + "/haproxy.cfg", options_.run + "/pid"}) ::unlink(path.c_str());
+  removeStale({});
 }
 
 bool Haproxy::sameStructure(const Config& wanted) const {
+  if (std::any_of(missing_.begin(), missing_.end(), [this](uint16_t port) { return isFree(port); })) return false;
   if (wanted.frontends != frontends_ || wanted.userlists != loaded_.userlists || wanted.files != loaded_.files)
     return false;
   for (const auto& [name, backend] : wanted.backends) {
@@ -231,6 +236,7 @@ Result<> Haproxy::apply(Config wanted) {
     stop();
     loaded_ = {};
     frontends_.clear();
+    missing_.clear();
     slots_.clear();
     known_ = true;
     return {};
@@ -260,15 +266,59 @@ Result<> Haproxy::load(Config wanted) {
     slots_[name] = std::move(slots);
   }
   std::vector<Frontend> frontends = wanted.frontends;
-  RETURN_IF_ERROR(check(wanted));
+  leavePortsOfOthers(wanted);
+  RETURN_IF_ERROR(write(wanted));
+  RETURN_IF_ERROR(writeAccepted(options_.program, options_.folder + "/haproxy.cfg", wanted, slots_, layout_));
   if (running()) {
     RETURN_IF_ERROR(reload());
   } else {
     RETURN_IF_ERROR(start());
   }
+  removeStale(wanted);
   loaded_ = std::move(wanted);
   frontends_ = std::move(frontends);
   return {};
+}
+
+bool Haproxy::isFree(uint16_t port) const {
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int one = 1;
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  struct sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  if (::inet_pton(AF_INET, options_.address.c_str(), &address.sin_addr) != 1) return true;
+  return ::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 || errno != EADDRINUSE;
+}
+
+// HAProxy would not start for one that it cannot have.
+void Haproxy::leavePortsOfOthers(Config& wanted) {
+  missing_.clear();
+  // Those that it has, as the file says with which it runs.
+  std::set<std::string> own;
+  auto present = running() ? readFile(options_.folder + "/haproxy.cfg", kLongestConfig) : Result<std::string>("");
+  if (present.ok())
+    for (const std::string& line : split(*present, '\n'))
+      if (line.starts_with("  bind ")) own.insert(split(line, ' ')[3]);
+  for (Frontend& frontend : wanted.frontends)
+    std::erase_if(frontend.listeners, [&](const Listener& listener) {
+      if (own.contains(fmt::format("{}:{}", options_.address, listener.port)) || isFree(listener.port)) return false;
+      log::error("ingress", "somebody else has port {}: it is not served here", listener.port);
+      missing_.insert(listener.port);
+      return true;
+    });
+}
+
+// Keys above all: an agent that was killed could not remove them.
+void Haproxy::removeStale(const Config& wanted) const {
+  auto sweep = [&](const std::string& folder, const auto& needed) {
+    auto names = listDir(options_.folder + "/" + folder);
+    if (!names.ok()) return;
+    for (const std::string& name : *names)
+      if (!needed.contains(name)) ::unlink((options_.folder + "/" + folder + "/" + name).c_str());
+  };
+  sweep("certificates", wanted.certificates);
+  sweep("files", wanted.files);
 }
 
 Result<> Haproxy::write(const Config& wanted) {
@@ -283,55 +333,6 @@ Result<> Haproxy::write(const Config& wanted) {
   for (const Frontend& frontend : wanted.frontends)
     RETURN_IF_ERROR(put(layout_.certificateList(frontend.name), renderCertificateList(wanted, frontend, layout_)));
   return {};
-}
-
-// Takes out what HAProxy complains of in this line. A backend answers 503 instead, a frontend does without the line.
-// False: it cannot be taken out.
-bool Haproxy::mend(Config& wanted, const Rendered& rendered, size_t line, std::string_view complaint) {
-  if (auto own = rendered.lines.find(line); own != rendered.lines.end()) {
-    auto& list = wanted.frontends[own->second.frontend].*(own->second.list);
-    log::error("ingress", "\"{}\" is left out, as HAProxy refuses it: {}", list[own->second.index], complaint);
-    list.erase(list.begin() + static_cast<ptrdiff_t>(own->second.index));
-    return true;
-  }
-  auto above = rendered.backends.upper_bound(line);
-  if (above == rendered.backends.begin()) return false;
-  const std::string& name = std::prev(above)->second;
-  Backend& backend = wanted.backends[name];
-  const std::vector<std::string> closed{backend.tcp ? "tcp-request content reject"
-                                                    : "http-request deny deny_status 503"};
-  if (backend.lines == closed) return false;
-  log::error("ingress", "{} answers 503, as HAProxy refuses it: {}", name, complaint);
-  backend.lines = closed;
-  backend.serverOptions.clear();
-  return true;
-}
-
-// Nothing that one Ingress or Gateway says may stop the others.
-Result<> Haproxy::check(Config& wanted) {
-  const std::string path = options_.folder + "/haproxy.cfg", next = path + ".next";
-  RETURN_IF_ERROR(write(wanted));
-  for (size_t broken = 0; broken <= kMostBroken; ++broken) {
-    const Rendered rendered = renderConfig(wanted, slots_, layout_);
-    RETURN_IF_ERROR(writeFile(next, rendered.config, 0600));
-    ASSIGN_OR_RETURN(CommandOutput checked, runCommand({options_.program, "-c", "-f", next}));
-    if (checked.status.code == 0) {
-      if (::rename(next.c_str(), path.c_str()) != 0) return Error::fromErrno(errno, "rename " + next);
-      return {};
-    }
-    const std::string& said = checked.errors;
-    const std::string mark = "[" + next + ":";
-    bool mended = false;
-    for (size_t at = said.find(mark); at != std::string::npos && !mended; at = said.find(mark, at + 1)) {
-      const size_t from = at + mark.size();
-      auto line = parseInt(std::string_view(said).substr(from, said.find(']', from) - from));
-      if (line && *line > 0)
-        mended = mend(wanted, rendered, static_cast<size_t>(*line),
-                      std::string_view(said).substr(at, said.find('\n', at) - at));
-    }
-    if (!mended) return Error(Code::kInvalid, "HAProxy refuses its configuration: " + std::string(trim(said)));
-  }
-  return Error(Code::kInvalid, "HAProxy refuses too much of its configuration");
 }
 
 Result<> Haproxy::changeMap(std::string_view name, const std::map<std::string, std::string>& before,

@@ -33,6 +33,8 @@ class Haproxy {
   // Readable when it ends; invalid when none runs.
   const UniqueFd& pidfd() const { return pidfd_; }
   size_t reloads() const { return reloads_; }
+  // Somebody else has a port that was asked for: apply() tries again.
+  bool portsMissing() const { return !missing_.empty(); }
 
  private:
   Result<> prepare();
@@ -41,9 +43,10 @@ class Haproxy {
   void stop();
   Result<> waitReady();
   Result<> write(const Config& wanted);
-  Result<> check(Config& wanted);
-  static bool mend(Config& wanted, const Rendered& rendered, size_t line, std::string_view complaint);
   Result<> load(Config wanted);
+  bool isFree(uint16_t port) const;
+  void leavePortsOfOthers(Config& wanted);
+  void removeStale(const Config& wanted) const;
   bool sameStructure(const Config& wanted) const;
   Result<> change(const Config& wanted);
   Result<> changeServers(const Config& wanted);
@@ -58,6 +61,7 @@ class Haproxy {
   std::vector<std::string> oldWorkers_;  // that a reload has replaced and that still have connections
   Config loaded_;                        // what is in force
   std::vector<Frontend> frontends_;      // as they were asked for: what was refused is not in force
+  std::set<uint16_t> missing_;           // ports that somebody else has
   std::map<std::string, Slots> slots_;
   bool known_ = false;  // whether loaded_ is true
   pid_t pid_ = -1;

@@ -59,9 +59,9 @@ class Backhand {
   std::thread thread_;
 };
 
-std::string ask(std::string_view host, std::string_view path = "/") {
+std::string ask(std::string_view host, std::string_view path = "/", uint16_t port = 80) {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  auto address = loopback(80);
+  auto address = loopback(port);
   if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return "refused";
   const std::string request = fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", path, host);
   (void)::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL);
@@ -167,6 +167,71 @@ TEST(Haproxy, OutlivesItsKeeperAndComesBackWithWhatWasInForce) {
     Haproxy third(options);
     EXPECT_APPLIED(third.recover());
     EXPECT_EQ(ask("a.test"), "one");
+  });
+}
+
+TEST(Haproxy, APortThatSomebodyHasStopsNoOther) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001);
+    auto somebody = std::make_unique<Backhand>("somebody", 81);
+    Haproxy proxy(options);
+    Config config = serving({{"127.0.0.1", 8001}});
+    EXPECT_APPLIED(proxy.apply(config));
+    config.frontends[0].listeners.push_back({81, false});
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(ask("a.test"), "one");
+    EXPECT_EQ(ask("a.test", "/", 81), "somebody");
+    EXPECT_TRUE(proxy.portsMissing());
+    const size_t reloads = proxy.reloads();
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(proxy.reloads(), reloads);
+    somebody.reset();
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(ask("a.test", "/", 81), "one");
+    EXPECT_FALSE(proxy.portsMissing());
+  });
+}
+
+TEST(Haproxy, NoKeyStaysThatNothingNeeds) {
+  apart([](const Haproxy::Options& options) {
+    const std::string old = options.folder + "/certificates/old.pem";
+    Haproxy proxy(options);
+    Config config = serving({});
+    config.files["ca.pem"] = "x";
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_TRUE(pathExists(options.folder + "/files/ca.pem"));
+    // An agent that was killed has left it.
+    EXPECT_TRUE(writeFile(old, "key", 0600).ok());
+    config.files.clear();
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_FALSE(pathExists(old));
+    EXPECT_FALSE(pathExists(options.folder + "/files/ca.pem"));
+    EXPECT_TRUE(writeFile(old, "key", 0600).ok());
+    EXPECT_APPLIED(proxy.apply({}));
+    EXPECT_FALSE(pathExists(old));
+  });
+}
+
+TEST(Haproxy, HoweverMuchIsWrongTheRestIsServed) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001);
+    Haproxy proxy(options);
+    Config config = serving({{"127.0.0.1", 8001}});
+    for (int i = 0; i < 120; ++i) {
+      const std::string name = fmt::format("bad{}", i % 20);
+      config.backends[name] = {{"http-request frobnicate"}, "", {{"127.0.0.1", 8001}}, "", ""};
+      config.frontends[0].acls.push_back(fmt::format("acl a{} path -m reg '^/a[]{}'", i, i));
+      config.frontends[0].afterExact.push_back(fmt::format("http-request set-var(txn.to) str({}) if a{}", name, i));
+    }
+    // What HAProxy only warns of is left as it is.
+    config.backends["web"].lines.emplace_back("http-request set-header X 1");
+    config.backends["web"].lines.emplace_back("tcp-request content accept");
+    config.backends["other"] = {{"http-request auth unless { http_auth(nobodys) }"}, "", {}, "", ""};
+    config.sites["i|other.test"] = "i|other.test";
+    config.prefixes["i|other.test/"] = "other";
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(ask("a.test"), "one");
+    EXPECT_EQ(ask("other.test"), "HTTP/1.1 503");
   });
 }
 

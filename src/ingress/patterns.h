@@ -5,7 +5,7 @@
 
 namespace dhow::ingress {
 
-// Whether HAProxy will most likely take it. What it refuses all the same is left out when it does (Haproxy::check).
+// Whether HAProxy will most likely take it. What it refuses all the same is left out when it does (accepted_config.h).
 bool isPattern(const std::string& pattern);
 
 }  // namespace dhow::ingress

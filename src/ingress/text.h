@@ -31,6 +31,8 @@ inline std::string literal(std::string_view text) {
   return quoted(out);
 }
 
+constexpr size_t kLongestQuoted = 1800;  // a line holds 2048 bytes
+
 constexpr std::string_view kLettersAndDigits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 
 // Whether it is a word of a line as it is: of letters, digits and these.
