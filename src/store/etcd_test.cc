@@ -77,11 +77,11 @@ TEST_F(EtcdCluster3, RefusesStrangersAndWrongAddressesWhenItIsOpened) {
   options.endpoints = {"ftp://127.0.0.1:1"};
   EXPECT_EQ(runOn(loop_, EtcdStore::open(loop_, options)).error().code(), Code::kInvalid);
   // One that others renew is taken up with the next connection.
-  http::TlsClient::Options renewed;
-  renewed.caPem = etcd_->options().caPem;
-  renewed.keyPair = http::KeyPair{stranger.certificatePem, stranger.privateKeyPem};
+  http::TlsClient::Options before;
+  before.caPem = etcd_->options().caPem;
+  before.keyPair = http::KeyPair{stranger.certificatePem, stranger.privateKeyPem};
   options = etcd_->options();
-  auto shown = http::TlsClient::create(std::move(renewed));
+  auto shown = http::TlsClient::create(std::move(before));
   ASSERT_TRUE(shown.ok());
   options.tls = *shown;
   options.beforeDial = [tls = *shown, good = etcd_->options()] {
