@@ -46,8 +46,8 @@ Task<Result<ReplacedStore>> fillNext(Restoring what, Generations* generations, s
     co_await platform::clearContent(what.loop, std::move(left));
   }
   etcd.prefix = Generations::prefixOf(root, used.current);
-  auto filled = co_await platform::fillBeside(what.loop, what.pool, etcd, Generations::prefixOf(root, next),
-                                              what.ownId, what.expectedId, what.file, what.config.paths().snapshots());
+  auto filled = co_await platform::fillBeside(what.loop, what.pool, etcd, Generations::prefixOf(root, next), what.ownId,
+                                              what.expectedId, what.file, what.config.paths().snapshots());
   CO_RETURN_IF_ERROR(filled);
   auto changed = co_await generations->change(used, next);
   if (changed.ok()) co_return filled;
@@ -74,8 +74,7 @@ Task<Result<ReplacedStore>> restoreShared(Restoring what, MasterOptions options)
 
 Task<Result<ReplacedStore>> restore(Loop& loop, BlockingPool& pool, HostConfig config, std::string file,
                                     bool otherCluster) {
-  if (!config.master)
-    co_return Error(Code::kFailedPrecondition, "this machine is a node: the store is on its masters");
+  if (!config.master) co_return Error(Code::kFailedPrecondition, "this machine is a node: the store is on its masters");
   CO_ASSIGN_OR_RETURN(auto options, platform::loadMasterOptions(config.paths().masterConfig()));
   CO_ASSIGN_OR_RETURN(auto authority, readFile(options.caFile, 1 << 20));
   const auto id = platform::clusterIdOf(options.cluster, authority);

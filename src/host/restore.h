@@ -10,9 +10,9 @@
 
 namespace dhow::host {
 
-// Of the embedded store while the master does not run (kFailedPrecondition), since only its host knows how it is stopped
-// and started. Of an etcd while masters run: each starts anew with the restored content, the one here before this
-// returns. A file that is not whole (kDataLoss) or, unless `otherCluster`, of another cluster changes nothing.
+// Of the embedded store while the master does not run (kFailedPrecondition), since only its host knows how it is
+// stopped and started. Of an etcd while masters run: each starts anew with the restored content, the one here before
+// this returns. A file that is not whole (kDataLoss) or, unless `otherCluster`, of another cluster changes nothing.
 Task<Result<platform::ReplacedStore>> restore(Loop& loop, BlockingPool& pool, HostConfig config, std::string file,
                                               bool otherCluster);
 

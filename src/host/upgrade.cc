@@ -33,8 +33,8 @@ Error refused(std::string text) {
 
 struct Part {
   Service service;
-  std::string linked;   // what it starts from next
-  std::string program;  // what it runs; empty: nothing just now, or a member of the store
+  std::string linked;      // what it starts from next
+  std::string program;     // what it runs; empty: nothing just now, or a member of the store
   bool otherEtcd = false;  // a member's, than the machine has by now
   bool member() const { return !service.tellsReady; }
 };
@@ -105,8 +105,10 @@ std::string Upgrade::before() const {
 }
 
 bool Upgrade::begun() const {
-  return before() != target.id &&
-         std::any_of(parts.begin(), parts.end(), [&](const Part& part) { return part.linked == target.id; });
+  auto any = [this](auto test) { return std::any_of(parts.begin(), parts.end(), test); };
+  return any([this](const Part& part) { return part.linked == target.id; }) && any([this](const Part& part) {
+           return part.linked != target.id || (!part.member() && part.program != target.id);
+         });
 }
 
 bool Upgrade::complete() const {
@@ -123,9 +125,10 @@ Result<> Upgrade::checkFollows(const std::string& before, bool asked) const {
                     "numbers differ by one at most. Go through the versions between them",
                     from.text(), to.text()));
   if (!asked && to < from)
-    return refused(fmt::format("this host runs dhow {}, and this is {}, which is older; `dhow upgrade --to {}` goes "
-                               "back to it",
-                               from.text(), to.text(), target.folder()));
+    return refused(
+        fmt::format("this host runs dhow {}, and this is {}, which is older; `dhow upgrade --to {}` goes "
+                    "back to it",
+                    from.text(), to.text(), target.folder()));
   return {};
 }
 
@@ -157,9 +160,10 @@ Task<Result<>> Upgrade::checkMasters(const HostState& state) {
       co_return refused(fmt::format("the master at {} runs dhow {}, and {} is too far from it", address,
                                     version->text(), target.info.version.text()));
     if (!config.master && *version < target.info.version)
-      co_return refused(fmt::format("the master at {} runs dhow {}: masters come before nodes; `dhow upgrade` there "
-                                    "first",
-                                    address, version->text()));
+      co_return refused(
+          fmt::format("the master at {} runs dhow {}: masters come before nodes; `dhow upgrade` there "
+                      "first",
+                      address, version->text()));
   }
   co_return Result<>();
 }
@@ -175,9 +179,10 @@ Result<> Upgrade::checkNodes(const HostState& state) const {
       return refused(fmt::format("node {} runs dhow {}, and {} is too far from it", node.name, version.text(),
                                  target.info.version.text()));
     if (target.info.version < version)
-      return refused(fmt::format("node {} runs dhow {}: no node may be newer than a master; `dhow upgrade --to ...` "
-                                 "there first",
-                                 node.name, version.text()));
+      return refused(
+          fmt::format("node {} runs dhow {}: no node may be newer than a master; `dhow upgrade --to ...` "
+                      "there first",
+                      node.name, version.text()));
   }
   return {};
 }

@@ -10,8 +10,7 @@ namespace {
 ObjectPtr node(const std::string& name, const std::string& range, const std::string& address) {
   json::object root{{"kind", "Node"}, {"metadata", json::object{{"name", name}}}};
   if (!range.empty()) root["spec"] = json::object{{"podCIDR", range}};
-  root["status"] =
-      json::object{{"addresses", json::array{json::object{{"type", "InternalIP"}, {"address", address}}}}};
+  root["status"] = json::object{{"addresses", json::array{json::object{{"type", "InternalIP"}, {"address", address}}}}};
   return *Object::parse(json::serialize(root));
 }
 
@@ -34,7 +33,8 @@ TEST(NodeRoutes, ComeBackFromDisk) {
 
 TEST(NodeRoutes, OfAFileThatWasCutShortAreThoseThatCanBeRead) {
   EXPECT_EQ(parseRoutes("10.244.1.0/24 10.0.1.2 segment\n10.244.2.0/24 10.0.").size(), 1u);
-  EXPECT_TRUE(parseRoutes("x\n\n10.244.1.0/33 10.0.1.2 away\n10.244.1.0/24 a away\n10.244.1.0/24 10.0.1.2 b\n").empty());
+  EXPECT_TRUE(
+      parseRoutes("x\n\n10.244.1.0/33 10.0.1.2 away\n10.244.1.0/24 a away\n10.244.1.0/24 10.0.1.2 b\n").empty());
 }
 
 }  // namespace

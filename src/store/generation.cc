@@ -55,8 +55,8 @@ Task<Result<>> Generations::awaitChange(Use used) {
       CO_RETURN_IF_ERROR(batch);
       bool changed = false;
       for (const auto& event : batch->events)
-        changed |= event.entry.key == kCurrent && event.type == Event::Type::kPut &&
-                   *event.entry.value.bytes != used.current;
+        changed |=
+            event.entry.key == kCurrent && event.type == Event::Type::kPut && *event.entry.value.bytes != used.current;
       if (changed) co_return Result<>();
     }
   }
