@@ -96,7 +96,8 @@ def test_a_gateway_has_an_address_and_says_how_it_is(world):
     world.apply(gateway("wrong", listener("udp", 53, "UDP"), listener("one", 80), listener("two", 80), listener("tcp", 443, "TCP"),
                         listener("https", 443, "HTTPS", tls={"certificateRefs": [{"name": "missing"}]}),
                         listener("fine", 8000, allowedRoutes={"kinds": [{"kind": "HTTPRoute"}, {"kind": "TCPRoute"}]})),
-                gateway("elsewhere", listener("x"), addresses=[{"type": "Hostname", "value": "x.test"}]))
+                gateway("elsewhere", listener("x"), addresses=[{"type": "Hostname", "value": "x.test"}]),
+                gateway("fixed", listener("x"), addresses=[{"value": world.address.rsplit(".", 1)[0] + ".240"}], infrastructure={"labels": {"team": "a"}}))
     for name, type_, reason in (("udp", "Accepted", "UnsupportedProtocol"), ("one", "Conflicted", "HostnameConflict"), ("two", "Conflicted", "HostnameConflict"),
                                 ("tcp", "Conflicted", "ProtocolConflict"), ("https", "ResolvedRefs", "InvalidCertificateRef"),
                                 ("fine", "ResolvedRefs", "InvalidRouteKinds"), ("fine", "Accepted", "Accepted")):
@@ -104,7 +105,9 @@ def test_a_gateway_has_an_address_and_says_how_it_is(world):
     assert world.conditions("gateway", "wrong")["Accepted"] == ("True", "ListenersNotValid")
     world.told("gateway", "elsewhere", "Accepted", "UnsupportedAddress")
     world.programmed("wrong")
-    cluster.kubectl("delete", "gateway", "wrong", "elsewhere")
+    assert world.programmed("fixed").endswith(".240")
+    assert len(json.loads(cluster.kubectl("-n", "kube-system", "get", "svc", "-o", "json", "-l", "team=a").stdout)["items"]) == 1
+    cluster.kubectl("delete", "gateway", "wrong", "elsewhere", "fixed")
     eventually(lambda: len(json.loads(cluster.kubectl("-n", "kube-system", "get", "svc", "-o", "json", "-l", "gateway.networking.k8s.io/gateway-name").stdout)["items"]) == 1)
 
 

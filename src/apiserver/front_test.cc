@@ -436,6 +436,45 @@ TEST_F(FrontTest, ANodeReachesWhatItsPodsUseAndNothingElse) {
   EXPECT_EQ(call("GET", "/api/v1/namespaces/default/secrets/used")->status(), 403);
 }
 
+TEST_F(FrontTest, ANodeReachesWhatGatewaysMayUse) {
+  constexpr auto kGateways = "/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways";
+  call("POST", "/apis/gateway.networking.k8s.io/v1/gatewayclasses",
+       R"({"metadata":{"name":"ours"},"spec":{"controllerName":"dhow.io/gateway"}})");
+  for (std::string_view ns : {"default", "kube-system"}) {
+    for (std::string_view name : {"tls", "other"})
+      call("POST", fmt::format("/api/v1/namespaces/{}/secrets", ns),
+           fmt::format(R"({{"metadata":{{"name":"{}"}}}})", name));
+    call("POST", fmt::format("/api/v1/namespaces/{}/configmaps", ns), R"({"metadata":{"name":"ca"}})");
+  }
+  auto may = [&](std::string_view ns, std::string_view what) {
+    as("system:node:n1", {"system:nodes"});
+    const int status = call("GET", fmt::format("/api/v1/namespaces/{}/{}", ns, what))->status();
+    as("admin", {"system:masters"});
+    return status == 200;
+  };
+  EXPECT_FALSE(may("default", "secrets/tls"));
+  auto made = call(
+      "POST", kGateways,
+      R"({"metadata":{"name":"g"},"spec":{"gatewayClassName":"ours","listeners":[{"name":"x","port":443,"protocol":"HTTPS","tls":{
+        "certificateRefs":[{"name":"tls"},{"name":"tls","namespace":"kube-system"}]}}],
+        "tls":{"frontend":{"default":{"validation":{"caCertificateRefs":[{"group":"","kind":"ConfigMap","name":"ca"},
+        {"group":"","kind":"ConfigMap","name":"ca","namespace":"kube-system"}]}}}}}})");
+  ASSERT_EQ(made->status(), 201) << made->writer.answer.body;
+  EXPECT_TRUE(may("default", "secrets/tls"));
+  EXPECT_TRUE(may("default", "configmaps/ca"));
+  EXPECT_FALSE(may("default", "secrets/other"));
+  EXPECT_FALSE(may("kube-system", "secrets/tls"));
+  EXPECT_FALSE(may("kube-system", "configmaps/ca"));
+  auto granted = call(
+      "POST", "/apis/gateway.networking.k8s.io/v1/namespaces/kube-system/referencegrants",
+      R"({"metadata":{"name":"g"},"spec":{"from":[{"group":"gateway.networking.k8s.io","kind":"Gateway","namespace":"default"}],
+        "to":[{"group":"","kind":"Secret","name":"tls"}]}})");
+  ASSERT_EQ(granted->status(), 201) << granted->writer.answer.body;
+  EXPECT_TRUE(may("kube-system", "secrets/tls"));
+  EXPECT_FALSE(may("kube-system", "secrets/other"));
+  EXPECT_FALSE(may("kube-system", "configmaps/ca"));
+}
+
 TEST_F(FrontTest, RolesGrantByVerbNamespaceAndName) {
   auto role = call(
       "POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles",

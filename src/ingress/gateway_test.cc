@@ -173,6 +173,16 @@ TEST_F(Gateways, EachWeightHasAShare) {
   for (const auto& [place, backend] : config_.splits) ++shares[backend.substr(0, backend.rfind('_'))];
   EXPECT_EQ(shares, (std::map<std::string, int>{{"b_a_few_80", 1}, {"b_a_most_80", 98}, {"broken", 1}}));
   EXPECT_EQ(verdictsOf(verdicts, "r")[1].reason, "BackendNotFound");
+  // Other weights are other places of the same split: no reload.
+  const Config before = config_;
+  documents_.routes.clear();
+  serve(route("r", rule(to("most", R"(,"weight":1)") + "," + to("few", R"(,"weight":1)") + "," +
+                        to("missing", R"(,"weight":2)"))));
+  run();
+  EXPECT_NE(config_.splits, before.splits);
+  EXPECT_EQ(config_.frontends, before.frontends);
+  EXPECT_EQ(config_.prefixes, before.prefixes);
+  EXPECT_EQ(config_.backends, before.backends);
   serve(route("nobody", rule(""), R"(,"hostnames":["n.test"])"));
   run();
   EXPECT_EQ(config_.prefixes.at("g28000|n.test/"), "broken");
