@@ -8,7 +8,9 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "host/living_masters.h"
 #include "host/services.h"
+#include "host_client.h"
 #include "network/links.h"
 #include "network/nat_table.h"
 #include "network/service_proxy.h"
@@ -90,6 +92,22 @@ Result<> removeLinks(const HostConfig& config) {
   return links.removeAddress(loopback.index, IpPrefix::host(dns));
 }
 
+// The other masters hear that this one does not come back. Its own server may have had no store to tell it to.
+Task<Result<>> giveUpLease(Loop& loop, HostConfig config, platform::MasterOptions options) {
+  CO_ASSIGN_OR_RETURN(auto client, hostClientOptions(config));
+  client.servers.clear();
+  for (const auto& [name, address] : options.peers) {
+    if (name != config.name) client.servers.push_back(fmt::format("https://{}:{}", address, options.port));
+  }
+  if (client.servers.empty()) co_return Result<>();
+  client.requestTimeout = std::chrono::seconds(5);
+  client::HttpClient api(loop, std::move(client));
+  auto removed = co_await api.remove(object::resources::kLeases, kMasterLeases, masterLease(config.name), {});
+  co_await api.stop();
+  if (!removed.ok() && !removed.error().is(Code::kNotFound)) co_return std::move(removed).error();
+  co_return Result<>();
+}
+
 // Volumes in memory, layers and what else pods had mounted: the deepest first.
 Result<> unmountBelow(const std::string& folder) {
   ASSIGN_OR_RETURN(auto table, readFile("/proc/self/mountinfo", 64 << 20));
@@ -110,8 +128,9 @@ Result<> unmountBelow(const std::string& folder) {
 
 Task<Result<>> leave(Loop& loop, BlockingPool& pool, HostConfig config, platform::Programs programs) {
   const auto paths = config.paths();
+  Result<platform::MasterOptions> options(Error(Code::kNotFound, "no master"));
   if (config.member) {
-    auto options = platform::loadMasterOptions(paths.masterConfig());
+    options = platform::loadMasterOptions(paths.masterConfig());
     auto removed = options.ok() ? co_await platform::removeOwnMember(loop, *options) : Result<>(options.error());
     if (!removed.ok())
       log::warn("host", "this master's member stays listed in the store's cluster: {}", removed.error().message());
@@ -119,6 +138,10 @@ Task<Result<>> leave(Loop& loop, BlockingPool& pool, HostConfig config, platform
   CO_RETURN_IF_ERROR(uninstallServices());
   auto stopped = co_await stopServices(loop, config);
   CO_RETURN_IF_ERROR(stopped);
+  if (options.ok()) {
+    auto given = co_await giveUpLease(loop, config, *options);
+    if (!given.ok()) log::warn("host", "the other masters know this one still: {}", given.error().message());
+  }
   Outcome outcome;
   if (config.node) {
     auto removed = co_await removePods(loop, pool, config, programs);

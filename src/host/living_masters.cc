@@ -12,7 +12,6 @@ using object::resources::kLeases;
 
 namespace {
 
-constexpr const char* kNamespace = "kube-system";
 constexpr const char* kIdentityLabel = "apiserver.kubernetes.io/identity";
 constexpr const char* kIdentity = "kube-apiserver";
 constexpr const char* kAddress = "dhow.io/address";
@@ -25,8 +24,12 @@ bool isMaster(const client::ObjectPtr& lease) {
 
 }  // namespace
 
+std::string masterLease(const std::string& master) {
+  return "apiserver-" + master;
+}
+
 std::optional<MasterAddress> masterOf(const client::Object& lease) {
-  if (lease.ns() != kNamespace || lease.label(kIdentityLabel) != kIdentity) return std::nullopt;
+  if (lease.ns() != kMasterLeases || lease.label(kIdentityLabel) != kIdentity) return std::nullopt;
   MasterAddress out{std::string(client::text(lease.root(), {"spec", "holderIdentity"})),
                     std::string(lease.annotation(kAddress))};
   if (out.name.empty() || out.address.empty()) return std::nullopt;
@@ -37,20 +40,20 @@ MasterHeartbeat::MasterHeartbeat(Loop& loop, client::Client& client, std::string
     : loop_(loop), client_(client), name_(std::move(name)), address_(std::move(address)), stopped_(loop), gate_(loop) {}
 
 Task<Result<>> MasterHeartbeat::renew() {
-  const std::string lease = "apiserver-" + name_;
+  const std::string lease = masterLease(name_);
   json::object body{
       {"apiVersion", "coordination.k8s.io/v1"},
       {"kind", "Lease"},
       {"metadata", json::object{{"name", lease},
-                                {"namespace", kNamespace},
+                                {"namespace", kMasterLeases},
                                 {"labels", json::object{{kIdentityLabel, kIdentity}, {object::kHostnameLabel, name_}}},
                                 {"annotations", json::object{{kAddress, address_}}}}},
       {"spec", json::object{{"holderIdentity", name_},
                             {"leaseDurationSeconds", kMasterDeadAfter / std::chrono::seconds(1)},
                             {"renewTime", formatTimeMicro(loop_.wallNow())}}}};
-  auto patched = co_await client_.patch(kLeases, kNamespace, lease, "", client::PatchType::kMerge, body);
+  auto patched = co_await client_.patch(kLeases, kMasterLeases, lease, "", client::PatchType::kMerge, body);
   if (!patched.ok() && patched.error().is(Code::kNotFound))
-    patched = co_await client_.create(kLeases, kNamespace, body);
+    patched = co_await client_.create(kLeases, kMasterLeases, body);
   CO_RETURN_IF_ERROR(patched);
   co_return Result<>();
 }
@@ -68,7 +71,7 @@ Task<> MasterHeartbeat::stop() {
   stopping_ = true;
   stopped_.notify();
   co_await gate_.close();
-  auto removed = co_await client_.remove(kLeases, kNamespace, "apiserver-" + name_, {});
+  auto removed = co_await client_.remove(kLeases, kMasterLeases, masterLease(name_), {});
   if (!removed.ok()) log::debug("server", "give up this master's lease: {}", removed.error().message());
 }
 

@@ -22,6 +22,9 @@ inline constexpr Duration kMasterDeadAfter = std::chrono::seconds(6);
 struct MasterAddress {
   std::string name, address;
 };
+// Its lease; where and under which name.
+inline constexpr const char* kMasterLeases = "kube-system";
+std::string masterLease(const std::string& master);
 // Of a master's lease; nothing for other leases.
 std::optional<MasterAddress> masterOf(const client::Object& lease);
 

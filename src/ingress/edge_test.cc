@@ -89,15 +89,14 @@ class EdgeTest : public testing::Test {
     }
     return done();
   }
-  std::string file(std::string_view name) {
-    return readFile(fmt::format("{}/data/{}", folder_, name)).valueOr("");
-  }
+  std::string file(std::string_view name) { return readFile(fmt::format("{}/data/{}", folder_, name)).valueOr(""); }
   void ingress(std::string_view name, std::string_view more = "") {
-    api_.seed(kinds::kIngresses,
-              fmt::format(
-                  R"({{"metadata":{{"name":"{0}","namespace":"a"}},"spec":{{"ingressClassName":"dhow","rules":[{{"host":"{0}.test","http":{{"paths":[
+    api_.seed(
+        kinds::kIngresses,
+        fmt::format(
+            R"({{"metadata":{{"name":"{0}","namespace":"a"}},"spec":{{"ingressClassName":"dhow","rules":[{{"host":"{0}.test","http":{{"paths":[
                       {{"path":"/","pathType":"Prefix","backend":{{"service":{{"name":"web","port":{{"number":80}}}}}}}}]}}}}]{1}}}}})",
-                  name, more));
+            name, more));
   }
 
   std::string folder_;
@@ -134,7 +133,8 @@ TEST_F(EdgeTest, RoutesAreWatchedFromTheFirstGatewayOn) {
   EXPECT_THAT(caches_.asked, Contains("gateways"));
   EXPECT_THAT(caches_.asked, Not(Contains("httproutes")));
   EXPECT_THAT(caches_.asked, Not(Contains("namespaces")));
-  api_.seed(kinds::kGatewayClasses, R"({"metadata":{"name":"dhow","namespace":""},"spec":{"controllerName":"dhow.io/gateway"}})");
+  api_.seed(kinds::kGatewayClasses,
+            R"({"metadata":{"name":"dhow","namespace":""},"spec":{"controllerName":"dhow.io/gateway"}})");
   auto gateway = api_.seed(
       kinds::kGateways,
       R"({"metadata":{"name":"g","namespace":"a"},"spec":{"gatewayClassName":"dhow","listeners":[{"name":"x","port":80,"protocol":"HTTP"}]}})");
@@ -142,9 +142,11 @@ TEST_F(EdgeTest, RoutesAreWatchedFromTheFirstGatewayOn) {
   EXPECT_THAT(caches_.asked, Contains("httproutes"));
   EXPECT_EQ(file("haproxy.cfg"), "");
   // The service says which port of the nodes is the gateway's.
-  api_.seed(kinds::kServices,
-            fmt::format(R"({{"metadata":{{"name":"{}","namespace":"kube-system"}},"spec":{{"ports":[{{"port":80,"targetPort":28007}}]}}}})",
-                        gatewayService(*gateway)));
+  api_.seed(
+      kinds::kServices,
+      fmt::format(
+          R"({{"metadata":{{"name":"{}","namespace":"kube-system"}},"spec":{{"ports":[{{"port":80,"targetPort":28007}}]}}}})",
+          gatewayService(*gateway)));
   EXPECT_TRUE(appears("haproxy.cfg", "bind 127.0.0.1:28007"));
 }
 
