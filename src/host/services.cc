@@ -250,6 +250,20 @@ pid_t servicePid(const HostConfig& config, const Service& service) {
   return platform::findRole(initPid(config), command);
 }
 
+Task<Result<>> awaitService(Loop& loop, BlockingPool& pool, HostConfig config, Service service,
+                            std::function<Task<bool>()> serves) {
+  if (servicesInstalled()) {
+    auto started = co_await pool.run(loop, [&] { return systemctl({"start", service.name + ".service"}); });
+    co_return started;
+  }
+  // It listens before it looks, so that none of both is missed.
+  CO_ASSIGN_OR_RETURN(auto ready, ReadySocket::create(config.paths().ready(kAllServices)));
+  const bool there = co_await serves();
+  if (there) co_return Result<>();
+  auto told = co_await ready.wait(loop, kRestartLimit);
+  co_return told;
+}
+
 Task<Result<>> restartService(Loop& loop, BlockingPool& pool, HostConfig config, Service service) {
   const bool units = servicesInstalled();
   CO_ASSIGN_OR_RETURN(auto ready,

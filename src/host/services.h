@@ -45,6 +45,10 @@ Task<Result<>> stopServices(Loop& loop, HostConfig config);
 
 // The process of a service; 0: none just now.
 pid_t servicePid(const HostConfig& config, const Service& service);
+// Returns when the service has told that it is ready, or `serves` says so: for one that is just being started.
+// kDeadlineExceeded.
+Task<Result<>> awaitService(Loop& loop, BlockingPool& pool, HostConfig config, Service service,
+                            std::function<Task<bool>()> serves);
 // Ends a service's process, and returns when the one that takes its place tells that it is ready. kDeadlineExceeded
 // when none does.
 Task<Result<>> restartService(Loop& loop, BlockingPool& pool, HostConfig config, Service service);

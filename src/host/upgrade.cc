@@ -60,6 +60,7 @@ struct Upgrade {
   Result<> checkNodes(const HostState& state) const;
   Task<Result<>> checkMembers();
   Task<Result<Version>> versionAt(std::string address);
+  static Task<bool> answers(Upgrade* self);
   Task<Result<std::string>> saveStore();
   Task<Result<>> replace(Part part);
   Task<Result<>> change(Part part, std::string program);
@@ -150,6 +151,12 @@ Task<Result<Version>> Upgrade::versionAt(std::string address) {
   co_return *version;
 }
 
+// The master here.
+Task<bool> Upgrade::answers(Upgrade* self) {
+  auto version = co_await self->versionAt(self->config.address);
+  co_return version.ok();
+}
+
 Task<Result<>> Upgrade::checkMasters(const HostState& state) {
   for (const auto& address : state.masters) {
     if (config.master && address == config.address) continue;
@@ -235,6 +242,10 @@ Task<Result<>> Upgrade::change(Part part, std::string program) {
     auto restarted = co_await restartService(loop, pool, config, part.service);
     CO_RETURN_IF_ERROR(restarted);
     members += part.member() ? 1 : 0;
+  } else if (part.service.master) {
+    // What was cut short may just be starting.
+    auto serves = co_await awaitService(loop, pool, config, part.service, [this] { return answers(this); });
+    CO_RETURN_IF_ERROR(serves);
   }
   if (!part.service.containers) co_return Result<>();
   CO_ASSIGN_OR_RETURN(auto options, hostClientOptions(config));

@@ -14,6 +14,7 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr Duration kLearnerLook = 500ms;
+constexpr Duration kSettled = 10s, kUnsettledAgain = 500ms;
 constexpr Duration kUsualLook = 10s;
 constexpr int64_t kQuotaBytes = int64_t{8} << 30;
 
@@ -158,8 +159,13 @@ Task<Result<>> removeOwnMember(Loop& loop, MasterOptions options) {
   const std::string url = peerUrl(options.address);
   for (const auto& member : *members) {
     if (std::find(member.peerUrls.begin(), member.peerUrls.end(), url) == member.peerUrls.end()) continue;
-    auto removed = co_await admin.removeMember(member.id);
-    co_return removed;
+    // Refused until all have been connected for five seconds, of which etcd tells nobody.
+    const TimePoint end = loop.now() + kSettled;
+    while (true) {
+      auto removed = co_await admin.removeMember(member.id);
+      if (removed.ok() || !removed.error().is(Code::kFailedPrecondition) || loop.now() >= end) co_return removed;
+      co_await loop.sleep(kUnsettledAgain);
+    }
   }
   co_return Result<>();
 }
