@@ -101,11 +101,11 @@ class Host:
         with open(self.log_path, errors="replace") as f:
             return f.read()
 
-    def start(self, *args, shows, timeout=60):
+    def start(self, *args, shows, timeout=60, program=DHOW):
         """A command that stays, as `dhow server` does without systemd; gives what it showed when it shows `shows`."""
         with open(self.log_path, "ab") as log:
             begin = log.tell()
-            self.services = subprocess.Popen(self.inside([DHOW, *args]), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.services = subprocess.Popen(self.inside([program, *args]), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
         def shown():
             with open(self.log_path, errors="replace") as f:

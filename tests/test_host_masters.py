@@ -219,7 +219,8 @@ def test_masters_hear_of_one_that_leaves_and_of_one_that_joins(region):
     assert "has left" in third.dhow("leave", "--force", timeout=120).stdout
     eventually(lambda: all(known(m) == {"master-1", "master-2"} for m in (first, second)))
     fourth = region.network.host("master-4", 1)
-    fourth.start(*first.dhow("token", "create", "--master").stdout.split()[1:], shows="dhow join", timeout=90)
+    fourth.start(*first.dhow("token", "create", "--master").stdout.split()[1:], shows="dhow join", timeout=90,
+                 program=f"{second.dir}/lib/dhow/host/programs/links/dhow-server/dhow")
     eventually(lambda: all(known(m) == {"master-1", "master-2", "master-4"} for m in (first, second)))
     eventually(lambda: region.voters() == 3)
     # Two of three are enough, and the new one is one of them: the store of a master whose own member is away.
