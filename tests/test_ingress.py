@@ -143,6 +143,7 @@ def test_certificates_are_chosen_by_name_and_change_without_a_reload(world):
         with open(os.path.join(world.folder, name + ".crt")) as f:
             return f.read().strip()
     eventually(lambda: world.served_certificate("tls.test") == crt("one"))
+    world.serves("tls.test", "red", scheme="https")
     assert "BEGIN" in world.served_certificate("other.test") != crt("one")
     answer = world.get("tls.test", "/", scheme="https")
     assert answer["name"] == "red" and answer["headers"]["x-forwarded-proto"] == "https"

@@ -187,6 +187,8 @@ Task<Result<>> GatewayController::keepGateway(const ingress::GatewayVerdict& ver
   progress.addresses = edge_.addresses(ingress::gatewayService(*verdict.gateway));
   progress.addressAsked = !array(verdict.gateway->root(), {"spec", "addresses"}).empty();
   progress.nodes = edge_.anyNode();
+  auto given = given_.find(ingress::gatewayService(*verdict.gateway));
+  progress.ports = (given == given_.end() ? 0 : given->second.size()) == verdict.ports.size();
   co_return co_await writeStatus(resources::kGateways, verdict.gateway,
                                  gatewayStatus(verdict, progress, context_.loop.wallNow()));
 }

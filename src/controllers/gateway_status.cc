@@ -49,6 +49,7 @@ constexpr std::string_view kFeatures[] = {"BackendTLSPolicy",
 
 Verdict programmed(const ingress::GatewayVerdict& verdict, const GatewayProgress& progress) {
   if (!verdict.accepted.status) return {"Programmed", false, "Invalid", verdict.accepted.message};
+  if (!progress.ports) return {"Programmed", false, "NoResources", "the nodes have no port left for a listener"};
   if (progress.addresses.empty())
     return {"Programmed", false, progress.addressAsked ? "AddressNotUsable" : "AddressNotAssigned",
             fmt::format("no address yet; the events of the service {}/{} say why",

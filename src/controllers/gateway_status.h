@@ -19,6 +19,7 @@ json::array withConditions(const json::array& present, const ingress::Verdicts& 
 struct GatewayProgress {
   std::vector<std::string> addresses;
   bool addressAsked = false;  // by its specification
+  bool ports = true;          // all its listeners' ports have one of the nodes
   bool nodes = false;         // some serve
 };
 json::object gatewayStatus(const ingress::GatewayVerdict& verdict, const GatewayProgress& progress, WallTime now);

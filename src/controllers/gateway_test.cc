@@ -115,6 +115,23 @@ TEST_F(GatewayTest, TheStatusSaysHowFarItIs) {
   EXPECT_EQ(number(array(after, {"conditions"})[0].as_object(), {"observedGeneration"}), 3);
 }
 
+TEST_F(GatewayTest, AGatewayForWhichNoPortIsLeftSaysSo) {
+  for (int i = 0; i < 32; ++i) {
+    std::string listeners;
+    for (int port = 1; port <= 64; ++port)
+      listeners += fmt::format(R"({}{{"name":"l{}","port":{},"protocol":"HTTP"}})", port > 1 ? "," : "", port, port);
+    gateway(fmt::format("g{:02}", i), listeners);
+  }
+  gateway("late", kWeb);
+  EXPECT_EQ(ports("g00").size(), 64u);
+  EXPECT_EQ(condition(status(kinds::kGateways, "late"), "Programmed"), "False NoResources");
+  EXPECT_EQ(condition(status(kinds::kGateways, "late"), "Accepted"), "True Accepted");
+  api.drop(kinds::kGateways, "default", "g00");
+  loop.advance(1s);
+  giveAddress("late", "192.0.2.9");
+  EXPECT_EQ(condition(status(kinds::kGateways, "late"), "Programmed"), "True Programmed");
+}
+
 TEST_F(GatewayTest, ARoutesStatusIsOursWhereItsParentIs) {
   gateway("g", kWeb);
   api.seed(

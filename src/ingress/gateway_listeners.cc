@@ -14,6 +14,8 @@ using client::text;
 
 namespace {
 
+constexpr size_t kMostListeners = 64;  // by the specification
+
 Verdict no(std::string_view type, std::string_view reason, std::string message) {
   return {std::string(type), false, std::string(reason), std::move(message)};
 }
@@ -238,11 +240,14 @@ bool granted(const std::vector<ObjectPtr>& grants, std::string_view kind, std::s
 Gateway readGateway(const ObjectPtr& object, const GatewayDocuments& documents) {
   Gateway out;
   out.object = object;
-  eachObject(array(object->root(), {"spec", "listeners"}), [&](const json::object& listener) {
-    out.listeners.push_back(readListener(listener, *object, documents));
+  const json::array& listeners = array(object->root(), {"spec", "listeners"});
+  eachObject(listeners, [&](const json::object& listener) {
+    if (out.listeners.size() < kMostListeners) out.listeners.push_back(readListener(listener, *object, documents));
   });
   findConflicts(out.listeners);
   judge(out);
+  if (listeners.size() > kMostListeners)
+    out.accepted = no("Accepted", "Invalid", fmt::format("a gateway has at most {} listeners", kMostListeners));
   if (ObjectPtr service = documents.service(kGatewayServiceNamespace, gatewayService(*object)))
     out.nodePorts = nodePortsOf(*service);
   return out;

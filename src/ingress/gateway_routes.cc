@@ -124,7 +124,7 @@ std::vector<ParentVerdict> attach(RouteModel& route, std::vector<Gateway>& gatew
     }
     std::erase_if(attachments, [&](const Attachment& one) {
       for (const auto& [other, otherHosts, otherKey] : one.listener->taken) {
-        if (sameKindOfRequests(other, route.route.kind) || otherKey == route.key) continue;
+        if (sameKindOfRequests(other, route.route.kind)) continue;
         for (const std::string& a : otherHosts)
           for (const std::string& b : one.hosts)
             if (intersection(a, b)) {

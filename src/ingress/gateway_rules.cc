@@ -130,8 +130,9 @@ class Sections {
 // The requests of one host at one port.
 class Site {
  public:
-  Site(Frontend& frontend, Config& config, std::string name)
-      : frontend_(frontend), config_(config), name_(std::move(name)) {}
+  // `acls`: the names of those that the frontend has.
+  Site(Frontend& frontend, std::set<std::string>& acls, Config& config, std::string name)
+      : frontend_(frontend), acls_(acls), config_(config), name_(std::move(name)) {}
 
   void add(Entry entry) {
     if (entry.match->type == Match::Path::kExact) {
@@ -164,9 +165,10 @@ class Site {
     });
     for (const std::string& path : longestFirst) {
       const std::string* next = nullptr;
-      for (const auto& [other, bucket] : prefixes_)
-        if (other.size() < path.size() && path.starts_with(other) && (next == nullptr || other.size() > next->size()))
-          next = &other;
+      for (std::string above = path; next == nullptr && above.size() > 1;) {
+        above.resize(above.rfind('/', above.size() - 2) + 1);
+        if (auto found = prefixes_.find(above); found != prefixes_.end()) next = &found->first;
+      }
       choose(path, prefixes_[path], frontend_.afterPrefixes, next ? choice(*next, prefixes_[*next]) : "");
     }
   }
@@ -179,8 +181,7 @@ class Site {
   std::string acl(const std::string& condition) {
     std::string name = "m_" + shortDigest(condition);
     std::string line = fmt::format("acl {} {}", name, condition);
-    auto& all = frontend_.acls;
-    if (std::find(all.begin(), all.end(), line) == all.end()) all.push_back(std::move(line));
+    if (acls_.insert(name).second) frontend_.acls.push_back(std::move(line));
     return name;
   }
 
@@ -212,6 +213,7 @@ class Site {
   }
 
   Frontend& frontend_;
+  std::set<std::string>& acls_;
   Config& config_;
   const std::string name_;
   std::map<std::string, Bucket> exact_, prefixes_;
@@ -296,13 +298,14 @@ class Port {
     std::string name = fmt::format("{}|{}", frontend_.name, hostOf(host));
     config_.sites.emplace(name, name);
     if (host.starts_with("*.")) frontend_.depths.insert(static_cast<int>(std::count(host.begin(), host.end(), '.')));
-    sites_.try_emplace(name, frontend_, config_, name);
+    sites_.try_emplace(name, frontend_, acls_, config_, name);
     return name;
   }
 
   const Gateway& gateway_;
   Config& config_;
   Frontend frontend_;
+  std::set<std::string> acls_;
   std::vector<std::string> hosts_;  // of listeners
   std::map<std::string, Site> sites_;
 };

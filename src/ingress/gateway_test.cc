@@ -199,7 +199,11 @@ TEST_F(Gateways, WhatIsWrongIsToldAndStopsNothingElse) {
                   rule(to("web"), path("/b", "PathPrefix", R"(,"headers":[{"name":"x\n y","value":"1"}])")) + "," +
                   rule(to("web"), path("/mirror"), R"(,"filters":[{"type":"RequestMirror","requestMirror":{}}])")));
   serve(route("wholly", rule(to("web"), path("/x y", "Exact")), R"(,"hostnames":["w.test"])"));
+  std::string many = listener("l", 1);
+  for (int port = 2; port < 100; ++port) many += "," + listener(fmt::format("l{}", port), port);
+  documents_.gateways.push_back(gateway("so-many", many));
   const GatewayVerdicts verdicts = run();
+  EXPECT_EQ(verdicts.gateways[3].accepted.reason, "Invalid");
   EXPECT_FALSE(verdicts.gateways[0].accepted.status);
   EXPECT_EQ(verdicts.gateways[0].listeners[0].verdicts[1].reason, "HostnameConflict");
   EXPECT_TRUE(verdicts.gateways[1].accepted.status);
@@ -234,6 +238,8 @@ TEST_F(Gateways, NoValueLeavesItsPlaceInALine) {
 TEST_F(Gateways, HttpAndGrpcDoNotShareAHost) {
   documents_.gateways = {gateway("g", listener("web", 80))};
   serve(route("http", rule(to("web")), R"(,"hostnames":["*.test"])", "2026-02-01T00:00:00Z"));
+  serve(route("grpc", rule(to("web")), R"(,"hostnames":["a.test"])",
+              "2026-02-01T00:00:00Z"));  // the name does not matter
   serve(
       route(
           "grpc",
@@ -243,6 +249,7 @@ TEST_F(Gateways, HttpAndGrpcDoNotShareAHost) {
       RouteKind::kGrpc);
   const GatewayVerdicts verdicts = run();
   EXPECT_EQ(verdictsOf(verdicts, "http")[0].reason, "HostnameConflict");
+  EXPECT_EQ(verdictsOf(verdicts, "grpc")[0].reason, "HostnameConflict");
   EXPECT_TRUE(verdictsOf(verdicts, "grpc", RouteKind::kGrpc)[0].status);
   EXPECT_TRUE(config_.exact.contains("g28000|a.test/s/m"));
   EXPECT_TRUE(config_.prefixes.contains("g28000|a.test/s/"));
