@@ -262,7 +262,8 @@ print(json.dumps([counts, failures]))
 def test_no_request_is_lost_while_pods_routes_and_agents_change(world):
     cluster = world.cluster
     world.apply(ingress("hello", {"hello.test": [path("hello")]}))
-    eventually(lambda: "hello from pod" in world.curl("http://hello.test/")[2])
+    for node in world.nodes():  # one that has not heard of it yet would answer 404
+        eventually(lambda node=node: "hello from pod" in world.curl("http://hello.test/", node=(node, 80))[2])
     traffic = Traffic(world, "hello.test")
     cluster.kubectl("rollout", "restart", "deployment/hello")
     cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=90s", timeout=100)

@@ -126,6 +126,9 @@ Result<> Haproxy::prepare() {
 Result<> Haproxy::recover() {
   known_ = false;
   if (!pathExists(options_.folder + "/haproxy.cfg")) return {};
+  // Servers keep the places by which the one that runs knows them.
+  if (auto present = readFile(options_.folder + "/haproxy.cfg", kLongestConfig); present.ok())
+    slots_ = slotsIn(*present);
   RETURN_IF_ERROR(prepare());
   auto kept = readFile(options_.run + "/pid", 256);
   if (kept.ok()) {

@@ -170,6 +170,24 @@ TEST(Haproxy, OutlivesItsKeeperAndComesBackWithWhatWasInForce) {
   });
 }
 
+TEST(Haproxy, ServersKeepTheirPlacesWhenItsKeeperIsAnother) {
+  // A worker that a reload replaces knows servers by their places, and must still be told which of them leave.
+  apart([](const Haproxy::Options& options) {
+    auto places = [&] { return readFile(options.folder + "/haproxy.cfg").valueOr(""); };
+    {
+      Haproxy proxy(options);
+      EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}, {"127.0.0.1", 8002}})));
+      EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}, {"127.0.0.1", 8003}})));
+    }
+    EXPECT_NE(places().find("s0 127.0.0.1:8003 "), std::string::npos);
+    Haproxy next(options);
+    EXPECT_APPLIED(next.recover());
+    EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8002, true}, {"127.0.0.1", 8003}})));
+    EXPECT_NE(places().find("s0 127.0.0.1:8003 "), std::string::npos);
+    EXPECT_NE(places().find("s1 127.0.0.1:8002 "), std::string::npos);
+  });
+}
+
 TEST(Haproxy, APortThatSomebodyHasStopsNoOther) {
   apart([](const Haproxy::Options& options) {
     Backhand one("one", 8001);

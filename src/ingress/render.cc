@@ -90,6 +90,26 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
   return out;
 }
 
+std::map<std::string, Slots> slotsIn(std::string_view config) {
+  std::map<std::string, Slots> out;
+  Slots* slots = nullptr;
+  for (const std::string& line : split(config, '\n')) {
+    if (line.starts_with("backend ")) slots = &out[line.substr(8)];
+    if (slots == nullptr || !line.starts_with("  server s")) continue;
+    const std::vector<std::string> words = split(trim(line), ' ');
+    const size_t colon = words.size() > 2 ? words[2].rfind(':') : std::string::npos;
+    if (words[1] != fmt::format("s{}", slots->size()) || colon == std::string::npos) continue;
+    auto port = parseInt(std::string_view(words[2]).substr(colon + 1));
+    if (!port || *port <= 0 || *port > UINT16_MAX) continue;
+    Server server{words[2].substr(0, colon), static_cast<uint16_t>(*port), words.back() == "disabled"};
+    if (server.port == 1 && server.leaving)
+      slots->emplace_back();  // a place for one to come
+    else
+      slots->emplace_back(std::move(server));
+  }
+  return out;
+}
+
 std::string renderMap(const std::map<std::string, std::string>& map) {
   std::string out;
   for (const auto& [key, value] : map) out += fmt::format("{} {}\n", key, value);

@@ -44,6 +44,8 @@ struct Rendered {
   std::map<size_t, Own> lines;
 };
 Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& slots, const Layout& layout);
+// The servers of a configuration that was rendered.
+std::map<std::string, Slots> slotsIn(std::string_view config);
 std::string renderMap(const std::map<std::string, std::string>& map);
 // "[options] hosts" of a crt-list's line after the file.
 std::string certificateFilter(const Certificate& certificate, const Layout& layout);
