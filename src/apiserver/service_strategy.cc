@@ -1,8 +1,6 @@
 // Services: cluster addresses and node ports. What is taken is what the watch cache shows and what writes in flight
 // have reserved; both live on the loop, so that this server gives nothing twice. Other servers are kept from it by the
 // claims that are written with each service.
-#include <arpa/inet.h>
-
 #include <boost/json/serialize.hpp>
 
 #include <algorithm>
@@ -13,7 +11,9 @@
 #include "base/strings.h"
 #include "client/fields.h"
 #include "errors.h"
+#include "object/address_range.h"
 #include "object/names.h"
+#include "service_families.h"
 
 namespace dhow::apiserver {
 
@@ -25,13 +25,45 @@ namespace {
 constexpr const char* kByAddress = "service/address";
 constexpr const char* kByPort = "service/nodePort";
 
-std::optional<uint32_t> parseAddress(std::string_view text) {
-  in_addr address{};
-  if (::inet_pton(AF_INET, std::string(text).c_str(), &address) != 1) return std::nullopt;
-  return ntohl(address.s_addr);
+// The addresses that services of one family may have: all of the range but that of the network itself, and of IPv4 the
+// last one; of a wide IPv6 range the first million.
+struct ServiceRange {
+  std::string text;
+  std::string_view family;
+  object::AddressRange all;
+  uint64_t count = 0;
+
+  static std::optional<ServiceRange> parse(const std::string& text) {
+    constexpr uint64_t kMost = uint64_t{1} << 20;
+    auto all = object::AddressRange::parse(text);
+    if (!all) return std::nullopt;
+    ServiceRange out{text, familyOf(text), *all, 0};
+    if (out.family == kIpv6) out.all.first = object::next(out.all.first);
+    out.count = std::min(out.all.size(), kMost);
+    return out;
+  }
+  std::string address(uint64_t offset) const {
+    object::AddressNumber out = all.first;
+    for (size_t i = out.size(); i-- > 0 && offset > 0; offset >>= 8) {
+      offset += out[i];
+      out[i] = static_cast<uint8_t>(offset);
+    }
+    return object::addressText(out);
+  }
+};
+
+// One spelling for each address; what is none stays as it is.
+std::string canonical(std::string_view address) {
+  auto number = object::parseAddress(address);
+  return number ? object::addressText(*number) : std::string(address);
 }
-std::string formatAddress(uint32_t value) {
-  return fmt::format("{}.{}.{}.{}", value >> 24, (value >> 16) & 255, (value >> 8) & 255, value & 255);
+
+std::vector<std::string> addressesOf(const json::object& spec) {
+  std::vector<std::string> out = client::strings(array(spec, {"clusterIPs"}));
+  if (out.empty()) out.emplace_back(text(spec, "clusterIP"));  // of before there were several
+  std::erase_if(out, [](const std::string& address) { return address.empty() || address == "None"; });
+  for (auto& address : out) address = canonical(address);
+  return out;
 }
 
 bool usesNodePorts(std::string_view type) {
@@ -82,14 +114,15 @@ class ServiceStrategy final : public Strategy {
  public:
   ServiceStrategy(Loop& loop, WatchCache& caches, const StrategyOptions& options)
       : loop_(loop), services_(caches.of(object::resources::kServices)), options_(options) {
-    auto slash = options.serviceRange.find('/');
-    first_ = parseAddress(options.serviceRange.substr(0, slash)).value_or(0x0a600000);
-    int bits = slash == std::string::npos
-                   ? 16
-                   : static_cast<int>(parseInt(options.serviceRange.substr(slash + 1)).value_or(16));
-    size_ = bits >= 1 && bits <= 31 ? uint32_t{1} << (32 - bits) : 65536;
+    for (const std::string* range : {&options.serviceRange, &options.serviceRange6}) {
+      auto parsed = ServiceRange::parse(*range);
+      CHECK(parsed || range->empty(), "{} is no range of service addresses", *range);
+      if (!parsed) continue;
+      families_.push_back(parsed->family);
+      ranges_.push_back(*std::move(parsed));
+    }
     services_.addIndex(kByAddress, [](const ObjectPtr& service, std::vector<std::string>& keys) {
-      if (auto ip = text(service->root(), {"spec", "clusterIP"}); !ip.empty() && ip != "None") keys.emplace_back(ip);
+      for (auto& address : addressesOf(client::object(service->root(), {"spec"}))) keys.push_back(std::move(address));
     });
     services_.addIndex(kByPort, [](const ObjectPtr& service, std::vector<std::string>& keys) {
       for (const auto& port : array(service->root(), {"spec", "ports"})) {
@@ -103,6 +136,7 @@ class ServiceStrategy final : public Strategy {
 
   Result<> beforeCreate(const Context&, json::object& service) override {
     service["status"] = json::object{{"loadBalancer", json::object()}};
+    alignClusterIps(client::objectAt(service, "spec"), nullptr);
     return {};
   }
 
@@ -113,13 +147,9 @@ class ServiceStrategy final : public Strategy {
     const auto& before = client::object(old.root(), {"spec"});
     if (text(spec, "type").empty()) spec["type"] = "ClusterIP";
     dropOfOtherType(spec, before);
-    // A client that replaces the object without these keeps what it was given.
+    alignClusterIps(spec, &before);
     if (text(spec, "type") == "ExternalName") return {};
-    auto had = text(before, "clusterIP");
-    if (!had.empty() && text(spec, "clusterIP").empty()) {
-      spec["clusterIP"] = had;
-      if (const auto* all = client::field(before, {"clusterIPs"})) spec["clusterIPs"] = *all;
-    }
+    // A client that replaces the object without these keeps what it was given.
     if (usesHealthPort(spec) && usesHealthPort(before) && healthPort(spec) == 0)
       spec["healthCheckNodePort"] = healthPort(before);
     if (!choosesNodePorts(spec)) return {};
@@ -148,7 +178,7 @@ class ServiceStrategy final : public Strategy {
 
   void release(const json::object& service) override {
     const auto& spec = client::object(service, {"spec"});
-    reserved_.erase(std::string(text(spec, "clusterIP")));
+    for (const auto& address : addressesOf(spec)) reserved_.erase(address);
     for (const auto& port : array(spec, {"ports"})) {
       if (port.is_object()) reserved_.erase(std::to_string(client::number(port.get_object(), {"nodePort"}, 0)));
     }
@@ -157,9 +187,8 @@ class ServiceStrategy final : public Strategy {
 
   std::vector<std::string> claims(const json::object& service) const override {
     std::set<std::string> held;
-    if (auto ip = text(service, {"spec", "clusterIP"}); !ip.empty() && ip != "None") {
-      held.insert(fmt::format("service-address/{}", ip));
-    }
+    for (const auto& address : addressesOf(client::object(service, {"spec"})))
+      held.insert(fmt::format("service-address/{}", address));
     for (const auto& port : array(service, {"spec", "ports"})) {
       if (!port.is_object()) continue;
       if (auto number = client::number(port.get_object(), {"nodePort"}, 0)) {
@@ -181,12 +210,6 @@ class ServiceStrategy final : public Strategy {
       causes.push_back({"FieldValueInvalid", fmt::format("Invalid value: {}: field is immutable", healthPort(spec)),
                         "spec.healthCheckNodePort"});
     }
-    auto before = text(old->root(), {"spec", "clusterIP"});
-    auto after = text(service, {"spec", "clusterIP"});
-    if (!before.empty() && before != after) {
-      causes.push_back({"FieldValueInvalid", fmt::format("Invalid value: [\"{}\"]: may not change once set", after),
-                        "spec.clusterIPs[0]"});
-    }
   }
 
  private:
@@ -205,32 +228,17 @@ class ServiceStrategy final : public Strategy {
       spec.erase("clusterIPs");
       return {};
     }
-    RETURN_IF_ERROR(checkFamilies(spec, name));
-    RETURN_IF_ERROR(allocateAddress(spec, name, old, fresh));
-    if (!spec.contains("ipFamilies")) spec["ipFamilies"] = json::array{"IPv4"};
-    if (!spec.contains("ipFamilyPolicy")) spec["ipFamilyPolicy"] = "SingleStack";
+    const auto* before = old ? &client::object(old->root(), {"spec"}) : nullptr;
+    if (auto causes = settleFamilies(spec, before, families_); !causes.empty())
+      return invalid("Service", "", name, std::move(causes));
+    if (before) {
+      if (auto causes = checkFamilyChange(spec, *before); !causes.empty())
+        return invalid("Service", "", name, std::move(causes));
+    }
+    RETURN_IF_ERROR(allocateAddresses(spec, name, old, fresh));
     if (usesNodePorts(type)) RETURN_IF_ERROR(allocatePorts(spec, name, old, fresh));
     if (usesHealthPort(spec)) return allocateHealthPort(spec, name, old, fresh);
     return {};
-  }
-
-  // Clusters have one family.
-  static Result<> checkFamilies(const json::object& spec, const std::string& name) {
-    std::vector<ErrorCause> causes;
-    if (text(spec, "ipFamilyPolicy") == "RequireDualStack") {
-      causes.push_back({"FieldValueInvalid",
-                        "Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
-                        "spec.ipFamilyPolicy"});
-    }
-    const auto& families = array(spec, {"ipFamilies"});
-    for (size_t i = 0; i < families.size(); ++i) {
-      if (families[i] == "IPv4") continue;
-      causes.push_back({"FieldValueInvalid",
-                        fmt::format("Invalid value: {}: not configured on this cluster", json::serialize(families[i])),
-                        fmt::format("spec.ipFamilies[{}]", i)});
-    }
-    if (causes.empty()) return {};
-    return invalid("Service", "", name, std::move(causes));
   }
 
   bool taken(const char* index, const std::string& key, std::string_view byOther) const {
@@ -241,52 +249,64 @@ class ServiceStrategy final : public Strategy {
     return false;
   }
 
-  Result<> allocateAddress(json::object& spec, const std::string& name, const object::Object* old, Reserved& fresh) {
-    std::string wanted(text(spec, "clusterIP"));
-    if (wanted.empty() && !array(spec, {"clusterIPs"}).empty() && array(spec, {"clusterIPs"})[0].is_string()) {
-      wanted = array(spec, {"clusterIPs"})[0].get_string();
+  // One of each of the service's families; those that it has or asks for are its own.
+  Result<> allocateAddresses(json::object& spec, const std::string& name, const object::Object* old, Reserved& fresh) {
+    if (text(spec, "clusterIP") == "None") return {};
+    std::vector<std::string> wanted = client::strings(array(spec, {"clusterIPs"})), had;
+    if (old) had = addressesOf(client::object(old->root(), {"spec"}));
+    const auto families = client::strings(array(spec, {"ipFamilies"}));
+    for (size_t i = 0; i < families.size(); ++i) {
+      auto range = std::find_if(ranges_.begin(), ranges_.end(), [&](const auto& r) { return r.family == families[i]; });
+      if (i < wanted.size()) {
+        const std::string address = canonical(wanted[i]);
+        if (std::find(had.begin(), had.end(), address) != had.end()) continue;
+        if (auto why = addressRefusal(range == ranges_.end() ? nullptr : &*range, address, old); !why.empty()) {
+          return invalid("Service", "", name,
+                         {{"FieldValueInvalid",
+                           fmt::format("Invalid value: {}: failed to allocate IP {}: {}",
+                                       json::serialize(array(spec, {"clusterIPs"})), wanted[i], why),
+                           "spec.clusterIPs"}});
+        }
+        reserve(address, fresh);
+        continue;
+      }
+      // A service that prefers two stacks may name a family that the cluster has no more.
+      if (range == ranges_.end()) break;
+      std::string chosen = freeAddress(*range);
+      if (chosen.empty()) return Error(Code::kInternal, "failed to allocate a serviceIP: range is full");
+      reserve(chosen, fresh);
+      wanted.push_back(std::move(chosen));
     }
-    if (wanted == "None") {
-      spec["clusterIP"] = "None";
-      spec["clusterIPs"] = json::array{"None"};
-      return {};
-    }
-    if (old && wanted == text(old->root(), {"spec", "clusterIP"}) && !wanted.empty()) return {};
-    if (!wanted.empty()) {
-      auto value = parseAddress(wanted);
-      std::string why;
-      if (!value || *value - first_ >= size_) {
-        why = fmt::format(
-            "failed to allocate IP {}: the provided IP is not in the valid range. The range of valid IPs is {}", wanted,
-            options_.serviceRange);
-      } else if (taken(kByAddress, wanted, old ? old->uid() : "")) {
-        why = fmt::format("failed to allocate IP {}: provided IP is already allocated", wanted);
-      }
-      if (!why.empty()) {
-        return invalid(
-            "Service", "", name,
-            {{"FieldValueInvalid", fmt::format("Invalid value: [\"{}\"]: {}", wanted, why), "spec.clusterIPs"}});
-      }
-    } else {
-      // The lower part of the range is for addresses that people choose; the rest first, from a random place on.
-      uint32_t low = std::min<uint32_t>(std::max<uint32_t>(16, size_ / 16), 256);
-      if (size_ <= 32) low = 1;
-      uint32_t usable = size_ - 1 - low;
-      uint32_t start = static_cast<uint32_t>(loop_.random() % usable);
-      for (uint32_t i = 0; i < usable && wanted.empty(); ++i) {
-        auto candidate = formatAddress(first_ + low + (start + i) % usable);
-        if (!taken(kByAddress, candidate, "")) wanted = std::move(candidate);
-      }
-      for (uint32_t i = 1; i < low && wanted.empty(); ++i) {
-        auto candidate = formatAddress(first_ + i);
-        if (!taken(kByAddress, candidate, "")) wanted = std::move(candidate);
-      }
-      if (wanted.empty()) return Error(Code::kInternal, "failed to allocate a serviceIP: range is full");
-    }
-    reserve(wanted, fresh);
-    spec["clusterIP"] = wanted;
-    spec["clusterIPs"] = json::array{json::string(wanted)};
+    if (wanted.empty()) return {};
+    json::array all;
+    for (const auto& address : wanted) all.push_back(json::value(address));
+    spec["clusterIP"] = wanted.front();
+    spec["clusterIPs"] = std::move(all);
     return {};
+  }
+
+  // Why this service cannot have the address; empty when it can.
+  std::string addressRefusal(const ServiceRange* range, const std::string& address, const object::Object* old) const {
+    auto number = object::parseAddress(address);
+    if (!range || !number || !range->all.contains(*number)) {
+      return fmt::format("the provided IP is not in the valid range. The range of valid IPs is {}",
+                         range ? range->text : "");
+    }
+    return taken(kByAddress, address, old ? old->uid() : "") ? "provided IP is already allocated" : "";
+  }
+
+  // The lower part of the range is for addresses that people choose; the rest first, from a random place on. Empty when
+  // all are taken.
+  std::string freeAddress(const ServiceRange& range) {
+    const uint64_t size = range.count + 2;
+    const uint64_t low = size <= 32 ? 0 : std::clamp<uint64_t>(size / 16, 16, 256) - 1;
+    const uint64_t start = loop_.random() % (range.count - low);
+    for (uint64_t i = 0; i < range.count; ++i) {
+      const uint64_t upper = range.count - low;
+      auto candidate = range.address(i < upper ? low + (start + i) % upper : i - upper);
+      if (!taken(kByAddress, candidate, "")) return candidate;
+    }
+    return "";
   }
 
   // Why nobody can have this port; empty when it is free.
@@ -376,8 +396,8 @@ class ServiceStrategy final : public Strategy {
   Loop& loop_;
   KindCache& services_;
   const StrategyOptions options_;
-  uint32_t first_ = 0;
-  uint32_t size_ = 0;
+  std::vector<ServiceRange> ranges_;
+  std::vector<std::string_view> families_;  // of the ranges, the default first
   std::set<std::string> reserved_;
 };
 

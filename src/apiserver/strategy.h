@@ -52,6 +52,7 @@ class Strategy {
 
 struct StrategyOptions {
   std::string serviceRange = "10.96.0.0/16";
+  std::string serviceRange6;  // of IPv6; empty: services have one family
   uint16_t nodePortFirst = 30000;
   uint16_t nodePortLast = 32767;
 };

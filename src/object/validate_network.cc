@@ -93,6 +93,50 @@ void balancerFields(const json::object& value, const json::object* before, Conte
   }
 }
 
+// clusterIP, clusterIPs and ipFamilies among themselves. What the cluster has to give is not known here.
+void serviceAddresses(const json::object& value, Context& context) {
+  static const json::array kNone;
+  const std::string_view first = text(value, "clusterIP");
+  const json::array& all = list(value, "clusterIPs") ? *list(value, "clusterIPs") : kNone;
+  const json::array& families = list(value, "ipFamilies") ? *list(value, "ipFamilies") : kNone;
+  const std::string path = context.at("clusterIPs"), familiesPath = context.at("ipFamilies");
+  auto wrong = [&](std::string_view why) { context.problems.invalid(path, json::value(all), why); };
+  bool fine = true;
+  if (!first.empty() && all.empty()) context.problems.required(path);
+  if (!first.empty() && !all.empty() && all[0] != json::value(first))
+    wrong("first value must match `clusterIP`"), fine = false;
+  if (first.empty() && !all.empty()) wrong("must be empty when `clusterIP` is not specified"), fine = false;
+  for (size_t i = 0; i < families.size(); ++i) {
+    const std::string at = fmt::format("{}[{}]", familiesPath, i);
+    if (families[i] != "IPv4" && families[i] != "IPv6")
+      context.problems.notSupported(at, families[i], {"IPv4", "IPv6"}), fine = false;
+    if (std::find(families.begin(), families.begin() + static_cast<long>(i), families[i]) !=
+        families.begin() + static_cast<long>(i))
+      context.problems.duplicate(at, families[i]), fine = false;
+  }
+  bool addresses = true;
+  auto isV6 = [&](size_t i) { return all[i].is_string() && all[i].get_string().find(':') != json::string::npos; };
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (i == 0 && all[i] == "None") {
+      if (all.size() > 1) wrong("'None' must be the first and only value"), addresses = false;
+      continue;
+    }
+    std::string problem = checkIp(all[i].is_string() ? std::string_view(all[i].get_string()) : "");
+    if (problem.empty()) continue;
+    context.problems.invalid(fmt::format("{}[{}]", path, i), all[i], problem);
+    addresses = false;
+  }
+  if (all.size() > 2) wrong("may only hold up to 2 values"), fine = false;
+  if (!addresses) return;
+  if (all.size() == 2 && isV6(0) == isV6(1)) wrong("may specify no more than one IP for each IP family"), fine = false;
+  for (size_t i = 0; fine && first != "None" && i < std::min(all.size(), families.size()); ++i) {
+    if (isV6(i) == (families[i] == "IPv6")) continue;
+    context.problems.invalid(fmt::format("{}[{}]", path, i), all[i],
+                             fmt::format("expected an {} value as indicated by `ipFamilies[{}]`",
+                                         std::string_view(families[i].get_string()), i));
+  }
+}
+
 void serviceSpec(const json::object& value, const json::object* before, Context& context) {
   std::string_view type = text(value, "type"), clusterIp = text(value, "clusterIP");
   const json::array* ports = list(value, "ports");
@@ -109,18 +153,10 @@ void serviceSpec(const json::object& value, const json::object* before, Context&
     context.problems.required(context.at("ports"));
   }
   servicePorts(value, context);
-  if (!clusterIp.empty() && !headless) {
-    if (std::string problem = checkIp(clusterIp); !problem.empty())
-      context.problems.invalid(context.at("clusterIPs[0]"), json::value(clusterIp), problem);
-  }
+  if (type != "ExternalName") serviceAddresses(value, context);
   if (headless && (type == "NodePort" || type == "LoadBalancer")) {
     context.problems.invalid(context.at("clusterIPs[0]"), "None",
                              "may not be set to 'None' for " + std::string(type) + " services");
-  }
-  std::string_view old = before ? text(*before, "clusterIP") : "";
-  if (!old.empty() && text(*before, "type") != "ExternalName" && type != "ExternalName" && old != clusterIp) {
-    context.problems.invalid(context.at("clusterIPs[0]"), json::value(json::array{json::value(clusterIp)}),
-                             "may not change once set");
   }
   bool external = type == "NodePort" || type == "LoadBalancer";
   const json::array* externalIps = list(value, "externalIPs");
