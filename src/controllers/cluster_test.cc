@@ -111,6 +111,41 @@ TEST_F(EndpointsTest, HintsFollowTheTrafficDistribution) {
   EXPECT_TRUE(client::has(endpoints().at(0).as_object(), {"hints", "forZones"}));
 }
 
+TEST_F(EndpointsTest, ServicesOfTwoFamiliesHaveSlicesOfEach) {
+  pod("a", "10.244.0.1", true);
+  pod("b", "10.244.0.2", true);
+  api.change(kinds::kPods, "default", "a", [](json::object& pod) {
+    objectAt(pod, "status")["podIPs"] = json::array{{{"ip", "10.244.0.1"}}, {{"ip", "fd00:10:244::1"}}};
+  });
+  service({{"ipFamilies", {"IPv6", "IPv4"}}});
+  run<EndpointSliceController>();
+  auto slices = [&] {
+    std::map<std::string, std::string> out;
+    for (auto& slice : api.all(kinds::kEndpointSlices)) {
+      std::string& addresses = out[std::string(text(slice->root(), {"addressType"}))];
+      for (auto& endpoint : array(slice->root(), {"endpoints"}))
+        addresses += client::strings(array(endpoint.as_object(), {"addresses"})).at(0) + " ";
+    }
+    return out;
+  };
+  EXPECT_EQ(slices(),
+            (std::map<std::string, std::string>{{"IPv4", "10.244.0.1 10.244.0.2 "}, {"IPv6", "fd00:10:244::1 "}}))
+      << "a pod without an address of a family is not in it";
+  const json::object subset = array(api.find(kinds::kEndpoints, "default", "web")->root(), {"subsets"})[0].as_object();
+  EXPECT_EQ(text(array(subset, {"addresses"})[0].as_object(), "ip"), "fd00:10:244::1")
+      << "Endpoints know the first one";
+  // A pod's second address is seen when it comes, and a family that goes takes its slices along.
+  api.change(kinds::kPods, "default", "b", [](json::object& pod) {
+    objectAt(pod, "status")["podIPs"] = json::array{{{"ip", "10.244.0.2"}}, {{"ip", "fd00:10:244::2"}}};
+  });
+  loop.advance(1s);
+  EXPECT_EQ(slices()["IPv6"], "fd00:10:244::1 fd00:10:244::2 ");
+  api.change(kinds::kServices, "default", "web",
+             [](json::object& o) { objectAt(o, "spec")["ipFamilies"] = json::array{"IPv6"}; });
+  loop.advance(1s);
+  EXPECT_EQ(slices().size(), 1u);
+}
+
 TEST_F(EndpointsTest, TerminatingPodStillServes) {
   pod("a", "10.244.0.1", true);
   service();
@@ -267,6 +302,19 @@ TEST_F(Base, NodesGetDistinctRangesAndFreedOnesComeBack) {
   EXPECT_EQ(cidr("new"), freed);
 }
 
+TEST_F(Base, NodesOfTwoFamiliesHaveTheSameNumberInBothRanges) {
+  for (const char* name : {"n1", "n2", "n3"})
+    api.seed(kinds::kNodes, {{"metadata", {{"name", name}, {"namespace", ""}}}});
+  run<NodeIpamController>(NodeIpamController::Options{"10.244.0.0/16", 24, "fd00:10:244::/63"});
+  std::set<std::string> ranges;
+  for (const char* name : {"n1", "n2", "n3"})
+    ranges.insert(join(client::strings(array(api.find(kinds::kNodes, "", name)->root(), {"spec", "podCIDRs"})), " "));
+  EXPECT_EQ(ranges, (std::set<std::string>{"", "10.244.0.0/24 fd00:10:244::/64", "10.244.1.0/24 fd00:10:244:1::/64"}))
+      << "as many as the smaller range holds";
+  for (const char* wrong : {"", "10.244.0.0/16", "fd00::/72", "fd00:x::/56"})
+    EXPECT_FALSE(NodeIpamController::isRange6(wrong));
+}
+
 TEST_F(Base, LoadBalancersGetDistinctAddressesAndGiveThemBack) {
   auto service = [&](std::string name, std::string type) {
     api.seed(kinds::kServices, {{"metadata", {{"name", name}}}, {"spec", {{"type", type}}}});
@@ -370,6 +418,22 @@ TEST_F(PoolTest, ServicesAskForAPoolOrAnAddress) {
   loop.advance(1s);
   EXPECT_EQ(address("taken"), "198.51.100.12");
   EXPECT_EQ(state("green"), "4 3 AddressesFree");
+}
+
+TEST_F(PoolTest, ASecondFamilyComesAndGoesWithTheService) {
+  run<ServiceLoadBalancerController>(std::string("192.0.2.0/29,2001:db8::/126"));
+  service("a");
+  loop.advance(1s);
+  EXPECT_EQ(address("a"), "192.0.2.1");
+  auto become = [&](json::array families) {
+    api.change(kinds::kServices, "default", "a",
+               [&](json::object& o) { objectAt(o, "spec")["ipFamilies"] = families; });
+    loop.advance(1s);
+    return address("a");
+  };
+  EXPECT_EQ(become({"IPv4", "IPv6"}), "192.0.2.1 2001:db8::");
+  EXPECT_EQ(become({"IPv4"}), "192.0.2.1");
+  EXPECT_EQ(state("default"), "1 9 AddressesFree");
 }
 
 TEST_F(PoolTest, AnExhaustedPoolSaysSoAndServesAgainWhenAnAddressIsFree) {
@@ -585,7 +649,11 @@ TEST(ManagerOptions, UnreadableRangeIsNamed) {
   Options options;
   options.loadBalancerPool = "nonsense";
   EXPECT_FALSE(check(options).ok());
-  options.loadBalancerPool.clear();
+  options.loadBalancerPool = "192.0.2.0/24,2001:db8::/112";
+  EXPECT_TRUE(check(options).ok());
+  options.clusterCidr6 = "fd00::/80";
+  EXPECT_FALSE(check(options).ok());
+  options.clusterCidr6 = "fd00::/56";
   EXPECT_TRUE(check(options).ok());
 }
 

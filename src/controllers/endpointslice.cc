@@ -40,7 +40,8 @@ bool isHeadless(const Object& service) {
 
 // What of a pod the slices show.
 bool sameEndpoint(const Object& a, const Object& b) {
-  return text(a.root(), {"status", "podIP"}) == text(b.root(), {"status", "podIP"}) && podReady(a) == podReady(b) &&
+  return text(a.root(), {"status", "podIP"}) == text(b.root(), {"status", "podIP"}) &&
+         array(a.root(), {"status", "podIPs"}) == array(b.root(), {"status", "podIPs"}) && podReady(a) == podReady(b) &&
          a.deleting() == b.deleting() && podFinished(a) == podFinished(b) &&
          text(a.root(), {"spec", "nodeName"}) == text(b.root(), {"spec", "nodeName"}) &&
          client::object(a.root(), {"metadata", "labels"}) == client::object(b.root(), {"metadata", "labels"});
@@ -76,9 +77,29 @@ json::object hintsFor(const Object& service, const Object& node) {
   return hints;
 }
 
-json::object endpointOf(const Object& service, const Object& pod, const ObjectPtr& node) {
+std::string_view familyOf(std::string_view address) {
+  return address.find(':') == std::string_view::npos ? "IPv4" : "IPv6";
+}
+
+std::vector<std::string> familiesOf(const Object& service) {
+  std::vector<std::string> out = strings(array(service.root(), {"spec", "ipFamilies"}));
+  if (out.empty()) out.emplace_back(familyOf(text(service.root(), {"spec", "clusterIP"})));
+  return out;
+}
+
+// Empty when the pod has none of that family.
+std::string addressOf(const Object& pod, std::string_view family) {
+  for (const json::value& entry : array(pod.root(), {"status", "podIPs"})) {
+    const std::string_view address = entry.is_object() ? text(entry.get_object(), "ip") : "";
+    if (!address.empty() && familyOf(address) == family) return std::string(address);
+  }
+  const std::string_view only = text(pod.root(), {"status", "podIP"});
+  return only.empty() || familyOf(only) != family ? "" : std::string(only);
+}
+
+json::object endpointOf(const Object& service, const Object& pod, std::string_view address, const ObjectPtr& node) {
   const bool ready = podReady(pod);
-  json::object endpoint{{"addresses", json::array{text(pod.root(), {"status", "podIP"})}},
+  json::object endpoint{{"addresses", json::array{address}},
                         {"conditions", json::object{{"ready", publishesNotReady(service) || (ready && !pod.deleting())},
                                                     {"serving", ready},
                                                     {"terminating", pod.deleting()}}},
@@ -101,14 +122,15 @@ json::object sliceLabels(const Object& service) {
   return labels;
 }
 
-json::object newSlice(const Object& service, json::array endpoints, const std::vector<EndpointPort>& ports) {
+json::object newSlice(const Object& service, std::string_view family, json::array endpoints,
+                      const std::vector<EndpointPort>& ports) {
   return {{"apiVersion", "discovery.k8s.io/v1"},
           {"kind", "EndpointSlice"},
           {"metadata", json::object{{"generateName", std::string(service.name()) + "-"},
                                     {"namespace", service.ns()},
                                     {"labels", sliceLabels(service)},
                                     {"ownerReferences", json::array{controllerReference(service)}}}},
-          {"addressType", "IPv4"},
+          {"addressType", family},
           {"endpoints", std::move(endpoints)},
           {"ports", portsJson(ports)}};
 }
@@ -208,20 +230,25 @@ Task<Result<>> EndpointSliceController::reconcile(std::string key) {
 }
 
 Task<Result<>> EndpointSliceController::syncSlices(ObjectPtr service, std::vector<ObjectPtr> pods) {
-  // Pods that serve the ports alike share slices.
-  std::map<std::vector<EndpointPort>, json::array> groups;
-  for (const ObjectPtr& pod : pods)
-    groups[resolvePorts(*service, *pod)].push_back(
-        endpointOf(*service, *pod, nodes_.get("", text(pod->root(), {"spec", "nodeName"}))));
   std::vector<json::object> wanted;
-  for (auto& [ports, endpoints] : groups) {
-    for (size_t at = 0; at < endpoints.size(); at += kEndpointsPerSlice) {
-      json::array chunk(endpoints.begin() + static_cast<long>(at),
-                        endpoints.begin() + static_cast<long>(std::min(at + kEndpointsPerSlice, endpoints.size())));
-      wanted.push_back(newSlice(*service, std::move(chunk), ports));
+  for (const std::string& family : familiesOf(*service)) {
+    // Pods that serve the ports alike share slices.
+    std::map<std::vector<EndpointPort>, json::array> groups;
+    for (const ObjectPtr& pod : pods) {
+      const std::string address = addressOf(*pod, family);
+      if (address.empty()) continue;
+      groups[resolvePorts(*service, *pod)].push_back(
+          endpointOf(*service, *pod, address, nodes_.get("", text(pod->root(), {"spec", "nodeName"}))));
+    }
+    if (groups.empty()) wanted.push_back(newSlice(*service, family, {}, {}));
+    for (auto& [ports, endpoints] : groups) {
+      for (size_t at = 0; at < endpoints.size(); at += kEndpointsPerSlice) {
+        json::array chunk(endpoints.begin() + static_cast<long>(at),
+                          endpoints.begin() + static_cast<long>(std::min(at + kEndpointsPerSlice, endpoints.size())));
+        wanted.push_back(newSlice(*service, family, std::move(chunk), ports));
+      }
     }
   }
-  if (wanted.empty()) wanted.push_back(newSlice(*service, {}, {}));
 
   std::vector<ObjectPtr> existing = slices_.byIndex(kBySlices, service->key());
   std::erase_if(existing,
@@ -237,11 +264,12 @@ Task<Result<>> EndpointSliceController::syncEndpoints(ObjectPtr service, std::ve
   };
   std::map<std::vector<EndpointPort>, Addresses> groups;
   size_t count = 0;
+  const std::string family = familiesOf(*service).front();  // Endpoints know only one
   for (const ObjectPtr& pod : pods) {
-    if (pod->deleting() || ++count > kEndpointsAtMost) continue;
-    json::object address{{"ip", text(pod->root(), {"status", "podIP"})},
-                         {"nodeName", text(pod->root(), {"spec", "nodeName"})},
-                         {"targetRef", targetOf(*pod)}};
+    const std::string ip = addressOf(*pod, family);
+    if (ip.empty() || pod->deleting() || ++count > kEndpointsAtMost) continue;
+    json::object address{
+        {"ip", ip}, {"nodeName", text(pod->root(), {"spec", "nodeName"})}, {"targetRef", targetOf(*pod)}};
     if (std::string hostname = hostnameIn(*service, *pod); !hostname.empty()) address["hostname"] = hostname;
     Addresses& group = groups[resolvePorts(*service, *pod)];
     (podReady(*pod) || publishesNotReady(*service) ? group.ready : group.notReady).push_back(std::move(address));

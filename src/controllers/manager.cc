@@ -1,6 +1,7 @@
 #include "controllers/manager.h"
 
 #include "autoscaler.h"
+#include "base/strings.h"
 #include "certificates.h"
 #include "deployment.h"
 #include "disruption.h"
@@ -43,9 +44,14 @@ Result<> check(const Options& options) {
                    fmt::format("a node's /{} does not fit into {}", options.nodeMaskSize, options.clusterCidr));
     }
   }
-  if (!options.loadBalancerPool.empty() && !object::AddressRange::parse(options.loadBalancerPool)) {
+  if (!options.clusterCidr6.empty() && !NodeIpamController::isRange6(options.clusterCidr6))
     return Error(Code::kInvalid,
-                 fmt::format("the load balancer pool \"{}\" is no range of addresses", options.loadBalancerPool));
+                 fmt::format("the cluster's pod range \"{}\" holds no /64 of IPv6", options.clusterCidr6));
+  if (!options.loadBalancerPool.empty()) {
+    for (const std::string& range : split(options.loadBalancerPool, ',')) {
+      if (!object::AddressRange::parse(range))
+        return Error(Code::kInvalid, fmt::format("the load balancer pool \"{}\" is no range of addresses", range));
+    }
   }
   return {};
 }
@@ -137,7 +143,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   if (!options.clusterCidr.empty()) {
     add("nodeipam", [&] {
       return std::make_unique<NodeIpamController>(
-          context, NodeIpamController::Options{options.clusterCidr, options.nodeMaskSize});
+          context, NodeIpamController::Options{options.clusterCidr, options.nodeMaskSize, options.clusterCidr6});
     });
   }
   add("loadbalancer",

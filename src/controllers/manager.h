@@ -22,6 +22,7 @@ struct Context;
 
 struct Options {
   std::string clusterCidr = "10.244.0.0/16";  // pod addresses; empty: nodes get no range
+  std::string clusterCidr6;                   // of IPv6, a /64 for each node; empty: pods have one family
   int nodeMaskSize = 24;
   std::string rootCaPem;                                    // for kube-root-ca.crt in every namespace
   Duration certificateLife = std::chrono::hours(24 * 365);  // of signed ones, at most

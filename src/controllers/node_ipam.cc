@@ -9,6 +9,34 @@ namespace dhow::controllers {
 using namespace client;
 using object::resources::kNodes;
 
+namespace {
+
+constexpr uint64_t kNodeBits6 = 64;
+
+// Its network's address and length.
+std::optional<std::pair<object::AddressNumber, uint64_t>> parseRange6(std::string_view text) {
+  auto parts = splitOnce(text, '/');
+  auto range = object::AddressRange::parse(text);
+  if (!parts || !range || parts->first.find(':') == std::string_view::npos) return std::nullopt;
+  const auto length = parseUint(parts->second);
+  if (!length || *length < 1 || *length > kNodeBits6) return std::nullopt;
+  return std::pair(range->first, *length);
+}
+
+std::string range6(object::AddressNumber base, uint32_t index) {
+  for (size_t i = kNodeBits6 / 8; i-- > 0 && index > 0; index >>= 8) {
+    index += base[i];
+    base[i] = static_cast<uint8_t>(index);
+  }
+  return fmt::format("{}/{}", object::addressText(base), kNodeBits6);
+}
+
+}  // namespace
+
+bool NodeIpamController::isRange6(std::string_view text) {
+  return parseRange6(text).has_value();
+}
+
 NodeIpamController::NodeIpamController(Context context, Options options)
     : context_(context),
       nodeBits_(options.nodeBits),
@@ -19,6 +47,11 @@ NodeIpamController::NodeIpamController(Context context, Options options)
   CHECK(range && range->length <= nodeBits_, "{} is no range for nodes of /{}", options.clusterRange, nodeBits_);
   base_ = range->first;
   count_ = 1u << (nodeBits_ - range->length);
+  if (auto second = parseRange6(options.clusterRange6)) {
+    base6_ = second->first;
+    count_ = static_cast<uint32_t>(
+        std::min<uint64_t>(count_, uint64_t{1} << std::min<uint64_t>(32, kNodeBits6 - second->second)));
+  }
   controller_.watchOwn(nodes_);
 }
 
@@ -40,7 +73,9 @@ Task<Result<>> NodeIpamController::reconcile(std::string key) {
   if (index == count_) co_return Error(Code::kUnavailable, "no pod range is left for node " + key);
   const std::string range = Ipv4Range{base_ + (index << (32 - nodeBits_)), nodeBits_}.str();
   promised_[key] = index;
-  json::object change{{"spec", json::object{{"podCIDR", range}, {"podCIDRs", json::array{range}}}}};
+  json::array ranges{json::value(range)};
+  if (base6_) ranges.push_back(json::value(range6(*base6_, index)));
+  json::object change{{"spec", json::object{{"podCIDR", range}, {"podCIDRs", std::move(ranges)}}}};
   Result<ObjectPtr> written =
       co_await context_.client.patch(kNodes, "", key, "", PatchType::kMerge, guardedPatch(*node, std::move(change)));
   if (!written.ok()) {

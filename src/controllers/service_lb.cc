@@ -39,8 +39,19 @@ std::vector<object::AddressNumber> addressesOf(const Object& service) {
   return out;
 }
 
+// "192.0.2.0/24,2001:db8::/112"
+std::vector<std::string> rangesIn(const std::string& text) {
+  return text.empty() ? std::vector<std::string>() : split(text, ',');
+}
+
 bool isV6(const object::AddressNumber& address) {
   return addressText(address).find(':') != std::string::npos;
+}
+
+std::vector<std::string> familiesOf(const Object& service) {
+  std::vector<std::string> out = strings(array(service.root(), {"spec", "ipFamilies"}));
+  if (out.empty()) out = {"IPv4"};
+  return out;
 }
 
 }  // namespace
@@ -64,7 +75,7 @@ ServiceLoadBalancerController::ServiceLoadBalancerController(Context context, st
       events_(context.loop, context.client, {.component = "service-controller"}),
       controller_(context.loop, {.name = "service-lb", .workers = 1},
                   [this](std::string key) { return reconcile(std::move(key)); }) {
-  CHECK(range_.empty() || AddressRange::parse(range_), "{} is no range", range_);
+  for (const std::string& range : rangesIn(range_)) CHECK(AddressRange::parse(range), "{} is no range", range);
   services_.addIndex(kByAddress, [](const ObjectPtr& service, std::vector<std::string>& keys) {
     for (const Address& address : addressesOf(*service)) keys.push_back(addressText(address));
   });
@@ -137,7 +148,8 @@ std::string ServiceLoadBalancerController::holder(const Address& address, const 
   return "";
 }
 
-ServiceLoadBalancerController::Choice ServiceLoadBalancerController::choose(const Object& service) const {
+ServiceLoadBalancerController::Choice ServiceLoadBalancerController::choose(const Object& service,
+                                                                            const std::vector<Address>& has) const {
   const std::string key(service.key());
   const std::string wanted(text(service.root(), {"spec", "loadBalancerIP"}));
   const std::string poolName(service.annotation(kPoolAnnotation));
@@ -167,12 +179,14 @@ ServiceLoadBalancerController::Choice ServiceLoadBalancerController::choose(cons
   }
   if (poolName.empty()) std::erase_if(all, [](const Pool& pool) { return !pool.automatic; });
   if (all.empty()) return {{}, "no address pool assigns addresses to services that do not ask for it"};
-  std::vector<std::string> families = strings(array(service.root(), {"spec", "ipFamilies"}));
-  if (families.empty()) families = {"IPv4"};
+  const std::vector<std::string> families = familiesOf(service);
   Choice out;
   for (const std::string& family : families) {
     const bool v6 = family == "IPv6";
     std::optional<Address> found;
+    for (const Address& address : has) {
+      if (isV6(address) == v6) found = address;
+    }
     for (const Pool& pool : all) {
       for (const AddressRange& range : pool.ranges) {
         if (isV6(range.first) != v6) continue;
@@ -194,7 +208,9 @@ ServiceLoadBalancerController::Choice ServiceLoadBalancerController::choose(cons
 
 // The pool that the cluster was started with. An administrator may change it; a changed option changes it, too.
 Task<Result<>> ServiceLoadBalancerController::seed(std::string key) {
-  const json::object spec{{"addresses", json::array{json::string(range_)}}};
+  json::array addresses;
+  for (const std::string& range : rangesIn(range_)) addresses.push_back(json::value(range));
+  const json::object spec{{"addresses", std::move(addresses)}};
   ObjectPtr pool = pools_.get("", kDefaultPool);
   if (!pool) {
     parked_.insert(std::move(key));
@@ -291,6 +307,15 @@ Task<Result<>> ServiceLoadBalancerController::reconcileService(std::string key) 
     for (const Pool& pool : pools()) {
       if (pool.name == poolName && !wanted && !pool.contains(present.front())) fits = false;
     }
+    // A second family comes and goes with the service's policy; what it asked for by name stays alone.
+    if (fits && !wanted) {
+      Choice families = choose(*service, present);
+      if (!families.addresses.empty() && families.addresses != present) {
+        given_[key] = families.addresses;
+        Result<> written = co_await writeAddresses(service, std::move(families.addresses));
+        co_return written;
+      }
+    }
     if (fits) {
       told_.erase(key);
       given_[key] = std::move(present);
@@ -299,7 +324,7 @@ Task<Result<>> ServiceLoadBalancerController::reconcileService(std::string key) 
     given_.erase(key);
   }
   auto held = given_.find(key);
-  Choice choice = held != given_.end() ? Choice{held->second, ""} : choose(*service);
+  Choice choice = held != given_.end() ? Choice{held->second, ""} : choose(*service, {});
   if (choice.addresses.empty()) {
     if (pools().empty()) {
       tell(*service, "LoadBalancerPending", std::move(choice.problem));

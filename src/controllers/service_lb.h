@@ -17,7 +17,8 @@ inline constexpr char kPoolAnnotation[] = "dhow.io/address-pool";
 
 class ServiceLoadBalancerController final : public Component {
  public:
-  // `range`: of the pool "default", which is made of it: "10.89.0.128/25"; empty: none is made.
+  // `range`: of the pool "default", which is made of it: "10.89.0.128/25", or with
+  // two families "10.89.0.128/25,2001:db8::/112"; empty: none is made.
   ServiceLoadBalancerController(Context context, std::string range);
 
   void start() override { controller_.start(); }
@@ -40,7 +41,8 @@ class ServiceLoadBalancerController final : public Component {
     std::string problem;  // when there are none
   };
   std::vector<Pool> pools() const;
-  Choice choose(const client::Object& service) const;
+  // One of each of the service's families; those that it has stay.
+  Choice choose(const client::Object& service, const std::vector<Address>& has) const;
   // Who has it; empty: nobody.
   std::string holder(const Address& address, const std::string& except) const;
 
