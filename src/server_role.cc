@@ -236,6 +236,7 @@ Task<Result<>> Master::saveSnapshot(Master* self, std::string path) {
 Task<Result<>> Master::startApi() {
   apiserver::ServerOptions server;
   server.services.serviceRange = options.serviceRange;
+  server.services.serviceRange6 = options.serviceRange6;
   server.advertiseAddress = options.advertise;
   server.advertisePort = options.port;
   if (options.restricted) server.podSecurity = apiserver::PodSecurityOptions::restricted();
@@ -276,6 +277,8 @@ Task<Result<>> Master::tellHosts() {
   info.region = options.region;
   info.podRange = options.podRange;
   info.serviceRange = options.serviceRange;
+  info.podRange6 = options.podRange6;
+  info.serviceRange6 = options.serviceRange6;
   info.domain = host::kDomain;
   info.server = fmt::format("https://{}:{}", options.advertise, options.port);
   info.memberOnEach = !options.member.empty();
@@ -397,7 +400,9 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
   };
   controllers::Options manager;
   manager.clusterCidr = options.podRange;
+  manager.clusterCidr6 = options.podRange6;
   manager.loadBalancerPool = options.loadBalancerRange;
+  if (!options.loadBalancerRange6.empty()) manager.loadBalancerPool += "," + options.loadBalancerRange6;
   manager.machines = machines.get();
   manager.heartbeats = heartbeats.get();
   manager.clusterName = options.cluster;

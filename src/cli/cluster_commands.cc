@@ -160,6 +160,8 @@ void addUp(CLI::App& app, Action* chosen) {
   command->add_option("--zones", options->request.zones, "over how many availability zones")->capture_default_str();
   command->add_option("--sensitivity", options->request.sensitivity,
                       "public, internal (of a new cluster by default) or restricted");
+  command->add_flag("--dual-stack", options->request.dualStack,
+                    "of a new cluster: pods and services have IPv6 addresses, too");
   command->add_flag("--encrypt-secrets", options->request.encryptSecrets,
                     "encrypt Secrets in the store, as restricted clusters do anyway");
   command->add_option("--deploy", options->example, "an example to put onto it: a folder with image.json and manifests")

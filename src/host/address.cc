@@ -18,11 +18,21 @@ namespace dhow::host {
 namespace {
 
 constexpr const char* kSettings[] = {"net/ipv4/ip_forward", "net/ipv4/conf/all/send_redirects"};
+constexpr const char* kForwarding6 = "net/ipv6/conf/all/forwarding";
 // The pods' bridge and the tunnel to others' pods.
 constexpr std::string_view kOwnLinks = "dhow0";
 
-HostAddress placeOf(const IpPrefix& address) {
-  return {address.address.str(), address.masked().str()};
+const IpPrefix kLinkLocal = *IpPrefix::parse("fe80::/10");
+
+// `all`: of the link that has it.
+HostAddress placeOf(const IpPrefix& address, const std::vector<IpPrefix>& all) {
+  HostAddress out{address.address.str(), address.masked().str(), "", ""};
+  for (const auto& one : all) {
+    if (!one.address.isV6() || kLinkLocal.contains(one.address) || !out.address6.empty()) continue;
+    out.address6 = one.address.str();
+    out.segment6 = one.masked().str();
+  }
+  return out;
 }
 
 }  // namespace
@@ -30,9 +40,12 @@ HostAddress placeOf(const IpPrefix& address) {
 Result<HostAddress> findAddress(const std::string& wanted) {
   ASSIGN_OR_RETURN(auto links, NetLinks::open());
   if (!wanted.empty()) {
-    ASSIGN_OR_RETURN(auto all, links.addresses(0));
-    for (const auto& one : all) {
-      if (one.address.str() == wanted) return placeOf(one);
+    ASSIGN_OR_RETURN(auto all, links.list());
+    for (const auto& link : all) {
+      ASSIGN_OR_RETURN(auto addresses, links.addresses(link.index));
+      for (const auto& one : addresses) {
+        if (one.address.str() == wanted) return placeOf(one, addresses);
+      }
     }
     return Error(Code::kNotFound,
                  fmt::format("{} is no address of this machine (`ip address` shows them); give one that is", wanted));
@@ -42,7 +55,7 @@ Result<HostAddress> findAddress(const std::string& wanted) {
     if (route.destination.length != 0 || route.link == 0 || !route.gateway.isV4()) continue;
     ASSIGN_OR_RETURN(auto addresses, links.addresses(route.link));
     for (const auto& one : addresses) {
-      if (one.address.isV4() && (route.source.empty() || route.source == one.address)) return placeOf(one);
+      if (one.address.isV4() && (route.source.empty() || route.source == one.address)) return placeOf(one, addresses);
     }
   }
   return Error(Code::kNotFound,
@@ -58,6 +71,7 @@ Result<> checkRangesFree(const std::vector<std::string>& ranges) {
   ASSIGN_OR_RETURN(auto routes, links.routes());
   ASSIGN_OR_RETURN(auto addresses, links.addresses(0));
   for (const auto& range : ranges) {
+    if (range.empty()) continue;
     ASSIGN_OR_RETURN(auto wanted, IpPrefix::parse(range));
     auto taken = [&](const IpPrefix& by) {
       return Error(Code::kConflict,
@@ -66,13 +80,12 @@ Result<> checkRangesFree(const std::vector<std::string>& ranges) {
                                range, by.str()));
     };
     for (const auto& route : routes) {
-      if (route.destination.length == 0 || !route.destination.address.isV4()) continue;
+      if (route.destination.length == 0) continue;
       if (names[route.link].starts_with(kOwnLinks)) continue;
       if (route.destination.overlaps(wanted)) return taken(route.destination);
     }
     for (const auto& address : addresses) {
-      if (address.address.isV4() && !address.address.isLoopback() && wanted.contains(address.address))
-        return taken(address);
+      if (!address.address.isLoopback() && wanted.contains(address.address)) return taken(address);
     }
   }
   return {};
@@ -93,8 +106,19 @@ Result<> checkPortFree(const std::string& address, uint16_t port) {
       fmt::format("port {} of {} is taken (`ss -ltnp` shows by whom); give another with --port", port, address));
 }
 
-std::map<std::string, std::string> networkSettings() {
+std::map<std::string, std::string> networkSettings(bool dualStack) {
   std::map<std::string, std::string> out;
+  if (dualStack) {
+    auto value = readFile(std::string("/proc/sys/") + kForwarding6, 64);
+    if (value.ok()) out[kForwarding6] = trim(*value);
+    // What forwardIpv6() changes.
+    auto links = listDir("/proc/sys/net/ipv6/conf");
+    for (const auto& link : links.ok() ? *links : std::vector<std::string>()) {
+      const auto setting = fmt::format("net/ipv6/conf/{}/accept_ra", link);
+      auto accepts = readFile("/proc/sys/" + setting, 16);
+      if (accepts.ok() && trim(*accepts) == "1") out[setting] = "1";
+    }
+  }
   for (const char* name : kSettings) {
     auto value = readFile(std::string("/proc/sys/") + name, 64);
     if (value.ok()) out[name] = trim(*value);

@@ -115,6 +115,11 @@ Task<Result<>> publish(client::Client& client, ClusterInfo info) {
   config["data"] = json::object{{"cluster", info.cluster},   {"region", info.region},
                                 {"podRange", info.podRange}, {"serviceRange", info.serviceRange},
                                 {"domain", info.domain},     {"memberOnEach", info.memberOnEach ? "true" : "false"}};
+  if (!info.podRange6.empty()) {
+    auto& data = config["data"].get_object();
+    data["podRange6"] = info.podRange6;
+    data["serviceRange6"] = info.serviceRange6;
+  }
   done = co_await ensure(&client, resources::kConfigMaps, std::move(config));
   CO_RETURN_IF_ERROR(done);
   done = co_await letRead(&client, {"kube-public", "kubeadm:bootstrap-signer-clusterinfo", "configmaps", kClusterInfo,
@@ -182,7 +187,12 @@ Result<ClusterInfo> clusterOf(const client::Object& config) {
     *into = text(config.root(), {"data", name});
     if (into->empty()) return Error(Code::kInvalid, fmt::format("the cluster's dhow-config has no {}", name));
   }
-  for (const auto* range : {&info.podRange, &info.serviceRange}) {
+  info.podRange6 = text(config.root(), {"data", "podRange6"});
+  info.serviceRange6 = text(config.root(), {"data", "serviceRange6"});
+  if (info.podRange6.empty() != info.serviceRange6.empty())
+    return Error(Code::kInvalid, "the cluster's dhow-config has only one of podRange6 and serviceRange6");
+  for (const auto* range : {&info.podRange, &info.serviceRange, &info.podRange6, &info.serviceRange6}) {
+    if (range->empty()) continue;
     auto parsed = IpPrefix::parse(*range);
     if (!parsed.ok()) return std::move(parsed).error().wrap("read the cluster's dhow-config");
   }

@@ -40,6 +40,28 @@ Result<> checkName(std::string_view option, const std::string& name) {
   return invalid(fmt::format("{} {}: give lower-case letters, digits, '-' and '.', at most 63", option, name));
 }
 
+// "v4" or "v4,v6".
+struct Ranges {
+  std::string v4, v6;
+};
+Ranges rangesIn(const std::string& text) {
+  auto both = splitOnce(text, ',');
+  if (!both) return {text, ""};
+  return {std::string(trim(both->first)), std::string(trim(both->second))};
+}
+
+// Nodes have a /64 each.
+Result<IpPrefix> checkRange6(std::string_view option, const std::string& text, int widest, int narrowest) {
+  auto range = IpPrefix::parse(text);
+  if (!range.ok() || !range->address.isV6() || range->masked() != *range || range->length < widest ||
+      range->length > narrowest)
+    return invalid(
+        fmt::format("{} {}: give an IPv4 range, and behind a comma an IPv6 range from /{} to /{}, as "
+                    "10.244.0.0/16,fd00:10:244::/56",
+                    option, text, widest, narrowest));
+  return range;
+}
+
 Result<IpPrefix> checkRange(std::string_view option, const std::string& text, int narrowest) {
   auto range = IpPrefix::parse(text);
   if (!range.ok() || !range->address.isV4() || range->masked() != *range || range->length < kWidestRange ||
@@ -67,6 +89,9 @@ struct TextField {
   const char* name;
   std::string HostConfig::* member;
 };
+// Hosts that are older than these go without.
+constexpr TextField kOptionalTexts[] = {{"podRange6", &HostConfig::podRange6},
+                                        {"serviceRange6", &HostConfig::serviceRange6}};
 constexpr TextField kTexts[] = {
     {"name", &HostConfig::name},
     {"cluster", &HostConfig::cluster},
@@ -112,6 +137,10 @@ Result<HostConfig> loadHost(const std::string& dataDir) {
     if (!found || !found->is_string()) return broken();
     config.*field.member = found->get_string();
   }
+  for (const auto& field : kOptionalTexts) {
+    const auto* found = object.if_contains(field.name);
+    if (found && found->is_string()) config.*field.member = found->get_string();
+  }
   for (const auto& field : kFlags) {
     const auto* found = object.if_contains(field.name);
     if (!found || !found->is_bool()) return broken();
@@ -128,9 +157,20 @@ Result<HostConfig> loadHost(const std::string& dataDir) {
   return config;
 }
 
+void takeRanges(const ServerRequest& request, HostConfig& into) {
+  const Ranges pods = rangesIn(request.podRange), services = rangesIn(request.serviceRange);
+  into.podRange = pods.v4;
+  into.podRange6 = pods.v6;
+  into.serviceRange = services.v4;
+  into.serviceRange6 = services.v6;
+}
+
 Result<> saveHost(const HostConfig& config) {
   json::object out;
   for (const auto& field : kTexts) out[field.name] = config.*field.member;
+  for (const auto& field : kOptionalTexts) {
+    if (!(config.*field.member).empty()) out[field.name] = config.*field.member;
+  }
   for (const auto& field : kFlags) out[field.name] = config.*field.member;
   out["port"] = config.port;
   json::object settings;
@@ -149,13 +189,29 @@ Result<> validate(const ServerRequest& request) {
   RETURN_IF_ERROR(checkName("--node-name", request.hostName));
   RETURN_IF_ERROR(checkAddress("--advertise", request.advertise));
   if (request.port == 0) return invalid("--port: from 1 to 65535");
-  ASSIGN_OR_RETURN(auto pods, checkRange("--pod-range", request.podRange, kNarrowestPods));
-  ASSIGN_OR_RETURN(auto services, checkRange("--service-range", request.serviceRange, kNarrowestServices));
+  const Ranges podRanges = rangesIn(request.podRange), serviceRanges = rangesIn(request.serviceRange);
+  ASSIGN_OR_RETURN(auto pods, checkRange("--pod-range", podRanges.v4, kNarrowestPods));
+  ASSIGN_OR_RETURN(auto services, checkRange("--service-range", serviceRanges.v4, kNarrowestServices));
   if (pods.overlaps(services))
     return invalid(
         fmt::format("--pod-range {} and --service-range {} overlap", request.podRange, request.serviceRange));
+  if (podRanges.v6.empty() != serviceRanges.v6.empty())
+    return invalid("--pod-range and --service-range: give an IPv6 range to both or to none");
+  if (!podRanges.v6.empty()) {
+    ASSIGN_OR_RETURN(auto pods6, checkRange6("--pod-range", podRanges.v6, 32, 60));
+    ASSIGN_OR_RETURN(auto services6, checkRange6("--service-range", serviceRanges.v6, 108, 120));
+    if (pods6.overlaps(services6))
+      return invalid(fmt::format("--pod-range {} and --service-range {} overlap", podRanges.v6, serviceRanges.v6));
+    if (!pathExists("/proc/sys/net/ipv6"))
+      return invalid("--pod-range: this machine's kernel has no IPv6; give IPv4 ranges alone");
+  }
   if (!request.loadBalancerRange.empty()) {
-    ASSIGN_OR_RETURN(auto balanced, checkRange("--load-balancer-range", request.loadBalancerRange, 30));
+    const Ranges balancedRanges = rangesIn(request.loadBalancerRange);
+    if (!balancedRanges.v6.empty()) {
+      ASSIGN_OR_RETURN(auto balanced6, checkRange6("--load-balancer-range", balancedRanges.v6, 64, 126));
+      (void)balanced6;
+    }
+    ASSIGN_OR_RETURN(auto balanced, checkRange("--load-balancer-range", balancedRanges.v4, 30));
     if (balanced.overlaps(pods) || balanced.overlaps(services))
       return invalid(
           fmt::format("--load-balancer-range {} overlaps the pods' or the services' range", request.loadBalancerRange));

@@ -21,7 +21,8 @@ struct HostConfig {
   std::string cluster, region, zone;
   std::string address;  // as other hosts reach it
   std::string podRange, serviceRange;
-  uint16_t port = kApiPort;  // of the masters
+  std::string podRange6, serviceRange6;  // of IPv6; empty: the cluster has one family
+  uint16_t port = kApiPort;              // of the masters
   bool master = false, member = false, node = false;
   // Kernel settings that the agent changes, as they were before: given back by `dhow leave`.
   std::map<std::string, std::string> settings;
@@ -41,6 +42,7 @@ struct ServerRequest {
   std::string cluster = "dhow", region = "local", zone, hostName;
   std::string advertise;
   uint16_t port = kApiPort;
+  // One range, or one of IPv4 and one of IPv6: "10.244.0.0/16,fd00:10:244::/56".
   std::string podRange = "10.244.0.0/16", serviceRange = "10.96.0.0/16", loadBalancerRange;
   std::string store = "embedded";                                   // or "etcd": a member on each master
   std::string datastore, datastoreCa, datastoreCert, datastoreKey;  // etcd=https://...: one that is there already
@@ -67,6 +69,8 @@ struct JoinRequest {
 // kInvalid names the option that is wrong.
 Result<> validate(const ServerRequest& request);
 Result<> validate(const JoinRequest& request);
+// The ranges that a valid request asks for, by family.
+void takeRanges(const ServerRequest& request, HostConfig& into);
 // "key=value:Effect" or "key:Effect", as kubectl taint takes it; "key=value".
 Result<node::Taint> parseTaint(const std::string& text);
 Result<std::pair<std::string, std::string>> parseLabel(const std::string& text);

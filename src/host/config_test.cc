@@ -38,6 +38,31 @@ TEST(ServerRequest, RangesMustBeRangesAndApart) {
   EXPECT_TRUE(validate(balanced).ok());
 }
 
+TEST(ServerRequest, RangesMayBeOfTwoFamilies) {
+  ServerRequest request;
+  request.podRange = "10.244.0.0/16,fd00:10:244::/56";
+  request.serviceRange = "10.96.0.0/16, fd00:10:96::/108";
+  request.loadBalancerRange = "192.0.2.0/28,2001:db8::/112";
+  ASSERT_TRUE(validate(request).ok()) << validate(request).error().message();
+  HostConfig config;
+  takeRanges(request, config);
+  EXPECT_EQ(config.podRange, "10.244.0.0/16");
+  EXPECT_EQ(config.podRange6, "fd00:10:244::/56");
+  EXPECT_EQ(config.serviceRange6, "fd00:10:96::/108");
+  for (const auto* pods :
+       {"10.244.0.0/16", "fd00:10:244::/56", "fd00:10:244::/56,10.244.0.0/16", "10.244.0.0/16,fd00::/64",
+        "10.244.0.0/16,fd00:10:244::1/56", "10.244.0.0/16,fd00:10::/32,fd01::/56"}) {
+    auto wrong = request;
+    wrong.podRange = pods;
+    auto done = validate(wrong);
+    ASSERT_FALSE(done.ok()) << pods;
+    EXPECT_NE(done.error().message().find("--pod-range"), std::string::npos) << done.error().message();
+  }
+  auto wide = request;
+  wide.serviceRange = "10.96.0.0/16,fd00:10:96::/64";
+  EXPECT_FALSE(validate(wide).ok());
+}
+
 TEST(ServerRequest, NamesTheOptionThatIsWrong) {
   auto wrong = [](auto change, std::string_view option) {
     ServerRequest request;

@@ -80,7 +80,7 @@ Task<Result<>> checkName(HttpClient& api, std::string name, std::string cluster)
 // Steps 2 to 4.
 struct Admission {
   HostConfig config;
-  std::string segment;
+  HostAddress place;
   Identity identity;               // of a node
   std::optional<MasterKeys> keys;  // of a master
 };
@@ -117,6 +117,8 @@ Task<Result<Admission>> askToJoin(Loop& loop, HttpClient& api, const JoinRequest
   config.zone = request.zone.empty() ? info.region + "-1" : request.zone;
   config.podRange = info.podRange;
   config.serviceRange = info.serviceRange;
+  config.podRange6 = info.podRange6;
+  config.serviceRange6 = info.serviceRange6;
   config.master = request.master;
   config.member = request.master && info.memberOnEach;
   config.node = request.node;
@@ -126,11 +128,11 @@ Task<Result<Admission>> askToJoin(Loop& loop, HttpClient& api, const JoinRequest
   }
   CO_ASSIGN_OR_RETURN(auto place, findAddress(request.address));
   config.address = place.address;
-  out.segment = place.segment;
-  CO_RETURN_IF_ERROR(checkRangesFree({config.podRange, config.serviceRange}));
+  out.place = place;
+  CO_RETURN_IF_ERROR(checkRangesFree({config.podRange, config.serviceRange, config.podRange6, config.serviceRange6}));
   auto free = co_await checkName(api, config.name, config.cluster);
   CO_RETURN_IF_ERROR(free);
-  if (config.node) config.settings = networkSettings();
+  if (config.node) config.settings = networkSettings(!config.podRange6.empty());
   if (config.master) {
     auto given = co_await askForKeys(api, request, out);
     CO_RETURN_IF_ERROR(given);
@@ -156,7 +158,7 @@ Result<> writeMasterFiles(const Admission& admission, WallTime now) {
     if (admission.keys->files.contains(name)) *into = paths.pki(name);
   }
   RETURN_IF_ERROR(writeMaster(config, settings, now));
-  if (config.node) RETURN_IF_ERROR(writeOwnNode(config, admission.segment, now));
+  if (config.node) RETURN_IF_ERROR(writeOwnNode(config, admission.place, now));
   return saveHost(config);
 }
 
@@ -168,7 +170,7 @@ Result<> writeAll(const Admission& admission, const std::string& authorityPem, c
   RETURN_IF_ERROR(makeDirs(paths.node(), 0700));
   RETURN_IF_ERROR(writeFileDurably(paths.authority(), authorityPem));
   RETURN_IF_ERROR(writeIdentityFile(platform::identityFile(paths.nodeIdentity()), admission.identity));
-  RETURN_IF_ERROR(writeNodeConfig(admission.config, admission.segment, {request.server},
+  RETURN_IF_ERROR(writeNodeConfig(admission.config, admission.place, {request.server},
                                   {.labels = request.labels, .taints = request.taints}));
   return saveHost(admission.config);
 }

@@ -71,12 +71,15 @@ Result<> removeTables() {
 Result<> removeLinks(const HostConfig& config) {
   ASSIGN_OR_RETURN(auto links, NetLinks::open());
   ASSIGN_OR_RETURN(auto all, links.list());
-  ASSIGN_OR_RETURN(auto pods, IpPrefix::parse(config.podRange));
   // Ways to the pods of nodes on the same segment; others go with the tunnel.
   ASSIGN_OR_RETURN(auto routes, links.routes());
-  for (const auto& route : routes) {
-    if (route.destination.length > pods.length && pods.contains(route.destination.address))
-      RETURN_IF_ERROR(links.removeRoute(route));
+  for (const auto& range : {config.podRange, config.podRange6}) {
+    if (range.empty()) continue;
+    ASSIGN_OR_RETURN(auto pods, IpPrefix::parse(range));
+    for (const auto& route : routes) {
+      if (route.destination.length > pods.length && pods.contains(route.destination.address))
+        RETURN_IF_ERROR(links.removeRoute(route));
+    }
   }
   const auto bridge = std::find_if(all.begin(), all.end(), [](const Link& link) { return link.name == kBridge; });
   std::vector<std::string> names;

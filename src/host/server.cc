@@ -87,9 +87,9 @@ Result<HostConfig> addNode(const ServerRequest& request, WallTime now) {
                  fmt::format("this machine is {} of cluster \"{}\" already; `dhow leave` takes it out",
                              config.master ? "a master" : "a node", config.cluster));
   ASSIGN_OR_RETURN(auto place, findAddress(config.address));
-  config.settings = networkSettings();
+  config.settings = networkSettings(!config.podRange6.empty());
   config.node = true;
-  RETURN_IF_ERROR(writeOwnNode(config, place.segment, now));
+  RETURN_IF_ERROR(writeOwnNode(config, place, now));
   RETURN_IF_ERROR(saveHost(config));
   return config;
 }
@@ -107,6 +107,8 @@ Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, W
   options.port = config.port;
   options.podRange = config.podRange;
   options.serviceRange = config.serviceRange;
+  options.podRange6 = config.podRange6;
+  options.serviceRange6 = config.serviceRange6;
   options.loadBalancerRange = settings.loadBalancerRange;
   options.caFile = paths.authority();
   options.caKeyFile = paths.pki(std::string(platform::kAuthority) + ".key");
@@ -144,7 +146,7 @@ Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, W
   return writeFileDurably(paths.masterConfig(), json::serialize(toJson(options)) + "\n", 0600);
 }
 
-Result<> writeOwnNode(const HostConfig& config, const std::string& segment, WallTime now) {
+Result<> writeOwnNode(const HostConfig& config, const HostAddress& place, WallTime now) {
   const auto paths = config.paths();
   RETURN_IF_ERROR(makeDirs(paths.node(), 0700));
   ASSIGN_OR_RETURN(auto authority, platform::readAuthority(paths.pki(platform::kAuthority)));
@@ -152,11 +154,10 @@ Result<> writeOwnNode(const HostConfig& config, const std::string& segment, Wall
   const auto life = platform::certificateLife(master.certificateSeconds);
   RETURN_IF_ERROR(
       platform::ensureIdentity(paths.nodeIdentity(), authority, platform::nodeCertificate(config.name, now, life)));
-  return writeNodeConfig(config, segment, {config.apiUrl()},
-                         {.labels = {{"node-role.kubernetes.io/control-plane", ""}}});
+  return writeNodeConfig(config, place, {config.apiUrl()}, {.labels = {{"node-role.kubernetes.io/control-plane", ""}}});
 }
 
-Result<> writeNodeConfig(const HostConfig& config, const std::string& segment, const std::vector<std::string>& servers,
+Result<> writeNodeConfig(const HostConfig& config, const HostAddress& place, const std::vector<std::string>& servers,
                          const NodeTraits& traits) {
   const auto paths = config.paths();
   const auto folder = paths.node();
@@ -173,10 +174,16 @@ Result<> writeNodeConfig(const HostConfig& config, const std::string& segment, c
   options.runDir = paths.run() + "/node";
   options.cgroupParent = config.cgroup();
   options.address = config.address;
-  options.segment = segment;
+  options.segment = place.segment;
   options.announceAddresses = true;
   options.podRange = config.podRange;
   options.serviceRange = config.serviceRange;
+  options.podRange6 = config.podRange6;
+  options.serviceRange6 = config.serviceRange6;
+  if (!config.podRange6.empty()) {
+    options.address6 = place.address6;
+    options.segment6 = place.segment6;
+  }
   options.dnsAddress = addressIn(config.serviceRange, 10);
   options.domain = kDomain;
   options.resolvConf = resolverFile();
@@ -198,8 +205,7 @@ Result<HostConfig> prepareServer(const ServerRequest& request, WallTime now) {
   if (config.name.empty()) {
     ASSIGN_OR_RETURN(config.name, defaultHostName());
   }
-  config.podRange = request.podRange;
-  config.serviceRange = request.serviceRange;
+  takeRanges(request, config);
   config.port = request.port;
   config.master = true;
   config.member = request.store == "etcd";
@@ -207,13 +213,13 @@ Result<HostConfig> prepareServer(const ServerRequest& request, WallTime now) {
   if (config.member) RETURN_IF_ERROR(platform::findEtcd());
   ASSIGN_OR_RETURN(auto place, findAddress(request.advertise));
   config.address = place.address;
-  RETURN_IF_ERROR(checkRangesFree({config.podRange, config.serviceRange}));
+  RETURN_IF_ERROR(checkRangesFree({config.podRange, config.serviceRange, config.podRange6, config.serviceRange6}));
   RETURN_IF_ERROR(checkPortFree(config.address, config.port));
-  if (config.node) config.settings = networkSettings();
+  if (config.node) config.settings = networkSettings(!config.podRange6.empty());
   const bool encrypts = request.encryptSecrets || request.sensitivity == platform::kRestricted;
   auto written = makeKeys(config, encrypts, now);
   if (written.ok()) written = writeMaster(config, settingsOf(config, request), now);
-  if (written.ok() && config.node) written = writeOwnNode(config, place.segment, now);
+  if (written.ok() && config.node) written = writeOwnNode(config, place, now);
   if (written.ok()) written = saveHost(config);
   if (!written.ok()) {
     (void)removeTree(config.paths().root).ok();

@@ -7,6 +7,8 @@
 
 namespace dhow::host {
 
+struct HostAddress;
+
 // Of the first master. Checks all that can be checked before anything is written; what a failed try has written is
 // removed. kAlreadyExists when the machine belongs to a cluster already, unless `request` only adds `node` to a master.
 Result<HostConfig> prepareServer(const ServerRequest& request, WallTime now);
@@ -26,14 +28,14 @@ struct MasterSettings {
 Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, WallTime now);
 // The node of a master's machine, after writeMaster(); the authority is there, so that nobody is asked for a
 // certificate.
-Result<> writeOwnNode(const HostConfig& config, const std::string& segment, WallTime now);
+Result<> writeOwnNode(const HostConfig& config, const HostAddress& place, WallTime now);
 
 // A node's file; its identity is there.
 struct NodeTraits {
   std::map<std::string, std::string> labels;
   std::vector<node::Taint> taints;
 };
-Result<> writeNodeConfig(const HostConfig& config, const std::string& segment, const std::vector<std::string>& servers,
+Result<> writeNodeConfig(const HostConfig& config, const HostAddress& place, const std::vector<std::string>& servers,
                          const NodeTraits& traits);
 
 }  // namespace dhow::host

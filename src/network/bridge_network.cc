@@ -102,7 +102,11 @@ struct BridgeNetwork::Rep {
   Result<> connectLinks(Attachment& a, int netnsFd, const AttachOptions& how);
   Result<Ready> makeReady(const std::string& owner, Owner kind);
   Pool& pool(Owner kind) { return pools[static_cast<size_t>(kind)]; }
+  IpAddress likeIn6(const IpAddress& address) const;
+  Result<> setUp6();
+  Result<int> tunnelTo(const NodeRoute& node, const IpAddress& remote);
   Result<Route> routeTo(const NodeRoute& node);
+  Result<Route> routeTo6(const NodeRoute& node);
   std::optional<Ready> takeReady(Owner kind);
   bool giveUpReady();
   void refill();
@@ -114,7 +118,7 @@ struct BridgeNetwork::Rep {
 
 Result<> BridgeNetwork::Rep::setUp() {
   auto& o = options;
-  if (!o.subnet.address.isV4()) return Error(Code::kUnimplemented, "bridge networks are IPv4 only");
+  if (!o.subnet.address.isV4()) return Error(Code::kUnimplemented, "bridge networks need an IPv4 range");
   if (o.gateway.empty()) o.gateway = o.subnet.network().plus(1);
   if (o.mtu == 0) o.mtu = kDefaultMtu;
   if (!o.subnet.contains(o.gateway)) {
@@ -151,13 +155,45 @@ Result<> BridgeNetwork::Rep::setUp() {
     trySysctl("net/ipv4/conf/" + o.bridge + "/send_redirects", "0");
   }
   if (o.loopbackPublish && !o.internal) trySysctl("net/ipv4/conf/" + o.bridge + "/route_localnet", "1");
+  if (!o.subnet6.address.empty()) RETURN_IF_ERROR(setUp6());
   return nat.setNetwork({.bridge = o.bridge,
                          .subnet = o.subnet.masked(),
+                         .subnet6 = o.subnet6.masked(),
                          .masquerade = o.masquerade,
                          .noMasquerade = o.noMasquerade,
                          .routed = o.routed,
                          .isolated = o.isolated,
                          .internal = o.internal});
+}
+
+IpAddress BridgeNetwork::Rep::likeIn6(const IpAddress& address) const {
+  if (options.subnet6.address.empty()) return {};
+  return options.subnet6.network().plus(address.v4Value() - options.subnet.network().v4Value());
+}
+
+Result<> BridgeNetwork::Rep::setUp6() {
+  constexpr int kBits4 = 32, kBits6 = 128;
+  auto& o = options;
+  if (!o.subnet6.address.isV6() || kBits6 - o.subnet6.length < kBits4 - o.subnet.length)
+    return Error(Code::kInvalid,
+                 fmt::format("{} holds no like of each address of {}", o.subnet6.str(), o.subnet.str()));
+  const IpPrefix own{likeIn6(o.gateway), o.subnet6.length};
+  // Neighbours are asked in the name of the link's own address, at once and not after seconds of detection.
+  trySysctl("net/ipv6/conf/" + o.bridge + "/accept_dad", "0");
+  const IpPrefix linkLocal = *IpPrefix::parse("fe80::/10");
+  ASSIGN_OR_RETURN(auto addresses, links.addresses(bridge));
+  for (auto& address : addresses) {
+    if (address.address.isV6() && address != own && !linkLocal.contains(address.address))
+      RETURN_IF_ERROR(links.removeAddress(bridge, address));
+  }
+  RETURN_IF_ERROR(links.addAddress(bridge, own));
+  if (!o.internal) {
+    if (auto set = forwardIpv6(); !set.ok()) log::warn("network", "{}", set.error().message());
+  }
+  const std::string filters = "net/bridge/bridge-nf-call-ip6tables";
+  if (o.routed && o.ownNamespace && pathExists("/proc/sys/" + filters)) trySysctl(filters, "0");
+  trySysctl("net/ipv6/conf/" + o.bridge + "/accept_ra", "0");
+  return {};
 }
 
 Result<Attachment> BridgeNetwork::Rep::connect(const std::string& owner, int netnsFd, const AttachOptions& how) {
@@ -173,6 +209,7 @@ Result<Attachment> BridgeNetwork::Rep::connect(const std::string& owner, int net
     RETURN_IF_ERROR(ipam->take(owner, how.address));
     a.address.address = how.address;
   }
+  a.address6 = likeIn6(a.address.address);
   a.mac = how.mac.empty() ? macFor(a.address.address) : how.mac;
   auto done = connectLinks(a, netnsFd, how);
   if (!done.ok()) {
@@ -197,15 +234,19 @@ Result<> BridgeNetwork::Rep::connectLinks(Attachment& a, int netnsFd, const Atta
     ASSIGN_OR_RETURN(auto inside, NetLinks::openIn(netnsFd));
     ASSIGN_OR_RETURN(auto link, inside.find(a.interface));
     std::vector<Route> routes;
-    IpPrefix address = a.address;
-    if (options.routed) {
-      address.length = 32;
-      routes.push_back({.destination = IpPrefix::host(options.gateway), .link = link.index});
-    }
-    if (how.defaultRoute && !options.internal) {
-      routes.push_back({.destination = {}, .gateway = options.gateway, .link = link.index});
-    }
-    return inside.configureInside(link.index, address, routes);
+    std::vector<IpPrefix> addresses;
+    auto add = [&](IpPrefix address, const IpAddress& gateway) {
+      if (options.routed) {
+        address = IpPrefix::host(address.address);
+        routes.push_back({.destination = IpPrefix::host(gateway), .link = link.index});
+      }
+      addresses.push_back(address);
+      if (how.defaultRoute && !options.internal)
+        routes.push_back({.destination = {}, .gateway = gateway, .link = link.index});
+    };
+    add(a.address, options.gateway);
+    if (!a.address6.empty()) add({a.address6, options.subnet6.length}, likeIn6(options.gateway));
+    return inside.configureInside(link.index, addresses, routes);
   };
   auto done = configure();
   if (!done.ok()) {
@@ -440,6 +481,7 @@ Result<> BridgeNetwork::adopt(const std::string& containerId, const IpAddress& a
   a.interface = "eth0";
   a.hostInterface = hostInterface;
   a.address = {address, rep_->options.subnet.length};
+  a.address6 = rep_->likeIn6(address);
   if (!rep_->options.internal) a.gateway = rep_->options.gateway;
   a.mac = macFor(address);
   a.mtu = rep_->options.mtu;
@@ -487,6 +529,24 @@ Result<Route> BridgeNetwork::Rep::routeTo(const NodeRoute& node) {
     route.gateway = node.onSegment ? node.nodeAddress : node.via;
     return route;
   }
+  ASSIGN_OR_RETURN(route.link, tunnelTo(node, node.podRange.network()));
+  route.gateway = node.podRange.network();
+  route.onLink = true;
+  return route;
+}
+
+// By the same tunnel, which has IPv4 outside.
+Result<Route> BridgeNetwork::Rep::routeTo6(const NodeRoute& node) {
+  Route route{.destination = node.podRange6.masked(), .gateway = node.nodeAddress6};
+  if (!route.gateway.empty()) return route;
+  // A link's own address, which no other route can lead elsewhere.
+  route.gateway = IpPrefix::parse("fe80::/64")->network().plus(node.nodeAddress.v4Value());
+  ASSIGN_OR_RETURN(route.link, tunnelTo(node, route.gateway));
+  return route;
+}
+
+// The tunnel, in which the node is found by the address `remote`.
+Result<int> BridgeNetwork::Rep::tunnelTo(const NodeRoute& node, const IpAddress& remote) {
   auto name = options.bridge.substr(0, 12) + "-vx";
   auto tunnel = links.find(name);
   if (!tunnel.ok()) {
@@ -497,13 +557,9 @@ Result<Route> BridgeNetwork::Rep::routeTo(const NodeRoute& node) {
     if (!tunnel.ok()) return tunnel.error();
   }
   auto mac = node.vxlanMac.empty() ? macFor(node.nodeAddress) : node.vxlanMac;
-  auto remote = node.podRange.network();
   RETURN_IF_ERROR(links.setNeighbour(tunnel->index, remote, mac));
   RETURN_IF_ERROR(links.setForwarding(tunnel->index, mac, node.nodeAddress));
-  route.gateway = remote;
-  route.link = tunnel->index;
-  route.onLink = true;
-  return route;
+  return tunnel->index;
 }
 
 Result<> BridgeNetwork::setNodeRoutes(const std::vector<NodeRoute>& nodes) {
@@ -513,6 +569,9 @@ Result<> BridgeNetwork::setNodeRoutes(const std::vector<NodeRoute>& nodes) {
     if (node.podRange.masked() == r.options.subnet.masked()) continue;
     ASSIGN_OR_RETURN(auto route, r.routeTo(node));
     wanted[route.destination.str()] = route;
+    if (node.podRange6.address.empty() || r.options.subnet6.address.empty()) continue;
+    ASSIGN_OR_RETURN(auto route6, r.routeTo6(node));
+    wanted[route6.destination.str()] = route6;
   }
   if (!std::exchange(r.routesRead, true)) {
     // What a former process left: routes inside the cluster's range that are not this node's own.

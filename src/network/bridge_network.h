@@ -23,8 +23,11 @@ namespace dhow {
 class NatTable;
 
 struct BridgeNetworkOptions {
-  std::string bridge;     // link name, at most 15 bytes
-  IpPrefix subnet;        // 10.244.1.0/24
+  std::string bridge;  // link name, at most 15 bytes
+  IpPrefix subnet;     // 10.244.1.0/24
+  // fd00:10:244:1::/64: each address of `subnet` has its like in it, with the same number, and whoever is given one has
+  // the other, too. Empty: IPv4 alone.
+  IpPrefix subnet6;
   IpAddress gateway;      // empty: the first address of the subnet
   IpPrefix allocateFrom;  // empty: the whole subnet
   // Pods: every packet is routed by the node (address /32, ports isolated from each other), so that services and
@@ -48,6 +51,7 @@ struct Attachment {
   std::string interface;      // inside: "eth0"
   std::string hostInterface;  // outside: "veth..."
   IpPrefix address;           // with the subnet's length
+  IpAddress address6;         // empty: none
   IpAddress gateway;          // empty on an internal network
   std::string mac;
   int mtu = 0;
@@ -65,7 +69,9 @@ struct NodeRoute {
   IpAddress nodeAddress;
   bool onSegment = true;  // false: through `via`, or by VXLAN when `via` is empty
   IpAddress via;
-  std::string vxlanMac;  // of the other node's tunnel end; macFor(nodeAddress) when empty
+  IpPrefix podRange6;      // empty: it has none
+  IpAddress nodeAddress6;  // the next hop; empty: by VXLAN
+  std::string vxlanMac;    // of the other node's tunnel end; macFor(nodeAddress) when empty
 };
 
 class BridgeNetwork {

@@ -91,7 +91,7 @@ TEST(BridgeNetworkTest, DockerNetworksMasqueradeAndAreApart) {
     ASSERT_OK(links->addAddress(*veth, prefix("192.0.2.1/24")));
   });
   auto far = NetLinks::openIn(outside->fd());
-  ASSERT_OK(far->configureInside(far->find("eth0")->index, prefix("192.0.2.2/24"), {}));
+  ASSERT_OK(far->configureInside(far->find("eth0")->index, {prefix("192.0.2.2/24")}, {}));
   TestServer world(*outside, "world", 80), inB(b->netns, "b", 80), inC(c->netns, "c", 80);
   EXPECT_EQ("world 192.0.2.1", TestClient(a->netns, "192.0.2.2", 80).first());
   EXPECT_EQ("b 172.18.0.2", TestClient(a->netns, "172.18.0.3", 80).first());
@@ -154,7 +154,7 @@ TEST(BridgeNetworkTest, PodsOfTwoNodesReachEachOtherDirectlyAndByTunnel) {
         {.name = fmt::format("n{}", i), .peerName = "eth0", .peerNetnsFd = nodes[i].netns.fd(), .master = *bridge}));
     auto inside = NetLinks::openIn(nodes[i].netns.fd());
     IpPrefix address{IpAddress::v4(0xc0a86401).plus(static_cast<uint64_t>(i)), 24};
-    ASSERT_OK(inside->configureInside(inside->find("eth0")->index, address, {}));
+    ASSERT_OK(inside->configureInside(inside->find("eth0")->index, {address}, {}));
   }
   auto one = nodes[0].network(podOptions("10.244.1.0/24"));
   auto two = nodes[1].network(podOptions("10.244.2.0/24"));

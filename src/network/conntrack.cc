@@ -14,13 +14,15 @@ struct Flow {
   uint8_t protocol = 0;
 };
 
+// `which`: as of IPv4.
 IpAddress addressIn(const nlattr* tuple, uint16_t which) {
   if (tuple == nullptr) return {};
   auto parts = nestedAttributes(tuple, CTA_TUPLE_PROTO);
   if (parts[CTA_TUPLE_IP] == nullptr) return {};
-  auto ip = nestedAttributes(parts[CTA_TUPLE_IP], CTA_IP_V4_DST);
-  if (ip[which] == nullptr || mnl_attr_get_payload_len(ip[which]) != 4) return {};
-  return IpAddress::fromBytes({static_cast<const char*>(mnl_attr_get_payload(ip[which])), 4});
+  auto ip = nestedAttributes(parts[CTA_TUPLE_IP], CTA_IP_V6_DST);
+  const auto* found = ip[which] != nullptr ? ip[which] : ip[which == CTA_IP_V4_DST ? CTA_IP_V6_DST : CTA_IP_V6_SRC];
+  if (found == nullptr) return {};
+  return IpAddress::fromBytes({static_cast<const char*>(mnl_attr_get_payload(found)), mnl_attr_get_payload_len(found)});
 }
 
 Flow readFlow(const nlattr* original, const nlattr* reply) {
@@ -47,11 +49,12 @@ bool isStale(const Flow& flow, const std::vector<StaleFlows>& stale) {
 
 }  // namespace
 
-Result<size_t> forgetFlows(NetlinkSocket& socket, const std::vector<StaleFlows>& stale) {
+Result<size_t> forgetFlows(NetlinkSocket& socket, IpFamily family, const std::vector<StaleFlows>& stale) {
   if (stale.empty()) return size_t{0};
+  const uint8_t protocolFamily = family == IpFamily::kV4 ? AF_INET : AF_INET6;
   std::vector<std::unique_ptr<NetlinkMessage>> deletions;
   NetlinkMessage m(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, NLM_F_DUMP);
-  m.extra<nfgenmsg>()->nfgen_family = AF_INET;
+  m.extra<nfgenmsg>()->nfgen_family = protocolFamily;
   auto visit = [&](const nlmsghdr* h) {
     auto attributes = netlinkAttributes(h, sizeof(nfgenmsg), CTA_ZONE);
     auto* original = attributes[CTA_TUPLE_ORIG];
@@ -59,7 +62,7 @@ Result<size_t> forgetFlows(NetlinkSocket& socket, const std::vector<StaleFlows>&
     if (!isStale(readFlow(original, attributes[CTA_TUPLE_REPLY]), stale)) return;
     auto& remove =
         *deletions.emplace_back(std::make_unique<NetlinkMessage>(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE, 0));
-    remove.extra<nfgenmsg>()->nfgen_family = AF_INET;
+    remove.extra<nfgenmsg>()->nfgen_family = protocolFamily;
     for (uint16_t type : {CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE}) {
       if (attributes[type] == nullptr) continue;
       remove.put(static_cast<uint16_t>(type == CTA_TUPLE_ORIG ? type | NLA_F_NESTED : type),

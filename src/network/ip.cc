@@ -97,6 +97,15 @@ IpAddress IpPrefix::network() const {
   return IpAddress::fromBytes(bytes);
 }
 
+IpAddress IpPrefix::last() const {
+  std::string bytes(address.bytes());
+  for (size_t i = 0; i < bytes.size(); i++) {
+    const int keep = std::clamp(length - static_cast<int>(i) * 8, 0, 8);
+    bytes[i] = static_cast<char>(static_cast<uint8_t>(bytes[i]) | (0xff >> keep));
+  }
+  return IpAddress::fromBytes(bytes);
+}
+
 bool IpPrefix::contains(const IpAddress& other) const {
   if (address.empty() || other.bits() != address.bits() || other.empty()) return false;
   return IpPrefix{other, length}.network() == network();

@@ -12,6 +12,8 @@
 
 namespace dhow {
 
+enum class IpFamily : uint8_t { kV4 = 4, kV6 = 6 };
+
 class IpAddress {
  public:
   IpAddress() = default;  // empty: no address
@@ -23,6 +25,7 @@ class IpAddress {
   bool empty() const { return family_ == 0; }
   bool isV4() const { return family_ == 4; }
   bool isV6() const { return family_ == 6; }
+  bool is(IpFamily family) const { return family_ == static_cast<uint8_t>(family); }
   bool isLoopback() const;
   bool isUnspecified() const;
   int bits() const { return isV4() ? 32 : 128; }
@@ -48,6 +51,7 @@ struct IpPrefix {
   IpPrefix masked() const { return {network(), length}; }
   bool contains(const IpAddress& other) const;
   bool overlaps(const IpPrefix& other) const;
+  IpAddress last() const;      // all host bits set
   uint64_t hostCount() const;  // addresses in it, at most 2^63
   std::string str() const;     // "10.244.0.0/16"
   auto operator<=>(const IpPrefix&) const = default;

@@ -9,6 +9,7 @@
 
 #include <mutex>
 
+#include "base/files.h"
 #include "base/strings.h"
 #include "netlink.h"
 
@@ -431,18 +432,32 @@ Result<> NetLinks::setForwarding(int link, const std::string& mac, const IpAddre
   return rep_->socket.request(m, "set tunnel to " + remote.str());
 }
 
-Result<> NetLinks::configureInside(int link, const IpPrefix& address, const std::vector<Route>& routes) {
+Result<> NetLinks::configureInside(int link, const std::vector<IpPrefix>& addresses, const std::vector<Route>& routes) {
   std::vector<std::unique_ptr<NetlinkMessage>> messages;
   auto add = [&](uint16_t type, uint16_t flags) -> NetlinkMessage& {
     return *messages.emplace_back(std::make_unique<NetlinkMessage>(type, flags));
   };
-  buildAddress(add(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE), link, address);
+  for (const auto& address : addresses) buildAddress(add(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE), link, address);
   auto* info = add(RTM_NEWLINK, 0).extra<ifinfomsg>();
   info->ifi_index = link;
   info->ifi_flags = info->ifi_change = IFF_UP;
   for (auto& route : routes) buildRoute(add(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE), route);
   std::lock_guard lock(rep_->mutex);
-  return rep_->socket.batch(messages, "configure interface with " + address.str());
+  return rep_->socket.batch(messages,
+                            "configure interface with " + (addresses.empty() ? "no address" : addresses[0].str()));
+}
+
+Result<> forwardIpv6() {
+  const std::string folder = "/proc/sys/net/ipv6/conf", forwarding = "net/ipv6/conf/all/forwarding";
+  auto now = readFile("/proc/sys/" + forwarding, 16);
+  if (now.ok() && trim(*now) == "1") return {};
+  ASSIGN_OR_RETURN(auto names, listDir(folder));
+  for (const auto& name : names) {
+    const auto setting = fmt::format("net/ipv6/conf/{}/accept_ra", name);
+    auto accepts = readFile("/proc/sys/" + setting, 16);
+    if (accepts.ok() && trim(*accepts) == "1") RETURN_IF_ERROR(setSysctl(setting, "2"));
+  }
+  return setSysctl(forwarding, "1");
 }
 
 }  // namespace dhow

@@ -56,6 +56,10 @@ Result<UniqueFd> socketInNetns(int netnsFd, int domain, int type, int protocol);
 // where /proc/sys is read-only.
 Result<> setSysctl(const std::string& name, std::string_view value);
 
+// Forwards IPv6 in the calling thread's namespace. Links that learn routes from router advertisements, which a router
+// else would pass over, go on to.
+Result<> forwardIpv6();
+
 struct Link {
   int index = 0;
   std::string name;
@@ -120,8 +124,8 @@ class NetLinks {
   // Where a VXLAN sends frames for a MAC address.
   Result<> setForwarding(int link, const std::string& mac, const IpAddress& remote);
 
-  // Address, routes and "up" for the inside of a container in one batch: lo and the link named so.
-  Result<> configureInside(int link, const IpPrefix& address, const std::vector<Route>& routes);
+  // Addresses, routes and "up" for the inside of a container in one batch: lo and the link named so.
+  Result<> configureInside(int link, const std::vector<IpPrefix>& addresses, const std::vector<Route>& routes);
 
  private:
   struct Rep;

@@ -91,11 +91,13 @@ struct NatTable::Rep {
   std::string table;
   NetlinkSocket socket;
   bool deferred = false;
+  bool has6 = false;  // the table of IPv6 is ours
   std::map<std::string, Network> networks;
   std::map<std::string, std::vector<Held>> ports;
 
   void buildTable(NftBatch& batch);
   void buildNetworkRules(NftBatch& batch);
+  Result<> rebuild6();
   Result<> rebuild();
   Result<> commit(NftBatch& batch);
   Result<> checkFree(const PublishedPort& port);
@@ -155,7 +157,9 @@ void NatTable::Rep::buildNetworkRules(NftBatch& batch) {
     if (n.masquerade && !n.internal) {
       NftRule out;
       out.sourceIn(n.subnet).outInterface(1).interfaceIs(1, bridge, true);
-      for (auto& prefix : n.noMasquerade) out.destinationIn(prefix, true);
+      for (auto& prefix : n.noMasquerade) {
+        if (prefix.address.isV4()) out.destinationIn(prefix, true);
+      }
       out.masquerade();
       rule("postrouting", out);
     }
@@ -184,10 +188,45 @@ void NatTable::Rep::buildNetworkRules(NftBatch& batch) {
   }
 }
 
+// Networks are few and change seldom: as a whole.
+Result<> NatTable::Rep::rebuild6() {
+  const bool wanted = std::any_of(networks.begin(), networks.end(),
+                                  [](const auto& entry) { return !entry.second.subnet6.address.empty(); });
+  if (!wanted && !has6) return {};
+  NftBatch batch(table, IpFamily::kV6);
+  batch.addTable();
+  batch.deleteTable();
+  if (wanted) {
+    batch.addTable();
+    batch.addHook("postrouting", "nat", NftHook::kPostrouting, kSourceNat);
+    batch.addHook("output", "filter", NftHook::kOutput, 0);
+    for (auto& [bridge, n] : networks) {
+      if (n.subnet6.address.empty()) continue;
+      if (n.routed) {
+        // The kernel has no setting for it, as IPv4 has (send_redirects): containers are not to go past this machine.
+        NftRule redirect(IpFamily::kV6);
+        redirect.outInterface(1).interfaceIs(1, bridge).icmpV6(kRedirect, kRedirect).drop();
+        batch.addRule("output", redirect);
+      }
+      if (!n.masquerade || n.internal) continue;
+      NftRule out(IpFamily::kV6);
+      out.sourceIn(n.subnet6).outInterface(1).interfaceIs(1, bridge, true);
+      for (auto& prefix : n.noMasquerade) {
+        if (prefix.address.isV6()) out.destinationIn(prefix, true);
+      }
+      batch.addRule("postrouting", out.masquerade());
+    }
+  }
+  RETURN_IF_ERROR(batch.commit(socket));
+  has6 = wanted;
+  return {};
+}
+
 Result<> NatTable::Rep::rebuild() {
   NftBatch batch(table);
   buildTable(batch);
-  return batch.commit(socket);
+  RETURN_IF_ERROR(batch.commit(socket));
+  return rebuild6();
 }
 
 // A change that does not fit what the kernel has (somebody flushed the ruleset) puts everything back.
@@ -287,7 +326,8 @@ Result<> NatTable::setNetwork(const Network& network) {
   batch.flushChain("forward");
   if (!known) batch.addElements(kBridges, {bridgeElement(network.bridge)});
   rep_->buildNetworkRules(batch);
-  return rep_->commit(batch);
+  RETURN_IF_ERROR(rep_->commit(batch));
+  return rep_->deferred ? Result<>() : rep_->rebuild6();
 }
 
 Result<> NatTable::removeNetwork(const std::string& bridge) {
@@ -298,13 +338,17 @@ Result<> NatTable::removeNetwork(const std::string& bridge) {
   batch.flushChain("forward");
   batch.deleteElements(kBridges, {bridgeElement(bridge)});
   rep_->buildNetworkRules(batch);
-  return rep_->commit(batch);
+  RETURN_IF_ERROR(rep_->commit(batch));
+  return rep_->deferred ? Result<>() : rep_->rebuild6();
 }
 
 Result<> NatTable::destroy() {
   std::lock_guard lock(rep_->mutex);
   rep_->ports.clear();
   rep_->networks.clear();
+  // Or one that a former process left.
+  ASSIGN_OR_RETURN(rep_->has6, nftTableExists(rep_->socket, rep_->table, IpFamily::kV6));
+  RETURN_IF_ERROR(rep_->rebuild6());
   NftBatch batch(rep_->table);
   batch.addTable();
   batch.deleteTable();

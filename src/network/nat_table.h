@@ -1,6 +1,7 @@
 // The nftables table of one process for its bridge networks: masquerading, isolation between networks and published
-// ports (docker -p, a pod's hostPort). One table per process and namespace; no other table is read or written, and a
-// drop in the machine's own firewall (forward hook) holds. Any thread; calls block for well under a millisecond.
+// ports (docker -p, a pod's hostPort). IPv6 is masqueraded, by a table of the same name. One table per process and
+// namespace; no other table is read or written, and a drop in the machine's own firewall (forward hook) holds. Any
+// thread; calls block for well under a millisecond.
 #pragma once
 
 #include <memory>
@@ -38,6 +39,7 @@ class NatTable {
   struct Network {
     std::string bridge;
     IpPrefix subnet;
+    IpPrefix subnet6;  // masqueraded likewise; empty: none
     bool masquerade = true;
     std::vector<IpPrefix> noMasquerade;
     bool routed = false;          // inside traffic passes this machine both ways: needs no masquerade

@@ -1,5 +1,6 @@
 // nf_tables transactions, for this folder only: what a batch holds happens as a whole or not at all.
-// Family "ip". Registers are the 32-bit ones, numbered from 0.
+// Families "ip" and "ip6": a table has one. Registers are the 32-bit ones, numbered from 0 to 15; an address takes one
+// or four of them.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +35,7 @@ class NftKey {
 
 class NftRule {
  public:
-  NftRule();
+  explicit NftRule(IpFamily family = IpFamily::kV4);
   ~NftRule();
   NftRule(NftRule&& other) noexcept;
   NftRule(const NftRule&) = delete;
@@ -59,6 +60,7 @@ class NftRule {
   NftRule& newConnection();
   NftRule& knownConnection();  // established, or related to one that is
   NftRule& destinationTranslated();
+  NftRule& icmpV6(uint8_t firstType, uint8_t lastType);
   NftRule& markBit(uint32_t bit);
   NftRule& in(const std::string& set, int reg, bool invert = false);
   NftRule& map(const std::string& set, int reg, int to);
@@ -86,7 +88,16 @@ class NftRule {
   NftRule& markOperation(uint32_t keep, uint32_t flip);
   NftRule& within(uint32_t offset, const IpPrefix& prefix, bool invert);
   nftnl_rule* rule_;
+  IpFamily family_;
 };
+
+// Neighbour discovery (RFC 4861), which connection tracking leaves out: from router solicitation to redirect.
+inline constexpr uint8_t kFirstDiscovery = 133, kRedirect = 137;
+
+// How many registers an address takes.
+inline int addressRegisters(IpFamily family) {
+  return family == IpFamily::kV4 ? 1 : 4;
+}
 
 struct NftSet {
   std::string name;
@@ -96,14 +107,15 @@ struct NftSet {
   bool dynamic = false;         // filled by packets, entries expire
   bool intervals = false;
 };
-// Type numbers as nft(8) prints them.
+// Type numbers as nft(8) prints them. An address is of the table's family.
 inline constexpr uint8_t kNftAddress = 7, kNftProtocol = 12, kNftPort = 13, kNftNumber = 19, kNftInterface = 41;
 
 enum class NftHook { kPrerouting = 0, kInput = 1, kForward = 2, kOutput = 3, kPostrouting = 4 };
 
 class NftBatch {
  public:
-  explicit NftBatch(std::string table);
+  explicit NftBatch(std::string table, IpFamily family = IpFamily::kV4);
+  IpFamily family() const { return family_; }
 
   void addTable();
   void deleteTable();  // fails the batch when there is none; addTable() first
@@ -134,7 +146,12 @@ class NftBatch {
   void finish(nlmsghdr* header);
   void elements(uint16_t type, uint16_t flags, const std::string& set, const std::vector<Element>& elements);
 
+  uint32_t bytesOf(const std::vector<uint8_t>& fields) const;
+  uint32_t unpaddedBytes(uint8_t field) const;
+  uint32_t typeOf(const std::vector<uint8_t>& fields) const;
+
   std::string table_;
+  IpFamily family_;
   std::string bytes_;
   std::vector<char> scratch_;
   uint32_t sequence_ = 1;
@@ -144,8 +161,8 @@ class NftBatch {
 };
 
 // Whether a table of that name is there; the keys and values of one of its sets.
-Result<bool> nftTableExists(NetlinkSocket& socket, const std::string& table);
+Result<bool> nftTableExists(NetlinkSocket& socket, const std::string& table, IpFamily family = IpFamily::kV4);
 Result<std::vector<NftBatch::Element>> nftListElements(NetlinkSocket& socket, const std::string& table,
-                                                       const std::string& set);
+                                                       const std::string& set, IpFamily family = IpFamily::kV4);
 
 }  // namespace dhow

@@ -20,34 +20,41 @@ constexpr size_t kScratch = 96 << 10;
 constexpr size_t kElementsPerMessage = 400;  // an attribute holds at most 64 KiB
 constexpr uint32_t kVerdictType = 0xffffff00;
 
-uint32_t typeOf(const std::vector<uint8_t>& fields) {
-  uint32_t type = 0;
-  for (uint8_t field : fields) type = type << 6 | field;
-  return type;
-}
-uint32_t bytesOf(const std::vector<uint8_t>& fields) {
-  uint32_t size = 0;
-  for (uint8_t field : fields) size += field == kNftInterface ? 16 : 4;
-  return size;
-}
-uint32_t unpaddedBytes(uint8_t field) {
-  switch (field) {
-    case kNftProtocol: return 1;
-    case kNftPort: return 2;
-    case kNftInterface: return 16;
-    default: return 4;
-  }
+uint16_t protocolFamily(IpFamily family) {
+  return family == IpFamily::kV4 ? NFPROTO_IPV4 : NFPROTO_IPV6;
 }
 
 }  // namespace
 
-NftBatch::NftBatch(std::string table) : table_(std::move(table)), scratch_(kScratch) {
+uint32_t NftBatch::typeOf(const std::vector<uint8_t>& fields) const {
+  constexpr uint8_t kAddressV6 = 8;
+  uint32_t type = 0;
+  for (uint8_t field : fields)
+    type = type << 6 | (field == kNftAddress && family_ == IpFamily::kV6 ? kAddressV6 : field);
+  return type;
+}
+uint32_t NftBatch::unpaddedBytes(uint8_t field) const {
+  switch (field) {
+    case kNftProtocol: return 1;
+    case kNftPort: return 2;
+    case kNftInterface: return 16;
+    case kNftAddress: return family_ == IpFamily::kV4 ? 4 : 16;
+    default: return 4;
+  }
+}
+uint32_t NftBatch::bytesOf(const std::vector<uint8_t>& fields) const {
+  uint32_t size = 0;
+  for (uint8_t field : fields) size += std::max(4U, unpaddedBytes(field));
+  return size;
+}
+
+NftBatch::NftBatch(std::string table, IpFamily family) : table_(std::move(table)), family_(family), scratch_(kScratch) {
   nftnl_batch_begin(scratch_.data(), sequence_++);
   bytes_.append(scratch_.data(), reinterpret_cast<nlmsghdr*>(scratch_.data())->nlmsg_len);
 }
 
 nlmsghdr* NftBatch::begin(uint16_t type, uint16_t flags) {
-  return nftnl_nlmsg_build_hdr(scratch_.data(), type, NFPROTO_IPV4, flags, sequence_++);
+  return nftnl_nlmsg_build_hdr(scratch_.data(), type, protocolFamily(family_), flags, sequence_++);
 }
 
 void NftBatch::finish(nlmsghdr* header) {
@@ -59,7 +66,7 @@ void NftBatch::finish(nlmsghdr* header) {
 void NftBatch::addTable() {
   nftnl_table* t = nftnl_table_alloc();
   nftnl_table_set_str(t, NFTNL_TABLE_NAME, table_.c_str());
-  nftnl_table_set_u32(t, NFTNL_TABLE_FAMILY, NFPROTO_IPV4);
+  nftnl_table_set_u32(t, NFTNL_TABLE_FAMILY, protocolFamily(family_));
   nlmsghdr* h = begin(NFT_MSG_NEWTABLE, NLM_F_CREATE);
   nftnl_table_nlmsg_build_payload(h, t);
   finish(h);
@@ -117,7 +124,7 @@ void NftBatch::addSet(const NftSet& set) {
   nftnl_set* s = nftnl_set_alloc();
   nftnl_set_set_str(s, NFTNL_SET_TABLE, table_.c_str());
   nftnl_set_set_str(s, NFTNL_SET_NAME, set.name.c_str());
-  nftnl_set_set_u32(s, NFTNL_SET_FAMILY, NFPROTO_IPV4);
+  nftnl_set_set_u32(s, NFTNL_SET_FAMILY, protocolFamily(family_));
   nftnl_set_set_u32(s, NFTNL_SET_ID, ++setId_);
   nftnl_set_set_u32(s, NFTNL_SET_KEY_TYPE, typeOf(set.fields));
   nftnl_set_set_u32(s, NFTNL_SET_KEY_LEN, bytesOf(set.fields));
@@ -156,9 +163,10 @@ void NftBatch::flushSet(const std::string& name) {
 }
 
 void NftBatch::addRule(const std::string& chain, NftRule& rule) {
+  CHECK(rule.family_ == family_, "a rule of another family for {}", chain);
   nftnl_rule_set_str(rule.rule_, NFTNL_RULE_TABLE, table_.c_str());
   nftnl_rule_set_str(rule.rule_, NFTNL_RULE_CHAIN, chain.c_str());
-  nftnl_rule_set_u32(rule.rule_, NFTNL_RULE_FAMILY, NFPROTO_IPV4);
+  nftnl_rule_set_u32(rule.rule_, NFTNL_RULE_FAMILY, protocolFamily(family_));
   nlmsghdr* h = begin(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
   nftnl_rule_nlmsg_build_payload(h, rule.rule_);
   finish(h);
@@ -242,9 +250,9 @@ Result<> NftBatch::commit(NetlinkSocket& socket) {
   return {};
 }
 
-Result<bool> nftTableExists(NetlinkSocket& socket, const std::string& table) {
+Result<bool> nftTableExists(NetlinkSocket& socket, const std::string& table, IpFamily family) {
   NetlinkMessage m(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, 0);
-  m.extra<nfgenmsg>()->nfgen_family = NFPROTO_IPV4;
+  m.extra<nfgenmsg>()->nfgen_family = static_cast<uint8_t>(protocolFamily(family));
   m.putString(NFTA_TABLE_NAME, table);
   auto result = socket.dump(m, [](const nlmsghdr*) {}, "find nftables table " + table);
   if (result.ok()) return true;
@@ -253,9 +261,9 @@ Result<bool> nftTableExists(NetlinkSocket& socket, const std::string& table) {
 }
 
 Result<std::vector<NftBatch::Element>> nftListElements(NetlinkSocket& socket, const std::string& table,
-                                                       const std::string& set) {
+                                                       const std::string& set, IpFamily family) {
   NetlinkMessage m(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETSETELEM, NLM_F_DUMP);
-  m.extra<nfgenmsg>()->nfgen_family = NFPROTO_IPV4;
+  m.extra<nfgenmsg>()->nfgen_family = static_cast<uint8_t>(protocolFamily(family));
   m.putString(NFTA_SET_ELEM_LIST_TABLE, table);
   m.putString(NFTA_SET_ELEM_LIST_SET, set);
   std::vector<NftBatch::Element> out;

@@ -46,10 +46,10 @@ NftKey& NftKey::interface(const std::string& name) {
   return *this;
 }
 
-NftRule::NftRule() : rule_(nftnl_rule_alloc()) {
+NftRule::NftRule(IpFamily family) : rule_(nftnl_rule_alloc()), family_(family) {
   CHECK(rule_ != nullptr, "out of memory");
 }
-NftRule::NftRule(NftRule&& other) noexcept : rule_(std::exchange(other.rule_, nullptr)) {}
+NftRule::NftRule(NftRule&& other) noexcept : rule_(std::exchange(other.rule_, nullptr)), family_(other.family_) {}
 NftRule::~NftRule() {
   if (rule_ != nullptr) nftnl_rule_free(rule_);
 }
@@ -86,12 +86,25 @@ void bitwise(nftnl_expr* e, int at, uint32_t mask, uint32_t flip) {
 }
 }  // namespace
 
+namespace {
+// Where the addresses stand in the header.
+struct AddressField {
+  uint32_t source, destination, size;
+};
+constexpr AddressField kAddressV4 = {12, 16, 4}, kAddressV6 = {8, 24, 16};
+const AddressField& fieldOf(IpFamily family) {
+  return family == IpFamily::kV4 ? kAddressV4 : kAddressV6;
+}
+}  // namespace
+
 NftRule& NftRule::sourceAddress(int to) {
-  payload(add("payload"), NFT_PAYLOAD_NETWORK_HEADER, 12, 4, to);
+  const AddressField& field = fieldOf(family_);
+  payload(add("payload"), NFT_PAYLOAD_NETWORK_HEADER, field.source, field.size, to);
   return *this;
 }
 NftRule& NftRule::destinationAddress(int to) {
-  payload(add("payload"), NFT_PAYLOAD_NETWORK_HEADER, 16, 4, to);
+  const AddressField& field = fieldOf(family_);
+  payload(add("payload"), NFT_PAYLOAD_NETWORK_HEADER, field.destination, field.size, to);
   return *this;
 }
 NftRule& NftRule::destinationPort(int to) {
@@ -132,18 +145,27 @@ NftRule& NftRule::constant(int to, std::string_view bytes) {
 }
 
 NftRule& NftRule::within(uint32_t offset, const IpPrefix& prefix, bool invert) {
-  payload(add("payload"), NFT_PAYLOAD_NETWORK_HEADER, offset, 4, 0);
-  uint32_t mask = prefix.length == 0 ? 0 : htonl(~0u << (32 - prefix.length));
-  bitwise(add("bitwise"), 0, mask, 0);
+  CHECK(prefix.address.is(family_), "{} in a rule of another family", prefix.str());
+  const uint32_t size = fieldOf(family_).size;
+  payload(add("payload"), NFT_PAYLOAD_NETWORK_HEADER, offset, size, 0);
+  uint8_t mask[16] = {};
+  for (int bit = 0; bit < prefix.length; bit++) mask[bit / 8] |= static_cast<uint8_t>(0x80 >> bit % 8);
+  const uint8_t zero[16] = {};
+  nftnl_expr* e = add("bitwise");
+  nftnl_expr_set_u32(e, NFTNL_EXPR_BITWISE_SREG, reg(0));
+  nftnl_expr_set_u32(e, NFTNL_EXPR_BITWISE_DREG, reg(0));
+  nftnl_expr_set_u32(e, NFTNL_EXPR_BITWISE_LEN, size);
+  nftnl_expr_set(e, NFTNL_EXPR_BITWISE_MASK, mask, size);
+  nftnl_expr_set(e, NFTNL_EXPR_BITWISE_XOR, zero, size);
   auto network = prefix.network();
-  compare(add("cmp"), 0, !invert, network.bytes().data(), 4);
+  compare(add("cmp"), 0, !invert, network.bytes().data(), size);
   return *this;
 }
 NftRule& NftRule::sourceIn(const IpPrefix& prefix, bool invert) {
-  return within(12, prefix, invert);
+  return within(fieldOf(family_).source, prefix, invert);
 }
 NftRule& NftRule::destinationIn(const IpPrefix& prefix, bool invert) {
-  return within(16, prefix, invert);
+  return within(fieldOf(family_).destination, prefix, invert);
 }
 
 NftRule& NftRule::destinationIsLocal(bool invert) {
@@ -198,6 +220,20 @@ NftRule& NftRule::destinationTranslated() {
   bitwise(add("bitwise"), 0, IPS_DST_NAT, 0);
   uint32_t zero = 0;
   compare(add("cmp"), 0, false, &zero, 4);
+  return *this;
+}
+
+NftRule& NftRule::icmpV6(uint8_t firstType, uint8_t lastType) {
+  constexpr uint8_t kIcmpV6 = 58;
+  protocol(0);
+  compare(add("cmp"), 0, true, &kIcmpV6, 1);
+  payload(add("payload"), NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, 0);
+  for (auto [operation, bound] : {std::pair{NFT_CMP_GTE, firstType}, std::pair{NFT_CMP_LTE, lastType}}) {
+    nftnl_expr* e = add("cmp");
+    nftnl_expr_set_u32(e, NFTNL_EXPR_CMP_SREG, reg(0));
+    nftnl_expr_set_u32(e, NFTNL_EXPR_CMP_OP, static_cast<uint32_t>(operation));
+    nftnl_expr_set(e, NFTNL_EXPR_CMP_DATA, &bound, 1);
+  }
   return *this;
 }
 
@@ -258,7 +294,7 @@ NftRule& NftRule::remember(const std::string& set, int keyReg, int dataReg, uint
 NftRule& NftRule::destinationNat(int addressReg, int portReg) {
   nftnl_expr* e = add("nat");
   nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_TYPE, NFT_NAT_DNAT);
-  nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_FAMILY, NFPROTO_IPV4);
+  nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_FAMILY, family_ == IpFamily::kV4 ? NFPROTO_IPV4 : NFPROTO_IPV6);
   nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_ADDR_MIN, reg(addressReg));
   nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_PROTO_MIN, reg(portReg));
   return *this;
@@ -278,7 +314,8 @@ NftRule& NftRule::rejectTcp() {
 NftRule& NftRule::reject() {
   nftnl_expr* e = add("reject");
   nftnl_expr_set_u32(e, NFTNL_EXPR_REJECT_TYPE, NFT_REJECT_ICMP_UNREACH);
-  nftnl_expr_set_u8(e, NFTNL_EXPR_REJECT_CODE, 3);  // port unreachable
+  // Port unreachable: of ICMP and of ICMPv6.
+  nftnl_expr_set_u8(e, NFTNL_EXPR_REJECT_CODE, family_ == IpFamily::kV4 ? 3 : 4);
   return *this;
 }
 

@@ -19,21 +19,11 @@ IpAddress before(const IpAddress& address) {
   return {};
 }
 
-IpAddress lastOf(const IpPrefix& prefix) {
-  std::string bytes(prefix.address.bytes());
-  for (size_t i = 0; i < bytes.size(); i++) {
-    const int keep = std::clamp(prefix.length - static_cast<int>(i) * 8, 0, 8);
-    bytes[i] = static_cast<char>(static_cast<uint8_t>(bytes[i]) | (0xff >> keep));
-  }
-  return IpAddress::fromBytes(bytes);
-}
-
 bool inside(const Piece& piece, const PolicyBlock& block) {
-  const Piece whole{block.cidr.network(), lastOf(block.cidr)};
+  const Piece whole{block.cidr.network(), block.cidr.last()};
   if (piece.first.bits() != whole.first.bits() || piece.first < whole.first || whole.last < piece.last) return false;
-  return std::none_of(block.except.begin(), block.except.end(), [&](const IpPrefix& hole) {
-    return piece.first <= lastOf(hole) && hole.network() <= piece.last;
-  });
+  return std::none_of(block.except.begin(), block.except.end(),
+                      [&](const IpPrefix& hole) { return piece.first <= hole.last() && hole.network() <= piece.last; });
 }
 
 // What a class may do with one kind of peer.
@@ -74,7 +64,7 @@ std::vector<Piece> piecesOf(const std::vector<const std::vector<PolicyRule>*>& a
   std::set<IpAddress> starts;  // of pieces; one that begins after the last address begins with the first
   auto cut = [&](const IpPrefix& prefix) {
     starts.insert(prefix.network());
-    starts.insert(lastOf(prefix).plus(1));
+    starts.insert(prefix.last().plus(1));
   };
   for (const auto* rules : all) {
     for (const PolicyRule& rule : *rules) {
@@ -89,7 +79,7 @@ std::vector<Piece> piecesOf(const std::vector<const std::vector<PolicyRule>*>& a
   for (auto it = starts.begin(); it != starts.end(); ++it) {
     auto next = std::next(it);
     const bool ends = next == starts.end() || next->bits() != it->bits();
-    const Piece piece{*it, ends ? lastOf({*it, 0}) : before(*next)};
+    const Piece piece{*it, ends ? IpPrefix{*it, 0}.last() : before(*next)};
     if (std::any_of(blocks.begin(), blocks.end(), [&](const PolicyBlock& block) { return inside(piece, block); }))
       out.push_back(piece);
   }

@@ -60,6 +60,6 @@ void addElement(Elements& out, const char* set, const std::string& key, const st
 // Sets and hooks, in a table that may be there already; empties them; fills the chains.
 void buildSkeleton(NftBatch& batch);
 void clearSkeleton(NftBatch& batch);
-void buildRules(NftBatch& batch, const PolicyTableOptions& options);
+void buildRules(NftBatch& batch, const PolicyTableOptions& options);  // of the batch's family, as all of these
 
 }  // namespace dhow::policies

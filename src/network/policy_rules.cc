@@ -21,15 +21,23 @@ constexpr Direction kDirections[] = {
     {"ingress", kIngress, &NftRule::destinationAddress, &NftRule::sourceAddress},
 };
 
-// The register of each part of a key.
-constexpr int kAddress = 1, kClass = 2, kPeer = 3, kRange = 4, kPort = 5, kLookup = 6;
+// The register of each part of a key. Addresses take one or four.
+constexpr int kAddress = 1;
+struct Registers {
+  int classNumber, peer, range, port, lookup;
+};
+Registers registersOf(IpFamily family) {
+  const int first = kAddress + addressRegisters(family);
+  return {first, first + 1, first + 2, first + 3, first + 4};
+}
 
 // For everyone, a pod and a piece of a block: all ports, one port, a range of ports. Who matches nothing is dropped.
 void buildJudgement(NftBatch& batch, const Direction& direction) {
   const std::string zero = NftKey().number(0);
+  const auto [kClass, kPeer, kRange, kPort, kLookup] = registersOf(batch.family());
   for (const char* peers : {"", kPods, kBlocks}) {
     for (int ports = 0; ports < 3; ports++) {
-      NftRule rule;
+      NftRule rule(batch.family());
       (rule.*direction.own)(kAddress).map(direction.classes, kAddress, kClass);
       if (peers == std::string_view(kPods)) {
         (rule.*direction.other)(kAddress).map(kPods, kAddress, kPeer);
@@ -45,13 +53,15 @@ void buildJudgement(NftBatch& batch, const Direction& direction) {
       batch.addRule(direction.chain, rule.leave());
     }
   }
-  NftRule drop;
+  NftRule drop(batch.family());
   batch.addRule(direction.chain, drop.drop());
 }
 
 void judge(NftBatch& batch, const char* hook, const Direction& direction) {
-  NftRule rule;
-  (rule.*direction.own)(kAddress).map(direction.classes, kAddress, kClass).jump(direction.chain);
+  NftRule rule(batch.family());
+  (rule.*direction.own)(kAddress)
+      .map(direction.classes, kAddress, registersOf(batch.family()).classNumber)
+      .jump(direction.chain);
   batch.addRule(hook, rule);
 }
 
@@ -74,16 +84,20 @@ void buildSkeleton(NftBatch& batch) {
 
 void buildRules(NftBatch& batch, const PolicyTableOptions& options) {
   for (const char* hook : {kForward, kInput}) {
-    NftRule known;
+    NftRule known(batch.family());
     batch.addRule(hook, known.knownConnection().accept());
   }
-  NftRule self;
-  self.sourceAddress(1).destinationAddress(2).in(kSelf, 1).accept();
+  if (batch.family() == IpFamily::kV6) {
+    NftRule discovery(IpFamily::kV6);  // pods ask for their gateway
+    batch.addRule(kInput, discovery.icmpV6(kFirstDiscovery, kRedirect).accept());
+  }
+  NftRule self(batch.family());
+  self.sourceAddress(1).destinationAddress(1 + addressRegisters(batch.family())).in(kSelf, 1).accept();
   batch.addRule(kForward, self);
   for (const IpAddress& address : options.dns) {
-    if (!address.isV4()) continue;
+    if (!address.is(batch.family())) continue;
     for (Protocol protocol : {Protocol::kUdp, Protocol::kTcp}) {
-      NftRule question;
+      NftRule question(batch.family());
       question.protocolIs(protocol).destinationIn(IpPrefix::host(address)).destinationPort(1).portIs(1, kDnsPort);
       batch.addRule(kInput, question.accept());
     }

@@ -31,12 +31,16 @@ bool ofAllowed(const std::string& set) {
   return set == kAllowed || set == kAllowedPorts;
 }
 
-}  // namespace
+using Subjects = PolicyTable::Subjects;
+using Peers = PolicyTable::Peers;
 
-struct PolicyTable::Rep {
-  mutable std::mutex mutex;
-  PolicyTableOptions options;
-  NetlinkSocket socket;
+// The table of one family. Its subjects and peers have addresses of that family.
+struct FamilyTable {
+  FamilyTable(const PolicyTableOptions& o, IpFamily f, NetlinkSocket& s) : options(o), family(f), socket(s) {}
+
+  const PolicyTableOptions& options;
+  const IpFamily family;
+  NetlinkSocket& socket;
   enum class Kernel { kUnknown, kNone, kInstalled } kernel = Kernel::kUnknown;
 
   Subjects subjects;
@@ -48,6 +52,7 @@ struct PolicyTable::Rep {
   size_t lastChanges = 0;
   bool begun = false;
 
+  Result<> apply(Subjects subjects, const Peers& changed);
   template <class T>
   void renumber(Numbers<T>& numbers, const std::vector<T>& now);
   bool setPeers(const Peers& changed);
@@ -68,7 +73,7 @@ struct PolicyTable::Rep {
 
 // Gives numbers to what is new and forgets what is gone.
 template <class T>
-void PolicyTable::Rep::renumber(Numbers<T>& numbers, const std::vector<T>& now) {
+void FamilyTable::renumber(Numbers<T>& numbers, const std::vector<T>& now) {
   Numbers<T> out;
   for (const T& thing : now) {
     auto known = numbers.find(thing);
@@ -82,7 +87,7 @@ void PolicyTable::Rep::renumber(Numbers<T>& numbers, const std::vector<T>& now) 
 }
 
 // Whether an identity went with it.
-bool PolicyTable::Rep::dropPeer(const IpAddress& address) {
+bool FamilyTable::dropPeer(const IpAddress& address) {
   auto it = peers.find(address);
   if (it == peers.end()) return false;
   auto identity = vocabulary.identities.find(it->second);
@@ -94,7 +99,7 @@ bool PolicyTable::Rep::dropPeer(const IpAddress& address) {
 }
 
 // Whether identities came or went.
-bool PolicyTable::Rep::setPeers(const Peers& changed) {
+bool FamilyTable::setPeers(const Peers& changed) {
   bool out = false;
   for (const auto& [address, peer] : changed) {
     auto it = peers.find(address);
@@ -114,11 +119,9 @@ bool PolicyTable::Rep::setPeers(const Peers& changed) {
   return out;
 }
 
-namespace {
-
 using Rules = std::vector<const std::vector<PolicyRule>*>;
 
-void collectRules(const PolicyTable::Subjects& subjects, Rules& out) {
+void collectRules(const Subjects& subjects, Rules& out) {
   for (const auto& [address, subject] : subjects) {
     for (const auto* rules : {&subject.ingress, &subject.egress}) {
       if (*rules) out.push_back(&**rules);
@@ -126,9 +129,7 @@ void collectRules(const PolicyTable::Subjects& subjects, Rules& out) {
   }
 }
 
-}  // namespace
-
-void PolicyTable::Rep::keepClasses(std::initializer_list<const Subjects*> users) {
+void FamilyTable::keepClasses(std::initializer_list<const Subjects*> users) {
   Rules rules;
   for (const Subjects* user : users) collectRules(*user, rules);
   std::vector<std::vector<PolicyRule>> all;
@@ -139,7 +140,7 @@ void PolicyTable::Rep::keepClasses(std::initializer_list<const Subjects*> users)
 // The kernel's interval sets change a moment after the others, so that a packet may meet a new class and an old piece.
 // Therefore addresses and ports are cut first as the rules before and after need it, which changes nothing for anybody,
 // and the classes change when that is done.
-Result<> PolicyTable::Rep::setSubjects(Subjects now, const Peers& changed) {
+Result<> FamilyTable::setSubjects(Subjects now, const Peers& changed) {
   Subjects former = std::exchange(subjects, std::move(now));
   Vocabulary before;
   before.pieces = vocabulary.pieces;
@@ -147,7 +148,9 @@ Result<> PolicyTable::Rep::setSubjects(Subjects now, const Peers& changed) {
   Rules rules;
   collectRules(former, rules);
   collectRules(subjects, rules);
-  renumber(vocabulary.pieces, piecesOf(rules));
+  auto pieces = piecesOf(rules);
+  std::erase_if(pieces, [&](const Piece& piece) { return !piece.first.is(family); });
+  renumber(vocabulary.pieces, pieces);
   renumber(vocabulary.ranges, rangesOf(rules));
   if (kernel != Kernel::kInstalled) {
     keepClasses({&subjects});
@@ -165,17 +168,17 @@ Result<> PolicyTable::Rep::setSubjects(Subjects now, const Peers& changed) {
   return done;
 }
 
-std::pair<std::string, NftBatch::Element> PolicyTable::Rep::podElement(const IpAddress& address) const {
+std::pair<std::string, NftBatch::Element> FamilyTable::podElement(const IpAddress& address) const {
   const std::string key = NftKey().address(address);
   const std::string data = NftKey().number(vocabulary.identities.at(peers.at(address)));
   return {key, {.key = key, .keyEnd = "", .data = data, .verdict = ""}};
 }
 
 // All but the pods' identities.
-Elements PolicyTable::Rep::wanted() const {
+Elements FamilyTable::wanted() const {
   Elements out;
   for (const auto& [address, subject] : subjects) {
-    if (!address.isV4() || !subject.isolated()) continue;
+    if (!subject.isolated()) continue;
     auto direction = [&](const char* set, const std::optional<std::vector<PolicyRule>>& rules) {
       if (rules) addElement(out, set, NftKey().address(address), NftKey().number(vocabulary.classes.at(*rules)));
     };
@@ -184,7 +187,6 @@ Elements PolicyTable::Rep::wanted() const {
     addElement(out, kSelf, NftKey().address(address).address(address));
   }
   for (const auto& [piece, number] : vocabulary.pieces) {
-    if (!piece.first.isV4()) continue;
     NftKey from = NftKey().number(0).address(piece.first), to = NftKey().number(0).address(piece.last);
     addElement(out, kBlocks, from, NftKey().number(number), to);
   }
@@ -197,8 +199,8 @@ Elements PolicyTable::Rep::wanted() const {
   return out;
 }
 
-Result<> PolicyTable::Rep::commit(BySet removals, BySet additions) {
-  NftBatch batch(options.table);
+Result<> FamilyTable::commit(BySet removals, BySet additions) {
+  NftBatch batch(options.table, family);
   size_t changes = 0;
   for (auto& [set, elements] : removals) {
     batch.deleteElements(set, elements);
@@ -220,9 +222,8 @@ Result<> PolicyTable::Rep::commit(BySet removals, BySet additions) {
 }
 
 // What the pods' set needs for these addresses.
-void PolicyTable::Rep::changePods(const Peers& changed, BySet& removals, BySet& additions) {
+void FamilyTable::changePods(const Peers& changed, BySet& removals, BySet& additions) {
   for (const auto& [address, peer] : changed) {
-    if (!address.isV4()) continue;
     auto has = installed[kPods].find(NftKey().address(address));
     const bool had = has != installed[kPods].end();
     if (!peers.contains(address)) {
@@ -238,7 +239,7 @@ void PolicyTable::Rep::changePods(const Peers& changed, BySet& removals, BySet& 
 
 // `before`: pieces and ranges that the kernel may still have for a moment; what they may do is added for as long.
 // Allowances go in a batch of their own, when nothing leads to them any more.
-Result<> PolicyTable::Rep::change(const Vocabulary& before, const Peers& changed) {
+Result<> FamilyTable::change(const Vocabulary& before, const Peers& changed) {
   BySet removals, additions, obsolete;
   const Elements now = wanted();
   auto kept = [&](const Elements& others, const std::string& set, const NftBatch::Element& element) {
@@ -282,12 +283,10 @@ Result<> PolicyTable::Rep::change(const Vocabulary& before, const Peers& changed
 
 // Everything in one batch. A table of the same build is emptied and filled, so that its hooks, and with them the pods'
 // isolation, stay; `anew`: whatever is there goes.
-Result<> PolicyTable::Rep::install(bool anew) {
+Result<> FamilyTable::install(bool anew) {
   Elements all = wanted();
-  for (const auto& [address, peer] : peers) {
-    if (address.isV4()) all[kPods].insert(podElement(address));
-  }
-  NftBatch batch(options.table);
+  for (const auto& [address, peer] : peers) all[kPods].insert(podElement(address));
+  NftBatch batch(options.table, family);
   if (anew) {
     batch.addTable();
     batch.deleteTable();
@@ -311,14 +310,14 @@ Result<> PolicyTable::Rep::install(bool anew) {
 
 // Pieces and ranges keep the numbers that a former process gave them, so that the moment in which the kernel still has
 // its interval sets is none.
-Result<> PolicyTable::Rep::adoptNumbers() {
-  ASSIGN_OR_RETURN(const bool there, nftTableExists(socket, options.table));
+Result<> FamilyTable::adoptNumbers() {
+  ASSIGN_OR_RETURN(const bool there, nftTableExists(socket, options.table, family));
   if (!there) return {};
   constexpr size_t kField = 4;
-  ASSIGN_OR_RETURN(auto blocks, nftListElements(socket, options.table, kBlocks));
-  ASSIGN_OR_RETURN(auto ranges, nftListElements(socket, options.table, kRanges));
+  ASSIGN_OR_RETURN(auto blocks, nftListElements(socket, options.table, kBlocks, family));
+  ASSIGN_OR_RETURN(auto ranges, nftListElements(socket, options.table, kRanges, family));
   for (const auto& e : blocks) {
-    if (e.key.size() != 2 * kField || e.keyEnd.size() != e.key.size()) continue;
+    if (e.key.size() <= kField || e.keyEnd.size() != e.key.size()) continue;
     const Piece piece{IpAddress::fromBytes(e.key.substr(kField)), IpAddress::fromBytes(e.keyEnd.substr(kField))};
     vocabulary.pieces.emplace(piece, numberIn(e.data));
   }
@@ -335,7 +334,7 @@ Result<> PolicyTable::Rep::adoptNumbers() {
   return {};
 }
 
-Result<> PolicyTable::Rep::replace() {
+Result<> FamilyTable::replace() {
   kernel = Kernel::kUnknown;
   auto done = install(false);
   if (done.ok()) return done;
@@ -343,9 +342,9 @@ Result<> PolicyTable::Rep::replace() {
   return install(true);
 }
 
-Result<> PolicyTable::Rep::remove() {
+Result<> FamilyTable::remove() {
   if (kernel == Kernel::kNone) return {};
-  NftBatch batch(options.table);
+  NftBatch batch(options.table, family);
   batch.addTable();
   batch.deleteTable();
   RETURN_IF_ERROR(batch.commit(socket));
@@ -354,6 +353,45 @@ Result<> PolicyTable::Rep::remove() {
   return {};
 }
 
+Result<> FamilyTable::apply(Subjects wanted, const Peers& changed) {
+  lastChanges = 0;
+  if (!std::exchange(begun, true)) {
+    auto adopted = adoptNumbers();
+    if (!adopted.ok()) log::info("network", "policies of a former process: {}", adopted.error().message());
+  }
+  const bool kinds = setPeers(changed);
+  Result<> done;
+  const bool installed = kernel == Kernel::kInstalled;
+  if (wanted != subjects) {
+    done = setSubjects(std::move(wanted), changed);
+  } else if (installed && kinds) {
+    done = change(vocabulary, changed);
+  } else if (installed) {
+    BySet removals, additions;
+    changePods(changed, removals, additions);
+    done = commit(std::move(removals), std::move(additions));
+  }
+  if (!done.ok()) log::warn("network", "policies are installed anew: {}", done.error().message());
+  const bool isolated =
+      std::any_of(subjects.begin(), subjects.end(), [](const auto& entry) { return entry.second.isolated(); });
+  if (!isolated) {
+    done = remove();
+  } else if (!done.ok() || !installed) {
+    done = replace();
+  }
+  if (!done.ok()) return std::move(done).error().wrap("install network policies");
+  return {};
+}
+
+}  // namespace
+
+struct PolicyTable::Rep {
+  mutable std::mutex mutex;
+  PolicyTableOptions options;
+  NetlinkSocket socket;
+  std::vector<std::unique_ptr<FamilyTable>> tables;
+};
+
 PolicyTable::PolicyTable(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 PolicyTable::~PolicyTable() = default;
 
@@ -361,45 +399,36 @@ Result<std::unique_ptr<PolicyTable>> PolicyTable::open(PolicyTableOptions option
   auto rep = std::make_unique<Rep>();
   rep->options = std::move(options);
   ASSIGN_OR_RETURN(rep->socket, NetlinkSocket::open(NETLINK_NETFILTER));
+  rep->tables.push_back(std::make_unique<FamilyTable>(rep->options, IpFamily::kV4, rep->socket));
+  if (rep->options.ipv6) rep->tables.push_back(std::make_unique<FamilyTable>(rep->options, IpFamily::kV6, rep->socket));
   return std::unique_ptr<PolicyTable>(new PolicyTable(std::move(rep)));
 }
 
 Result<> PolicyTable::apply(Subjects subjects, const Peers& changed) {
   std::lock_guard lock(rep_->mutex);
-  Rep& r = *rep_;
-  r.lastChanges = 0;
-  if (!std::exchange(r.begun, true)) {
-    auto adopted = r.adoptNumbers();
-    if (!adopted.ok()) log::info("network", "policies of a former process: {}", adopted.error().message());
+  // All are tried: what is wrong with one family does not open the other.
+  Result<> out;
+  for (auto& table : rep_->tables) {
+    auto other = [&](const auto& entry) { return !entry.first.is(table->family); };
+    Subjects own = table == rep_->tables.back() ? std::move(subjects) : subjects;
+    Peers peers = changed;
+    std::erase_if(own, other);
+    std::erase_if(peers, other);
+    auto done = table->apply(std::move(own), peers);
+    if (out.ok()) out = std::move(done);
   }
-  const bool kinds = r.setPeers(changed);
-  Result<> done;
-  const bool installed = r.kernel == Rep::Kernel::kInstalled;
-  if (subjects != r.subjects) {
-    done = r.setSubjects(std::move(subjects), changed);
-  } else if (installed && kinds) {
-    done = r.change(r.vocabulary, changed);
-  } else if (installed) {
-    BySet removals, additions;
-    r.changePods(changed, removals, additions);
-    done = r.commit(std::move(removals), std::move(additions));
-  }
-  if (!done.ok()) log::warn("network", "policies are installed anew: {}", done.error().message());
-  const bool isolated =
-      std::any_of(r.subjects.begin(), r.subjects.end(), [](const auto& entry) { return entry.second.isolated(); });
-  if (!isolated) {
-    done = r.remove();
-  } else if (!done.ok() || !installed) {
-    done = r.replace();
-  }
-  if (!done.ok()) return std::move(done).error().wrap("install network policies");
-  return {};
+  return out;
 }
 
 PolicyTable::Stats PolicyTable::stats() const {
   std::lock_guard lock(rep_->mutex);
-  Stats out{rep_->vocabulary.classes.size(), rep_->vocabulary.identities.size(), 0, rep_->lastChanges};
-  for (const auto& [set, elements] : rep_->installed) out.elements += elements.size();
+  Stats out;
+  for (const auto& table : rep_->tables) {
+    out.classes += table->vocabulary.classes.size();
+    out.identities += table->vocabulary.identities.size();
+    out.lastChanges += table->lastChanges;
+    for (const auto& [set, elements] : table->installed) out.elements += elements.size();
+  }
   return out;
 }
 

@@ -1,9 +1,9 @@
 // Network policies by nftables, in a table of its own in the caller's namespace (a node's), for the pods of this node.
 // Rules are data in sets and maps, as services are: the first packet of a connection costs the same however many
 // policies there are, later ones a look at connection tracking, and a change is the elements that it changes, in one
-// batch. While a pod stays isolated there is no moment in which it is not. Traffic from the node itself to its pods
-// always passes (probes), so do a pod's connections with itself and its questions to the cluster's DNS.
-// Any thread; calls block.
+// batch. IPv6 has a table of its own with the same name and the same sets. While a pod stays isolated there is no
+// moment in which it is not. Traffic from the node itself to its pods always passes (probes), so do a pod's connections
+// with itself and its questions to the cluster's DNS. Any thread; calls block.
 #pragma once
 
 #include <map>
@@ -20,6 +20,7 @@ namespace dhow {
 struct PolicyTableOptions {
   std::string table = "dhow_policies";
   std::vector<IpAddress> dns;  // addresses of this node that answer questions on port 53
+  bool ipv6 = false;           // pods have IPv6 addresses, too
 };
 
 class PolicyTable {

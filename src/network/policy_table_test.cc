@@ -62,7 +62,8 @@ class PolicyTableTest : public testing::Test {
     within(node_, [&] { setUpNode(); });
     auto links = NetLinks::openIn(world_.fd());
     const int eth0 = links->find("eth0")->index;
-    ASSERT_OK(links->configureInside(eth0, prefix("192.0.2.2/24"), {{.destination = {}, .gateway = ip("192.0.2.1")}}));
+    ASSERT_OK(
+        links->configureInside(eth0, {prefix("192.0.2.2/24")}, {{.destination = {}, .gateway = ip("192.0.2.1")}}));
     for (int i = 0; i < kPods; i++) {
       auto pod = network_->acquire(fmt::format("pod{}", i));
       ASSERT_OK(pod);
@@ -430,7 +431,8 @@ TEST_F(PolicyTableTest, ConnectionsOutliveTheirPermission) {
 TEST_F(PolicyTableTest, ServicesAreJudgedByThePodBehind) {
   std::unique_ptr<ServiceProxy> proxy;
   within(node_, [&] {
-    auto opened = ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRange = prefix("10.96.0.0/16")});
+    auto opened =
+        ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRanges = {prefix("10.96.0.0/16")}});
     ASSERT_OK(opened);
     proxy = std::move(*opened);
   });

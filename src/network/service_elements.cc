@@ -5,14 +5,18 @@ namespace dhow::services {
 namespace {
 
 constexpr uint32_t kInsideOffset = 1 << 16;
-const IpAddress kAnyAddress = IpAddress::v4(0);
 
-NftKey frontendKey(const Frontend& f) {
-  return NftKey().address(f.address.empty() ? kAnyAddress : f.address).protocol(f.protocol).port(f.port);
+const IpAddress& anyAddress(IpFamily family) {
+  static const IpAddress four = IpAddress::v4(0), six = IpAddress::v6({});
+  return family == IpFamily::kV4 ? four : six;
+}
+
+NftKey frontendKey(const Frontend& f, IpFamily family) {
+  return NftKey().address(f.address.empty() ? anyAddress(family) : f.address).protocol(f.protocol).port(f.port);
 }
 // Node ports are looked up without an address.
-NftKey lookupKey(const Frontend& f) {
-  return f.address.empty() ? NftKey().protocol(f.protocol).port(f.port) : frontendKey(f);
+NftKey lookupKey(const Frontend& f, IpFamily family) {
+  return f.address.empty() ? NftKey().protocol(f.protocol).port(f.port) : frontendKey(f, family);
 }
 
 bool isClusterIp(const ServicePort& port, const Frontend& f) {
@@ -23,37 +27,35 @@ bool isLoadBalancerIp(const ServicePort& port, const Frontend& f) {
 }
 
 void addPicked(const ServicePort& port, const Frontend& f, const std::vector<ServiceEndpoint>& endpoints, Picker picker,
-               Contribution& out) {
+               IpFamily family, Contribution& out) {
   picker.nodePort = f.address.empty();
   picker.count = static_cast<uint32_t>(endpoints.size());
   picker.affinitySeconds = static_cast<uint32_t>(std::max(0, port.affinitySeconds));
   uint32_t number = picker.inside ? kInsideOffset : 0;
   for (auto& endpoint : endpoints) {
-    NftKey key = frontendKey(f), data;
+    NftKey key = frontendKey(f, family), data;
     key.number(number++);
     data.address(endpoint.address).port(endpoint.port);
     out.elements.push_back({kEndpoints, {.key = key, .keyEnd = "", .data = data, .verdict = ""}});
   }
   const char* set = picker.nodePort ? (picker.inside ? kNodePortsInside : kNodePorts)
                                     : (picker.inside ? kFrontendsInside : kFrontends);
-  out.elements.push_back({set, {.key = lookupKey(f), .keyEnd = "", .data = picker.key(), .verdict = ""}});
+  out.elements.push_back({set, {.key = lookupKey(f, family), .keyEnd = "", .data = picker.key(), .verdict = ""}});
   out.pickers.insert(picker);
 }
 
-void addSourceRanges(const ServicePort& port, const Frontend& f, Contribution& out) {
-  out.elements.push_back({kRestricted, {.key = frontendKey(f), .keyEnd = "", .data = "", .verdict = ""}});
+void addSourceRanges(const ServicePort& port, const Frontend& f, IpFamily family, Contribution& out) {
+  out.elements.push_back({kRestricted, {.key = frontendKey(f, family), .keyEnd = "", .data = "", .verdict = ""}});
   std::set<IpPrefix> ranges;
-  for (auto& range : port.loadBalancerSourceRanges) {
-    if (range.address.isV4()) ranges.insert(range.masked());
-  }
+  for (auto& range : port.loadBalancerSourceRanges) ranges.insert(range.masked());
   for (auto& range : ranges) {
     // A range inside another one adds nothing, and overlapping intervals are refused by the kernel.
     bool covered = false;
     for (auto& other : ranges) covered |= other.length < range.length && other.contains(range.address);
     if (covered) continue;
-    NftKey from = frontendKey(f), to = frontendKey(f);
+    NftKey from = frontendKey(f, family), to = frontendKey(f, family);
     from.address(range.network());
-    to.address(range.network().plus(range.hostCount() - 1));
+    to.address(range.last());
     out.elements.push_back({kAllowed, {.key = from, .keyEnd = to, .data = "", .verdict = ""}});
   }
 }
@@ -63,9 +65,7 @@ void addSourceRanges(const ServicePort& port, const Frontend& f, Contribution& o
 std::vector<Frontend> frontendsOf(const ServicePort& port) {
   std::set<Frontend> out;
   auto add = [&](const std::vector<IpAddress>& addresses) {
-    for (auto& address : addresses) {
-      if (address.isV4()) out.insert({address, port.protocol, port.port});
-    }
+    for (auto& address : addresses) out.insert({address, port.protocol, port.port});
   };
   add(port.clusterIps);
   add(port.loadBalancerIps);
@@ -74,38 +74,57 @@ std::vector<Frontend> frontendsOf(const ServicePort& port) {
   return {out.begin(), out.end()};
 }
 
-void contributeFrontend(const ServicePort& port, const Frontend& f, Contribution& out) {
+std::optional<ServicePort> ofFamily(const ServicePort& port, IpFamily family) {
+  auto has = [&](const std::vector<IpAddress>& addresses) {
+    return std::any_of(addresses.begin(), addresses.end(), [&](const IpAddress& a) { return a.is(family); });
+  };
+  // The cluster's addresses tell which families a service has, and so where its node port answers.
+  const bool told = !port.clusterIps.empty() || !port.loadBalancerIps.empty() || !port.externalIps.empty();
+  if (!port.clusterIps.empty() ? !has(port.clusterIps)
+      : told                   ? !has(port.loadBalancerIps) && !has(port.externalIps)
+                               : family != IpFamily::kV4)
+    return std::nullopt;
+  ServicePort out = port;
+  auto other = [&](const IpAddress& address) { return !address.is(family); };
+  for (auto* list : {&out.clusterIps, &out.loadBalancerIps, &out.externalIps}) std::erase_if(*list, other);
+  for (auto* list : {&out.endpoints, &out.localEndpoints})
+    std::erase_if(*list, [&](const ServiceEndpoint& endpoint) { return other(endpoint.address); });
+  if (std::erase_if(out.loadBalancerSourceRanges, [&](const IpPrefix& range) { return other(range.address); }) > 0 &&
+      out.loadBalancerSourceRanges.empty()) {
+    // Ranges of the other family only: nobody of this one may come.
+    out.loadBalancerSourceRanges.push_back(IpPrefix::host(anyAddress(family)));
+  }
+  return out;
+}
+
+void contributeFrontend(const ServicePort& port, const Frontend& f, IpFamily family, Contribution& out) {
   bool internal = isClusterIp(port, f);
   bool localOnly = internal ? port.internalLocal : port.externalLocal;
-  auto ofFamily = [](std::vector<ServiceEndpoint> from) {
-    std::erase_if(from, [](const ServiceEndpoint& endpoint) { return !endpoint.address.isV4(); });
-    return from;
-  };
-  const auto all = ofFamily(port.endpoints), local = ofFamily(port.localEndpoints);
+  const auto &all = port.endpoints, &local = port.localEndpoints;
   auto& served = localOnly ? local : all;
   if (!served.empty()) {
-    addPicked(port, f, served, {.keepSource = localOnly && !internal}, out);
+    addPicked(port, f, served, {.keepSource = localOnly && !internal}, family, out);
   } else {
     // Nothing at all: the client shall know at once. Elsewhere, but not here: the balancer in front tries another node.
     const char* refused = f.address.empty() ? kRefusedNodePorts : kRefused;
     const char* dropped = f.address.empty() ? kDroppedNodePorts : kDropped;
     out.elements.push_back({all.empty() && local.empty() ? refused : dropped,
-                            {.key = lookupKey(f), .keyEnd = "", .data = "", .verdict = ""}});
+                            {.key = lookupKey(f, family), .keyEnd = "", .data = "", .verdict = ""}});
   }
   // From inside the cluster, an external address is as good as the cluster's own.
-  if (localOnly && !internal && !all.empty()) addPicked(port, f, all, {.inside = true}, out);
+  if (localOnly && !internal && !all.empty()) addPicked(port, f, all, {.inside = true}, family, out);
   if (port.affinitySeconds > 0) {
     std::set<std::pair<IpAddress, uint16_t>> members;
     for (auto* list : {&all, &served}) {
       for (auto& endpoint : *list) members.emplace(endpoint.address, endpoint.port);
     }
     for (auto& [address, number] : members) {
-      NftKey key = frontendKey(f);
+      NftKey key = frontendKey(f, family);
       key.address(address).port(number);
       out.elements.push_back({kMembers, {.key = key, .keyEnd = "", .data = "", .verdict = ""}});
     }
   }
-  if (isLoadBalancerIp(port, f) && !port.loadBalancerSourceRanges.empty()) addSourceRanges(port, f, out);
+  if (isLoadBalancerIp(port, f) && !port.loadBalancerSourceRanges.empty()) addSourceRanges(port, f, family, out);
 }
 
 std::vector<ServiceEndpoint> keepOrder(const std::vector<ServiceEndpoint>& before,
@@ -150,30 +169,37 @@ std::string Picker::chain() const {
                      keepSource ? "-keep" : "", count, affinitySeconds > 0 ? fmt::format("-{}s", affinitySeconds) : "");
 }
 
-// Registers: 1 client, 2..4 frontend; 5, 6 the remembered endpoint, or 5 the number and 6, 7 the picked endpoint.
-std::vector<NftRule> rulesOf(const Picker& picker) {
+// Registers: client, frontend; then the remembered endpoint, or the number and the picked endpoint. All sixteen, where
+// an address takes four.
+std::vector<NftRule> rulesOf(const Picker& picker, IpFamily family) {
+  const int width = addressRegisters(family);
+  const int client = family == IpFamily::kV4 ? 1 : 0, frontend = client + width, number = frontend + width + 2,
+            picked = number + 1;
   std::vector<NftRule> rules;
   auto loadFrontend = [&](NftRule& rule) {
     if (picker.nodePort) {
-      rule.constant(2, kAnyAddress.bytes());
+      rule.constant(frontend, anyAddress(family).bytes());
     } else {
-      rule.destinationAddress(2);
+      rule.destinationAddress(frontend);
     }
-    rule.protocol(3).destinationPort(4);
+    rule.protocol(frontend + width).destinationPort(frontend + width + 1);
   };
-  if (!picker.keepSource) rules.emplace_back().jump("mark-for-masquerade");
+  if (!picker.keepSource) rules.emplace_back(family).jump("mark-for-masquerade");
   if (picker.affinitySeconds > 0) {
-    NftRule& known = rules.emplace_back();
-    known.sourceAddress(1);
+    NftRule& known = rules.emplace_back(family);
+    known.sourceAddress(client);
     loadFrontend(known);
-    known.map(kAffinity, 1, 5).in(kMembers, 2).remember(kAffinity, 1, 5, picker.affinitySeconds).destinationNat(5, 6);
+    known.map(kAffinity, client, number)
+        .in(kMembers, frontend)
+        .remember(kAffinity, client, number, picker.affinitySeconds)
+        .destinationNat(number, number + width);
   }
-  NftRule& pick = rules.emplace_back();
-  pick.sourceAddress(1);
+  NftRule& pick = rules.emplace_back(family);
+  pick.sourceAddress(client);
   loadFrontend(pick);
-  pick.random(5, picker.count, picker.inside ? kInsideOffset : 0).map(kEndpoints, 2, 6);
-  if (picker.affinitySeconds > 0) pick.remember(kAffinity, 1, 6, picker.affinitySeconds);
-  pick.destinationNat(6, 7);
+  pick.random(number, picker.count, picker.inside ? kInsideOffset : 0).map(kEndpoints, frontend, picked);
+  if (picker.affinitySeconds > 0) pick.remember(kAffinity, client, picked, picker.affinitySeconds);
+  pick.destinationNat(picked, picked + width);
   return rules;
 }
 

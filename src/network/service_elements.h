@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -25,7 +26,7 @@ inline constexpr const char* kRefused = "refused";
 inline constexpr const char* kRefusedNodePorts = "refused-nodeports";
 inline constexpr const char* kDropped = "dropped";
 inline constexpr const char* kDroppedNodePorts = "dropped-nodeports";
-// Frontend and number -> endpoint. A node port's frontend has the address 0.0.0.0.
+// Frontend and number -> endpoint. A node port's frontend has the unspecified address.
 inline constexpr const char* kEndpoints = "endpoints";
 // Client and frontend -> endpoint, filled by packets; frontend and endpoint pairs that may be in it.
 inline constexpr const char* kAffinity = "affinity";
@@ -46,6 +47,8 @@ struct Frontend {
   auto operator<=>(const Frontend&) const = default;
 };
 std::vector<Frontend> frontendsOf(const ServicePort& port);
+// What of the port one family's table holds; nothing when the service is not of that family.
+std::optional<ServicePort> ofFamily(const ServicePort& port, IpFamily family);
 
 // How an endpoint is picked; one chain for each way in use, shared by all frontends.
 struct Picker {
@@ -58,7 +61,7 @@ struct Picker {
   NftKey key() const;  // its class: two numbers
   auto operator<=>(const Picker&) const = default;
 };
-std::vector<NftRule> rulesOf(const Picker& picker);
+std::vector<NftRule> rulesOf(const Picker& picker, IpFamily family);
 
 struct Element {
   const char* set = nullptr;
@@ -69,14 +72,14 @@ struct Contribution {
   std::set<Picker> pickers;
 };
 // What `port` puts into the maps for one frontend that it holds.
-void contributeFrontend(const ServicePort& port, const Frontend& frontend, Contribution& out);
+void contributeFrontend(const ServicePort& port, const Frontend& frontend, IpFamily family, Contribution& out);
 
 // The endpoints in an order that keeps those of `before` where they were as far as possible.
 std::vector<ServiceEndpoint> keepOrder(const std::vector<ServiceEndpoint>& before,
                                        const std::vector<ServiceEndpoint>& now);
 
 // The fixed part of the table: sets, hooks and their rules.
-void buildSkeleton(NftBatch& batch, const ServiceProxyOptions& options);
+void buildSkeleton(NftBatch& batch, const ServiceProxyOptions& options);  // of the batch's family
 
 // UDP flows to forget.
 struct StaleFlows {
@@ -84,6 +87,6 @@ struct StaleFlows {
   std::set<IpAddress> endpoints;  // that are gone
   bool unserved = false;          // flows that were sent nowhere, too
 };
-Result<size_t> forgetFlows(NetlinkSocket& socket, const std::vector<StaleFlows>& stale);
+Result<size_t> forgetFlows(NetlinkSocket& socket, IpFamily family, const std::vector<StaleFlows>& stale);
 
 }  // namespace dhow::services

@@ -22,7 +22,7 @@ std::set<IpAddress> localAddresses(const ServicePort& port) {
   std::set<IpAddress> out;
   for (auto* list : {&port.endpoints, &port.localEndpoints}) {
     for (auto& endpoint : *list) {
-      if (endpoint.local && endpoint.address.isV4()) out.insert(endpoint.address);
+      if (endpoint.local) out.insert(endpoint.address);
     }
   }
   return out;
@@ -36,12 +36,13 @@ std::set<IpAddress> endpointAddresses(const ServicePort& port) {
   return out;
 }
 
-}  // namespace
+// The table of one family. Ports are what of them is of that family (ofFamily).
+struct ServiceTable {
+  ServiceTable(const ServiceProxyOptions& o, IpFamily f, NetlinkSocket& s) : options(o), family(f), socket(s) {}
 
-struct ServiceProxy::Rep {
-  mutable std::mutex mutex;
-  ServiceProxyOptions options;
-  NetlinkSocket socket;
+  const ServiceProxyOptions& options;
+  const IpFamily family;
+  NetlinkSocket& socket;
   bool installed = false;
   std::map<std::string, ServicePort> ports;
   std::map<Frontend, std::set<std::string>> claims;  // the first one holds it
@@ -49,22 +50,39 @@ struct ServiceProxy::Rep {
   std::set<Picker> pickers;
   size_t elements = 0, lastChanges = 0;
 
+  Result<> apply(const std::vector<ServicePort>& snapshot);
+  Result<> update(const std::vector<ServicePort>& changed, const std::vector<std::string>& removed);
+  Result<> destroy();
+  // Whether it is another one than it was; then it is put among those that are wanted.
+  void want(const ServicePort& port, std::map<std::string, std::optional<ServicePort>>& wanted) const;
   void store(ServicePort port);
   void erase(const std::string& key);
   Contribution contributionOf(const std::string& key) const;
   Result<> install();
+  Result<> changeOrNot(std::map<std::string, std::optional<ServicePort>> wanted);
   Result<> change(std::map<std::string, std::optional<ServicePort>> wanted);
   void forgetUdp(const std::map<std::string, std::optional<ServicePort>>& before);
 };
 
-void ServiceProxy::Rep::store(ServicePort port) {
+}  // namespace
+
+struct ServiceProxy::Rep {
+  mutable std::mutex mutex;
+  ServiceProxyOptions options;
+  NetlinkSocket socket;
+  std::vector<std::unique_ptr<ServiceTable>> tables;
+};
+
+namespace {
+
+void ServiceTable::store(ServicePort port) {
   for (auto& frontend : frontendsOf(port)) claims[frontend].insert(port.key);
   for (auto& address : localAddresses(port)) hairpins[address]++;
   auto key = port.key;
   ports[key] = std::move(port);
 }
 
-void ServiceProxy::Rep::erase(const std::string& key) {
+void ServiceTable::erase(const std::string& key) {
   auto it = ports.find(key);
   if (it == ports.end()) return;
   for (auto& frontend : frontendsOf(it->second)) {
@@ -79,22 +97,20 @@ void ServiceProxy::Rep::erase(const std::string& key) {
   ports.erase(it);
 }
 
-Contribution ServiceProxy::Rep::contributionOf(const std::string& key) const {
+Contribution ServiceTable::contributionOf(const std::string& key) const {
   Contribution out;
   auto it = ports.find(key);
   if (it == ports.end()) return out;
   for (auto& frontend : frontendsOf(it->second)) {
-    if (*claims.at(frontend).begin() == key) contributeFrontend(it->second, frontend, out);
+    if (*claims.at(frontend).begin() == key) contributeFrontend(it->second, frontend, family, out);
   }
   return out;
 }
 
-namespace {
-
 void addPicker(NftBatch& batch, const Picker& picker) {
   auto chain = picker.chain();
   batch.addChain(chain);
-  for (auto& rule : rulesOf(picker)) batch.addRule(chain, rule);
+  for (auto& rule : rulesOf(picker, batch.family())) batch.addRule(chain, rule);
   batch.addElements(kClasses, {{.key = picker.key(), .keyEnd = "", .data = "", .verdict = chain}});
 }
 
@@ -104,11 +120,9 @@ NftBatch::Element hairpinElement(const IpAddress& address) {
 
 using BySet = std::map<std::string, std::vector<NftBatch::Element>>;
 
-}  // namespace
-
 // Everything in one batch that takes the place of whatever table was there.
-Result<> ServiceProxy::Rep::install() {
-  NftBatch batch(options.table);
+Result<> ServiceTable::install() {
+  NftBatch batch(options.table, family);
   buildSkeleton(batch, options);
   BySet all;
   std::set<Picker> used;
@@ -132,7 +146,7 @@ Result<> ServiceProxy::Rep::install() {
 }
 
 // Moves the state to what is wanted and the kernel with it, or neither.
-Result<> ServiceProxy::Rep::change(std::map<std::string, std::optional<ServicePort>> wanted) {
+Result<> ServiceTable::change(std::map<std::string, std::optional<ServicePort>> wanted) {
   std::map<std::string, std::optional<ServicePort>> before;
   std::set<std::string> affected;
   auto touch = [&](const ServicePort& port) {
@@ -190,7 +204,7 @@ Result<> ServiceProxy::Rep::change(std::map<std::string, std::optional<ServicePo
     for (auto& [address, uses] : hairpins) {
       if (hairpinsBefore.count(address) == 0) additions[kHairpin].push_back(hairpinElement(address)), added++;
     }
-    NftBatch batch(options.table);
+    NftBatch batch(options.table, family);
     for (auto& picker : used) {
       if (pickers.count(picker) == 0) addPicker(batch, picker);
     }
@@ -214,7 +228,7 @@ Result<> ServiceProxy::Rep::change(std::map<std::string, std::optional<ServicePo
   return {};
 }
 
-void ServiceProxy::Rep::forgetUdp(const std::map<std::string, std::optional<ServicePort>>& before) {
+void ServiceTable::forgetUdp(const std::map<std::string, std::optional<ServicePort>>& before) {
   std::vector<StaleFlows> stale;
   for (auto& [key, old] : before) {
     auto now = ports.find(key);
@@ -233,9 +247,68 @@ void ServiceProxy::Rep::forgetUdp(const std::map<std::string, std::optional<Serv
     if (gone.empty() && !served) continue;
     for (auto& frontend : frontends) stale.push_back({frontend, gone, served});
   }
-  auto done = forgetFlows(socket, stale);
+  auto done = forgetFlows(socket, family, stale);
   if (!done.ok()) log::warn("network", "stale UDP flows stay: {}", done.error().message());
 }
+
+void ServiceTable::want(const ServicePort& port, std::map<std::string, std::optional<ServicePort>>& wanted) const {
+  static const ServicePort nothing;
+  auto it = ports.find(port.key);
+  auto own = ofFamily(port, family);
+  wanted.erase(port.key);
+  if (!own) {
+    if (it != ports.end()) wanted[port.key] = std::nullopt;
+    return;
+  }
+  const ServicePort& before = it == ports.end() ? nothing : it->second;
+  own->endpoints = keepOrder(before.endpoints, own->endpoints);
+  own->localEndpoints = keepOrder(before.localEndpoints, own->localEndpoints);
+  if (it == ports.end() || it->second != *own) wanted[port.key] = std::move(own);
+}
+
+Result<> ServiceTable::changeOrNot(std::map<std::string, std::optional<ServicePort>> wanted) {
+  if (!wanted.empty() || !installed) return change(std::move(wanted));
+  lastChanges = 0;
+  return {};
+}
+
+Result<> ServiceTable::apply(const std::vector<ServicePort>& snapshot) {
+  std::map<std::string, std::optional<ServicePort>> wanted;
+  std::set<std::string> keep;
+  for (const auto& port : snapshot) {
+    keep.insert(port.key);
+    want(port, wanted);
+  }
+  for (auto& [key, port] : ports) {
+    if (keep.count(key) == 0) wanted[key] = std::nullopt;
+  }
+  return changeOrNot(std::move(wanted));
+}
+
+Result<> ServiceTable::update(const std::vector<ServicePort>& changed, const std::vector<std::string>& removed) {
+  std::map<std::string, std::optional<ServicePort>> wanted;
+  for (const auto& key : removed) {
+    if (ports.count(key) > 0) wanted[key] = std::nullopt;
+  }
+  for (const auto& port : changed) want(port, wanted);
+  return changeOrNot(std::move(wanted));
+}
+
+Result<> ServiceTable::destroy() {
+  NftBatch batch(options.table, family);
+  batch.addTable();
+  batch.deleteTable();
+  RETURN_IF_ERROR(batch.commit(socket));
+  installed = false;
+  ports.clear();
+  claims.clear();
+  hairpins.clear();
+  pickers.clear();
+  elements = 0;
+  return {};
+}
+
+}  // namespace
 
 ServiceProxy::ServiceProxy(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 ServiceProxy::~ServiceProxy() = default;
@@ -244,76 +317,42 @@ Result<std::unique_ptr<ServiceProxy>> ServiceProxy::open(ServiceProxyOptions opt
   auto rep = std::make_unique<Rep>();
   rep->options = std::move(options);
   ASSIGN_OR_RETURN(rep->socket, NetlinkSocket::open(NETLINK_NETFILTER));
+  rep->tables.push_back(std::make_unique<ServiceTable>(rep->options, IpFamily::kV4, rep->socket));
+  const auto& ranges = rep->options.podRanges;
+  if (std::any_of(ranges.begin(), ranges.end(), [](const IpPrefix& range) { return range.address.isV6(); }))
+    rep->tables.push_back(std::make_unique<ServiceTable>(rep->options, IpFamily::kV6, rep->socket));
   return std::unique_ptr<ServiceProxy>(new ServiceProxy(std::move(rep)));
 }
 
-Result<> ServiceProxy::apply(std::vector<ServicePort> snapshot) {
-  const ServicePort nothing;
+Result<> ServiceProxy::apply(const std::vector<ServicePort>& snapshot) {
   std::lock_guard lock(rep_->mutex);
-  std::map<std::string, std::optional<ServicePort>> wanted;
-  std::set<std::string> keep;
-  for (auto& port : snapshot) {
-    keep.insert(port.key);
-    auto it = rep_->ports.find(port.key);
-    const ServicePort& before = it == rep_->ports.end() ? nothing : it->second;
-    port.endpoints = keepOrder(before.endpoints, port.endpoints);
-    port.localEndpoints = keepOrder(before.localEndpoints, port.localEndpoints);
-    if (it == rep_->ports.end() || it->second != port) wanted[port.key] = std::move(port);
-  }
-  for (auto& [key, port] : rep_->ports) {
-    if (keep.count(key) == 0) wanted[key] = std::nullopt;
-  }
-  if (wanted.empty() && rep_->installed) {
-    rep_->lastChanges = 0;
-    return {};
-  }
-  return rep_->change(std::move(wanted));
+  for (auto& table : rep_->tables) RETURN_IF_ERROR(table->apply(snapshot));
+  return {};
 }
 
-Result<> ServiceProxy::update(std::vector<ServicePort> changed, const std::vector<std::string>& removed) {
-  const ServicePort nothing;
+Result<> ServiceProxy::update(const std::vector<ServicePort>& changed, const std::vector<std::string>& removed) {
   std::lock_guard lock(rep_->mutex);
-  std::map<std::string, std::optional<ServicePort>> wanted;
-  for (auto& key : removed) {
-    if (rep_->ports.count(key) > 0) wanted[key] = std::nullopt;
-  }
-  for (auto& port : changed) {
-    auto it = rep_->ports.find(port.key);
-    const ServicePort& before = it == rep_->ports.end() ? nothing : it->second;
-    port.endpoints = keepOrder(before.endpoints, port.endpoints);
-    port.localEndpoints = keepOrder(before.localEndpoints, port.localEndpoints);
-    if (it == rep_->ports.end() || it->second != port) {
-      auto key = port.key;
-      wanted[key] = std::move(port);
-    } else {
-      wanted.erase(port.key);
-    }
-  }
-  if (wanted.empty() && rep_->installed) {
-    rep_->lastChanges = 0;
-    return {};
-  }
-  return rep_->change(std::move(wanted));
+  for (auto& table : rep_->tables) RETURN_IF_ERROR(table->update(changed, removed));
+  return {};
 }
 
 Result<> ServiceProxy::destroy() {
   std::lock_guard lock(rep_->mutex);
-  NftBatch batch(rep_->options.table);
-  batch.addTable();
-  batch.deleteTable();
-  RETURN_IF_ERROR(batch.commit(rep_->socket));
-  rep_->installed = false;
-  rep_->ports.clear();
-  rep_->claims.clear();
-  rep_->hairpins.clear();
-  rep_->pickers.clear();
-  rep_->elements = 0;
-  return {};
+  for (auto& table : rep_->tables) RETURN_IF_ERROR(table->destroy());
+  // One that a cluster of two families left.
+  ASSIGN_OR_RETURN(const bool left, nftTableExists(rep_->socket, rep_->options.table, IpFamily::kV6));
+  return left ? ServiceTable(rep_->options, IpFamily::kV6, rep_->socket).destroy() : Result<>();
 }
 
 ServiceProxy::Stats ServiceProxy::stats() const {
   std::lock_guard lock(rep_->mutex);
-  return {.services = rep_->claims.size(), .elements = rep_->elements, .lastChanges = rep_->lastChanges};
+  Stats out;
+  for (const auto& table : rep_->tables) {
+    out.services += table->claims.size();
+    out.elements += table->elements;
+    out.lastChanges += table->lastChanges;
+  }
+  return out;
 }
 
 }  // namespace dhow

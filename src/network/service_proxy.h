@@ -1,6 +1,7 @@
 // Services by nftables: ClusterIP, NodePort, LoadBalancer and external addresses, in one table of maps in the
 // namespace of the caller (a node's own, or the host's so that the machine itself reaches the cluster). A packet
-// finds its endpoint in constant time; a change costs as many set elements as it changes, in one atomic batch.
+// finds its endpoint in constant time; a change costs as many set elements as it changes, in one atomic batch. IPv6 has
+// a table of its own with the same name and the same maps.
 // Existing connections stay where they are; UDP flows to endpoints that are gone are forgotten by connection
 // tracking. kube-proxy's nftables mode is the model of behaviour. Any thread; calls block.
 #pragma once
@@ -43,8 +44,9 @@ struct ServicePort {
 
 struct ServiceProxyOptions {
   std::string table = "dhow";
-  std::vector<IpPrefix> podRanges;  // sources that need no masquerade; the cluster's range
-  IpPrefix serviceRange;            // unknown addresses in it are refused; empty: not handled
+  // Sources that need no masquerade: the cluster's range of each family. Without one of IPv6, IPv6 is not handled.
+  std::vector<IpPrefix> podRanges;
+  std::vector<IpPrefix> serviceRanges;  // unknown addresses in them are refused
   // Addresses of this namespace on which DNS is served: their UDP port 53 is kept out of connection tracking.
   std::vector<IpAddress> untrackedDns;
   std::vector<IpPrefix> nodePortAddresses;  // empty: every address of the namespace but loopback
@@ -57,10 +59,11 @@ class ServiceProxy {
   ~ServiceProxy();  // leaves the rules in place
 
   // Makes the rules say exactly this. Two ports that claim the same address, protocol and port: the first in order
-  // of key gets it. On error the kernel keeps what it had.
-  Result<> apply(std::vector<ServicePort> snapshot);
+  // of key gets it. On error the kernel keeps what it had (of the family that failed; each changes in a batch of its
+  // own).
+  Result<> apply(const std::vector<ServicePort>& snapshot);
   // Adds or replaces some and removes others by key, leaving the rest.
-  Result<> update(std::vector<ServicePort> changed, const std::vector<std::string>& removed);
+  Result<> update(const std::vector<ServicePort>& changed, const std::vector<std::string>& removed);
   // Deletes the table.
   Result<> destroy();
 

@@ -25,7 +25,7 @@ class ServiceProxyTest : public testing::TestWithParam<bool> {
     client_ = std::move(*Netns::create());
     within(node_, [&] { setUpNode(); });
     auto links = NetLinks::openIn(client_.fd());
-    ASSERT_OK(links->configureInside(links->find("eth0")->index, prefix("192.0.2.2/24"),
+    ASSERT_OK(links->configureInside(links->find("eth0")->index, {prefix("192.0.2.2/24")},
                                      {{.destination = {}, .gateway = ip("192.0.2.1")}}));
     for (int i = 0; i < 3; i++) {
       auto pod = network_->acquire(fmt::format("pod{}", i));
@@ -52,7 +52,8 @@ class ServiceProxyTest : public testing::TestWithParam<bool> {
                                         *nat_);
     ASSERT_OK(network);
     network_ = std::move(*network);
-    auto proxy = ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRange = prefix("10.96.0.0/16")});
+    auto proxy =
+        ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRanges = {prefix("10.96.0.0/16")}});
     ASSERT_OK(proxy);
     proxy_ = std::move(*proxy);
   }
@@ -199,7 +200,7 @@ TEST_P(ServiceProxyTest, ChangesTouchOnlyWhatChangedAndLeaveConnectionsAlone) {
   EXPECT_EQ(0u, proxy_->stats().lastChanges);
   // A new process: its first apply replaces the table in one batch.
   within(node_, [&] {
-    auto next = ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRange = prefix("10.96.0.0/16")});
+    auto next = ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRanges = {prefix("10.96.0.0/16")}});
     ASSERT_OK(next);
     proxy_ = std::move(*next);
   });
@@ -251,7 +252,7 @@ TEST_P(ServiceProxyTest, DnsOnTheNodeIsNotTracked) {
     auto links = NetLinks::open();
     ASSERT_OK(links->addAddress(links->find("lo")->index, IpPrefix::host(ip("10.96.0.10"))));
     auto proxy = ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")},
-                                     .serviceRange = prefix("10.96.0.0/16"),
+                                     .serviceRanges = {prefix("10.96.0.0/16")},
                                      .untrackedDns = {ip("10.96.0.10")}});
     ASSERT_OK(proxy);
     ASSERT_OK((*proxy)->apply({web({0})}));

@@ -6,10 +6,23 @@ namespace {
 
 constexpr int kRawPriority = -300, kFirewallPriority = -110, kDestinationNat = -100, kSourceNat = 100;
 constexpr uint32_t kMasqueradeMark = 0x4000;  // as kube-proxy's
-const IpPrefix kLoopback = {IpAddress::v4(0x7f000000), 8};
 
-NftRule& loadFrontend(NftRule& rule) {
-  return rule.destinationAddress(1).protocol(2).destinationPort(3);
+IpPrefix loopback(IpFamily family) {
+  return family == IpFamily::kV4 ? IpPrefix{IpAddress::v4(0x7f000000), 8} : IpPrefix{IpAddress::v6({}).plus(1), 128};
+}
+
+// The register behind a frontend that stands in 1 and those that follow.
+int behindFrontend(IpFamily family) {
+  return 3 + addressRegisters(family);
+}
+NftRule& loadFrontend(NftRule& rule, IpFamily family) {
+  return rule.destinationAddress(1)
+      .protocol(1 + addressRegisters(family))
+      .destinationPort(2 + addressRegisters(family));
+}
+NftRule& dispatch(NftRule& rule, IpFamily family, const char* set) {
+  const int to = behindFrontend(family);
+  return loadFrontend(rule, family).map(set, 1, to).verdictMap(kClasses, to);
 }
 NftRule& loadPort(NftRule& rule) {
   return rule.protocol(1).destinationPort(2);
@@ -44,9 +57,10 @@ void buildSets(NftBatch& batch) {
 void dispatchNodePorts(NftBatch& batch, const std::string& chain, const ServiceProxyOptions& options, const char* set,
                        const IpPrefix* source) {
   auto add = [&](const IpPrefix* destination) {
-    NftRule rule;
+    if (destination != nullptr && !destination->address.is(batch.family())) return;
+    NftRule rule(batch.family());
     if (source != nullptr) rule.sourceIn(*source);
-    rule.destinationIsLocal().destinationIn(kLoopback, true);
+    rule.destinationIsLocal().destinationIn(loopback(batch.family()), true);
     if (destination != nullptr) rule.destinationIn(*destination);
     loadPort(rule).map(set, 1, 4).verdictMap(kClasses, 4);
     batch.addRule(chain, rule);
@@ -56,55 +70,60 @@ void dispatchNodePorts(NftBatch& batch, const std::string& chain, const ServiceP
 }
 
 void buildDispatch(NftBatch& batch, const ServiceProxyOptions& options) {
+  const IpFamily family = batch.family();
   for (auto& range : options.podRanges) {
-    NftRule inside;
-    inside.sourceIn(range);
-    loadFrontend(inside).map(kFrontendsInside, 1, 4).verdictMap(kClasses, 4);
+    if (!range.address.is(family)) continue;
+    NftRule inside(family);
+    dispatch(inside.sourceIn(range), family, kFrontendsInside);
     batch.addRule("prerouting", inside);
     dispatchNodePorts(batch, "prerouting", options, kNodePortsInside, &range);
   }
-  NftRule inside;
-  loadFrontend(inside).map(kFrontendsInside, 1, 4).verdictMap(kClasses, 4);
+  NftRule inside(family);
+  dispatch(inside, family, kFrontendsInside);
   batch.addRule("output", inside);
   dispatchNodePorts(batch, "output", options, kNodePortsInside, nullptr);
   for (auto* hook : {"prerouting", "output"}) {
-    NftRule jump;
+    NftRule jump(family);
     jump.jump("dispatch");
     batch.addRule(hook, jump);
   }
-  NftRule frontends;
-  loadFrontend(frontends).map(kFrontends, 1, 4).verdictMap(kClasses, 4);
+  NftRule frontends(family);
+  dispatch(frontends, family, kFrontends);
   batch.addRule("dispatch", frontends);
   dispatchNodePorts(batch, "dispatch", options, kNodePorts, nullptr);
 }
 
 void buildMasquerade(NftBatch& batch, const ServiceProxyOptions& options) {
+  const IpFamily family = batch.family();
   for (auto& range : options.podRanges) {
-    NftRule pod;
+    if (!range.address.is(family)) continue;
+    NftRule pod(family);
     pod.sourceIn(range).leave();
     batch.addRule("mark-for-masquerade", pod);
   }
-  NftRule mark;
+  NftRule mark(family);
   mark.setMarkBit(kMasqueradeMark);
   batch.addRule("mark-for-masquerade", mark);
-  NftRule marked;
+  NftRule marked(family);
   marked.markBit(kMasqueradeMark).clearMarkBit(kMasqueradeMark).masquerade();
   batch.addRule("postrouting", marked);
-  NftRule hairpin;
-  hairpin.destinationTranslated().sourceAddress(1).destinationAddress(2).in(kHairpin, 1).masquerade();
+  NftRule hairpin(family);
+  hairpin.destinationTranslated().sourceAddress(1).destinationAddress(1 + addressRegisters(family)).in(kHairpin, 1);
+  hairpin.masquerade();
   batch.addRule("postrouting", hairpin);
 }
 
 void buildRefusal(NftBatch& batch, const ServiceProxyOptions& options) {
-  NftRule tcp, other;
+  const IpFamily family = batch.family();
+  NftRule tcp(family), other(family);
   tcp.protocolIs(Protocol::kTcp).rejectTcp();
   other.reject();
   batch.addRule(kReject, tcp);
   batch.addRule(kReject, other);
   for (bool drop : {true, false}) {
-    NftRule frontends, nodePorts;
-    loadFrontend(frontends).in(drop ? kDropped : kRefused, 1);
-    nodePorts.destinationIsLocal().destinationIn(kLoopback, true);
+    NftRule frontends(family), nodePorts(family);
+    loadFrontend(frontends, family).in(drop ? kDropped : kRefused, 1);
+    nodePorts.destinationIsLocal().destinationIn(loopback(family), true);
     loadPort(nodePorts).in(drop ? kDroppedNodePorts : kRefusedNodePorts, 1);
     for (auto* rule : {&frontends, &nodePorts}) {
       if (drop) {
@@ -115,30 +134,34 @@ void buildRefusal(NftBatch& batch, const ServiceProxyOptions& options) {
       batch.addRule("refuse", *rule);
     }
   }
-  if (!options.serviceRange.address.empty()) {
-    NftRule unknown;
-    unknown.destinationIn(options.serviceRange).destinationIsLocal(true).go(kReject);
+  for (const IpPrefix& range : options.serviceRanges) {
+    if (!range.address.is(family)) continue;
+    NftRule unknown(family);
+    unknown.destinationIn(range).destinationIsLocal(true).go(kReject);
     batch.addRule("refuse", unknown);
   }
   for (auto* hook : {"filter-input", "filter-forward", "filter-output"}) {
-    NftRule rule;
+    NftRule rule(family);
     rule.newConnection().jump("refuse");
     batch.addRule(hook, rule);
   }
-  NftRule firewall;
-  loadFrontend(firewall).in(kRestricted, 1).sourceAddress(4).in(kAllowed, 1, true).drop();
+  NftRule firewall(family);
+  loadFrontend(firewall, family).in(kRestricted, 1).sourceAddress(behindFrontend(family)).in(kAllowed, 1, true).drop();
   batch.addRule("firewall", firewall);
 }
 
 // A question and its answer pass both hooks when both ends are here.
 void buildUntracked(NftBatch& batch, const ServiceProxyOptions& options) {
   constexpr uint16_t kDns = 53;
-  if (options.untrackedDns.empty()) return;
+  const bool any = std::any_of(options.untrackedDns.begin(), options.untrackedDns.end(),
+                               [&](const IpAddress& address) { return address.is(batch.family()); });
+  if (!any) return;
   batch.addHook("raw-prerouting", "filter", NftHook::kPrerouting, kRawPriority);
   batch.addHook("raw-output", "filter", NftHook::kOutput, kRawPriority);
   for (auto& address : options.untrackedDns) {
+    if (!address.is(batch.family())) continue;
     for (auto* chain : {"raw-prerouting", "raw-output"}) {
-      NftRule question, answer;
+      NftRule question(batch.family()), answer(batch.family());
       question.protocolIs(Protocol::kUdp).destinationIn(IpPrefix::host(address)).destinationPort(1).portIs(1, kDns);
       answer.protocolIs(Protocol::kUdp).sourceIn(IpPrefix::host(address)).sourcePort(1).portIs(1, kDns);
       batch.addRule(chain, question.noTrack());

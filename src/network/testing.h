@@ -41,11 +41,20 @@ inline void within(const Netns& netns, std::function<void()> body) {
   EXPECT_TRUE(done.ok()) << done.error().message();
 }
 
-inline sockaddr_in socketAddress(const std::string& ip, uint16_t port) {
-  sockaddr_in out{};
-  out.sin_family = AF_INET;
-  out.sin_port = htons(port);
-  inet_pton(AF_INET, ip.c_str(), &out.sin_addr);
+// Of the family that the text is.
+inline sockaddr_storage socketAddress(const std::string& ip, uint16_t port) {
+  sockaddr_storage out{};
+  if (ip.find(':') == std::string::npos) {
+    auto& four = reinterpret_cast<sockaddr_in&>(out);
+    four.sin_family = AF_INET;
+    four.sin_port = htons(port);
+    inet_pton(AF_INET, ip.c_str(), &four.sin_addr);
+  } else {
+    auto& six = reinterpret_cast<sockaddr_in6&>(out);
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(port);
+    inet_pton(AF_INET6, ip.c_str(), &six.sin6_addr);
+  }
   return out;
 }
 
@@ -54,12 +63,13 @@ class TestServer {
  public:
   TestServer(const Netns& netns, std::string name, uint16_t port, bool udp = false, const char* at = "0.0.0.0")
       : name_(std::move(name)), udp_(udp) {
-    auto made = socketInNetns(netns.fd(), AF_INET, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
+    auto address = socketAddress(at, port);
+    auto made = socketInNetns(netns.fd(), address.ss_family, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
     EXPECT_TRUE(made.ok());
     fd_ = std::move(*made);
     int one = 1;
     setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    auto address = socketAddress(at, port);
+    if (address.ss_family == AF_INET6) setsockopt(fd_.get(), IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
     EXPECT_EQ(0, bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address)) << strerror(errno);
     if (!udp) EXPECT_EQ(0, listen(fd_.get(), 64));
     stop_.reset(eventfd(0, EFD_CLOEXEC));
@@ -72,9 +82,11 @@ class TestServer {
   }
 
  private:
-  std::string answer(const sockaddr_in& from) {
+  std::string answer(const sockaddr_storage& from) {
     char text[64];
-    inet_ntop(AF_INET, &from.sin_addr, text, sizeof text);
+    const void* address = &reinterpret_cast<const sockaddr_in&>(from).sin_addr;
+    if (from.ss_family == AF_INET6) address = &reinterpret_cast<const sockaddr_in6&>(from).sin6_addr;
+    inet_ntop(from.ss_family, address, text, sizeof text);
     return name_ + " " + text + "\n";
   }
   void run() {
@@ -84,7 +96,7 @@ class TestServer {
       poll(polled.data(), polled.size(), -1);
       if (polled[0].revents != 0) return;
       if (polled[1].revents != 0) {
-        sockaddr_in from{};
+        sockaddr_storage from{};
         socklen_t size = sizeof from;
         if (udp_) {
           char buffer[512];
@@ -124,13 +136,13 @@ class TestServer {
 class TestClient {
  public:
   TestClient(const Netns& netns, const std::string& ip, uint16_t port, bool udp = false, int timeoutMs = 15000) {
-    auto made = socketInNetns(netns.fd(), AF_INET, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
+    auto address = socketAddress(ip, port);
+    auto made = socketInNetns(netns.fd(), address.ss_family, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
     EXPECT_TRUE(made.ok());
     fd_ = std::move(*made);
     timeval limit{timeoutMs / 1000, timeoutMs % 1000 * 1000};
     setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    auto address = socketAddress(ip, port);
     if (connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
       first_ = failure();
       return;

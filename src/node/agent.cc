@@ -110,7 +110,8 @@ ingress::Edge::Options edgeOptions(const NodeOptions& options) {
 ClusterDns::Options dnsOptions(const NodeOptions& options) {
   ClusterDns::Options out;
   out.domain = options.domain;
-  for (const std::string* range : {&options.podRange, &options.serviceRange}) {
+  for (const std::string* range :
+       {&options.podRange, &options.serviceRange, &options.podRange6, &options.serviceRange6}) {
     auto parsed = IpPrefix::parse(*range);
     if (parsed.ok()) out.reverseRanges.push_back(*parsed);
   }
@@ -136,6 +137,7 @@ DnsServer::Options dnsServerOptions(std::vector<DnsUpstream> upstreams) {
 BridgePodNetwork::Settings networkSettings(const NodeOptions& options, const NodePaths& paths) {
   BridgePodNetwork::Settings out;
   out.clusterRange = options.podRange;
+  out.clusterRange6 = options.podRange6;
   out.stateDir = paths.network();
   out.poolSize = options.poolSize;
   return out;
@@ -145,6 +147,7 @@ NodeFacts factsOf(const NodeOptions& options, const MachineFacts& machine, const
   NodeFacts out;
   out.name = options.name;
   out.address = options.address;
+  out.address6 = options.address6;
   out.cgroupParent = options.cgroupParent;
   out.dnsAddress = options.dnsAddress;
   out.domain = options.domain;
@@ -229,16 +232,25 @@ struct Agent::Rep {
 
   std::string rangeFile() const { return options.dataDir + "/pod-range"; }
 
-  void takeRange(const std::string& range, bool fresh) {
+  std::string rangeFile6() const { return options.dataDir + "/pod-range6"; }
+
+  void takeRanges(const Object& node) {
+    const std::string range = podRange(node, IpFamily::kV4);
+    if (!range.empty()) takeRange(range, podRange(node, IpFamily::kV6), true);
+  }
+
+  void takeRange(const std::string& range, const std::string& range6, bool fresh) {
     if (network.ready() && network.range() == range) return;
-    auto opened = network.open(range);
+    auto opened = network.open(range, range6);
     if (!opened.ok()) {
       log::error("node", "pod network {}: {}", range, opened.error().message());
       return;
     }
     log::info("node", "pods of this node have {}", range);
     if (fresh) {
-      auto kept = writeFileDurably(rangeFile(), range + "\n");
+      // The first one last: with it both are known.
+      auto kept = range6.empty() ? Result<>() : writeFileDurably(rangeFile6(), range6 + "\n");
+      if (kept.ok()) kept = writeFileDurably(rangeFile(), range + "\n");
       if (!kept.ok()) log::warn("node", "{}", kept.error().message());
     }
     nodeStatus.setNetworkReady(true);
@@ -263,8 +275,8 @@ struct Agent::Rep {
     if (routesKept.empty()) {
       if (auto kept = readFile(routesFile(), kRoutesMost); kept.ok()) routesKept = *std::move(kept);
     }
-    const auto routes =
-        known.synced() ? nodeRoutes(known.list(), options.name, options.segment) : parseRoutes(routesKept);
+    const auto routes = known.synced() ? nodeRoutes(known.list(), options.name, options.segment, options.segment6)
+                                       : parseRoutes(routesKept);
     if (auto set = network.setRoutes(routes); !set.ok())
       log::error("node", "routes to other nodes: {}", set.error().message());
     auto text = routesText(routes);
@@ -281,8 +293,7 @@ struct Agent::Rep {
 
   void sawNode(const ObjectPtr& node) {
     if (node && node->name() == options.name) {
-      std::string range(text(node->root(), {"spec", "podCIDR"}));
-      if (!range.empty()) takeRange(range, true);
+      takeRanges(*node);
       excluded = object(node->root(), {"metadata", "labels"}).contains(kExcluded);
       tellHealth();
     }
@@ -392,9 +403,14 @@ struct Agent::Rep {
   Result<> startServices() {
     ServiceProxyOptions proxy;
     proxy.table = "dhow_services";
-    ASSIGN_OR_RETURN(IpPrefix pods, IpPrefix::parse(options.podRange));
-    proxy.podRanges = {pods};
-    ASSIGN_OR_RETURN(proxy.serviceRange, IpPrefix::parse(options.serviceRange));
+    for (const auto& [text, into] : {std::pair{&options.podRange, &proxy.podRanges},
+                                     {&options.podRange6, &proxy.podRanges},
+                                     {&options.serviceRange, &proxy.serviceRanges},
+                                     {&options.serviceRange6, &proxy.serviceRanges}}) {
+      if (text->empty()) continue;
+      ASSIGN_OR_RETURN(IpPrefix range, IpPrefix::parse(*text));
+      into->push_back(range);
+    }
     ASSIGN_OR_RETURN(IpAddress dnsAddress, IpAddress::parse(options.dnsAddress));
     proxy.untrackedDns = {dnsAddress};
     ASSIGN_OR_RETURN(auto opened, ServiceProxy::open(std::move(proxy)));
@@ -409,6 +425,7 @@ struct Agent::Rep {
     PolicyTableOptions table;
     ASSIGN_OR_RETURN(IpAddress address, IpAddress::parse(options.dnsAddress));
     table.dns = {address};
+    table.ipv6 = !options.podRange6.empty();
     ASSIGN_OR_RETURN(auto opened, PolicyTable::open(std::move(table)));
     policySink = std::make_unique<TableSink>(std::move(opened));
     policies = std::make_unique<PolicyFeed>(
@@ -459,7 +476,8 @@ Task<Result<>> Agent::start() {
   r.services->start();
   // The range of an earlier run serves without a master.
   auto range = readFile(r.rangeFile(), 256);
-  if (range.ok()) r.takeRange(std::string(trim(*range)), false);
+  auto range6 = readFile(r.rangeFile6(), 256);
+  if (range.ok()) r.takeRange(std::string(trim(*range)), std::string(trim(range6.valueOr(""))), false);
   CO_RETURN_IF_ERROR(co_await r.pods->recover());
   r.policies->start();
   r.nodeStatus.setUserNamespaces(r.context->userNamespaces.ok());
@@ -486,7 +504,7 @@ Task<Result<>> Agent::start() {
       *r.server);
   r.nodes =
       r.caches.of(resources::kNodes).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) { r.sawNode(after); });
-  r.nodeStatus.onRange = [&r](const std::string& given) { r.takeRange(given, true); };
+  r.nodeStatus.onRange = [&r](const Object& node) { r.takeRanges(node); };
   r.gate.spawn(Rep::setRoutesOnceKnown(&r));
   r.caches.start();
   r.nodeStatus.start();

@@ -269,7 +269,9 @@ EnvList serviceEnv(const std::vector<ObjectPtr>& services, std::string_view ns, 
       const std::string number_ = std::to_string(number(port, {"port"}, 0));
       std::string_view given = text(port, "protocol");
       const std::string protocol(given.empty() ? "TCP" : given);
-      const std::string url = fmt::format("{}://{}:{}", toLower(protocol), address, number_);
+      const std::string host =
+          address.find(':') == std::string_view::npos ? std::string(address) : fmt::format("[{}]", address);
+      const std::string url = fmt::format("{}://{}:{}", toLower(protocol), host, number_);
       if (first) {
         put(out, name + "_SERVICE_HOST", std::string(address));
         put(out, name + "_SERVICE_PORT", number_);

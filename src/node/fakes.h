@@ -296,12 +296,14 @@ class FakeNetwork final : public PodNetwork {
 
 class FakePolicies final : public PodPolicies {
  public:
-  Task<Result<>> protect(ObjectPtr pod, std::string address) override {
+  Task<Result<>> protect(ObjectPtr pod, std::vector<std::string> given) override {
     if (!error.empty()) co_return Error(Code::kUnavailable, error);
-    addresses[std::string(pod->uid())] = address;
+    addresses[std::string(pod->uid())] = given.front();
     co_return Result<>();
   }
-  void adopt(ObjectPtr pod, const std::string& address) override { addresses[std::string(pod->uid())] = address; }
+  void adopt(ObjectPtr pod, const std::vector<std::string>& given) override {
+    addresses[std::string(pod->uid())] = given.front();
+  }
   void update(ObjectPtr pod) override { updated = std::move(pod); }
   void release(const std::string& podUid) override { addresses.erase(podUid); }
   std::map<std::string, std::string> addresses;

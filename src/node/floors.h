@@ -44,7 +44,7 @@ class PodNetwork {
   struct Given {
     UniqueFd netns;  // the sandbox joins it
     UniqueFd users;  // the user namespace that owns it and has no ids yet, if it shall have one of its own
-    std::string address;
+    std::string address, address6;  // the second one where the cluster has two families
     std::string hostInterface;
   };
   // Waits while the node has no range yet.
@@ -118,11 +118,11 @@ class Connector {
 class PodPolicies {
  public:
   virtual ~PodPolicies() = default;
-  // The pod gets this address. Ends when its policies are in force; on an error nothing of the pod may run. release()
-  // follows in either case.
-  virtual Task<Result<>> protect(ObjectPtr pod, std::string address) = 0;
+  // The pod gets these addresses. Ends when its policies are in force; on an error nothing of the pod may run.
+  // release() follows in either case.
+  virtual Task<Result<>> protect(ObjectPtr pod, std::vector<std::string> addresses) = 0;
   // It ran before this agent did, and what protects it is in force.
-  virtual void adopt(ObjectPtr pod, const std::string& address) = 0;
+  virtual void adopt(ObjectPtr pod, const std::vector<std::string>& addresses) = 0;
   virtual void update(ObjectPtr pod) = 0;  // with other labels, perhaps
   virtual void release(const std::string& podUid) = 0;
 };

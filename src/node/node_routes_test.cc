@@ -17,10 +17,35 @@ ObjectPtr node(const std::string& name, const std::string& range, const std::str
 TEST(NodeRoutes, LeadToOtherNodes) {
   auto routes = nodeRoutes({node("n1", "10.244.0.0/24", "10.0.1.1"), node("n2", "10.244.1.0/24", "10.0.1.2"),
                             node("n3", "10.244.2.0/24", "10.0.2.2"), node("n4", "", "10.0.2.3")},
-                           "n1", "10.0.1.0/24");
+                           "n1", "10.0.1.0/24", "");
   ASSERT_EQ(routes.size(), 2u);
   EXPECT_TRUE(routes[0].onSegment);
   EXPECT_FALSE(routes[1].onSegment);
+  EXPECT_TRUE(routes[0].podRange6.address.empty());
+}
+
+TEST(NodeRoutes, LeadToTheSecondFamilyDirectlyOrByTheTunnel) {
+  auto both = [](const std::string& name, const std::string& range, const std::string& range6,
+                 const std::string& address, const std::string& address6) {
+    json::object root = node(name, range, address)->root();
+    root["spec"].as_object()["podCIDRs"] = json::array{json::value(range), json::value(range6)};
+    client::arrayAt(root["status"].as_object(), "addresses")
+        .push_back(json::object{{"type", "InternalIP"}, {"address", address6}});
+    return *Object::parse(json::serialize(root));
+  };
+  auto routes = nodeRoutes({both("near", "10.244.1.0/24", "fd00:10:244:1::/64", "10.0.1.2", "2001:db8:1::2"),
+                            both("far", "10.244.2.0/24", "fd00:10:244:2::/64", "10.0.2.2", "2001:db8:2::2")},
+                           "n1", "10.0.1.0/24", "2001:db8:1::/64");
+  ASSERT_EQ(routes.size(), 2u);
+  EXPECT_EQ(routes[0].podRange6.str(), "fd00:10:244:1::/64");
+  EXPECT_EQ(routes[0].nodeAddress6.str(), "2001:db8:1::2");
+  EXPECT_EQ(routes[1].podRange6.str(), "fd00:10:244:2::/64");
+  EXPECT_TRUE(routes[1].nodeAddress6.empty()) << "by the tunnel";
+  const std::string text = routesText(routes);
+  auto again = parseRoutes(text);
+  ASSERT_EQ(again.size(), 2u);
+  EXPECT_EQ(again[0].nodeAddress6, routes[0].nodeAddress6);
+  EXPECT_EQ(routesText(again), text);
 }
 
 TEST(NodeRoutes, ComeBackFromDisk) {

@@ -209,11 +209,14 @@ json::object NodeStatus::status() const {
     for (const std::string& name : image->repoTags) names.push_back(json::string(name));
     images.push_back(json::object{{"names", std::move(names)}, {"sizeBytes", static_cast<int64_t>(image->size)}});
   }
+  json::array addresses{json::object{{"type", "InternalIP"}, {"address", options_.address}}};
+  if (!options_.address6.empty())
+    addresses.push_back(json::object{{"type", "InternalIP"}, {"address", options_.address6}});
+  addresses.push_back(json::object{{"type", "Hostname"}, {"address", options_.name}});
   return {{"capacity", mapOf(capacity)},
           {"allocatable", mapOf(allocatableOf(capacity, options_))},
           {"conditions", conditions()},
-          {"addresses", json::array{json::object{{"type", "InternalIP"}, {"address", options_.address}},
-                                    json::object{{"type", "Hostname"}, {"address", options_.name}}}},
+          {"addresses", std::move(addresses)},
           {"nodeInfo", json::object{{"machineID", machine_.machineId},
                                     {"systemUUID", machine_.systemUuid},
                                     {"bootID", machine_.bootId},
@@ -258,8 +261,11 @@ Task<Result<>> NodeStatus::writeNode() {
     uid_ = node->uid();
   }
   json::object fresh = status();
+  // Addresses as a whole, as kubelet writes them: a merge by type would keep one of each.
+  json::object change{{"status", fresh}};
+  client::arrayAt(client::objectAt(change, "status"), "addresses").push_back(json::object{{"$patch", "replace"}});
   auto written = co_await client_.patch(kNodes, "", options_.name, "status", client::PatchType::kStrategicMerge,
-                                        json::object{{"status", fresh}});
+                                        std::move(change));
   if (!written.ok()) {
     // Somebody deleted it: it is made anew.
     if (written.error().is(Code::kNotFound)) registered_ = false;
@@ -269,8 +275,7 @@ Task<Result<>> NodeStatus::writeNode() {
   if (!registered_) log::info("node", "registered as {}", options_.name);
   registered_ = true;
   if (onRegistered) onRegistered();
-  std::string range(text((*written)->root(), {"spec", "podCIDR"}));
-  if (!range.empty() && onRange) onRange(range);
+  if (onRange) onRange(**written);
   co_return Result<>();
 }
 

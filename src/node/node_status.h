@@ -42,8 +42,8 @@ class NodeStatus {
   void setUserNamespaces(bool can) { userNamespaces_ = can; }
   // Contact with a master was made: try now.
   void poke();
-  // Calls with the pods' range when the Node has one.
-  std::function<void(const std::string& range)> onRange;
+  // Calls with the Node as the API has it, after each write: it may have the pods' range by now.
+  std::function<void(const object::Object& node)> onRange;
   std::function<void()> onRegistered;
   // The lease was renewed by a request that was sent then; or every master refused to be connected with since then.
   std::function<void(TimePoint sent)> onRenewed;

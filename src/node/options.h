@@ -15,6 +15,8 @@
 //   segment        "10.89.1.0/24": nodes inside it are reached directly, others by VXLAN; empty: all directly
 //   podRange       of the whole cluster: "10.244.0.0/16"
 //   serviceRange   "10.96.0.0/16"
+//   podRange6, serviceRange6   of IPv6, where the cluster has two families: "fd00:10:244::/56", "fd00:10:96::/108"
+//   address6, segment6   of this node: where nodes with an address inside are reached directly by IPv6; may be empty
 //   dnsAddress     "10.96.0.10"; answered on this node
 //   domain         "cluster.local"
 //   resolvConf     whose nameservers answer what is not the cluster's; default /etc/resolv.conf
@@ -57,6 +59,7 @@ struct NodeOptions {
   std::string dataDir, runDir, cgroupParent = "/dhow-node", shimPath;
   std::string address, segment;
   std::string podRange = "10.244.0.0/16", serviceRange = "10.96.0.0/16";
+  std::string podRange6, serviceRange6, address6, segment6;
   std::string dnsAddress = "10.96.0.10", domain = "cluster.local";
   std::string resolvConf = "/etc/resolv.conf";
   std::string registriesFile;

@@ -164,7 +164,7 @@ runtime::SandboxSpec sandboxSpec(const json::object& pod, const NodeFacts& node,
   return out;
 }
 
-std::string hostsFile(const json::object& pod, const NodeFacts& node, const std::string& podIp) {
+std::string hostsFile(const json::object& pod, const NodeFacts& node, const std::vector<std::string>& podIps) {
   std::string out;
   if (hostNetworkOf(pod)) {
     out = "# The node's own hosts file.\n" + node.hosts;
@@ -177,12 +177,11 @@ std::string hostsFile(const json::object& pod, const NodeFacts& node, const std:
         "fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n";
     const std::string hostname = podHostname(pod);
     std::string_view subdomain = text(pod, {"spec", "subdomain"});
-    if (subdomain.empty()) {
-      out += fmt::format("{}\t{}\n", podIp, hostname);
-    } else {
-      out += fmt::format("{}\t{}.{}.{}.svc.{}\t{}\n", podIp, hostname, subdomain, text(pod, {"metadata", "namespace"}),
-                         node.domain, hostname);
-    }
+    const std::string name = subdomain.empty()
+                                 ? hostname
+                                 : fmt::format("{}.{}.{}.svc.{}\t{}", hostname, subdomain,
+                                               text(pod, {"metadata", "namespace"}), node.domain, hostname);
+    for (const std::string& podIp : podIps) out += fmt::format("{}\t{}\n", podIp, name);
   }
   const json::array& aliases = array(pod, {"spec", "hostAliases"});
   if (!aliases.empty()) out += "\n# Entries added by hostAliases.\n";

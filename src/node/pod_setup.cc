@@ -275,7 +275,7 @@ Task<Result<>> PodWorker::makeSandbox() {
     given = std::move(*acquired);
     if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
     if (context_.policies != nullptr) {
-      auto guarded = co_await context_.policies->protect(pod_, given.address);
+      auto guarded = co_await context_.policies->protect(pod_, withoutEmpty({given.address, given.address6}));
       if (!guarded.ok())
         co_return std::move(guarded).error().wrap("failed to put the pod's network policies into force");
       if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
@@ -283,11 +283,12 @@ Task<Result<>> PodWorker::makeSandbox() {
     spec.netFd = given.netns.get();
     spec.userFd = given.users.get();
     spec.annotations.emplace_back(std::string(kNoteAddress), given.address);
+    if (!given.address6.empty()) spec.annotations.emplace_back(std::string(kNoteAddress6), given.address6);
     spec.annotations.emplace_back(std::string(kNoteLink), given.hostInterface);
   }
   CO_RETURN_IF_ERROR(makeDirs(paths_.root, 0755));
-  const std::string address = host ? context_.node.address : given.address;
-  CO_RETURN_IF_ERROR(writeFile(paths_.hosts(), hostsFile(pod_->root(), context_.node, address)));
+  CO_RETURN_IF_ERROR(
+      writeFile(paths_.hosts(), hostsFile(pod_->root(), context_.node, withoutEmpty({given.address, given.address6}))));
   CO_RETURN_IF_ERROR(writeFile(paths_.resolvConf(), resolvFile(pod_->root(), context_.node)));
   CO_RETURN_IF_ERROR(writeFile(paths_.root + "/hostname", spec.hostname + "\n"));
   ++busy_;
@@ -296,7 +297,8 @@ Task<Result<>> PodWorker::makeSandbox() {
   changed_.notify();
   if (!made.ok()) co_return std::move(made).error();
   sandbox_ = std::move(*made);
-  address_ = host ? std::string() : given.address;
+  address_ = given.address;
+  address6_ = given.address6;
   link_ = given.hostInterface;
   if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, true);
   const std::vector<HostPort> ports = host ? std::vector<HostPort>() : hostPortsOf(podSpec());

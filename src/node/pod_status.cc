@@ -150,12 +150,15 @@ json::object podStatus(const PodFacts& facts) {
   conditions.push_back(conditionOf(facts, "ContainersReady", containers));
   out["conditions"] = std::move(conditions);
 
-  out["hostIP"] = facts.hostIp;
-  out["hostIPs"] = json::array{json::object{{"ip", facts.hostIp}}};
-  if (!facts.podIp.empty()) {
-    out["podIP"] = facts.podIp;
-    out["podIPs"] = json::array{json::object{{"ip", facts.podIp}}};
-  }
+  auto tell = [&](const char* first, const char* all, const std::vector<std::string>& addresses) {
+    if (addresses.empty()) return;
+    json::array list;
+    for (const std::string& address : addresses) list.push_back(json::object{{"ip", address}});
+    out[first] = addresses.front();
+    out[all] = std::move(list);
+  };
+  tell("hostIP", "hostIPs", facts.hostIps);
+  tell("podIP", "podIPs", facts.podIps);
   out["startTime"] = timeValue(facts.startTime);
   out["qosClass"] = qosClass(object(*facts.pod, {"spec"}));
 

@@ -15,9 +15,9 @@ struct PodFacts {
   const json::object* before = nullptr;  // the status computed last, for transition times; may be null
   bool sandboxReady = false;
   bool initialized = false;
-  bool finished = false, failed = false;  // the plan's verdict
-  bool stopped = false;                   // ended from outside, and nothing runs any more
-  std::string podIp, hostIp;
+  bool finished = false, failed = false;     // the plan's verdict
+  bool stopped = false;                      // ended from outside, and nothing runs any more
+  std::vector<std::string> podIps, hostIps;  // the first one is the primary
   WallTime startTime{}, now{};
   std::string reason, message;  // DeadlineExceeded, Evicted, ...
 };

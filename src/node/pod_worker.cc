@@ -97,12 +97,19 @@ void PodWorker::eventFor(size_t i, std::string_view type, std::string_view reaso
   context_.events.event(*pod_, type, reason, std::move(message), fmt::format("spec.{}{{{}}}", list, rec(i).name));
 }
 
+std::vector<std::string> PodWorker::hostIps() const {
+  return withoutEmpty({context_.node.address, context_.node.address6});
+}
+
+std::vector<std::string> PodWorker::podIps() const {
+  return hostNetworkOf(pod_->root()) ? hostIps() : withoutEmpty({address_, address6_});
+}
+
 FieldContext PodWorker::fieldContext() {
   FieldContext out;
   out.pod = &pod_->root();
-  const std::string& address = hostNetworkOf(pod_->root()) ? context_.node.address : address_;
-  if (!address.empty()) out.podIps = {address};
-  out.hostIps = {context_.node.address};
+  out.podIps = podIps();
+  out.hostIps = hostIps();
   out.allocatable = context_.node.allocatable;
   out.find = [this](std::string_view kind, std::string_view name) {
     return context_.objects.find({std::string(kind), ns_, std::string(name)});
@@ -143,13 +150,14 @@ void PodWorker::restoreFromDisk() {
 void PodWorker::adopt(std::shared_ptr<runtime::Sandbox> sandbox) {
   sandbox_ = std::move(sandbox);
   address_ = noteOf(sandbox_->annotations(), kNoteAddress);
+  address6_ = noteOf(sandbox_->annotations(), kNoteAddress6);
   link_ = noteOf(sandbox_->annotations(), kNoteLink);
   if (!address_.empty() && !link_.empty()) {
     auto adopted = context_.network.adopt(uid_, address_, link_);
     if (!adopted.ok()) log::warn("node", "pod {}: {}", describe(), adopted.error().message());
   }
   if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, true);
-  if (!address_.empty() && context_.policies != nullptr) context_.policies->adopt(pod_, address_);
+  if (!address_.empty() && context_.policies != nullptr) context_.policies->adopt(pod_, podIps());
   sandboxReady_ = true;
   setUpBegun_ = true;
   volumesReady_ = true;
@@ -397,8 +405,8 @@ json::object PodWorker::computeStatus() {
   facts.finished = finished_ && tornDown_;
   facts.failed = failed_;
   facts.stopped = stopped_;
-  facts.podIp = hostNetworkOf(pod_->root()) ? context_.node.address : address_;
-  facts.hostIp = context_.node.address;
+  facts.podIps = podIps();
+  facts.hostIps = hostIps();
   facts.startTime = startTime_;
   facts.now = loop_.wallNow();
   if (tornDown_) {

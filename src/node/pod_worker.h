@@ -183,7 +183,9 @@ class PodWorker {
   std::vector<std::pair<std::string, runtime::ExitInfo>> earlyExits_;  // reported before start() had returned
 
   std::shared_ptr<runtime::Sandbox> sandbox_;
-  std::string address_, link_;
+  std::vector<std::string> podIps() const;
+  std::vector<std::string> hostIps() const;
+  std::string address_, address6_, link_;
   bool setUpBegun_ = false, sandboxReady_ = false, volumesReady_ = false;
   bool volumesRunning_ = false, volumesAgain_ = false, sandboxRunning_ = false;
   int sandboxFailures_ = 0, volumeFailures_ = 0;

@@ -177,7 +177,7 @@ class PolicyFeedTest : public testing::Test {
   }
   static Task<> wait(PolicyFeed* feed, ObjectPtr pod, std::string address,
                      std::shared_ptr<std::optional<Result<>>> out) {
-    auto done = co_await feed->protect(std::move(pod), std::move(address));
+    auto done = co_await feed->protect(std::move(pod), {std::move(address)});
     *out = std::move(done);
   }
 
@@ -275,7 +275,7 @@ TEST_F(PolicyFeedTest, WithoutAMasterTheLastKnownPoliciesHold) {
   api_.injectRead = [](std::string_view, const Resource&) { return Error(Code::kUnavailable, "no master"); };
   client::MemoryCache policies(loop_);
   begin(false, &policies);
-  feed_->adopt(web_, "10.244.1.2");
+  feed_->adopt(web_, {"10.244.1.2"});
   feed_->start();
   loop_.advance(1s);
   ASSERT_TRUE(sink_.subjects.contains(ip("10.244.1.2")));
@@ -291,7 +291,7 @@ TEST_F(PolicyFeedTest, WithoutAMasterTheLastKnownPoliciesHold) {
 TEST_F(PolicyFeedTest, WithoutKnowledgeTheKernelKeepsWhatItHas) {
   client::MemoryCache policies(loop_);
   begin(true, &policies);
-  feed_->adopt(web_, "10.244.1.2");
+  feed_->adopt(web_, {"10.244.1.2"});
   feed_->start();
   loop_.advance(10s);
   EXPECT_EQ(sink_.calls, 0);

@@ -101,7 +101,7 @@ void PolicyFeed::sawNamespace(const ObjectPtr& before, const ObjectPtr& after) {
     for (const IpAddress& address : podAddresses(*it->second)) changed_.insert(address);
   }
   for (const auto& [uid, local] : locals_) {
-    if (local.pod->ns() == name) changed_.insert(local.address);
+    if (local.pod->ns() == name) changed_.insert(local.addresses.begin(), local.addresses.end());
   }
   dirty_ = true;
   wake();
@@ -206,19 +206,22 @@ Task<> PolicyFeed::waitWorld(PolicyFeed* self, std::shared_ptr<World> world) {
   self->keepSoon(kKeepPods);
 }
 
-void PolicyFeed::adopt(ObjectPtr pod, const std::string& address) {
-  auto parsed = IpAddress::parse(address);
-  if (!parsed.ok()) return;
+void PolicyFeed::adopt(ObjectPtr pod, const std::vector<std::string>& addresses) {
   const std::string uid(pod->uid());
-  locals_[uid] = {std::move(pod), *parsed};
-  localOwners_[*parsed] = uid;
-  changed_.insert(*parsed);
+  Local& local = locals_[uid] = {std::move(pod), {}};
+  for (const std::string& address : addresses) {
+    auto parsed = IpAddress::parse(address);
+    if (!parsed.ok()) continue;
+    local.addresses.push_back(*parsed);
+    localOwners_[*parsed] = uid;
+    changed_.insert(*parsed);
+  }
   dirty_ = true;
   wake();
 }
 
-Task<Result<>> PolicyFeed::protect(ObjectPtr pod, std::string address) {
-  adopt(pod, address);
+Task<Result<>> PolicyFeed::protect(ObjectPtr pod, std::vector<std::string> addresses) {
+  adopt(pod, addresses);
   while (!stopping_ && !ready()) co_await settled_.wait();
   if (stopping_) co_return Error(Code::kCancelled, "the agent is being stopped");
   const auto ingress = model_.isolationOf(*pod, Direction::kIngress);
@@ -241,7 +244,7 @@ void PolicyFeed::update(ObjectPtr pod) {
       object(local->second.pod->root(), {"metadata", "labels"}) == object(pod->root(), {"metadata", "labels"});
   local->second.pod = std::move(pod);
   if (same) return;
-  changed_.insert(local->second.address);
+  changed_.insert(local->second.addresses.begin(), local->second.addresses.end());
   dirty_ = true;
   wake();
 }
@@ -249,13 +252,14 @@ void PolicyFeed::update(ObjectPtr pod) {
 void PolicyFeed::release(const std::string& uid) {
   auto local = locals_.find(uid);
   if (local == locals_.end()) return;
-  const IpAddress address = local->second.address;
-  auto owner = localOwners_.find(address);
-  if (owner != localOwners_.end() && owner->second == uid) localOwners_.erase(owner);
+  for (const IpAddress& address : local->second.addresses) {
+    auto owner = localOwners_.find(address);
+    if (owner != localOwners_.end() && owner->second == uid) localOwners_.erase(owner);
+    changed_.insert(address);
+    // What the API still says of it is old: nobody has the address until somebody is seen to get it.
+    owners_.erase(address);
+  }
   locals_.erase(local);
-  changed_.insert(address);
-  // What the API still says of it is old: nobody has the address until somebody is seen to get it.
-  owners_.erase(address);
   dirty_ = true;
   wake();
 }
@@ -288,7 +292,8 @@ Task<> PolicyFeed::flush(PolicyFeed* self) {
     self->model_.forgetGroups();
     for (const auto& [uid, local] : self->locals_) {
       PolicySubject subject = self->model_.subjectOf(*local.pod);
-      if (subject.isolated()) subjects[local.address] = std::move(subject);
+      if (!subject.isolated()) continue;
+      for (const IpAddress& address : local.addresses) subjects[address] = subject;
     }
     // Peers are told as the rules of pods here may ask for them.
     std::set<IpAddress> addresses = std::exchange(self->changed_, {});

@@ -42,15 +42,15 @@ class PolicyFeed final : public PodPolicies {
   void start();
   Task<> stop();
 
-  Task<Result<>> protect(ObjectPtr pod, std::string address) override;
-  void adopt(ObjectPtr pod, const std::string& address) override;
+  Task<Result<>> protect(ObjectPtr pod, std::vector<std::string> addresses) override;
+  void adopt(ObjectPtr pod, const std::vector<std::string>& addresses) override;
   void update(ObjectPtr pod) override;
   void release(const std::string& uid) override;
 
  private:
   struct Local {
     ObjectPtr pod;
-    IpAddress address;
+    std::vector<IpAddress> addresses;
   };
   // Namespaces and pods, while they matter.
   struct World {

@@ -33,7 +33,7 @@ BridgePodNetwork::BridgePodNetwork(Loop& loop, BlockingPool& pool, Settings sett
 
 BridgePodNetwork::~BridgePodNetwork() = default;
 
-Result<> BridgePodNetwork::open(const std::string& range) {
+Result<> BridgePodNetwork::open(const std::string& range, const std::string& range6) {
   if (network_) {
     if (range == range_) return {};
     return Error(Code::kConflict,
@@ -52,6 +52,11 @@ Result<> BridgePodNetwork::open(const std::string& range) {
   options.stateDir = settings_.stateDir;
   ASSIGN_OR_RETURN(IpPrefix cluster, IpPrefix::parse(settings_.clusterRange));
   options.noMasquerade = {cluster};
+  if (!range6.empty() && !settings_.clusterRange6.empty()) {
+    ASSIGN_OR_RETURN(options.subnet6, IpPrefix::parse(range6));
+    ASSIGN_OR_RETURN(IpPrefix cluster6, IpPrefix::parse(settings_.clusterRange6));
+    options.noMasquerade.push_back(cluster6);
+  }
   ASSIGN_OR_RETURN(network_, BridgeNetwork::start(std::move(options), *nat_));
   range_ = range;
   for (const Adopted& pod : std::exchange(waiting_, {})) {
@@ -83,6 +88,7 @@ Task<Result<PodNetwork::Given>> BridgePodNetwork::acquire(std::string podUid, bo
   live_.insert(podUid);
   Given given;
   given.address = acquired->attachment.address.address.str();
+  given.address6 = acquired->attachment.address6.str();
   given.hostInterface = acquired->attachment.hostInterface;
   // dup: the namespace object closes its own.
   given.netns = UniqueFd(::dup(acquired->netns.fd()));

@@ -36,7 +36,7 @@ class StoreImages final : public Images {
 class BridgePodNetwork final : public PodNetwork {
  public:
   struct Settings {
-    std::string clusterRange;
+    std::string clusterRange, clusterRange6;
     std::string stateDir;
     std::string bridge = "dhow0";
     std::string natTable = "dhow_pods";
@@ -44,8 +44,8 @@ class BridgePodNetwork final : public PodNetwork {
   };
   BridgePodNetwork(Loop& loop, BlockingPool& pool, Settings settings);
   ~BridgePodNetwork() override;
-  // The node's range is known. kConflict when it has another already.
-  Result<> open(const std::string& range);
+  // The node's range is known, and that of IPv6 or "". kConflict when it has another already.
+  Result<> open(const std::string& range, const std::string& range6);
   // Of the pods' links, from the next open() on; 0: 1500.
   void setMtu(int mtu) { mtu_ = mtu; }
   bool ready() const { return network_ != nullptr; }

@@ -13,8 +13,14 @@
 
 namespace dhow::node {
 
+// Addresses without those that are none: the second one of a cluster with one family.
+inline std::vector<std::string> withoutEmpty(std::vector<std::string> addresses) {
+  std::erase(addresses, "");
+  return addresses;
+}
+
 struct NodeFacts {
-  std::string name, address;
+  std::string name, address, address6;
   std::string cgroupParent;
   std::string dnsAddress, domain;
   std::string resolvConf;  // text of the node's own
@@ -32,6 +38,7 @@ inline constexpr std::string_view kNoteNamespace = "dhow.io/pod-namespace";
 inline constexpr std::string_view kNoteName = "dhow.io/pod-name";
 inline constexpr std::string_view kNoteUid = "dhow.io/pod-uid";
 inline constexpr std::string_view kNoteAddress = "dhow.io/pod-address";
+inline constexpr std::string_view kNoteAddress6 = "dhow.io/pod-address6";
 inline constexpr std::string_view kNoteLink = "dhow.io/pod-link";
 inline constexpr std::string_view kNoteContainer = "dhow.io/container";
 inline constexpr std::string_view kNoteAttempt = "dhow.io/attempt";
@@ -48,7 +55,7 @@ runtime::Resources containerResources(const json::object& container);
 runtime::Resources podResources(const json::object& podSpec);
 int oomScoreAdj(const json::object& podSpec, const json::object& container, uint64_t nodeMemory);
 
-std::string hostsFile(const json::object& pod, const NodeFacts& node, const std::string& podIp);
+std::string hostsFile(const json::object& pod, const NodeFacts& node, const std::vector<std::string>& podIps);
 std::string resolvFile(const json::object& pod, const NodeFacts& node);
 
 struct ContainerInputs {

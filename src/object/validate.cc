@@ -236,8 +236,9 @@ class Walker {
     }
     if (field.list != ListKind::kMap || field.keys.size() != 1) return;
     const std::string& key = field.keys[0];
-    // Environment variables may repeat: the last one counts, as in Kubernetes.
-    if (field.name == "env" || field.name == "imagePullSecrets") return;
+    // Environment variables may repeat: the last one counts, as in Kubernetes. A node has an address of a type for each
+    // family, though the published key is the type.
+    if (field.name == "env" || field.name == "imagePullSecrets" || field.name == "addresses") return;
     std::vector<std::string> seen;
     for (size_t i = 0; i < items.size(); ++i) {
       const json::value* value = items[i].is_object() ? items[i].get_object().if_contains(key) : nullptr;

@@ -17,6 +17,11 @@ std::string segment(int index, int zone, int host) {
   return fmt::format("10.89.{}.{}", index * 8 + zone, host);
 }
 
+// Hosts' numbers look as in IPv4.
+std::string segment6(int index, int zone, int host) {
+  return fmt::format("fd00:10:89:{:x}::{}", index * 8 + zone, host);
+}
+
 std::string addressIn(const std::string& range, int offset) {
   auto octets = split(range.substr(0, range.find('/')), '.');
   return fmt::format("{}.{}.{}.{}", octets[0], octets[1], octets[2], offset);
@@ -69,6 +74,29 @@ std::string ClusterConfig::loadBalancerRange() const {
 std::string ClusterConfig::allSegments() const {
   return segment(index, 0, 0) + "/21";
 }
+std::string ClusterConfig::machineAddress6(const std::string& address) const {
+  if (!dualStack()) return "";
+  const auto parts = split(address, '.');
+  return fmt::format("fd00:10:89:{:x}::{}", parseInt(parts[2]).value_or(0), parts[3]);
+}
+std::string ClusterConfig::zoneSubnet6(int zone) const {
+  return fmt::format("fd00:10:89:{:x}::/64", index * 8 + zone);
+}
+std::string ClusterConfig::zoneGateway6(int zone) const {
+  return segment6(index, zone, 1);
+}
+std::string ClusterConfig::hostAddress6() const {
+  return segment6(index, 0, 1);
+}
+std::string ClusterConfig::routerAddress6() const {
+  return segment6(index, 0, 2);
+}
+std::string ClusterConfig::loadBalancerRange6() const {
+  return fmt::format("fd00:10:89:{:x}::1:0/112", index * 8);
+}
+std::string ClusterConfig::allSegments6() const {
+  return fmt::format("fd00:10:89:{:x}::/61", index * 8);
+}
 std::string ClusterConfig::kubernetesServiceAddress() const {
   return addressIn(serviceRange, 1);
 }
@@ -94,7 +122,8 @@ std::vector<NodePlan> ClusterConfig::nodePlans() const {
   for (int i = 0; i < request.nodes; ++i) {
     int zone = i % request.zones + 1;
     plans.push_back({fmt::format("{}-node-{}", request.name, i + 1), zoneName(zone), zone,
-                     segment(index, zone, kFirstNodeHost + i)});
+                     segment(index, zone, kFirstNodeHost + i),
+                     machineAddress6(segment(index, zone, kFirstNodeHost + i))});
   }
   return plans;
 }
@@ -104,7 +133,8 @@ std::vector<MasterPlan> ClusterConfig::masterPlans() const {
   for (int i = 0; i < request.masters; ++i) {
     int zone = i % request.zones + 1;
     plans.push_back({fmt::format("{}-master-{}", request.name, i + 1), zoneName(zone), zone,
-                     segment(index, zone, kFirstMasterHost + i)});
+                     segment(index, zone, kFirstMasterHost + i),
+                     machineAddress6(segment(index, zone, kFirstMasterHost + i))});
   }
   return plans;
 }
@@ -207,6 +237,11 @@ ClusterConfig configFor(const ClusterRequest& request, int index) {
   // The first cluster has Kubernetes' customary ranges; pods grow down and services up from there.
   config.podRange = fmt::format("10.{}.0.0/16", 244 - index);
   config.serviceRange = fmt::format("10.{}.0.0/16", 96 + index);
+  // Documented for kubeadm's clusters of two families; the index is read as digits.
+  if (request.dualStack) {
+    config.podRange6 = fmt::format("fd00:10:{}::/56", 244 - index);
+    config.serviceRange6 = fmt::format("fd00:10:{}::/108", 96 + index);
+  }
   config.apiPort = static_cast<uint16_t>(6443 + index);
   config.registryPort = 5000;
   config.regionPort = 7443;
@@ -234,6 +269,8 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"domain", config.domain},
                    {"podRange", config.podRange},
                    {"serviceRange", config.serviceRange},
+                   {"podRange6", config.podRange6},
+                   {"serviceRange6", config.serviceRange6},
                    {"apiPort", config.apiPort},
                    {"registryPort", config.registryPort},
                    {"regionPort", config.regionPort},
@@ -284,6 +321,9 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   config.registryPort = static_cast<uint16_t>(number("registryPort"));
   config.regionPort = static_cast<uint16_t>(number("regionPort"));
   // Clusters of before these were known go without.
+  if (object.contains("podRange6")) config.podRange6 = text_("podRange6");
+  if (object.contains("serviceRange6")) config.serviceRange6 = text_("serviceRange6");
+  config.request.dualStack = config.dualStack();
   if (object.contains("snapshotEvery")) config.request.snapshotEvery = text_("snapshotEvery");
   if (object.contains("certificateSeconds"))
     config.request.certificateSeconds = static_cast<int>(number("certificateSeconds"));

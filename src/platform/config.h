@@ -38,6 +38,7 @@ struct ClusterRequest {
   // enforce the restricted Pod Security level, encrypt secrets in the store and keep a full audit log.
   std::string sensitivity;
 
+  bool dualStack = false;       // of a new cluster: pods and services have IPv6 addresses, too
   bool encryptSecrets = false;  // restricted clusters do in any case
   // How long certificates hold, for tests of their rotation; 0: a year. `up --certificate-seconds`, which no help
   // tells.
@@ -54,12 +55,14 @@ struct MachinePlan {
   std::string zone;  // "local-east-1"
   int zoneIndex = 1;
   std::string address;
+  std::string address6;  // empty: the cluster has one family
 };
 using NodePlan = MachinePlan;
 using MasterPlan = MachinePlan;
 
 // One /21 of 10.89.0.0/16 a cluster, by its index: the first /24 links the host and the region's router, its upper half
-// is the load balancer's pool; each further /24 is one zone's segment.
+// is the load balancer's pool; each further /24 is one zone's segment. With two families likewise a /61 of
+// fd00:10:89::/48, and a /64 for each segment.
 struct ClusterConfig {
   ClusterRequest request;
   int index = 0;
@@ -67,6 +70,7 @@ struct ClusterConfig {
   std::string domain = "cluster.local";
   std::string podRange;
   std::string serviceRange;
+  std::string podRange6, serviceRange6;  // of IPv6; empty: the cluster has one family
   uint16_t apiPort = 0;
   uint16_t registryPort = 0;
   uint16_t regionPort = 0;  // the region's API for the masters (platform/region_api.h)
@@ -84,6 +88,16 @@ struct ClusterConfig {
   std::string routerAddress() const;  // the router's end
   std::string loadBalancerRange() const;
   std::string allSegments() const;  // the /21
+  // The same of IPv6; only where the cluster has it.
+  bool dualStack() const { return !podRange6.empty(); }
+  // Of the machine with that IPv4 address; empty in a cluster of one family.
+  std::string machineAddress6(const std::string& address) const;
+  std::string zoneSubnet6(int zone) const;
+  std::string zoneGateway6(int zone) const;
+  std::string hostAddress6() const;
+  std::string routerAddress6() const;
+  std::string loadBalancerRange6() const;
+  std::string allSegments6() const;  // the /61
   std::string kubernetesServiceAddress() const;
   std::string dnsAddress() const;
   std::string apiUrl() const;                   // from this machine
@@ -102,6 +116,7 @@ struct ClusterConfig {
 
 // What the clusters of a machine share out among them.
 inline constexpr const char* kAllSegments = "10.89.0.0/16";
+inline constexpr const char* kAllSegments6 = "fd00:10:89::/48";
 inline constexpr const char* kAllEngines = "10.88.0.0/16";
 inline constexpr uint16_t kMemberClientPort = 2379;
 inline constexpr uint16_t kMemberPeerPort = 2380;

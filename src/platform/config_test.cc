@@ -39,9 +39,12 @@ TEST(Config, MastersStandInDifferentZonesOverOneStore) {
 TEST(Config, ClustersOfDifferentIndexShareNoRangeOrPort) {
   std::set<std::string> seen;
   for (int i = 0; i < kMaxClusters; ++i) {
-    auto config = configFor({}, i);
+    ClusterRequest request;
+    request.dualStack = true;
+    auto config = configFor(request, i);
     for (const auto& range :
-         {config.podRange, config.serviceRange, config.allSegments(), std::to_string(config.apiPort)})
+         {config.podRange6, config.serviceRange6, config.allSegments6(), config.loadBalancerRange6(), config.podRange,
+          config.serviceRange, config.allSegments(), std::to_string(config.apiPort)})
       EXPECT_TRUE(seen.insert(range).second) << range;
   }
 }
@@ -72,6 +75,18 @@ TEST(Config, SavedConfigurationLoadsTheSame) {
   EXPECT_EQ(loaded->request.storeGeneration, "g");
   EXPECT_EQ(loaded->request.snapshotEvery, "30m");
   EXPECT_EQ(loaded->podRange, config.podRange);
+  EXPECT_FALSE(loaded->dualStack());
+  EXPECT_EQ(loaded->nodePlans()[0].address6, "");
+  request.dualStack = true;
+  ASSERT_TRUE(removeTree(config.paths().config()).ok());
+  ASSERT_TRUE(saveConfig(configFor(request, 3)).ok());
+  loaded = loadConfig(config.paths());
+  ASSERT_TRUE(loaded.ok());
+  EXPECT_TRUE(loaded->dualStack() && loaded->request.dualStack);
+  EXPECT_EQ(loaded->podRange6, "fd00:10:241::/56");
+  EXPECT_EQ(loaded->serviceRange6, "fd00:10:99::/108");
+  EXPECT_EQ(loaded->nodePlans()[0].address6, "fd00:10:89:19::10");
+  EXPECT_EQ(loaded->zoneSubnet6(1), "fd00:10:89:19::/64");
   EXPECT_EQ(loaded->apiPort, config.apiPort);
   ASSERT_TRUE(writeFileDurably(config.paths().config(), "{\"name\":\"x\"}").ok());
   EXPECT_EQ(loadConfig(config.paths()).error().code(), Code::kDataLoss);

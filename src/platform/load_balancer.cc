@@ -28,12 +28,21 @@ constexpr std::string_view kServiceKey = "service:";
 constexpr char kUnanswered[] = "net/netfilter/nf_conntrack_tcp_timeout_syn_sent";
 constexpr char kUnansweredSeconds[] = "1";
 
-std::string internalAddress(const object::Object& node) {
-  for (const auto& address : array(node.root(), {"status", "addresses"})) {
-    if (address.is_object() && text(address.get_object(), "type") == "InternalIP")
-      return std::string(text(address.get_object(), "address"));
+// Of that family; empty when it has none.
+IpAddress internalAddress(const object::Object& node, bool v6) {
+  for (const auto& entry : array(node.root(), {"status", "addresses"})) {
+    if (!entry.is_object() || text(entry.get_object(), "type") != "InternalIP") continue;
+    auto address = IpAddress::parse(text(entry.get_object(), "address"));
+    if (address.ok() && address->isV6() == v6) return *address;
   }
-  return "";
+  return {};
+}
+
+std::vector<std::string> podRanges(const object::Object& node) {
+  auto out = strings(array(node.root(), {"spec", "podCIDRs"}));
+  if (out.empty()) out.emplace_back(text(node.root(), {"spec", "podCIDR"}));
+  std::erase(out, "");
+  return out;
 }
 
 }  // namespace
@@ -80,22 +89,24 @@ struct LoadBalancer::Rep {
   uint64_t appliedRevision() const { return begun && due.empty() ? slices.revision() : 0; }
 
   Result<> routeNode(const std::string& name) {
-    Route route;
     ObjectPtr node = nodes.get("", name);
     if (!node) {
       auto known = routes.find(name);
       if (known == routes.end()) return {};
-      RETURN_IF_ERROR(links->removeRoute(known->second));
+      for (const Route& route : known->second) RETURN_IF_ERROR(links->removeRoute(route));
       routes.erase(known);
       return {};
     }
-    auto range = text(node->root(), {"spec", "podCIDR"});
-    auto address = internalAddress(*node);
-    if (range.empty() || address.empty()) return {};
-    ASSIGN_OR_RETURN(route.destination, IpPrefix::parse(range));
-    ASSIGN_OR_RETURN(route.gateway, IpAddress::parse(address));
-    RETURN_IF_ERROR(links->setRoute(route));
-    routes[name] = route;
+    std::vector<Route> wanted;
+    for (const std::string& range : podRanges(*node)) {
+      Route route;
+      ASSIGN_OR_RETURN(route.destination, IpPrefix::parse(range));
+      route.gateway = internalAddress(*node, route.destination.address.isV6());
+      if (route.gateway.empty()) continue;
+      RETURN_IF_ERROR(links->setRoute(route));
+      wanted.push_back(route);
+    }
+    if (!wanted.empty()) routes[name] = std::move(wanted);
     return {};
   }
 
@@ -161,7 +172,7 @@ struct LoadBalancer::Rep {
   Cache& nodes;
   std::unique_ptr<NetLinks> links;
   std::unique_ptr<ServiceProxy> proxy;
-  std::map<std::string, Route> routes;
+  std::map<std::string, std::vector<Route>> routes;           // by node
   std::map<std::string, std::vector<std::string>> installed;  // ports by service
   Controller controller;
 };
@@ -180,8 +191,11 @@ Result<std::unique_ptr<LoadBalancer>> LoadBalancer::start(Loop& loop, Caches& ca
       log::warn("region", "load balancer: {}", set.error().message());
     ServiceProxyOptions options;
     options.table = "dhow";
-    ASSIGN_OR_RETURN(auto pods, IpPrefix::parse(config.podRange));
-    options.podRanges = {pods};
+    for (const auto& range : {config.podRange, config.podRange6}) {
+      if (range.empty()) continue;
+      ASSIGN_OR_RETURN(auto pods, IpPrefix::parse(range));
+      options.podRanges.push_back(pods);
+    }
     ASSIGN_OR_RETURN(rep->proxy, ServiceProxy::open(std::move(options)));
     return {};
   }));
@@ -201,7 +215,9 @@ Task<uint64_t> LoadBalancer::untilApplied(uint64_t revision, Duration limit) {
 }
 
 Result<> LoadBalancer::routesAgain() {
-  for (const auto& [node, route] : rep_->routes) RETURN_IF_ERROR(rep_->links->setRoute(route));
+  for (const auto& [node, routes] : rep_->routes) {
+    for (const Route& route : routes) RETURN_IF_ERROR(rep_->links->setRoute(route));
+  }
   return {};
 }
 

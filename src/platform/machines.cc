@@ -123,6 +123,9 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   options.podRange = config.podRange;
   options.serviceRange = config.serviceRange;
   options.loadBalancerRange = config.loadBalancerRange();
+  options.podRange6 = config.podRange6;
+  options.serviceRange6 = config.serviceRange6;
+  if (config.dualStack()) options.loadBalancerRange6 = config.loadBalancerRange6();
   options.caFile = paths.pki(std::string(kAuthority) + ".crt");
   options.caKeyFile = paths.pki(std::string(kAuthority) + ".key");
   options.certificateSeconds = config.request.certificateSeconds;
@@ -195,6 +198,10 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const No
   options.segment = config.zoneSubnet(node.zoneIndex);
   options.podRange = config.podRange;
   options.serviceRange = config.serviceRange;
+  options.podRange6 = config.podRange6;
+  options.serviceRange6 = config.serviceRange6;
+  options.address6 = node.address6;
+  if (config.dualStack()) options.segment6 = config.zoneSubnet6(node.zoneIndex);
   options.dnsAddress = config.dnsAddress();
   options.domain = config.domain;
   options.registriesFile = "/etc/dhow/registries.yaml";

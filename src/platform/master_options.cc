@@ -42,7 +42,8 @@ constexpr TextField kOptionalTexts[] = {
     {"storePrefix", &MasterOptions::storePrefix},       {"storeFrom", &MasterOptions::storeFrom},
     {"snapshots", &MasterOptions::snapshots},           {"member", &MasterOptions::member},
     {"memberReady", &MasterOptions::memberReady},       {"auditFile", &MasterOptions::auditFile},
-    {"encryptionFile", &MasterOptions::encryptionFile},
+    {"encryptionFile", &MasterOptions::encryptionFile}, {"podRange6", &MasterOptions::podRange6},
+    {"serviceRange6", &MasterOptions::serviceRange6},   {"loadBalancerRange6", &MasterOptions::loadBalancerRange6},
 };
 
 Error wrong(std::string_view field, std::string_view what) {

@@ -6,6 +6,7 @@
 //   address, port    where its API server listens
 //   advertise        the address under which every client finds the API: the region's
 //   podRange, serviceRange
+//   podRange6, serviceRange6, loadBalancerRange6   of IPv6; empty: the cluster has one family
 //   loadBalancerRange   empty: services of type LoadBalancer stay pending
 //   caFile           PEM of the cluster's authority
 //   caKeyFile        its key, which signs certificates (controllers/certificates.h); empty: they are signed elsewhere
@@ -51,6 +52,7 @@ struct MasterOptions {
   uint16_t port = 0;
   std::string advertise;
   std::string podRange, serviceRange, loadBalancerRange;
+  std::string podRange6, serviceRange6, loadBalancerRange6;
   std::string caFile, caKeyFile, certFile, keyFile, serviceAccountKeyFile;
   std::string adminFile, kubeconfigFile;
   bool restricted = false;

@@ -53,6 +53,7 @@ Result<Known> readRecord(const ClusterConfig& config, const std::string& path) {
   Known known;
   known.plan.name = text(object, "name");
   known.plan.address = text(object, "address");
+  known.plan.address6 = config.machineAddress6(known.plan.address);
   known.plan.zoneIndex = static_cast<int>(client::number(object, {"zoneIndex"}, 1));
   known.plan.zone = config.zoneName(known.plan.zoneIndex);
   known.traits.pool = text(object, "pool");

@@ -26,6 +26,12 @@ std::string natTable(const ClusterConfig& config) {
 std::string forwardFile(const ClusterConfig& config) {
   return config.paths().run + "/ip_forward";
 }
+std::string forwardFile6(const ClusterConfig& config) {
+  return config.paths().run + "/ip6_forward";
+}
+constexpr const char* kForwarding6 = "net/ipv6/conf/all/forwarding";
+
+constexpr int kSegment6 = 64, kUplink6 = 112;
 
 Result<IpPrefix> prefix(const std::string& address, int length) {
   ASSIGN_OR_RETURN(auto ip, IpAddress::parse(address));
@@ -40,6 +46,24 @@ Result<int> ensureBridge(NetLinks& links, const std::string& name) {
   return found.index;
 }
 
+// Links' own addresses, in whose name neighbours are asked, are there at once. Before the link has a carrier.
+Result<> skipDetection(const std::string& link) {
+  return setSysctl(fmt::format("net/ipv6/conf/{}/accept_dad", link), "0");
+}
+
+Result<> setUpRouter6(const ClusterConfig& config, NetLinks& links, int uplink) {
+  RETURN_IF_ERROR(forwardIpv6());
+  ASSIGN_OR_RETURN(auto address, prefix(config.routerAddress6(), kUplink6));
+  RETURN_IF_ERROR(links.addAddress(uplink, address));
+  Route outside;
+  ASSIGN_OR_RETURN(outside.gateway, IpAddress::parse(config.hostAddress6()));
+  RETURN_IF_ERROR(links.setRoute(outside));
+  Route others;
+  ASSIGN_OR_RETURN(others.destination, IpPrefix::parse(kAllSegments6));
+  others.unreachable = true;
+  return links.setRoute(others);
+}
+
 Result<> setUpRouter(const ClusterConfig& config) {
   RETURN_IF_ERROR(setSysctl("net/ipv4/ip_forward", "1"));
   ASSIGN_OR_RETURN(auto links, NetLinks::open());
@@ -52,10 +76,17 @@ Result<> setUpRouter(const ClusterConfig& config) {
     // seconds.
     RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv4/neigh/{}/retrans_time_ms", zoneBridge(zone)), "100"));
     RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv4/neigh/{}/mcast_solicit", zoneBridge(zone)), "5"));
+    if (!config.dualStack()) continue;
+    RETURN_IF_ERROR(skipDetection(zoneBridge(zone)));
+    ASSIGN_OR_RETURN(auto address6, prefix(config.zoneGateway6(zone), kSegment6));
+    RETURN_IF_ERROR(links.addAddress(bridge, address6));
+    RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv6/neigh/{}/retrans_time_ms", zoneBridge(zone)), "100"));
+    RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv6/neigh/{}/mcast_solicit", zoneBridge(zone)), "5"));
   }
   ASSIGN_OR_RETURN(auto uplink, links.find("uplink"));
   ASSIGN_OR_RETURN(auto address, prefix(config.routerAddress(), 25));
   RETURN_IF_ERROR(links.addAddress(uplink.index, address));
+  if (config.dualStack()) RETURN_IF_ERROR(skipDetection("uplink"));
   RETURN_IF_ERROR(links.setUp(uplink.index));
   ASSIGN_OR_RETURN(auto host, IpAddress::parse(config.hostAddress()));
   Route outside;
@@ -69,10 +100,26 @@ Result<> setUpRouter(const ClusterConfig& config) {
     others.unreachable = true;
     RETURN_IF_ERROR(links.setRoute(others));
   }
+  if (config.dualStack()) RETURN_IF_ERROR(setUpRouter6(config, links, uplink.index));
   Route engine;
   ASSIGN_OR_RETURN(engine.destination, IpPrefix::parse(config.engineSubnet()));
   engine.gateway = host;
   return links.setRoute(engine);
+}
+
+Result<> setUpHost6(const ClusterConfig& config, NetLinks& links, int uplink) {
+  ASSIGN_OR_RETURN(auto address, prefix(config.hostAddress6(), kUplink6));
+  RETURN_IF_ERROR(links.addAddress(uplink, address));
+  Route route;
+  route.link = uplink;
+  ASSIGN_OR_RETURN(route.gateway, IpAddress::parse(config.routerAddress6()));
+  for (const auto& range : {config.allSegments6(), config.loadBalancerRange6()}) {
+    ASSIGN_OR_RETURN(route.destination, IpPrefix::parse(range));
+    RETURN_IF_ERROR(links.setRoute(route));
+  }
+  ASSIGN_OR_RETURN(auto forwarding, readFile(std::string("/proc/sys/") + kForwarding6, 16));
+  if (trim(forwarding) == "0") RETURN_IF_ERROR(writeFile(forwardFile6(config), "0\n"));
+  return forwardIpv6();
 }
 
 // The machine's end: an address, the way to the segments and the load balancer's addresses, and masquerading for what
@@ -95,10 +142,14 @@ Result<> setUpHost(const ClusterConfig& config, NetLinks& links) {
     RETURN_IF_ERROR(writeFile(forwardFile(config), "0\n"));
     RETURN_IF_ERROR(setSysctl("net/ipv4/ip_forward", "1"));
   }
+  if (config.dualStack()) RETURN_IF_ERROR(setUpHost6(config, links, uplink.index));
   ASSIGN_OR_RETURN(auto nat, NatTable::open(natTable(config)));
   NatTable::Network network;
   network.bridge = uplinkName(config);
   ASSIGN_OR_RETURN(network.subnet, IpPrefix::parse(config.allSegments()));
+  if (config.dualStack()) {
+    ASSIGN_OR_RETURN(network.subnet6, IpPrefix::parse(config.allSegments6()));
+  }
   network.apartFromOthers = false;
   return nat->setNetwork(network);
 }
@@ -155,7 +206,12 @@ Result<> createMachineLink(const ClusterConfig& config, const MachinePlan& machi
     Route out;
     out.destination = IpPrefix{IpAddress::v4(0), 0};
     out.gateway = gateway;
-    return links.configureInside(eth0.index, address, {out});
+    if (machine.address6.empty()) return links.configureInside(eth0.index, {address}, {out});
+    RETURN_IF_ERROR(skipDetection("eth0"));
+    ASSIGN_OR_RETURN(auto address6, prefix(machine.address6, kSegment6));
+    Route out6;
+    ASSIGN_OR_RETURN(out6.gateway, IpAddress::parse(config.zoneGateway6(machine.zoneIndex)));
+    return links.configureInside(eth0.index, {address, address6}, {out, out6});
   }));
   return netns.pin(path);
 }
@@ -193,6 +249,10 @@ Result<> removeRegion(const ClusterConfig& config) {
     // Another cluster may need forwarding by now.
     if (clusters.size() <= 1) RETURN_IF_ERROR(setSysctl("net/ipv4/ip_forward", "0"));
   }
+  if (pathExists(forwardFile6(config))) {
+    ASSIGN_OR_RETURN(auto clusters, knownClusters());
+    if (clusters.size() <= 1) RETURN_IF_ERROR(setSysctl(kForwarding6, "0"));
+  }
   return Netns::unpin(paths.regionNamespace());
 }
 
@@ -203,7 +263,9 @@ Result<std::string> rangeInUse(const ClusterConfig& config) {
     if (link.name == uplinkName(config)) return config.allSegments();
   }
   ASSIGN_OR_RETURN(auto routes, links.routes());
-  for (const auto& range : {config.allSegments(), config.podRange, config.serviceRange}) {
+  std::vector<std::string> ranges = {config.allSegments(), config.podRange, config.serviceRange};
+  if (config.dualStack()) ranges.insert(ranges.end(), {config.allSegments6(), config.podRange6, config.serviceRange6});
+  for (const auto& range : ranges) {
     ASSIGN_OR_RETURN(auto wanted, IpPrefix::parse(range));
     for (const auto& route : routes) {
       if (route.destination.length > 0 && route.destination.overlaps(wanted)) return range;
@@ -212,9 +274,11 @@ Result<std::string> rangeInUse(const ClusterConfig& config) {
   return std::string();
 }
 
-Result<int> freeClusterIndex(const std::set<int>& kept) {
+Result<int> freeClusterIndex(const std::set<int>& kept, bool dualStack) {
+  ClusterRequest request;
+  request.dualStack = dualStack;
   for (int index = 0; index < kMaxClusters; ++index) {
-    ASSIGN_OR_RETURN(auto used, rangeInUse(configFor({}, index)));
+    ASSIGN_OR_RETURN(auto used, rangeInUse(configFor(request, index)));
     if (used.empty() && !kept.contains(index)) return index;
   }
   return Error(

@@ -1,0 +1,226 @@
+"""A cluster of two families: IPv6 for pods, services, names, load balancers and policies, beside IPv4."""
+
+import ipaddress
+import json
+
+import pytest
+from harness import Cluster, eventually, run
+from pods import apply, endpoint_addresses, in_pod, in_pod_network, publish_shell, role_process, shell_pod, wait_ready
+
+# What answers is told by the host's name.
+SERVE = "mkdir /www && hostname > /www/name && exec httpd -f -p 8080 -h /www"
+DNS = "10.96.0.10"
+POLICIES = {"single": None, "prefer": "PreferDualStack", "require": "RequireDualStack"}
+
+
+def service(name, policy=None, families=None, **spec):
+    spec = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}], **spec}
+    if policy:
+        spec["ipFamilyPolicy"] = policy
+    if families:
+        spec["ipFamilies"] = families
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+class World:
+    """Two nodes in two zones; on each a pod that serves and one that asks."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        publish_shell(cluster)
+        self.nodes = [f"{cluster.name}-node-{i}" for i in (1, 2)]
+        apply(cluster, *[service(name, policy) for name, policy in POLICIES.items()],
+              service("six", families=["IPv6"]), service("door", "RequireDualStack", type="NodePort"),
+              service("bare", "RequireDualStack", clusterIP="None"),
+              *[shell_pod(f"web-{i}", SERVE, node=node, labels={"app": "web"}) for i, node in enumerate(self.nodes)],
+              *[shell_pod(f"ask-{i}", "sleep 100000", node=node) for i, node in enumerate(self.nodes)])
+        names = ["web-0", "web-1", "ask-0", "ask-1"]
+        self.pods = dict(zip(names, wait_ready(cluster, *names)))
+        eventually(lambda: len(endpoint_addresses(cluster, "require")) == 4)
+
+    def on_node(self, i, *command):
+        return run(["nsenter", f"--net=/run/dhow/{self.cluster.name}/{self.nodes[i]}.netns", "--", *command], check=False)
+
+    def addresses(self, name):
+        return self.cluster.get("service", name)["spec"]["clusterIPs"]
+
+
+def ips(pod):
+    return [entry["ip"] for entry in pod["status"]["podIPs"]]
+
+
+def url(address, port=80):
+    return f"http://[{address}]:{port}/name" if ":" in address else f"http://{address}:{port}/name"
+
+
+def curl(address, port=80, patience="3"):
+    return ["curl", "-s", "-m", patience, url(address, port)]
+
+
+def answers(ask, times=12):
+    """Who has answered when asked again and again; "" for nobody."""
+    return {ask().stdout.strip() for _ in range(times)}
+
+
+def from_pod(pod, address, port=80, patience="3"):
+    return lambda: in_pod_network(pod, *curl(address, port, patience), check=False)
+
+
+BOTH = {"web-0", "web-1"}
+
+
+@pytest.fixture(scope="module")
+def world():
+    cluster = Cluster(nodes=2, zones=2)
+    try:
+        cluster.up("--dual-stack")
+        yield World(cluster)
+    finally:
+        cluster.destroy()
+
+
+def test_pods_and_nodes_tell_both_addresses(world):
+    cluster = world.cluster
+    for name, pod in world.pods.items():
+        first, second = ips(pod)
+        assert first == pod["status"]["podIP"] and ipaddress.ip_address(second) in ipaddress.ip_network("fd00:10:244::/56"), name
+        assert [entry["ip"] for entry in pod["status"]["hostIPs"]][1].startswith("fd00:10:89:")
+    for node in cluster.get("nodes")["items"]:
+        four, six = node["spec"]["podCIDRs"]
+        assert four == node["spec"]["podCIDR"] and six.startswith("fd00:10:244:") and six.endswith("/64")
+        assert len([a for a in node["status"]["addresses"] if a["type"] == "InternalIP"]) == 2
+    apply(cluster, shell_pod("told", "echo $IPS $HOSTS; cat /etc/hosts; sleep 100000", container={"env": [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in (("IPS", "status.podIPs"), ("HOSTS", "status.hostIPs"))]}))
+    told = wait_ready(cluster, "told")[0]
+    said = cluster.kubectl("logs", "told").stdout
+    assert ",".join(ips(told)) in said and all(f"{ip}\ttold" in said for ip in ips(told))
+    # Pods of one node, of two nodes in two zones, and the node itself.
+    for asker in ("ask-0", "ask-1"):
+        for web in ("web-0", "web-1"):
+            assert answers(from_pod(world.pods[asker], ips(world.pods[web])[1], 8080), 1) == {web}
+    assert world.on_node(0, *curl(ips(world.pods["web-1"])[1], 8080)).stdout.strip() == "web-1"
+    cluster.kubectl("delete", "pod", "told", "--wait=false")
+
+
+def test_services_have_the_families_that_they_ask_for(world):
+    cluster = world.cluster
+    families = {name: cluster.get("service", name)["spec"]["ipFamilies"] for name in ("kubernetes", "single", "prefer", "require", "six")}
+    assert families == {"kubernetes": ["IPv4"], "single": ["IPv4"], "prefer": ["IPv4", "IPv6"], "require": ["IPv4", "IPv6"], "six": ["IPv6"]}
+    types = sorted(s["addressType"] for s in cluster.get("endpointslices", "-l", "kubernetes.io/service-name=require")["items"])
+    assert types == ["IPv4", "IPv6"]
+    assert world.addresses("six")[0] in cluster.kubectl("get", "service", "six").stdout
+    described = cluster.kubectl("describe", "service", "require").stdout
+    assert "IP Families:" in described and "IPv4,IPv6" in described and ",".join(world.addresses("require")) in described
+    for name in ("prefer", "require", "six"):
+        for address in world.addresses(name):
+            for i in (0, 1):
+                assert answers(from_pod(world.pods[f"ask-{i}"], address)) == BOTH
+            assert answers(lambda: world.on_node(0, *curl(address))) == BOTH
+            assert answers(from_pod(world.pods["web-0"], address)) == BOTH, "itself among them"
+    for broken, text in ((service("x", families=["IPv4", "IPv6"]), "must be 'RequireDualStack' or 'PreferDualStack'"),
+                         (service("x", clusterIP="fd00:1::1"), "the provided IP is not in the valid range")):
+        refused = run(cluster.kubectl_command("apply", "-f", "-"), check=False, input=json.dumps(broken))
+        assert refused.returncode == 1 and text in refused.stderr, refused.stderr
+    # A second family comes and goes.
+    before = world.addresses("single")
+    cluster.kubectl("patch", "service", "single", "-p", '{"spec":{"ipFamilyPolicy":"PreferDualStack"}}')
+    first, second = world.addresses("single")
+    assert [first] == before
+    eventually(lambda: answers(from_pod(world.pods["ask-0"], second)) == BOTH)
+    refused = run(cluster.kubectl_command("patch", "service", "single", "--type=merge", "-p", json.dumps({"spec": {"clusterIPs": before}})), check=False)
+    assert "must be 'SingleStack' to release the secondary cluster IP" in refused.stderr
+    cluster.kubectl("patch", "service", "single", "-p", '{"spec":{"ipFamilyPolicy":"SingleStack"}}')
+    assert world.addresses("single") == before
+    eventually(lambda: from_pod(world.pods["ask-0"], second, patience="1")().returncode == 7)  # refused at once
+    assert answers(from_pod(world.pods["ask-0"], first)) == BOTH
+
+
+def test_node_ports_and_load_balancers_answer_by_ipv6(world):
+    cluster = world.cluster
+    port = cluster.get("service", "door")["spec"]["ports"][0]["nodePort"]
+    for node in cluster.get("nodes")["items"]:
+        six = next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP" and ":" in a["address"])
+        assert answers(lambda: run(cluster.net.inside(curl(six, port)), check=False)) == BOTH, "from the machine"
+        assert answers(from_pod(world.pods["ask-0"], six, port)) == BOTH
+    apply(cluster, service("front", "PreferDualStack", type="LoadBalancer"))
+    given = eventually(lambda: cluster.get("service", "front")["status"]["loadBalancer"].get("ingress"))
+    assert [":" in entry["ip"] for entry in given] == [False, True]
+    for entry in given:
+        eventually(lambda: answers(lambda: run(cluster.net.inside(curl(entry["ip"])), check=False)) == BOTH)
+    cluster.kubectl("patch", "service", "front", "-p", '{"spec":{"ipFamilyPolicy":"SingleStack"}}')
+    eventually(lambda: len(cluster.get("service", "front")["status"]["loadBalancer"]["ingress"]) == 1)
+    cluster.kubectl("delete", "service", "front")
+
+
+def test_names_have_aaaa_and_ptr(world):
+    def dig(*question):
+        return sorted(in_pod_network(world.pods["ask-1"], "dig", f"@{DNS}", "+short", "+tries=1", *question).stdout.split())
+
+    four, six = world.addresses("require")
+    name = "require.default.svc.cluster.local"
+    assert dig(name, "A") == [four] and dig(name, "AAAA") == [six]
+    assert dig("six.default.svc.cluster.local", "A") == [] and dig("six.default.svc.cluster.local", "AAAA") == world.addresses("six")
+    assert dig("-x", six) == [name + "."]
+    webs = [ips(world.pods[w]) for w in sorted(BOTH)]
+    eventually(lambda: dig("bare.default.svc.cluster.local", "AAAA") == sorted(six for _, six in webs))
+    assert dig("bare.default.svc.cluster.local", "A") == sorted(four for four, _ in webs)
+    assert answers(lambda: in_pod(world.pods["ask-0"], "wget", "-q", "-O", "-", "http://six/name")) == BOTH, "by the pod's own resolver"
+
+
+def test_ipv6_leaves_the_cluster_by_its_node(world):
+    machine = world.cluster.net
+    run(machine.inside(["ip", "-6", "address", "add", "2001:db8::1/128", "dev", "lo"]))
+    reached = in_pod(world.pods["ask-0"], "ping", "-6", "-c", "1", "-W", "3", "2001:db8::1", check=False)
+    assert reached.returncode == 0, reached.stdout
+
+
+def test_policies_hold_for_ipv6(world):
+    cluster = world.cluster
+    web = ips(world.pods["web-0"])
+
+    def settled(asker, allowed):
+        for address in web:
+            eventually(lambda: (from_pod(world.pods[asker], address, 8080, "0.5")().returncode == 0) == allowed)
+
+    def policy(name, **spec):
+        return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name},
+                "spec": {"podSelector": {"matchLabels": {"app": "web"}}, **spec}}
+
+    apply(cluster, policy("guard", policyTypes=["Ingress"]))
+    settled("ask-0", False)
+    settled("ask-1", False)
+    assert world.on_node(0, *curl(web[1], 8080)).returncode == 0, "its node reaches it"
+    apply(cluster, policy("guard", ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "ask-1"}}}]}]))
+    settled("ask-1", True)
+    settled("ask-0", False)
+    assert "web-0" in answers(from_pod(world.pods["ask-1"], world.addresses("six")[0])), "by the service, too"
+    # By address: of IPv6 alone.
+    out = ips(world.pods["ask-1"])[1] + "/128"
+    apply(cluster, policy("guard", ingress=[{"from": [{"ipBlock": {"cidr": "fd00:10:244::/56", "except": [out]}}]}]))
+    six = lambda asker: from_pod(world.pods[asker], web[1], 8080, "0.5")().returncode == 0  # noqa: E731
+    eventually(lambda: six("ask-0") and not six("ask-1"))
+    assert from_pod(world.pods["ask-0"], web[0], 8080, "0.5")().returncode != 0, "IPv4 is not in it"
+    cluster.kubectl("delete", "networkpolicy", "guard")
+    settled("ask-0", True)
+    # Who may send nowhere has a way to be asked.
+    apply(cluster, {**policy("silent", policyTypes=["Egress"])})
+    eventually(lambda: from_pod(world.pods["web-0"], ips(world.pods["web-1"])[1], 8080, "0.5")().returncode != 0)
+    settled("ask-1", True)
+    cluster.kubectl("delete", "networkpolicy", "silent")
+
+
+def test_all_of_it_survives_the_agent(world):
+    import os
+    import signal
+
+    pid = role_process(world.cluster, "agent", world.nodes[0])
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: role_process(world.cluster, "agent", world.nodes[0]) != pid)
+    apply(world.cluster, shell_pod("web-2", SERVE, node=world.nodes[0], labels={"app": "web"}))
+    fresh = wait_ready(world.cluster, "web-2")[0]
+    assert ips(fresh)[1] not in [ips(p)[1] for p in world.pods.values()]
+    for address in world.addresses("require"):
+        eventually(lambda: answers(from_pod(world.pods["ask-1"], address), 30) == BOTH | {"web-2"})
+    status = world.cluster.get("pod", "web-0")["status"]
+    assert [e["ip"] for e in status["podIPs"]] == ips(world.pods["web-0"]) and status["containerStatuses"][0]["restartCount"] == 0
+    world.cluster.kubectl("delete", "pod", "web-2", "--wait=false")
