@@ -146,8 +146,7 @@ std::vector<ErrorCause> settleFamilies(json::object& spec, const json::object* b
   for (size_t i = 0; i < families.size(); ++i) {
     const json::value& family = families[i];
     if (std::any_of(served.begin(), served.end(), [&](auto one) { return family == json::value(one); })) continue;
-    causes.push_back(
-        wrong(fmt::format("spec.ipFamilies[{}]", i), family, "not configured on this cluster"));
+    causes.push_back(wrong(fmt::format("spec.ipFamilies[{}]", i), family, "not configured on this cluster"));
   }
   if (!causes.empty()) return causes;
   if (families.empty()) families.push_back(json::value(served.front()));

@@ -87,7 +87,8 @@ TEST_F(ServiceFamiliesTest, DefaultsFollowThePolicy) {
   auto given = make("given", R"({"clusterIP":"fd00:10:96::77","ports":[{"port":80}]})").value();
   EXPECT_EQ(list(given, "ipFamilies"), Texts{"IPv6"});
   auto second = make("second", R"({"clusterIP":"fd00:10:96::78","ipFamilyPolicy":"RequireDualStack",
-                                   "ports":[{"port":80}]})").value();
+                                   "ports":[{"port":80}]})")
+                    .value();
   EXPECT_EQ(list(second, "ipFamilies"), (Texts{"IPv6", "IPv4"}));
   EXPECT_EQ(list(second, "clusterIPs")[0], "fd00:10:96::78");
   auto headless = make("headless", R"({"clusterIP":"None","selector":{"a":"b"},"ipFamilyPolicy":"PreferDualStack"})");
@@ -107,7 +108,8 @@ TEST_F(ServiceFamiliesTest, RefusalsSayWhatKubernetesSays) {
        "may specify no more than one IP for each IP family"},
       {R"({"clusterIP":"None","clusterIPs":["None","10.96.0.9"],"ports":[{"port":80}]})",
        "'None' must be the first and only value"},
-      {R"({"clusterIP":"fd00::zz","ports":[{"port":80}]})", "spec.clusterIPs[0]: Invalid value: \"fd00::zz\": must be "},
+      {R"({"clusterIP":"fd00::zz","ports":[{"port":80}]})",
+       "spec.clusterIPs[0]: Invalid value: \"fd00::zz\": must be "},
       {R"({"ipFamilies":["IPv5"],"ports":[{"port":80}]})",
        "spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\""},
       {R"({"ipFamilies":["IPv4","IPv4"],"ports":[{"port":80}]})", "spec.ipFamilies[1]: Duplicate value: \"IPv4\""},
@@ -151,7 +153,8 @@ TEST_F(ServiceFamiliesTest, TheSecondaryFamilyComesAndGoes) {
                 .find("spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must be 'SingleStack' to release the "
                       "secondary cluster IP"),
             std::string::npos);
-  const std::string other = fmt::format(R"({{"clusterIP":"10.96.0.99","clusterIPs":["10.96.0.99","{}"]}})", addresses[1]);
+  const std::string other =
+      fmt::format(R"({{"clusterIP":"10.96.0.99","clusterIPs":["10.96.0.99","{}"]}})", addresses[1]);
   EXPECT_NE(refused(patch("web", other)).find("spec.clusterIPs[0]: Invalid value: [\"10.96.0.99\","), std::string::npos)
       << refused(patch("web", other));
   EXPECT_NE(refused(patch("web", R"({"ipFamilies":["IPv6","IPv4"]})")).find("expected an IPv6 value"),

@@ -6,6 +6,8 @@
 #include "base/strings.h"
 #include "base/time.h"
 #include "client/fields.h"
+#include "object/kinds.h"
+#include "object/patch.h"
 
 namespace dhow::client {
 
@@ -417,7 +419,12 @@ Task<Result<ObjectPtr>> FakeClient::patch(const Resource& resource, std::string 
     co_return Error(Code::kUnimplemented, "the fake only merges");
   }
   json::value after = before->root();
-  mergePatch(after, body);
+  const object::KindInfo* kind = object::Kinds::builtin().find(resource);
+  if (type == PatchType::kStrategicMerge && kind != nullptr && body.is_object()) {
+    CO_ASSIGN_OR_RETURN(after, object::applyStrategicPatch(*kind->type, before->root(), body.get_object()));
+  } else {
+    mergePatch(after, body);
+  }
   co_return apply(resource, before, subresource, std::move(after.get_object()));
 }
 

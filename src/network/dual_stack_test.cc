@@ -194,9 +194,7 @@ TEST_F(DualStackTest, PoliciesAreJudgedByTheAddressThatIsUsed) {
   PolicySubject closed;
   closed.ingress = std::vector<PolicyRule>{};
   const IpAddress four = ip(pods_[0].address()), six = ip(pods_[0].address6());
-  auto from = [&](const Netns& netns, const IpAddress& to) {
-    return TestClient(netns, to.str(), 80).server();
-  };
+  auto from = [&](const Netns& netns, const IpAddress& to) { return TestClient(netns, to.str(), 80).server(); };
   auto dropped = [&](const Netns& netns, const IpAddress& to) {
     return TestClient(netns, to.str(), 80, false, kShort).server() == "timeout";
   };
@@ -250,9 +248,9 @@ TEST(DualStackNodesTest, PodsOfTwoNodesReachEachOtherDirectlyAndByTunnel) {
     within(nodes[i].netns, [] { ASSERT_OK(setSysctl("net/ipv6/conf/eth0/accept_dad", "0")); });
     auto inside = NetLinks::openIn(nodes[i].netns.fd());
     const auto number = static_cast<uint64_t>(i);
-    ASSERT_OK(inside->configureInside(
-        inside->find("eth0")->index,
-        {{ip("192.168.100.1").plus(number), 24}, {ip("2001:db8::1").plus(number), 64}}, {}));
+    ASSERT_OK(inside->configureInside(inside->find("eth0")->index,
+                                      {{ip("192.168.100.1").plus(number), 24}, {ip("2001:db8::1").plus(number), 64}},
+                                      {}));
   }
   Pod a = podOn(nodes[0], "a"), b = podOn(nodes[1], "b");
   for (bool direct : {true, false}) {

@@ -409,11 +409,16 @@ Result<> PolicyTable::apply(Subjects subjects, const Peers& changed) {
   // All are tried: what is wrong with one family does not open the other.
   Result<> out;
   for (auto& table : rep_->tables) {
-    auto other = [&](const auto& entry) { return !entry.first.is(table->family); };
-    Subjects own = table == rep_->tables.back() ? std::move(subjects) : subjects;
-    Peers peers = changed;
-    std::erase_if(own, other);
-    std::erase_if(peers, other);
+    Subjects own;
+    Peers peers;
+    for (auto it = subjects.begin(); it != subjects.end();) {
+      auto next = std::next(it);
+      if (it->first.is(table->family)) own.insert(subjects.extract(it));
+      it = next;
+    }
+    for (const auto& entry : changed) {
+      if (entry.first.is(table->family)) peers.insert(entry);
+    }
     auto done = table->apply(std::move(own), peers);
     if (out.ok()) out = std::move(done);
   }

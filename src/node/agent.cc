@@ -38,9 +38,9 @@ class NetSink final : public ServiceSink {
   // `announcer`: null where no neighbours are to be answered.
   NetSink(Loop& loop, std::unique_ptr<ServiceProxy> proxy, ClusterDns& dns, AddressAnnouncer* announcer)
       : proxy_(std::move(proxy)), dns_(dns), announcer_(announcer), health_(loop) {}
-  Result<> applyAll(std::vector<ServicePort> ports) override { return proxy_->apply(std::move(ports)); }
+  Result<> applyAll(std::vector<ServicePort> ports) override { return proxy_->apply(ports); }
   Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) override {
-    return proxy_->update(std::move(changed), removed);
+    return proxy_->update(changed, removed);
   }
   void setDns(const ClusterDns::Service& service) override { dns_.set(service); }
   void removeDns(const std::string& ns, const std::string& name) override { dns_.remove(ns, name); }

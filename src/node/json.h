@@ -33,6 +33,15 @@ inline std::vector<std::pair<std::string, std::string>> textMap(const json::obje
   return out;
 }
 
+// A status for a strategic merge patch that takes these lists' place, where a merge would keep elements that are gone,
+// or one of several with the same key.
+inline json::object replacing(json::object status, std::initializer_list<std::string_view> lists) {
+  for (std::string_view name : lists) {
+    if (status.contains(name)) client::arrayAt(status, name).push_back(json::object{{"$patch", "replace"}});
+  }
+  return status;
+}
+
 // The element of `list` whose "name" is `name`; null when there is none.
 inline const json::object* named(const json::array& list, std::string_view name) {
   for (const json::value& value : list) {

@@ -261,11 +261,8 @@ Task<Result<>> NodeStatus::writeNode() {
     uid_ = node->uid();
   }
   json::object fresh = status();
-  // Addresses as a whole, as kubelet writes them: a merge by type would keep one of each.
-  json::object change{{"status", fresh}};
-  client::arrayAt(client::objectAt(change, "status"), "addresses").push_back(json::object{{"$patch", "replace"}});
   auto written = co_await client_.patch(kNodes, "", options_.name, "status", client::PatchType::kStrategicMerge,
-                                        std::move(change));
+                                        json::object{{"status", replacing(fresh, {"addresses"})}});
   if (!written.ok()) {
     // Somebody deleted it: it is made anew.
     if (written.error().is(Code::kNotFound)) registered_ = false;

@@ -456,7 +456,8 @@ Task<> PodWorker::sendStatus(PodWorker* self) {
     while (self->comingUp()) co_await self->changed_.waitFor(self->settledAt_ - self->loop_.now());
     if (self->statusOff_ || self->quitting_) break;
     self->statusDirty_ = false;
-    json::object body{{"metadata", json::object{{"uid", self->uid_}}}, {"status", self->status_}};
+    json::object body{{"metadata", json::object{{"uid", self->uid_}}},
+                      {"status", replacing(self->status_, {"podIPs", "hostIPs"})}};
     auto sent = co_await self->context_.client.patch(dhow::object::resources::kPods, self->ns_, self->name_, "status",
                                                      client::PatchType::kStrategicMerge, std::move(body));
     self->keepStatus();

@@ -284,6 +284,9 @@ TEST_F(PodWorkerTest, RemakesAPodWhoseSandboxDied) {
   EXPECT_NE(runtime_.running("web"), nullptr);
   EXPECT_EQ(number(container("web"), {"restartCount"}), 1);
   EXPECT_NE(text(status(), "podIP"), address);
+  const json::array addresses = array(status(), {"podIPs"});
+  ASSERT_EQ(addresses.size(), 1u) << "the old one is gone";
+  EXPECT_EQ(text(addresses[0].as_object(), "ip"), text(status(), "podIP"));
 }
 
 TEST_F(PodWorkerTest, ComesBackFromDiskAfterAReboot) {

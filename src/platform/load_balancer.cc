@@ -133,7 +133,7 @@ struct LoadBalancer::Rep {
       for (auto& port : ports) keys.push_back(port.key);
       std::move(ports.begin(), ports.end(), std::back_inserter(all));
     }
-    auto applied = self->proxy->apply(std::move(all));
+    auto applied = self->proxy->apply(all);
     if (!applied.ok()) log::error("region", "load balancer: {}", applied.error().message());
     self->controller.start();
     self->begun = true;
@@ -156,7 +156,7 @@ struct LoadBalancer::Rep {
     }
     std::vector<std::string> keys;
     for (const auto& port : wanted) keys.push_back(port.key);
-    RETURN_IF_ERROR(proxy->update(std::move(wanted), removed));
+    RETURN_IF_ERROR(proxy->update(wanted, removed));
     installed[key] = std::move(keys);
     return {};
   }
