@@ -2,10 +2,16 @@
 
 import ipaddress
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from harness import Cluster, eventually, run
-from pods import apply, endpoint_addresses, in_pod, in_pod_network, publish_shell, role_process, shell_pod, wait_ready
+from hosts import Network, join_command
+from pods import apply, endpoint_addresses, in_pod, in_pod_network, main_process, publish_shell, role_process, shell_pod, wait_ready
+from test_join import WEB
 
 # What answers is told by the host's name.
 SERVE = "mkdir /www && hostname > /www/name && exec httpd -f -p 8080 -h /www"
@@ -210,9 +216,6 @@ def test_policies_hold_for_ipv6(world):
 
 
 def test_all_of_it_survives_the_agent(world):
-    import os
-    import signal
-
     pid = role_process(world.cluster, "agent", world.nodes[0])
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: role_process(world.cluster, "agent", world.nodes[0]) != pid)
@@ -224,3 +227,48 @@ def test_all_of_it_survives_the_agent(world):
     status = world.cluster.get("pod", "web-0")["status"]
     assert [e["ip"] for e in status["podIPs"]] == ips(world.pods["web-0"]) and status["containerStatuses"][0]["restartCount"] == 0
     world.cluster.kubectl("delete", "pod", "web-2", "--wait=false")
+
+
+def test_separate_hosts_need_no_ipv6_of_their_own():
+    """Two hosts behind a router of IPv4: pods' IPv6 goes by the tunnel; what was changed is given back."""
+    network = Network()
+    servers = []
+    try:
+        a, b = network.host("host-a", 1), network.host("host-b", 2)
+        for host in (a, b):
+            host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_ra")
+        refused = a.dhow("server", "--pod-range", "10.244.0.0/16,fd00:10:244::/56", check=False)
+        assert refused.returncode == 1 and "give an IPv6 range to both or to none" in refused.stderr
+        shown = a.start("server", "--zone", "east-1", "--node", "--pod-range", "10.244.0.0/16,fd00:10:244::/56",
+                        "--service-range", "10.96.0.0/16,fd00:10:96::/108", shows="dhow join")
+        server, token, pin = join_command(shown)
+        b.start("join", server, "--token", token, "--ca-hash", pin, "--zone", "east-2", shows="is node")
+        a.kubectl("apply", "-f", "-", input=json.dumps(WEB))
+        a.kubectl("apply", "-f", "-", input=json.dumps(service("web", "RequireDualStack", ports=[{"port": 80, "targetPort": 8090}])))
+        eventually(lambda: a.get("deployment", "web")["status"].get("readyReplicas") == 2, timeout=60)
+        pods = sorted(a.get("pods")["items"], key=lambda pod: pod["spec"]["nodeName"])
+        assert all(len(ips(pod)) == 2 and len(pod["status"]["hostIPs"]) == 1 for pod in pods)
+        # The image's server knows IPv4 alone.
+        for pod in pods:
+            told = f"{network.dir}/{pod['metadata']['name']}"
+            os.makedirs(told)
+            with open(told + "/name", "w") as f:
+                f.write(pod["spec"]["nodeName"])
+            servers.append(subprocess.Popen(["nsenter", f"--net=/proc/{main_process(pod)}/ns/net", "--", sys.executable, "-m", "http.server", "8090",
+                                             "--bind", "::", "--directory", told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        address = a.get("service", "web")["spec"]["clusterIPs"][1]
+        for pod, other in (pods, reversed(pods)):
+            eventually(lambda: from_pod(pod, ips(other)[1], 8090)().stdout == other["spec"]["nodeName"])
+            eventually(lambda: answers(from_pod(pod, address)) == {"host-a", "host-b"})
+        assert b.run("cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra").stdout == "2\n", "routers' advertisements are heard on"
+        for host in (b, a):
+            host.dhow("leave", "--force", timeout=120)
+            left = host.run("sh", "-c", "ip -6 route; ip -6 address; cat /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv6/conf/eth0/accept_ra").stdout
+            assert "fd00" not in left and left.endswith("0\n1\n"), left
+            tables = host.run("nft", "list", "tables", check=False).stdout
+            assert "table ip6 dhow" not in tables, tables
+    finally:
+        for process in servers:
+            process.kill()
+            process.wait()
+        network.destroy()

@@ -13,6 +13,7 @@
 #include "host_client.h"
 #include "network/links.h"
 #include "network/nat_table.h"
+#include "network/policy_table.h"
 #include "network/service_proxy.h"
 #include "node/options.h"
 #include "platform/members.h"
@@ -59,7 +60,11 @@ Task<Result<>> removePods(Loop& loop, BlockingPool& pool, const HostConfig& conf
   co_return std::move(outcome.first);
 }
 
-Result<> removeTables() {
+Result<> removeTables(const HostConfig& config) {
+  PolicyTableOptions policies;
+  policies.ipv6 = !config.podRange6.empty();
+  ASSIGN_OR_RETURN(auto table, PolicyTable::open(std::move(policies)));
+  RETURN_IF_ERROR(table->apply({}, {}));
   ASSIGN_OR_RETURN(auto pods, NatTable::open(kPodTable));
   RETURN_IF_ERROR(pods->destroy());
   ServiceProxyOptions options;
@@ -149,7 +154,7 @@ Task<Result<>> leave(Loop& loop, BlockingPool& pool, HostConfig config, platform
   if (config.node) {
     auto removed = co_await removePods(loop, pool, config, programs);
     outcome.add(std::move(removed));
-    outcome.add(removeTables());
+    outcome.add(removeTables(config));
     outcome.add(removeLinks(config));
     giveBack(config.settings);
   }

@@ -153,7 +153,7 @@ TEST(PodFiles, HostsAndResolver) {
   node.dnsAddress = "10.96.0.10";
   node.domain = "cluster.local";
   node.resolvConf = "nameserver 192.0.2.1\nsearch example.org\noptions timeout:1\n";
-  const std::string hosts = hostsFile(kPod, node, "10.244.1.7");
+  const std::string hosts = hostsFile(kPod, node, {"10.244.1.7", "fd00:10:244:1::7"});
   EXPECT_NE(hosts.find("10.244.1.7\tweb-0.web.shop.svc.cluster.local\tweb-0\n"), std::string::npos);
   EXPECT_NE(hosts.find("1.2.3.4\ta\tb\n"), std::string::npos);
   EXPECT_EQ(resolvFile(kPod, node),
