@@ -13,6 +13,8 @@ SHELL_IMAGE = "registry.dhow.internal:5000/shell:1"
 def publish_shell(cluster):
     """Puts an image with a static busybox into the cluster's registry, as SHELL_IMAGE."""
     root = os.path.join(cluster.data, "shell-image-" + cluster.name)
+    if os.path.isdir(root):
+        return SHELL_IMAGE  # another file's tests share the cluster
     os.makedirs(root + "/bin")
     os.makedirs(root + "/tmp")
     run(["cp", "/bin/busybox", root + "/bin/busybox"])
