@@ -9,6 +9,7 @@ import tempfile
 import time
 
 import cgroup_v2_machine as machine
+from builds import build
 from docker_engine import busybox_layer, registry_files
 from harness import BUILD, run
 
@@ -50,6 +51,10 @@ def make_root(root):
     os.makedirs(root + "/lib/systemd/system", exist_ok=True)
     for path in glob.glob("/lib/systemd/system/*.target") + glob.glob("/lib/systemd/system/*.slice"):
         shutil.copy(path, root + path, follow_symlinks=False)
+    # Another build of the same version, to upgrade to.
+    program = build(f"{root}/opt/other", another=True)
+    run(["strip", "--strip-debug", program])
+    os.remove(f"{root}/opt/other/examples")
     units = root + "/etc/systemd/system"
     write(units + "/checks.service", SERVICE)
     os.makedirs(units + "/multi-user.target.wants")
@@ -74,7 +79,7 @@ def boot(script, timeout=300):
     with tempfile.TemporaryDirectory(prefix="dhow-machines-", dir="/var/tmp") as work:
         make_root(work + "/root")
         shutil.copy(script, work + "/root/checks.sh")
-        run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", work + "/root", work + "/disk", "1G"], timeout=120)
+        run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", work + "/root", work + "/disk", "2G"], timeout=120)
         shutil.rmtree(work + "/root")
         image = glob.glob(machine.kernel() + "/boot/vmlinuz-*")[0]
         machines = []

@@ -50,6 +50,18 @@ def test_systemd_keeps_the_agent_and_the_agent_keeps_containers(consoles):
     assert output(one, "status").endswith("active\nactive\n")
 
 
+def test_both_are_upgraded_under_systemd_and_the_store_is_restored(consoles):
+    one, two = consoles
+    said = output(one, "upgrade")
+    programs = re.findall(r"^/var/lib/dhow/host/programs/(\S+)/dhow$", said, re.M)
+    assert len(programs) == 2 and len(set(programs)) == 1 and f"runs dhow {programs[0]}; before it was" in said, said
+    said = output(two, "upgrade")
+    assert f"/programs/{programs[0]}/dhow" in said and "same containers" in said and "nothing was to be done" in said, said
+    said = output(one, "restore")
+    assert "the master runs: `systemctl stop dhow-server`" in said and "restored the state of" in said, said
+    assert "configmap/earlier" in said and 'configmaps "later" not found' in said and "node/two condition met" in said, said
+
+
 def test_leaving_takes_everything_along(consoles):
     one, two = consoles
     assert 'this machine has left cluster "q"' in output(two, "leave")
