@@ -141,16 +141,14 @@ def test_masters_then_nodes_are_replaced_under_load(region, tmp_path):
 
 
 def test_what_does_not_start_goes_back_and_what_was_cut_short_is_completed(region, tmp_path):
-    runs = region.runs()
+    before, runs = region.containers(), region.runs()
     now = next(iter(runs.values()))
     node, master = region.nodes[0], region.masters[1]
     broken = script(str(tmp_path / "broken"), "exit 1", later(1))
     said = refused(region, node, DHOW, "--to", broken)
     assert f"dhow-agent does not come up with {id_of(None, broken)}" in said and f"it runs {now} again" in said, said
-    # The node was away so long that its pod has moved.
-    region.first.kubectl("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
-    eventually(lambda: region.first.kubectl("get", "pods").stdout.count("Running") == 2)
-    before = region.containers()
+    # The node was not away for so long that its pod has moved.
+    assert region.containers() == before
     # Killed before it is through: the next goes on, with what the service was linked to.
     other = build(str(tmp_path / "other"), version=later(1), another=True)
     process = subprocess.Popen(master.inside([other, "upgrade"]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -24,7 +24,8 @@ constexpr const char* kAllServices = "services";  // what tells of them all that
 // A master waits for its store, and a store's member for the others.
 constexpr Duration kReadyLimit = 120s;
 constexpr Duration kStopLimit = 30s;
-constexpr Duration kRestartLimit = 30s;
+constexpr Duration kRestartLimit = 30s, kLook = 1s;
+constexpr int kEndsAgain = 3;
 
 std::string unitPath(const std::string& service) {
   return fmt::format("{}/{}.service", kUnitFolder, service);
@@ -250,6 +251,20 @@ pid_t servicePid(const HostConfig& config, const Service& service) {
   return platform::findRole(initPid(config), command);
 }
 
+// A program that cannot run ends again and again: a node must not be away for so long that its pods are moved.
+Task<Result<>> awaitReady(Loop& loop, ReadySocket& ready, const HostConfig& config, const Service& service) {
+  const TimePoint end = loop.now() + kRestartLimit;
+  pid_t seen = 0;
+  for (int ends = 0; ends < kEndsAgain;) {
+    auto told = co_await ready.wait(loop, std::min<Duration>(kLook, end - loop.now()));
+    if (told.ok() || !told.error().is(Code::kDeadlineExceeded) || loop.now() >= end) co_return told;
+    const pid_t now = servicePid(config, service);
+    if (now == 0 || (seen != 0 && now != seen)) ++ends;
+    if (now != 0) seen = now;
+  }
+  co_return Error(Code::kUnavailable, "its process ends again and again");
+}
+
 Task<Result<>> awaitService(Loop& loop, BlockingPool& pool, HostConfig config, Service service,
                             std::function<Task<bool>()> serves) {
   if (servicesInstalled()) {
@@ -266,6 +281,7 @@ Task<Result<>> awaitService(Loop& loop, BlockingPool& pool, HostConfig config, S
 
 Task<Result<>> restartService(Loop& loop, BlockingPool& pool, HostConfig config, Service service) {
   const bool units = servicesInstalled();
+  bool ran = false;
   CO_ASSIGN_OR_RETURN(auto ready,
                       ReadySocket::create(config.paths().ready(service.tellsReady ? kAllServices : service.name)));
   if (units) {
@@ -274,13 +290,15 @@ Task<Result<>> restartService(Loop& loop, BlockingPool& pool, HostConfig config,
     CO_RETURN_IF_ERROR(restarted);
     if (service.tellsReady) co_return Result<>();
   } else if (const pid_t pid = servicePid(config, service); pid != 0) {
+    ran = true;
     auto fd = pidfdOf(pid);
     if (fd.ok() && servicePid(config, service) == pid) {
       auto ended = co_await endProcess(loop, pid, fd->get());
       CO_RETURN_IF_ERROR(ended);
     }
   }
-  auto told = co_await ready.wait(loop, kRestartLimit);
+  // One that does not run was waited for already, and what keeps it running takes its time.
+  auto told = ran ? co_await awaitReady(loop, ready, config, service) : co_await ready.wait(loop, kRestartLimit);
   co_return told;
 }
 
