@@ -39,7 +39,13 @@ TEST(ZonesSimulation, LostZoneIsDetectedInTenAndHealedInTwentySecondsAndComesBac
   region.database(3);
   ASSERT_TRUE(region.loop.runUntil([&] { return region.whole(6) && region.serving("web") == 12; }, 60s))
       << region.describe();
-  const auto before = region.byZone("web");
+  auto unevenness = [&] {
+    const auto count = region.byZone("web");
+    auto [least, most] = std::minmax_element(count.begin(), count.end(),
+                                             [](const auto& a, const auto& b) { return a.second < b.second; });
+    return most->second - least->second;
+  };
+  const int before = unevenness();
   region.loop.advance(20s);
   const TimePoint lost = region.loop.now();
   region.lose("z1", false);
@@ -63,7 +69,7 @@ TEST(ZonesSimulation, LostZoneIsDetectedInTenAndHealedInTwentySecondsAndComesBac
       300s))
       << region.describe();
   EXPECT_EQ(least, 12) << "pods came back before others went";
-  EXPECT_EQ(region.byZone("web"), before);
+  EXPECT_LE(unevenness(), before) << "pods stand as even as before";
   EXPECT_EQ(region.doubled, 0u);
 }
 
