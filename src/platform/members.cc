@@ -77,8 +77,9 @@ Task<Result<InitialCluster>> findCluster(Loop& loop, const MasterOptions& option
   for (const auto& member : *members) {
     const auto& urls = member.peerUrls;
     if (std::find(urls.begin(), urls.end(), url) == urls.end()) continue;
-    // Listed, and never started: its place is free.
-    if (member.name.empty()) co_return toldCluster(options, *members);
+    // Listed, and never started (it would have told its clients' addresses): its place is free. It may just be slower
+    // than the others of a new cluster.
+    if (member.clientUrls.empty()) co_return toldCluster(options, *members);
     log::warn("member", "{} has lost its data: it joins anew", options.name);
     auto removed = co_await admin.removeMember(member.id);
     CO_RETURN_IF_ERROR(removed);
