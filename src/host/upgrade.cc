@@ -25,7 +25,7 @@ using platform::Programs;
 namespace {
 
 constexpr Duration kAnswerLimit = 5s;
-constexpr Duration kNodeLimit = 30s;
+constexpr Duration kNodeLimit = 30s, kApiAgain = 500ms;
 
 Error refused(std::string text) {
   return Error(Code::kFailedPrecondition, std::move(text));
@@ -250,7 +250,14 @@ Task<Result<>> Upgrade::change(Part part, std::string program) {
   if (!part.service.containers) co_return Result<>();
   CO_ASSIGN_OR_RETURN(auto options, hostClientOptions(config));
   HttpClient api(loop, std::move(options));
-  auto well = co_await client::awaitNode(loop, api, config.name, program, kNodeLimit);
+  const TimePoint end = loop.now() + kNodeLimit;
+  Result<> well;
+  while (true) {
+    well = co_await client::awaitNode(loop, api, config.name, program, end - loop.now());
+    // A master that is just starting anew says nothing about the agent.
+    if (well.ok() || !well.error().is(Code::kUnavailable) || loop.now() >= end) break;
+    co_await loop.sleep(kApiAgain);
+  }
   co_await api.stop();
   co_return well;
 }
