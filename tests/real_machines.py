@@ -74,7 +74,7 @@ def make_root(root):
                 f.write(content)
 
 
-def boot(script, timeout=300):
+def boot(script, timeout=400):
     """Runs the script on two new machines, "one" and "two"; gives what their consoles showed."""
     with tempfile.TemporaryDirectory(prefix="dhow-machines-", dir="/var/tmp") as work:
         make_root(work + "/root")

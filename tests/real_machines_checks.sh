@@ -24,7 +24,7 @@ if [ "$(hostname)" = two ]; then
   check restart 'before=$(pidof hello dhow-shim); agent=$(systemctl show -p MainPID --value dhow-agent); systemctl restart dhow-agent; [ "$before" = "$(pidof hello dhow-shim)" ] && [ "$agent" != "$(systemctl show -p MainPID --value dhow-agent)" ] && echo same containers'
   check killed 'agent=$(systemctl show -p MainPID --value dhow-agent); kill -9 $agent; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1; systemctl is-active -q dhow-agent && break; done; systemctl is-active dhow-agent; pidof hello >/dev/null && echo runs on'
   until wget -q -O /dev/null http://10.9.0.1:8000/upgrade; do sleep 0.3; done
-  check upgrade 'before=$(pidof hello); /opt/other/dhow upgrade; readlink /proc/$(systemctl show -p MainPID --value dhow-agent)/exe /var/lib/dhow/host/programs/links/dhow-agent; [ "$before" = "$(pidof hello)" ] && echo same containers; /opt/other/dhow upgrade'
+  check upgrade 'before=$(pidof hello); /opt/other/dhow upgrade; readlink /proc/$(systemctl show -p MainPID --value dhow-agent)/exe; [ "$before" = "$(pidof hello)" ] && echo same containers; /opt/other/dhow upgrade'
   until wget -q -O /dev/null http://10.9.0.1:8000/leave; do sleep 0.3; done
   check leave 'dhow leave'
   check left 'pidof hello dhow dhow-shim; ls /etc/systemd/system /var/lib/dhow /run/dhow; ip link | grep dhow; grep dhow /proc/mounts; find /sys/fs/cgroup -path "*/dhow/?*" -type d; cat /proc/sys/net/ipv4/ip_forward'
@@ -53,8 +53,9 @@ check tunnel 'for i in 1 2 3 4 5; do kubectl exec web -- hostname 2>/dev/null | 
 touch /srv/restart
 check again 'for i in $(seq 30); do sleep 1; [ "$(kubectl get pod web -o jsonpath="{.status.containerStatuses[0].restartCount}")" = 0 ] && kubectl exec web -- true && break; done; timeout 5 wget -q -O - http://10.9.0.1:30080/'
 check status 'dhow status; systemctl is-active dhow-server dhow-agent'
-check upgrade '/opt/other/dhow upgrade; readlink /proc/$(systemctl show -p MainPID --value dhow-server)/exe /proc/$(systemctl show -p MainPID --value dhow-agent)/exe'
-touch /srv/upgrade
+check upgrade '/opt/other/dhow upgrade; for s in dhow-server dhow-agent; do readlink /proc/$(systemctl show -p MainPID --value $s)/exe; done'
 check restore 'kubectl create configmap earlier && dhow snapshot save && kubectl create configmap later; dhow snapshot restore $(ls /var/lib/dhow/host/snapshots | grep -v upgrade | tail -n 1); systemctl stop dhow-server && dhow snapshot restore $(ls /var/lib/dhow/host/snapshots | grep -v upgrade | tail -n 1) && systemctl start dhow-server; kubectl get configmap earlier later -o name; kubectl wait --for=condition=Ready node --all --timeout=60s'
+touch /srv/upgrade
 touch /srv/leave
-check gone 'for i in $(seq 60); do kubectl get node two | grep -q NotReady && break; sleep 1; done; kubectl get node two'
+# It is away for a while as well when its agent is upgraded.
+check gone 'away=0; for i in $(seq 120); do if kubectl get node two | grep -q NotReady; then away=$((away + 1)); else away=0; fi; [ $away -ge 6 ] && break; sleep 1; done; kubectl get node two'
