@@ -49,7 +49,6 @@ struct Upgrade {
   int members = 0;  // started anew
 
   HostPaths paths() const { return config.paths(); }
-  Result<Programs> chosen(const Programs& own, const std::string& to) const;
   Result<> findParts();
   std::string before() const;
   bool begun() const;
@@ -66,12 +65,6 @@ struct Upgrade {
   Task<Result<>> change(Part part, std::string program);
   std::string mixture();
 };
-
-Result<Programs> Upgrade::chosen(const Programs& own, const std::string& to) const {
-  if (to.empty()) return own;
-  if (to.find('/') == to.npos && !pathExists(to) && parseVersion(to)) return platform::installedPrograms(paths(), to);
-  return Programs::at(to);
-}
 
 Result<> Upgrade::findParts() {
   parts.clear();
@@ -294,7 +287,8 @@ Task<Result<platform::Upgraded>> upgrade(Loop& loop, BlockingPool& pool, HostCon
                                          std::string to, platform::Progress progress) {
   CO_ASSIGN_OR_RETURN(auto lock, lockFile(config.paths().lock()));
   Upgrade upgrade{loop, pool, config, {loop, std::move(progress)}};
-  CO_ASSIGN_OR_RETURN(upgrade.target, co_await pool.run(loop, [&] { return upgrade.chosen(own, to); }));
+  CO_ASSIGN_OR_RETURN(upgrade.target,
+                      co_await pool.run(loop, [&] { return platform::choosePrograms(config.paths(), own, to); }));
   CO_RETURN_IF_ERROR(upgrade.findParts());
   const std::string from = upgrade.before();
   if (upgrade.complete()) co_return platform::Upgraded{from, from, ""};

@@ -155,6 +155,12 @@ std::vector<std::string> installedIds(const ProgramPaths& paths) {
   return ids;
 }
 
+Result<Programs> choosePrograms(const ProgramPaths& paths, const Programs& own, const std::string& to) {
+  if (to.empty()) return own;
+  if (to.find('/') == to.npos && !pathExists(to) && parseVersion(to)) return installedPrograms(paths, to);
+  return Programs::at(to);
+}
+
 void removeOtherPrograms(const ProgramPaths& paths, const std::vector<std::string>& keep) {
   std::set<std::string> kept(keep.begin(), keep.end());
   auto links = listDir(paths.links());

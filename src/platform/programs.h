@@ -46,6 +46,8 @@ Result<Programs> installPrograms(const ProgramPaths& paths, const Programs& prog
 // Those that are there, by id. kNotFound, or kDataLoss when they are not what their name says.
 Result<Programs> installedPrograms(const ProgramPaths& paths, const std::string& id);
 std::vector<std::string> installedIds(const ProgramPaths& paths);
+// Those that somebody asked for: a folder, a program, or the id of ones that are there; empty: `own`. Blocks.
+Result<Programs> choosePrograms(const ProgramPaths& paths, const Programs& own, const std::string& to);
 // Removes all but these and those that a process has a link to.
 void removeOtherPrograms(const ProgramPaths& paths, const std::vector<std::string>& keep);
 

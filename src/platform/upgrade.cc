@@ -67,7 +67,6 @@ struct Upgrade {
   RegionClient region = rep.regionOf(config);
   int members = 0;  // started anew
 
-  Result<Programs> chosen(const std::string& to) const;
   Task<Result<std::vector<Part>>> parts();
   Result<> checkVersions(const std::vector<Part>& parts, bool asked) const;
   Task<Result<>> checkWhole();
@@ -88,12 +87,6 @@ struct Upgrade {
     return !linked.empty() && linked != config.program;
   }
 };
-
-Result<Programs> Upgrade::chosen(const std::string& to) const {
-  if (to.empty()) return rep.programs;
-  if (to.find('/') == to.npos && !pathExists(to) && parseVersion(to)) return installedPrograms(config.paths(), to);
-  return Programs::at(to);
-}
 
 // In the order in which they are replaced: of the masters the leader last.
 Task<Result<std::vector<Part>>> Upgrade::parts() {
@@ -384,7 +377,9 @@ Task<Result<Upgraded>> Cluster::upgrade(ClusterConfig config, std::string to, Pr
                     "--keep-data` and `dhow up` start it with this one",
                     config.request.name));
   Upgrade upgrade{*rep_, config, {rep_->loop, std::move(progress)}, rep_->programs};
-  CO_ASSIGN_OR_RETURN(upgrade.target, co_await rep_->pool.run(rep_->loop, [&] { return upgrade.chosen(to); }));
+  CO_ASSIGN_OR_RETURN(upgrade.target, co_await rep_->pool.run(rep_->loop, [&] {
+    return choosePrograms(config.paths(), rep_->programs, to);
+  }));
   // It may be taking its place from itself just now, when another upgrade was cut short.
   auto region = co_await startRegionProcess(rep_->loop, config, kReplaceLimit);
   CO_RETURN_IF_ERROR(region);
