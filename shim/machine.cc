@@ -12,7 +12,8 @@
 namespace {
 
 constexpr int64_t kMilli = 1000000, kFirstDelay = 100 * kMilli, kLastDelay = 5000 * kMilli;
-constexpr int64_t kSteadyAfter = 10000 * kMilli;  // a command that ran so long starts over at the first delay
+// A command that ran so long, or that ended well or as it was told, starts over at the first delay.
+constexpr int64_t kSteadyAfter = 10000 * kMilli;
 
 int64_t monotonic() {
   __kernel_timespec now{};
@@ -80,7 +81,8 @@ void runMachine(char** argv, char** envp) {
         program.pid = 0;
         if (i == count - 1) code = (status & 0x7f) ? 128 + (status & 0x7f) : (status >> 8) & 0xff;
         if (ending == i) endNext();
-        if (monotonic() - program.startedAt > kSteadyAfter) program.delay = kFirstDelay;
+        const bool well = status == 0 || status == SIGTERM;
+        if (well || monotonic() - program.startedAt > kSteadyAfter) program.delay = kFirstDelay;
         program.nextStart = monotonic() + program.delay;
         program.delay = program.delay * 2 < kLastDelay ? program.delay * 2 : kLastDelay;
       }

@@ -67,6 +67,22 @@ TEST(Machine, RunsItsCommandAgainAndReapsOrphans) {
   EXPECT_TRUE(runOn(world.loop, world.runtime->machines())->empty());
 }
 
+TEST(Machine, OnlyACommandThatFailsIsStartedLessAndLessOften) {
+  NEEDS_ROOT();
+  World world;
+  auto spec = machine(world, "echo >> /mnt/failed; exit 1");
+  spec.args.insert(spec.args.end(), {"--", "/bin/sh", "-c", "echo >> /mnt/well"});
+  ASSERT_TRUE(runOn(world.loop, world.runtime->createMachine(spec)).ok());
+  ASSERT_TRUE(runOn(world.loop, world.runtime->startMachine("n1")).ok());
+  waitFor(world.dir + "/tmp/well", std::string(20, '\n'));
+  const auto failed = readFile(world.dir + "/tmp/failed").valueOr("");
+  EXPECT_GE(readFile(world.dir + "/tmp/well").valueOr("").size(), 20u);
+  EXPECT_GE(failed.size(), 1u);
+  EXPECT_LT(failed.size(), 10u);
+  EXPECT_TRUE(runOn(world.loop, world.runtime->killMachine("n1")).ok());
+  EXPECT_TRUE(runOn(world.loop, world.runtime->removeMachine("n1")).ok());
+}
+
 TEST(Machine, ARuntimeWorksInsideAndItsContainersOutliveTheCommand) {
   NEEDS_ROOT();
   World world;
