@@ -30,6 +30,7 @@ constexpr int kReadyPatience = 10'000;  // milliseconds
 constexpr int kEndPatience = 5'000;
 constexpr size_t kFewestSlots = 4;
 constexpr size_t kLongestConfig = 256 << 20;
+constexpr size_t kLongestReason = 1000;
 constexpr int64_t kMostConnections = 20'000;
 constexpr int64_t kOtherFiles = 1'000;
 
@@ -191,21 +192,33 @@ Result<> Haproxy::reload() {
   if (::kill(pid_, SIGUSR2) != 0) return Error::fromErrno(errno, "reload HAProxy");
   ++reloads_;
   RETURN_IF_ERROR(waitReady());
-  findOldWorkers();
-  return {};
+  // It is ready, too, when the new worker could not start and the one before goes on (management guide, section 4).
+  if (findWorkers()) return {};
+  const std::string log = readFile(options_.folder + "/haproxy.log", kLongestConfig).valueOr("");
+  const size_t last = log.rfind("Reloading HAProxy"), alert = last == log.npos ? last : log.find("[ALERT]", last);
+  return Error(Code::kFailedPrecondition,
+               "HAProxy does not reload: " + (alert == log.npos ? "" : log.substr(alert, kLongestReason)));
 }
 
-// A client's idle connection stays with the old worker for one more request, which must not go to a pod that has left.
-void Haproxy::findOldWorkers() {
+// Whether the last reload has brought a new worker. A client's idle connection stays with the old one for one more
+// request, which must not go to a pod that has left.
+bool Haproxy::findWorkers() {
   oldWorkers_.clear();
   auto shown = master_.ask("show proc");
-  if (!shown.ok()) return;
-  bool old = false;
+  if (!shown.ok()) return false;
+  bool old = false, fresh = false;
   for (const std::string& line : split(*shown, '\n')) {
     if (line.starts_with("#")) old = line.starts_with("# old workers");
-    const std::string pid = line.substr(0, line.find_first_of(" \t"));
-    if (old && line.find("worker") != std::string::npos && parseUint(pid)) oldWorkers_.push_back(pid);
+    auto words = split(line, ' ');
+    std::erase(words, "");
+    if (words.size() < 3 || words[1] != "worker") continue;
+    if (old) {
+      oldWorkers_.push_back(words[0]);
+    } else {
+      fresh = fresh || words[2] == "0";
+    }
   }
+  return fresh;
 }
 
 void Haproxy::stop() {
@@ -252,34 +265,41 @@ Result<> Haproxy::apply(Config wanted) {
   // The worker that a reload replaces must know, too, which pods leave.
   if (known_ && running())
     if (auto told = changeServers(wanted); !told.ok()) log::warn("ingress", "{}", told.error().message());
-  known_ = false;
-  RETURN_IF_ERROR(load(std::move(wanted)));
-  known_ = true;
-  return {};
+  return load(std::move(wanted));
 }
 
 Result<> Haproxy::load(Config wanted) {
   RETURN_IF_ERROR(prepare());
+  const bool known = std::exchange(known_, false);
+  const std::string file = options_.folder + "/haproxy.cfg";
+  const std::string inForce = running() ? readFile(file, kLongestConfig).valueOr("") : "";
   // Servers keep their places, so that the worker that goes can still be told of them.
-  std::map<std::string, Slots> before = std::exchange(slots_, {});
+  const std::map<std::string, Slots> before = std::exchange(slots_, {});
   for (const auto& [name, backend] : wanted.backends) {
-    Slots slots = std::move(before[name]);
+    auto found = before.find(name);
+    Slots slots = found == before.end() ? Slots() : found->second;
     slots.resize(std::max(slots.size(), std::bit_ceil(std::max(kFewestSlots, backend.servers.size() + 1))));
     place(backend.servers, slots);
     slots_[name] = std::move(slots);
   }
   std::vector<Frontend> frontends = wanted.frontends;
-  leavePortsOfOthers(wanted);
+  leavePortsOfOthers(wanted, inForce);
   RETURN_IF_ERROR(write(wanted));
-  RETURN_IF_ERROR(writeAccepted(options_.program, options_.folder + "/haproxy.cfg", wanted, slots_, layout_));
-  if (running()) {
-    RETURN_IF_ERROR(reload());
-  } else {
-    RETURN_IF_ERROR(start());
+  RETURN_IF_ERROR(writeAccepted(options_.program, file, wanted, slots_, layout_));
+  auto loaded = running() ? reload() : start();
+  if (!loaded.ok()) {
+    if (loaded.error().is(Code::kFailedPrecondition) && !inForce.empty()) {
+      // What was in force goes on, and is told of pods that come and go.
+      slots_ = before;
+      known_ = known;
+      RETURN_IF_ERROR(writeFile(file, inForce, 0600));
+    }
+    return loaded;
   }
   removeStale(wanted);
   loaded_ = std::move(wanted);
   frontends_ = std::move(frontends);
+  known_ = true;
   return {};
 }
 
@@ -295,14 +315,11 @@ bool Haproxy::isFree(uint16_t port) const {
 }
 
 // HAProxy would not start for one that it cannot have.
-void Haproxy::leavePortsOfOthers(Config& wanted) {
+void Haproxy::leavePortsOfOthers(Config& wanted, std::string_view inForce) {
   missing_.clear();
-  // Those that it has, as the file says with which it runs.
   std::set<std::string> own;
-  auto present = running() ? readFile(options_.folder + "/haproxy.cfg", kLongestConfig) : Result<std::string>("");
-  if (present.ok())
-    for (const std::string& line : split(*present, '\n'))
-      if (line.starts_with("  bind ")) own.insert(split(line, ' ')[3]);
+  for (const std::string& line : split(inForce, '\n'))
+    if (line.starts_with("  bind ")) own.insert(split(line, ' ')[3]);
   for (Frontend& frontend : wanted.frontends)
     std::erase_if(frontend.listeners, [&](const Listener& listener) {
       if (own.contains(fmt::format("{}:{}", options_.address, listener.port)) || isFree(listener.port)) return false;
@@ -356,7 +373,7 @@ Result<> Haproxy::changeMap(std::string_view name, const std::map<std::string, s
 }
 
 Result<> Haproxy::changeServers(const Config& wanted) {
-  if (!oldWorkers_.empty()) findOldWorkers();
+  if (!oldWorkers_.empty()) (void)findWorkers();
   auto tell = [&](const std::string& name, size_t i, const std::optional<Server>& before,
                   const std::optional<Server>& now) -> Result<> {
     const std::string server = fmt::format("set server {}/s{} ", name, i);

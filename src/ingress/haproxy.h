@@ -27,7 +27,7 @@ class Haproxy {
 
   // Finds the one that runs, or starts one with the files that are there, if any.
   Result<> recover();
-  // After an error nobody knows what is in force; the next call makes sure by a reload.
+  // After an error what was in force goes on, or nobody knows what is; the next call makes sure by a reload.
   Result<> apply(Config wanted);
   bool running() const;
   // Readable when it ends; invalid when none runs.
@@ -45,12 +45,12 @@ class Haproxy {
   Result<> write(const Config& wanted);
   Result<> load(Config wanted);
   bool isFree(uint16_t port) const;
-  void leavePortsOfOthers(Config& wanted);
+  void leavePortsOfOthers(Config& wanted, std::string_view inForce);
   void removeStale(const Config& wanted) const;
   bool sameStructure(const Config& wanted) const;
   Result<> change(const Config& wanted);
   Result<> changeServers(const Config& wanted);
-  void findOldWorkers();
+  bool findWorkers();
   Result<> changeCertificates(const Config& wanted);
   Result<> changeMap(std::string_view name, const std::map<std::string, std::string>& before,
                      const std::map<std::string, std::string>& after, bool removals) const;

@@ -2,11 +2,13 @@
 #include "haproxy.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -207,6 +209,50 @@ TEST(Haproxy, APortThatSomebodyHasStopsNoOther) {
     EXPECT_APPLIED(proxy.apply(config));
     EXPECT_EQ(ask("a.test", "/", 81), "one");
     EXPECT_FALSE(proxy.portsMissing());
+  });
+}
+
+TEST(Haproxy, AReloadThatFailsIsToldAndLeavesWhatWasInForce) {
+  apart([](Haproxy::Options options) {
+    // Somebody takes a port after it was looked at and before HAProxy takes it.
+    const std::string gap = options.folder + "-gap", asked = options.folder + "-asked",
+                      taken = options.folder + "-taken";
+    ASSERT_EQ(::mkfifo(asked.c_str(), 0600), 0);
+    ASSERT_EQ(::mkfifo(taken.c_str(), 0600), 0);
+    const std::string script = fmt::format(
+        "#!/bin/sh\n"
+        "case $1 in -c) [ -e {0} ] && rm {0} && echo > {1} && read x < {2};; esac\n"
+        "exec /usr/sbin/haproxy \"$@\"\n",
+        gap, asked, taken);
+    options.program = options.folder + "-program";
+    ASSERT_TRUE(writeFile(options.program, script, 0700).ok());
+    Backhand one("one", 8001), two("two", 8002);
+    Haproxy proxy(options);
+    Config config = serving({{"127.0.0.1", 8001}});
+    EXPECT_APPLIED(proxy.apply(config));
+    const auto before = readFile(options.folder + "/haproxy.cfg");
+    config.frontends[0].listeners.push_back({81, false});
+    std::unique_ptr<Backhand> somebody;
+    ASSERT_TRUE(writeFile(gap, "").ok());
+    std::thread taker([&] {
+      UniqueFd question(::open(asked.c_str(), O_RDONLY | O_CLOEXEC)),
+          answer(::open(taken.c_str(), O_WRONLY | O_CLOEXEC));
+      somebody = std::make_unique<Backhand>("somebody", 81);
+      EXPECT_EQ(::write(answer.get(), "\n", 1), 1);
+    });
+    auto applied = proxy.apply(config);
+    taker.join();
+    ASSERT_FALSE(applied.ok());
+    EXPECT_NE(applied.error().message().find("127.0.0.1:81"), std::string::npos) << applied.error().message();
+    EXPECT_EQ(readFile(options.folder + "/haproxy.cfg").valueOr(""), *before);
+    EXPECT_EQ(ask("a.test"), "one");
+    config.backends["web"].servers = {{"127.0.0.1", 8002}};
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(ask("a.test"), "two");
+    EXPECT_TRUE(proxy.portsMissing());
+    somebody.reset();
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(ask("a.test", "/", 81), "two");
   });
 }
 
