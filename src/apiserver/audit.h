@@ -7,9 +7,9 @@
 #include <string_view>
 
 #include "base/blocking.h"
-#include "base/fd.h"
 #include "base/gate.h"
 #include "base/loop.h"
+#include "base/rotated_file.h"
 
 namespace dhow::apiserver {
 
@@ -32,17 +32,14 @@ class Audit {
 
  private:
   static Task<> write(Audit* self);
-  Result<> append(std::string_view lines);
-  Result<> rotate();
 
   Loop& loop_;
   BlockingPool& pool_;
-  const AuditOptions options_;
+  const size_t maxQueued_;
   std::string queued_;
   bool writing_ = false, stopped_ = false;
   uint64_t dropped_ = 0;
-  size_t size_ = 0;  // of the file; the writer's alone
-  UniqueFd file_;
+  RotatedFile file_;  // the writer's alone
   Gate gate_;
 };
 
