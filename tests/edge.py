@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 
-from harness import eventually, run
-from pods import apply, main_process, publish_shell, shell_pod, wait_ready
+import pytest
+from harness import Cluster, eventually, run
+from pods import HELLO, apply, main_process, publish_shell, shell_pod, wait_ready
 
-# Answers with its name and what it was asked, as JSON; speaks WebSocket enough to echo.
+# Answers with its name and what it was asked, as JSON; with another status where the path is /status/<it>. Speaks WebSocket enough to echo.
 ECHO = """
 import base64, hashlib, http.server, json, socketserver, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -22,7 +23,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.connection.sendall(data)
             return
         body = json.dumps({"name": sys.argv[1], "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
-        self.send_response(200)
+        self.send_response(int(self.path[8:11]) if self.path.startswith("/status/") else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -56,6 +57,13 @@ class EdgeWorld:
     def end(self):
         for backend in self.backends:
             backend.kill()
+
+    def access_log(self, **wanted):
+        """The lines of all nodes with these values."""
+        names = [node["metadata"]["name"] for node in self.cluster.get("nodes")["items"]]
+        logs = [self.cluster.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/logs/ingress/access.log?tailLines=2000", check=False) for name in names]
+        lines = [json.loads(line) for log in logs if log.returncode == 0 for line in log.stdout.split("\n") if line]
+        return [line for line in lines if all(line.get(k) == v for k, v in wanted.items())]
 
     def node_ports(self, address):
         """The ports of nodes behind a load-balanced address, by its own."""
@@ -107,3 +115,20 @@ class EdgeWorld:
                               capture_output=True, text=True, timeout=10)
         begin = done.stdout.find("-----BEGIN")
         return done.stdout[begin:done.stdout.find("-----END") + 25] if begin >= 0 else ""
+
+
+def edge_world(kind):
+    """The fixture `world` of a file: one of this kind, and its cluster."""
+    @pytest.fixture(scope="module")
+    def world(tmp_path_factory):
+        made = Cluster(nodes=2, zones=2)
+        one = None
+        try:
+            made.up("--deploy", HELLO)
+            one = kind(made, str(tmp_path_factory.mktemp("tls")))
+            yield one
+        finally:
+            if one:
+                one.end()
+            made.destroy()
+    return world

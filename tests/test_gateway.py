@@ -6,10 +6,9 @@ import os
 import re
 import signal
 
-import pytest
-from edge import EdgeWorld
-from harness import Cluster, eventually, run
-from pods import HELLO, apply, role_process
+from edge import EdgeWorld, edge_world
+from harness import eventually, run
+from pods import apply, role_process
 from test_ingress import Traffic
 
 API = "gateway.networking.k8s.io/v1"
@@ -45,6 +44,11 @@ def route(name, parent, *rules, hostnames=None, kind="HTTPRoute", **ref_more):
 
 
 class World(EdgeWorld):
+    def __init__(self, cluster, folder):
+        super().__init__(cluster, folder)
+        self.apply(gateway("web", listener("all"), listener("other", 8080, hostname="*.other.test")))
+        self.address = self.programmed("web")
+
     def conditions(self, kind, name, listener=None, parent=0, namespace="default"):
         """By type: (status, reason)."""
         status = self.cluster.get(kind, name, "-n", namespace).get("status", {})
@@ -64,20 +68,7 @@ class World(EdgeWorld):
         return self.cluster.get("gateway", name)["status"]["addresses"][0]["value"]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = Cluster(nodes=2, zones=2)
-    world = None
-    try:
-        made.up("--deploy", HELLO)
-        world = World(made, str(tmp_path_factory.mktemp("tls")))
-        world.apply(gateway("web", listener("all"), listener("other", 8080, hostname="*.other.test")))
-        world.address = world.programmed("web")
-        yield world
-    finally:
-        if world:
-            world.end()
-        made.destroy()
+world = edge_world(World)
 
 
 def test_a_gateway_has_an_address_and_says_how_it_is(world):

@@ -10,10 +10,9 @@ import sys
 import threading
 import time
 
-import pytest
-from edge import EdgeWorld
-from harness import Cluster, eventually, run
-from pods import HELLO, HELLO_IMAGE, apply, role_process
+from edge import EdgeWorld, edge_world
+from harness import eventually, run
+from pods import apply, role_process
 
 NGINX, APPGW = "nginx.ingress.kubernetes.io/", "appgw.ingress.kubernetes.io/"
 
@@ -67,18 +66,7 @@ class World(EdgeWorld):
         return {pid for _, pid, worker in self.processes() if worker}
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = Cluster(nodes=2, zones=2)
-    world = None
-    try:
-        made.up("--deploy", HELLO)
-        world = World(made, str(tmp_path_factory.mktemp("tls")))
-        yield world
-    finally:
-        if world:
-            world.end()
-        made.destroy()
+world = edge_world(World)
 
 
 def test_ingresses_are_shown_defaulted_and_checked(world):
@@ -221,6 +209,44 @@ def test_annotations_of_ingress_nginx(world):
     assert 5 < names.count("blue") < 35, names
     answer = world.get("gateway.test", "/shop/cart")
     assert answer["path"] == "/v2/cart" and "ApplicationGatewayAffinity=" in answer["answer"]["set-cookie"]
+
+
+def test_requests_are_logged_and_counted_and_errors_have_pages(world):
+    cluster = world.cluster
+    cluster.kubectl("create", "configmap", "pages", "--from-literal=503.html=<p>back soon</p>", "--from-literal=404=nothing here", "--from-literal=500.json={}",
+                    "--from-literal=nonsense=x")
+    world.apply(ingress("pages", {"pages.test": [path("red", "/status"), path("nobody", "/empty")]}, {"dhow.io/error-pages": "pages", NGINX + "custom-http-errors": "404"}),
+                ingress("quiet", {"quiet.test": [path("red")]}, {NGINX + "enable-access-log": "false"}))
+    world.serves("pages.test", "red", "/status/200")
+    world.serves("quiet.test", "red")
+    for asked, code, kind, text in (("/empty", 503, "text/html", "<p>back soon</p>"), ("/other", 404, "text/html", "nothing here"),
+                                    ("/status/404", 404, "text/html", "nothing here"), ("/status/500", 500, "application/json", "{}")):
+        status, headers, body = world.curl("http://pages.test" + asked)
+        assert (status, headers["content-type"].split(";")[0], body) == (code, kind, text), asked
+    assert world.get("pages.test", "/status/502")["name"] == "red"
+    told = eventually(lambda: (lambda text: "ErrorPageInvalid" in text and text)(cluster.kubectl("describe", "ingress", "pages").stdout))
+    assert "dhow.io/error-pages serves pages" in told
+    cluster.kubectl("create", "configmap", "pages", "--from-literal=404=moved away", "--dry-run=client", "-o", "json")
+    cluster.kubectl("patch", "configmap", "pages", "-p", '{"data":{"404":"moved away"}}')
+    eventually(lambda: world.curl("http://pages.test/other")[2] == "moved away")
+    # The log: a line each, whatever the client sends.
+    agent = 'curl "},{\\ä'
+    world.curl("http://quiet.test/", "-H", "X-Request-ID: quiet")
+    world.curl("http://pages.test/status/404?a=%22b", "-H", "X-Request-ID: loud", "-A", agent, "-e", "http://from.test/", "--data", "12345")
+    line, = eventually(lambda: world.access_log(request_id="loud"))
+    assert {k: line[k] for k in ("method", "host", "path", "protocol", "status", "route", "namespace", "service", "user_agent", "referer", "tls")} == {
+        "method": "POST", "host": "pages.test", "path": "/status/404?a=%22b", "protocol": "HTTP/1.1", "status": 404, "route": "Ingress/default/pages",
+        "namespace": "default", "service": "red", "user_agent": agent, "referer": "http://from.test/", "tls": "-"}
+    pod = cluster.get("pod", "red")["status"]["podIP"]
+    assert line["server"] == f"{pod}:8080" and line["bytes_in"] > 5 and line["duration_ms"] >= 0 and line["client"]
+    world.curl("http://nowhere.test/", "-H", "X-Request-ID: nowhere")
+    line, = eventually(lambda: world.access_log(request_id="nowhere"))
+    assert line["status"] == 404 and line["service"] == "-" and not world.access_log(host="quiet.test", service="red")
+    # Counts, where nodes tell theirs.
+    metrics = "\n".join(cluster.kubectl("get", "--raw", f"/api/v1/nodes/{cluster.name}-node-{i}/proxy/metrics").stdout for i in (1, 2))
+    answers = re.findall(r'haproxy_backend_http_responses_total{namespace="default",service="red",port="80",proxy="[^"]*",code="4xx"} (\d+)', metrics)
+    assert sum(map(int, answers)) >= 1
+    assert f'server="{pod}:8080",pod="red"' in metrics and world.status("http://nowhere.test/metrics") == 404
 
 
 class Traffic:

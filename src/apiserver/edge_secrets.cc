@@ -38,6 +38,11 @@ void ingressSecrets(const ObjectPtr& ingress, std::vector<std::string>& keys) {
   }
 }
 
+void ingressConfigMaps(const ObjectPtr& ingress, std::vector<std::string>& keys) {
+  const auto name = text(ingress->root(), {"metadata", "annotations", "dhow.io/error-pages"});
+  if (!name.empty()) keys.push_back(fmt::format("{}/{}", ingress->ns(), name));
+}
+
 void gatewaySecrets(const ObjectPtr& gateway, std::vector<std::string>& keys) {
   for (const auto& listener : array(gateway->root(), {"spec", "listeners"})) {
     if (!listener.is_object()) continue;
@@ -79,6 +84,7 @@ EdgeSecrets::EdgeSecrets(WatchCache& caches)
       grants_(caches.of(resources::kReferenceGrants)),
       policies_(caches.of(resources::kBackendTLSPolicies)) {
   ingresses_.addIndex(kBySecret, ingressSecrets);
+  ingresses_.addIndex(kByConfigMap, ingressConfigMaps);
   gateways_.addIndex(kBySecret, gatewaySecrets);
   gateways_.addIndex(kByConfigMap, gatewayConfigMaps);
   policies_.addIndex(kByConfigMap, policyConfigMaps);
@@ -124,8 +130,8 @@ bool EdgeSecrets::uses(std::string_view plural, std::string_view ns, std::string
     if (gatewayIsOurs(*gateway) &&
         (gateway->ns() == ns || granted(gateway->ns(), secret ? "Secret" : "ConfigMap", ns, name)))
       return true;
-  if (!secret) return !policies_.byIndex(kByConfigMap, key).empty();
-  for (const auto& ingress : ingresses_.byIndex(kBySecret, key))
+  if (!secret && !policies_.byIndex(kByConfigMap, key).empty()) return true;
+  for (const auto& ingress : ingresses_.byIndex(secret ? kBySecret : kByConfigMap, key))
     if (ingressIsOurs(*ingress)) return true;
   return false;
 }

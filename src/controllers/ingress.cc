@@ -21,6 +21,7 @@ IngressController::IngressController(Context context)
       classes_(context.caches.of(resources::kIngressClasses)),
       services_(context.caches.of(resources::kServices)),
       secrets_(context.caches.of(resources::kSecrets)),
+      configMaps_(context.caches.of(resources::kConfigMaps)),
       edge_(context, "ingress-controller.dhow.io"),
       events_(context.loop, context.client, {.component = "ingress-controller"}),
       controller_(context.loop, {.name = "ingress", .workers = 1},
@@ -34,6 +35,9 @@ IngressController::IngressController(Context context)
   });
   controller_.watch(secrets_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     if (usedSecrets_.contains((after ? after : before)->key())) queue.add(kEverything);
+  });
+  controller_.watch(configMaps_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+    if (usedConfigMaps_.contains((after ? after : before)->key())) queue.add(kEverything);
   });
 }
 
@@ -78,7 +82,7 @@ Task<Result<>> IngressController::keepStatus(ObjectPtr ingress) {
 }
 
 void IngressController::tellProblems(const std::vector<ObjectPtr>& ingresses) {
-  std::set<std::string> services, secrets;
+  std::set<std::string> services, secrets, configMaps;
   ingress::Documents documents;
   documents.ingresses = ingresses;
   documents.service = [&](std::string_view ns, std::string_view name) {
@@ -88,6 +92,10 @@ void IngressController::tellProblems(const std::vector<ObjectPtr>& ingresses) {
   documents.secret = [&](std::string_view ns, std::string_view name) {
     secrets.insert(fmt::format("{}/{}", ns, name));
     return secrets_.get(ns, name);
+  };
+  documents.configMap = [&](std::string_view ns, std::string_view name) {
+    configMaps.insert(fmt::format("{}/{}", ns, name));
+    return configMaps_.get(ns, name);
   };
   documents.slices = [](std::string_view, std::string_view) { return std::vector<ObjectPtr>(); };
   std::set<std::string> now;
@@ -99,6 +107,7 @@ void IngressController::tellProblems(const std::vector<ObjectPtr>& ingresses) {
   told_ = std::move(now);
   usedServices_ = std::move(services);
   usedSecrets_ = std::move(secrets);
+  usedConfigMaps_ = std::move(configMaps);
 }
 
 }  // namespace dhow::controllers

@@ -30,9 +30,10 @@ class IngressController final : public Component {
   client::Cache& classes_;
   client::Cache& services_;
   client::Cache& secrets_;
+  client::Cache& configMaps_;
   EdgeServices edge_;
-  std::set<std::string> usedServices_, usedSecrets_;  // by Ingresses
-  std::set<std::string> told_;                        // uid and message
+  std::set<std::string> usedServices_, usedSecrets_, usedConfigMaps_;  // by Ingresses
+  std::set<std::string> told_;                                         // uid and message
   client::EventRecorder events_;
   client::Controller controller_;
 };

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kNginx = "nginx.ingress.kubernetes.io/";
 constexpr std::string_view kGateway = "appgw.ingress.kubernetes.io/";
+constexpr std::string_view kOwn = "dhow.io/";
 constexpr size_t kLongestValue = 1024;  // of what becomes a line of HAProxy's configuration
 constexpr size_t kMostItems = 500;
 
@@ -31,7 +32,6 @@ constexpr std::string_view kNeedless[] = {"proxy-buffering",
                                           "service-upstream",
                                           "affinity-mode",
                                           "connection-proxy-header",
-                                          "enable-access-log",
                                           "http2-push-preload",
                                           "session-cookie-change-on-failure",
                                           "session-cookie-path",
@@ -149,6 +149,7 @@ class Parser {
 
   std::vector<Known> nginx();
   std::vector<Known> gateway();
+  std::vector<Known> own();
   void protocol(const std::string& value);
 
   const object::Object& ingress_;
@@ -303,6 +304,7 @@ std::vector<Parser::Known> Parser::nginx() {
        [this](const std::string& v) {
          if (auto number = integer(v, 1, 1'000'000)) canary_.total = static_cast<int>(*number);
        }},
+      {"enable-access-log", yes(a.accessLog)},
       {"enable-cors", yes(hasCors_)},
       {"cors-allow-origin", [this](const std::string& v) { cors_.origins = items(plain(v), ','); }},
       {"cors-allow-methods", text(cors_.methods)},
@@ -341,6 +343,13 @@ std::vector<Parser::Known> Parser::gateway() {
   };
 }
 
+std::vector<Parser::Known> Parser::own() {
+  Annotations& a = out_.values;
+  return {
+      {"error-pages", [this, &a](const std::string& v) { a.errorPages = token(v); }},
+  };
+}
+
 ParsedAnnotations Parser::parse() {
   const auto& annotations = client::object(ingress_.root(), {"metadata", "annotations"});
   auto read = [&](std::string_view prefix, const std::vector<Known>& known) {
@@ -352,6 +361,10 @@ ParsedAnnotations Parser::parse() {
       auto found = std::find_if(known.begin(), known.end(), [&](const Known& one) { return one.name == name; });
       if (found != known.end())
         found->take(std::string(member.value().get_string()));
+      else if (name == "custom-http-errors" || name == "default-backend")
+        wrong("HAProxy asks no second backend after an answer; dhow.io/error-pages serves pages of a config map");
+      else if (prefix == kOwn)
+        continue;  // others have some, too
       else if (prefix != kNginx || std::find(std::begin(kNeedless), std::end(kNeedless), name) == std::end(kNeedless))
         wrong("it is not served");
     }
@@ -359,6 +372,7 @@ ParsedAnnotations Parser::parse() {
   const auto type = client::text(annotations, "nginx.ingress.kubernetes.io/auth-type");
   read(kGateway, gateway());
   read(kNginx, nginx());
+  read(kOwn, own());
   Annotations& a = out_.values;
   if (hasAffinity_) a.affinity = affinity_;
   if (hasCors_) a.cors = cors_;

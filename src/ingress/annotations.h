@@ -1,6 +1,6 @@
 // What annotations of an Ingress ask for: ingress-nginx's (nginx.ingress.kubernetes.io/) and those of the Application
-// Gateway's controller (appgw.ingress.kubernetes.io/), as people know them. One that is wrong or not served is told and
-// has no effect; the others have.
+// Gateway's controller (appgw.ingress.kubernetes.io/), as people know them, and ours (dhow.io/). One that is wrong or
+// not served is told and has no effect; the others have.
 #pragma once
 
 #include <optional>
@@ -37,6 +37,9 @@ struct Annotations {
   std::optional<int64_t> connectTimeout, sendTimeout, readTimeout;  // seconds
   std::vector<std::string> allowed, denied;                         // ranges
   int64_t limitPerMinute = 0, limitConnections = 0, limitBurst = 5;
+
+  bool accessLog = true;
+  std::string errorPages;  // a config map
 
   std::string closed;  // why nothing is served: what protects it cannot be understood
   std::string authSecret, authRealm = "Authentication Required";

@@ -159,6 +159,7 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place) 
     out.push_back("balance " + a.loadBalance);
   if (a.loadBalance == "uri" || a.loadBalance == "source" || a.loadBalance.starts_with("hdr("))
     out.push_back("hash-type consistent");
+  if (!a.accessLog) out.push_back("http-request set-log-level silent");
   if (a.affinity) affinity(out, *a.affinity, place);
   if (a.connectTimeout) out.push_back(fmt::format("timeout connect {}s", *a.connectTimeout));
   if (a.readTimeout || a.sendTimeout)
@@ -169,6 +170,7 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place) 
   limits(out, a);
   identity(out, a, place);
   rewrite(out, a, place);
+  errorPageLines(out, place.pages);
   return out;
 }
 

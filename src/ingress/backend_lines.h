@@ -1,6 +1,7 @@
 // What annotations do to a backend's section. Private to this folder.
 #pragma once
 
+#include "error_pages.h"
 #include "ingress/annotations.h"
 #include "ingress/config.h"
 
@@ -13,6 +14,7 @@ struct Place {
   bool regex = false, tls = false, root = false;  // root: it is the path / itself
   std::string users;                              // a userlist
   std::string clientCertificates;                 // a file of authorities
+  std::vector<ErrorPage> pages;
 };
 
 std::vector<std::string> backendLines(const Annotations& annotations, const Place& place);

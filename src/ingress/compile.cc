@@ -36,18 +36,21 @@ class Compiler {
     ParsedAnnotations annotations;
     std::set<std::string> tlsHosts;
     std::string users, clientCertificates;  // names of what its lines need
+    std::vector<ErrorPage> pages;
   };
   void problem(const Source& source, std::string_view reason, std::string message) {
     out_.problems.push_back({source.ingress, std::string(reason), std::move(message)});
   }
   void certificates(Source& source);
   void protection(Source& source);
+  void errorPages(Source& source);
   void rules(Source& source);
   void paths(Source& source, const std::string& host, const json::array& paths);
   void path(Source& source, const std::string& host, const json::object& entry);
   void canary(const Source& source, const std::string& key, bool exact, const std::string& host,
               const std::string& path, const std::string& route);
   std::string site(const std::string& host);
+  std::string notFoundPage(const Source& source);
   std::string routeTo(const Source& source, const json::object& backend, Place place);
   Place placeOf(const Source& source, const std::string& host, const std::string& path) const;
   bool take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
@@ -149,6 +152,31 @@ void Compiler::protection(Source& source) {
   if (!a.closed.empty()) problem(source, "IngressClosed", fmt::format("nothing is served but 503: {}", a.closed));
 }
 
+void Compiler::errorPages(Source& source) {
+  const std::string& name = source.annotations.values.errorPages;
+  if (name.empty()) return;
+  ObjectPtr map = documents_.configMap(source.ingress->ns(), name);
+  if (!map) {
+    problem(source, "ConfigMapMissing", fmt::format("the config map \"{}\" that error-pages names is not there", name));
+    return;
+  }
+  std::vector<std::string> problems;
+  source.pages = errorPagesOf(*map, out_.config.files, problems);
+  for (std::string& one : problems) problem(source, "ErrorPageInvalid", std::move(one));
+}
+
+// What answers where an Ingress has a page for what none of its paths is for.
+std::string Compiler::notFoundPage(const Source& source) {
+  auto page =
+      std::find_if(source.pages.begin(), source.pages.end(), [](const ErrorPage& one) { return one.status == 404; });
+  if (page == source.pages.end()) return "";
+  Backend out;
+  out.lines = {fmt::format("http-request return status 404 errorfile @{}", page->file)};
+  const std::string id = "r_" + shortDigest(out.lines[0]);
+  out_.config.backends.emplace(id, std::move(out));
+  return ingress::routeOf(id, "Ingress", source.ingress->key());
+}
+
 Place Compiler::placeOf(const Source& source, const std::string& host, const std::string& path) const {
   Place place;
   const Annotations& a = source.annotations.values;
@@ -158,10 +186,11 @@ Place Compiler::placeOf(const Source& source, const std::string& host, const std
   if (!a.rewriteTarget.empty() || !a.backendPathPrefix.empty()) place.path = path;
   place.users = source.users;
   place.clientCertificates = source.clientCertificates;
+  place.pages = source.pages;
   return place;
 }
 
-// The name of the backend, which is made when it is not there yet. Empty: there is nothing to send to.
+// The route to the backend, which is made when it is not there yet.
 std::string Compiler::routeTo(const Source& source, const json::object& backend, Place place) {
   const Annotations& a = source.annotations.values;
   const std::string_view name = text(backend, {"service", "name"});
@@ -197,7 +226,7 @@ std::string Compiler::routeTo(const Source& source, const json::object& backend,
   }
   const std::string id = fmt::format("b_{}_{}", label, shortDigest(join(out.lines, "\n") + "\n" + out.serverOptions));
   out_.config.backends.emplace(id, std::move(out));
-  return id;
+  return ingress::routeOf(id, "Ingress", source.ingress->key());
 }
 
 bool Compiler::take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
@@ -320,7 +349,12 @@ void Compiler::rules(Source& source) {
     for (const std::string& alias : source.annotations.values.aliases)
       out_.config.sites.emplace(std::string(kSitePrefix) + alias, at);
   }
-  if (fallback.empty() || canary) return;
+  if (canary) return;
+  if (fallback.empty()) {
+    if (const std::string page = notFoundPage(source); !page.empty())
+      for (const std::string& host : hosts) fallbacks_.emplace_back(site(host) + "/", page);
+    return;
+  }
   hosts.insert("");  // no rule matches: neither its own hosts' nor another's
   for (const std::string& host : hosts)
     fallbacks_.emplace_back(site(host) + "/", routeTo(source, fallback, placeOf(source, host, "/")));
@@ -329,7 +363,7 @@ void Compiler::rules(Source& source) {
 Compiled Compiler::run() {
   std::vector<Source> sources;
   for (const ObjectPtr& ingress : documents_.ingresses)
-    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", ""});
+    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", "", {}});
   auto order = [](const Source& source) {
     return std::tuple(source.annotations.values.canary.has_value(),
                       text(source.ingress->root(), {"metadata", "creationTimestamp"}), source.ingress->key());
@@ -338,6 +372,7 @@ Compiled Compiler::run() {
   for (Source& source : sources) {
     for (const std::string& text : source.annotations.problems) problem(source, "AnnotationInvalid", text);
     protection(source);
+    errorPages(source);
     certificates(source);
     rules(source);
   }
@@ -369,6 +404,11 @@ Compiled compile(const Documents& documents) {
 std::string_view classOf(const object::Object& ingress) {
   auto name = text(ingress.root(), {"spec", "ingressClassName"});
   return name.empty() ? ingress.annotation("kubernetes.io/ingress.class") : name;
+}
+
+std::set<std::string> configMapsOf(const object::Object& ingress) {
+  const std::string name = parseAnnotations(ingress).values.errorPages;
+  return name.empty() ? std::set<std::string>() : std::set<std::string>{name};
 }
 
 std::set<std::string> secretsOf(const object::Object& ingress) {

@@ -21,7 +21,7 @@ constexpr uint16_t kHttpPort = 80, kHttpsPort = 443;
 struct Documents {
   std::vector<ObjectPtr> ingresses;  // of our classes, no others
   using Find = std::function<ObjectPtr(std::string_view ns, std::string_view name)>;
-  Find service, secret;
+  Find service, secret, configMap;
   std::function<std::vector<ObjectPtr>(std::string_view ns, std::string_view service)> slices;
 };
 
@@ -45,5 +45,6 @@ std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_
 std::string_view classOf(const object::Object& ingress);
 // Secrets that it names, of its own namespace.
 std::set<std::string> secretsOf(const object::Object& ingress);
+std::set<std::string> configMapsOf(const object::Object& ingress);
 
 }  // namespace dhow::ingress

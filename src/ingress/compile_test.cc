@@ -7,6 +7,7 @@
 
 #include "ingress/annotations.h"
 #include "render.h"
+#include "text.h"
 
 namespace dhow::ingress {
 namespace {
@@ -51,6 +52,12 @@ class Compile : public testing::Test {
       return name == "missing" ? nullptr
                                : parse(R"({"metadata":{"name":"web","namespace":"a"},"spec":{"ports":[{"port":80}]}})");
     };
+    documents_.configMap = [](std::string_view, std::string_view name) {
+      return name == "pages"
+                 ? parse(
+                       R"({"metadata":{"name":"pages","namespace":"a"},"data":{"404":"gone","418.txt":"tea","x":"y","503.json":"{}"}})")
+                 : ObjectPtr();
+    };
     documents_.secret = [](std::string_view, std::string_view) { return ObjectPtr(); };
     documents_.slices = [](std::string_view, std::string_view) {
       return std::vector<ObjectPtr>{slice(endpoint("10.0.0.1", true))};
@@ -65,6 +72,25 @@ class Compile : public testing::Test {
   Documents documents_;
 };
 
+TEST_F(Compile, PagesOfAConfigMapStandInForErrors) {
+  documents_.ingresses = {ingress("i", "shop.test", path("web", "/x"), R"("dhow.io/error-pages":"pages")")};
+  const Compiled compiled = run();
+  const Config& config = compiled.config;
+  ASSERT_EQ(config.files.size(), 3u);
+  const auto& [name, page] = *config.files.begin();
+  EXPECT_THAT(
+      page, testing::AllOf(testing::StartsWith("HTTP/1.1 404 Error\r\n"), HasSubstr("Content-Length: 4\r\n\r\ngone")));
+  const std::string web = config.prefixes.at("i|shop.test/x/");
+  EXPECT_THAT(config.backends.at(backendOf(web)).lines,
+              testing::AllOf(Contains("errorfile 404 @" + name), Contains(HasSubstr("return status 418 content-type")),
+                             Contains("http-response return status 404 errorfile @" + name + " if { status 404 }")));
+  // What no path is for.
+  EXPECT_THAT(config.prefixes.at("i|shop.test/"), testing::StartsWith("r_"));
+  EXPECT_THAT(messages(compiled), ElementsAre(HasSubstr("the key \"x\" of the config map \"pages\" is no error page")));
+  documents_.ingresses = {ingress("i", "shop.test", path("web"), R"("dhow.io/error-pages":"none")")};
+  EXPECT_THAT(messages(run()), ElementsAre(HasSubstr("the config map \"none\" that error-pages names is not there")));
+}
+
 TEST_F(Compile, NothingIsServedWithoutIngresses) {
   EXPECT_TRUE(run().config.empty());
 }
@@ -75,7 +101,7 @@ TEST_F(Compile, PathsOfAHostBecomeMaps) {
                                       path("web", "/raw", "ImplementationSpecific"))};
   const Config config = run().config;
   ASSERT_EQ(config.backends.size(), 1u);
-  const std::string backend = config.backends.begin()->first;
+  const std::string backend = config.backends.begin()->first + "@Ingress/a/i";
   EXPECT_EQ(config.sites, (std::map<std::string, std::string>{{"i|shop.test", "i|shop.test"}}));
   EXPECT_EQ(config.exact, (std::map<std::string, std::string>{{"i|shop.test/bar", backend}}));
   EXPECT_EQ(config.prefixes,

@@ -57,13 +57,15 @@ struct Frontend {
   std::string clientCertificates;  // file of the authorities of clients, which must show a certificate; or empty
   bool anyDepth = false;           // the star of a wildcard is any number of labels; else it is one
   std::set<int> depths;            // of its wildcards: how many labels follow the star
+  std::string owner;               // "Gateway/<ns>/<name>"; empty: the Ingresses
   std::vector<std::string> acls;   // that the lines below use
   std::vector<std::string> afterExact, afterPrefixes;  // lines that set txn.to of some requests anew
   bool operator==(const Frontend&) const = default;
 };
 
 // How a request finds its backend: its frontend and host give a site ("i|shop.example.com", "i|*.example.com", "i|*"),
-// the site and its path a route: the name of a backend, or of a split, or of a choice that a frontend's lines make.
+// the site and its path a route: the name of a backend and whose it is ("b_a_web_80_0123456789@Ingress/a/shop"), or of
+// a split, or of a choice that a frontend's lines make.
 struct Config {
   std::vector<Frontend> frontends;
   std::map<std::string, std::string> sites;     // host -> site, which is another one for an alias

@@ -28,19 +28,18 @@ std::string word(std::string_view text) {
   return out;
 }
 
-Result<std::string> Control::ask(const std::string& command, const std::string& payload) const {
+Result<std::string> exchange(const std::string& socket, std::string_view request, size_t limit) {
   struct sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (socket_.size() >= sizeof address.sun_path) return Error(Code::kInvalid, socket_ + " is too long for a socket");
-  std::memcpy(address.sun_path, socket_.data(), socket_.size());
+  if (socket.size() >= sizeof address.sun_path) return Error(Code::kInvalid, socket + " is too long for a socket");
+  std::memcpy(address.sun_path, socket.data(), socket.size());
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return Error::fromErrno(errno, "socket");
   const struct timeval patience{kPatienceSeconds, 0};
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
   if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
-    return Error::fromErrno(errno, "connect to HAProxy at " + socket_);
-  std::string request = payload.empty() ? command + "\n" : command + " <<\n" + payload + "\n";
+    return Error::fromErrno(errno, "connect to HAProxy at " + socket);
   for (size_t sent = 0; sent < request.size();) {
     const ssize_t count = ::send(fd.get(), request.data() + sent, request.size() - sent, MSG_NOSIGNAL);
     if (count < 0 && errno == EINTR) continue;
@@ -51,13 +50,19 @@ Result<std::string> Control::ask(const std::string& command, const std::string& 
   ::shutdown(fd.get(), SHUT_WR);
   std::string answer;
   char buffer[8192];
-  while (answer.size() < kLongestAnswer) {
+  while (answer.size() < limit) {
     const ssize_t count = ::recv(fd.get(), buffer, sizeof buffer, 0);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return Error::fromErrno(errno, "read from HAProxy");
     if (count == 0) break;
     answer.append(buffer, static_cast<size_t>(count));
   }
+  return answer;
+}
+
+Result<std::string> Control::ask(const std::string& command, const std::string& payload) const {
+  const std::string request = payload.empty() ? command + "\n" : command + " <<\n" + payload + "\n";
+  ASSIGN_OR_RETURN(std::string answer, exchange(socket_, request, kLongestAnswer));
   return std::string(trim(answer));
 }
 

@@ -7,6 +7,9 @@
 
 namespace dhow::ingress {
 
+// Sends to a unix socket and reads until its end, at most `limit` bytes.
+Result<std::string> exchange(const std::string& socket, std::string_view request, size_t limit);
+
 class Control {
  public:
   explicit Control(std::string socket) : socket_(std::move(socket)) {}

@@ -5,6 +5,8 @@
 
 #include <boost/asio/posix/stream_descriptor.hpp>
 
+#include "access_log.h"
+#include "base/files.h"
 #include "base/gate.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -12,6 +14,7 @@
 #include "gateway_world.h"
 #include "haproxy.h"
 #include "ingress/gateway.h"
+#include "metrics.h"
 #include "object/resource_names.h"
 
 namespace dhow::ingress {
@@ -39,7 +42,9 @@ struct Edge::Rep {
         classes(caches.of(resources::kIngressClasses)),
         services(caches.of(resources::kServices)),
         slices(caches.of(resources::kEndpointSlices)),
-        haproxy({options.program, options.folder, options.run, options.address, options.dnsAddress}),
+        places{options.program, options.folder, options.run, options.address, options.dnsAddress},
+        haproxy(places),
+        accessLog(l, p, places.logPipe(), options.folder + "/access.log"),
         flushed(l),
         gate(l) {
     slices.addIndex(kByService, [](const object::ObjectPtr& slice, std::vector<std::string>& keys) {
@@ -126,6 +131,8 @@ struct Edge::Rep {
       if (!isOurs(*ingress) || ingress->deleting()) continue;
       documents.ingresses.push_back(ingress);
       for (const std::string& name : secretsOf(*ingress)) names.insert({"secrets", std::string(ingress->ns()), name});
+      for (const std::string& name : configMapsOf(*ingress))
+        names.insert({"configmaps", std::string(ingress->ns()), name});
     }
     if (!gateways.synced()) return false;
     GatewayDocuments forGateways = gateways.documents(names);
@@ -142,12 +149,13 @@ struct Edge::Rep {
       };
     };
     documents.secret = find("secrets");
+    documents.configMap = find("configmaps");
     documents.slices = [&](std::string_view ns, std::string_view name) {
       return slicesOf(fmt::format("{}/{}", ns, name));
     };
     forGateways.service = documents.service;
     forGateways.secret = documents.secret;
-    forGateways.configMap = find("configmaps");
+    forGateways.configMap = documents.configMap;
     forGateways.slices = documents.slices;
     config = compile(documents).config;
     (void)compileGateways(forGateways, config);
@@ -158,6 +166,18 @@ struct Edge::Rep {
   void updateServers(const std::set<std::string>& changed) {
     for (auto& [name, backend] : config.backends)
       if (changed.contains(backend.service)) backend.servers = serversOf(slicesOf(backend.service), backend.port);
+  }
+
+  std::map<std::string, std::string> podsByAddress() const {
+    std::map<std::string, std::string> out;
+    for (const std::string& service : usedServices)
+      for (const object::ObjectPtr& slice : slicesOf(service))
+        for (const auto& endpoint : client::array(slice->root(), {"endpoints"})) {
+          if (!endpoint.is_object() || text(endpoint.get_object(), {"targetRef", "kind"}) != "Pod") continue;
+          for (const std::string& address : client::strings(client::array(endpoint.get_object(), {"addresses"})))
+            out[address] = text(endpoint.get_object(), {"targetRef", "name"});
+        }
+    return out;
   }
 
   static Task<> flush(Rep* self) {
@@ -232,7 +252,9 @@ struct Edge::Rep {
   client::Cache& classes;
   client::Cache& services;
   client::Cache& slices;
+  const Haproxy::Options places;
   Haproxy haproxy;
+  AccessLog accessLog;
   std::function<void(bool)> onServing;
   Config config;
   std::set<std::string> usedServices, changedServices;
@@ -253,6 +275,8 @@ Edge::~Edge() = default;
 Task<> Edge::start() {
   Rep& r = *rep_;
   r.onServing = onServing;
+  if (auto made = makeDirs(r.places.run, 0700); !made.ok()) log::warn("ingress", "{}", made.error().message());
+  r.accessLog.start();
   Haproxy* haproxy = &r.haproxy;
   Result<> found = co_await r.pool.run(r.loop, [haproxy] { return haproxy->recover(); });
   if (!found.ok()) log::warn("ingress", "HAProxy from disk: {}", found.error().message());
@@ -270,11 +294,33 @@ Task<> Edge::stop() {
   r.patience.cancel();
   r.watched.reset();
   r.flushed.notify();
+  co_await r.accessLog.stop();
   co_await r.gate.close();
 }
 
 uint64_t Edge::applied() const {
   return rep_->applied();
+}
+
+Task<std::string> Edge::metrics() {
+  Rep& r = *rep_;
+  if (!r.haproxy.running()) co_return "";
+  const Haproxy::Options& places = r.places;
+  Result<RawMetrics> raw =
+      co_await r.pool.run(r.loop, [&places] { return readMetrics(places.metricsSocket(), places.adminSocket()); });
+  if (!raw.ok()) {
+    log::warn("ingress", "{}", raw.error().message());
+    co_return "";
+  }
+  const auto pods = r.podsByAddress();
+  co_return labelledMetrics(*raw, r.config, [&pods](const std::string& address) {
+    auto found = pods.find(address);
+    return found == pods.end() ? "" : found->second;
+  });
+}
+
+std::string Edge::accessLogFile() const {
+  return rep_->places.folder + "/access.log";
 }
 
 Task<uint64_t> Edge::untilApplied(uint64_t revision, Duration limit) {

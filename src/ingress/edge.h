@@ -50,6 +50,10 @@ class Edge {
   uint64_t applied() const;
   // Waits until that is so of `revision`, at most `limit`; gives what is applied then.
   Task<uint64_t> untilApplied(uint64_t revision, Duration limit);
+  // HAProxy's counts in Prometheus' text format; empty while it does not run.
+  Task<std::string> metrics();
+  // Of requests, a line of JSON each; older ones are in <file>.1, <file>.2, ...
+  std::string accessLogFile() const;
 
  private:
   struct Rep;

@@ -64,6 +64,48 @@ void splits(Lines& out, const Frontend& frontend, const Layout& layout) {
                    rule, layout.map("splits"))});
 }
 
+// One line of JSON for each request or connection. What clients say is bounded and escaped; 2.6 takes 2048 bytes a
+// line.
+constexpr std::string_view kTime =
+    "\"time\":\"%[date,utime(%Y-%m-%dT%H:%M:%S)].%[date(0,ms),mod(1000),add(1000),concat(),bytes(1,3)]Z\",\"client\":"
+    "\"%ci\"";
+constexpr std::string_view kPlace =
+    "\"route\":\"%[var(txn.to),field(2,@)]\",\"namespace\":\"%[be_name,field(2,_)]\",\"service\":\"%[be_name,field(3,_)"
+    "]\","
+    "\"server\":\"%si:%sp\"";
+constexpr std::string_view kHost = "\"%[var(txn.host),bytes(0,256),json(utf8s)]\"";
+constexpr size_t kLongestUri = 1024, kLongestHeader = 512, kLongestId = 128;
+
+void log(Lines& out, const Frontend& frontend) {
+  auto text = [](std::string_view variable) { return fmt::format("\"%[var(txn.{}),json(utf8s)]\"", variable); };
+  const std::string gateway = frontend.owner.empty() ? "" : fmt::format(",\"gateway\":\"{}\"", frontend.owner);
+  std::string format;
+  if (frontend.mode == Mode::kHttp)
+    format = fmt::format(
+        "{},\"method\":{},\"host\":{},\"path\":{},\"protocol\":\"HTTP/"
+        "%[var(txn.version)]\",\"status\":%ST,\"bytes_in\":%U,\"bytes_out\":%B,"
+        "\"duration_ms\":%Ta,\"queue_ms\":%Tw,\"connect_ms\":%Tc,\"response_ms\":%Tr{},{},\"request_id\":{},"
+        "\"tls\":\"%sslv\",\"user_agent\":{},\"referer\":{},\"end\":\"%ts\"",
+        kTime, text("method"), kHost, text("uri"), gateway, kPlace, text("id"), text("agent"), text("referer"));
+  else
+    format = fmt::format(
+        "{},\"host\":{},\"protocol\":\"TCP\",\"bytes_in\":%U,\"bytes_out\":%B,\"duration_ms\":%Tt,\"connect_ms\":%Tc{},"
+        "{},"
+        "\"tls\":\"%sslv\",\"end\":\"%ts\"",
+        kTime, kHost, gateway, kPlace);
+  out.push_back({"log stdout len 32768 format raw local0"});
+  out.push_back({"log-format '{" + format + "}'"});
+  if (frontend.mode != Mode::kHttp) return;
+  auto keep = [&](std::string_view variable, std::string_view what, size_t most) {
+    out.push_back({fmt::format("http-request set-var(txn.{}) {},bytes(0,{})", variable, what, most)});
+  };
+  keep("method", "method", 32);
+  keep("version", "req.ver", 8);
+  keep("uri", "pathq", kLongestUri);
+  keep("agent", "req.fhdr(User-Agent)", kLongestHeader);
+  keep("referer", "req.fhdr(Referer)", kLongestHeader);
+}
+
 void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
   add("http-request set-var(txn.host) req.hdr(host),host_only,lower");
@@ -90,7 +132,8 @@ void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
        {"ssl-client-verify", "ssl-client-subject-dn", "ssl-client-cert", "X-Forwarded-Prefix"})
     add(fmt::format("http-request del-header {}", header));
   add("http-request set-header X-Request-ID %[uuid] unless { req.hdr(X-Request-ID) -m found }");
-  add("use_backend %[var(txn.to)] if { var(txn.to) -m found }");
+  if (layout.accessLog) add(fmt::format("http-request set-var(txn.id) req.fhdr(X-Request-ID),bytes(0,{})", kLongestId));
+  add("use_backend %[var(txn.to),field(1,@)] if { var(txn.to) -m found }");
   add("default_backend nothing");
 }
 
@@ -106,7 +149,7 @@ void connections(Lines& out, const Frontend& frontend, const Layout& layout) {
   add(fmt::format("tcp-request content set-var(txn.to) var(txn.site),map_str({})", layout.map("exact")));
   splits(out, frontend, layout);
   add("tcp-request content reject unless { var(txn.to) -m found }");
-  add("use_backend %[var(txn.to)]");
+  add("use_backend %[var(txn.to),field(1,@)]");
 }
 
 }  // namespace
@@ -115,6 +158,7 @@ std::vector<FrontendLine> frontendLines(const Frontend& frontend, const Layout& 
   Lines out;
   if (frontend.mode != Mode::kHttp) out.push_back({"mode tcp"});
   binds(out, frontend, layout);
+  if (layout.accessLog) log(out, frontend);
   own(out, frontend, &Frontend::acls);
   if (frontend.mode == Mode::kHttp)
     requests(out, frontend, layout);

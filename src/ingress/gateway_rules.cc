@@ -75,7 +75,8 @@ class Sections {
   std::string routeTo(const Frontend& frontend, const RouteModel& route, const RuleModel& rule, size_t index,
                       const RuleContext& context) {
     const bool tcp = frontend.mode != Frontend::Mode::kHttp;
-    if (!rule.problem.empty()) return broken(tcp);
+    auto routed = [&](const std::string& name) { return ingress::routeOf(name, nameOf(route.route.kind), route.key); };
+    if (!rule.problem.empty()) return routed(broken(tcp));
     std::vector<std::string> lines = timeoutLines(client::object(*rule.spec, {"timeouts"}));
     FilterLines filters = filterLines(array(*rule.spec, {"filters"}), context);
     lines.insert(lines.end(), filters.lines.begin(), filters.lines.end());
@@ -84,7 +85,7 @@ class Sections {
       const std::string name = "r_" + shortDigest(join(lines, "\n"));
       out.lines = std::move(lines);
       config_.backends.emplace(name, std::move(out));
-      return name;
+      return routed(name);
     }
     std::vector<std::string> names;
     std::vector<int64_t> weights;
@@ -92,9 +93,9 @@ class Sections {
       const int64_t weight = std::clamp<int64_t>(number(ref, {"weight"}, 1), 0, 1'000'000);
       if (weight == 0) return;
       weights.push_back(weight);
-      names.push_back(section(route, ref, lines, context, tcp));
+      names.push_back(routed(section(route, ref, lines, context, tcp)));
     });
-    if (names.empty()) return broken(tcp);
+    if (names.empty()) return routed(broken(tcp));
     if (std::all_of(names.begin(), names.end(), [&](const std::string& one) { return one == names[0]; }))
       return names[0];
     const std::string split =
@@ -239,6 +240,7 @@ class Port {
   Port(Gateway& gateway, uint16_t port, uint16_t nodePort, Config& config) : gateway_(gateway), config_(config) {
     frontend_.name = fmt::format("g{}", nodePort);
     frontend_.port = port;
+    frontend_.owner = "Gateway/" + gateway.object->key();
     frontend_.anyDepth = true;
     for (GatewayListener& listener : gateway.listeners) {
       if (listener.port != port || !listener.served()) continue;

@@ -8,6 +8,7 @@
 #include "gateway_model.h"
 #include "patterns.h"
 #include "render.h"
+#include "text.h"
 
 namespace dhow::ingress {
 namespace {
@@ -171,7 +172,7 @@ TEST_F(Gateways, EachWeightHasAShare) {
   const GatewayVerdicts verdicts = run();
   std::map<std::string, int> shares;
   for (const auto& [place, backend] : config_.splits) ++shares[backend.substr(0, backend.rfind('_'))];
-  EXPECT_EQ(shares, (std::map<std::string, int>{{"b_a_few_80", 1}, {"b_a_most_80", 98}, {"broken", 1}}));
+  EXPECT_EQ(shares, (std::map<std::string, int>{{"b_a_few_80", 1}, {"b_a_most_80", 98}, {"broken@HTTPRoute/a/r", 1}}));
   EXPECT_EQ(verdictsOf(verdicts, "r")[1].reason, "BackendNotFound");
   // Other weights are other places of the same split: no reload.
   const Config before = config_;
@@ -185,7 +186,7 @@ TEST_F(Gateways, EachWeightHasAShare) {
   EXPECT_EQ(config_.backends, before.backends);
   serve(route("nobody", rule(""), R"(,"hostnames":["n.test"])"));
   run();
-  EXPECT_EQ(config_.prefixes.at("g28000|n.test/"), "broken");
+  EXPECT_EQ(config_.prefixes.at("g28000|n.test/"), "broken@HTTPRoute/a/nobody");
 }
 
 TEST_F(Gateways, WhatIsWrongIsToldAndStopsNothingElse) {
@@ -216,7 +217,7 @@ TEST_F(Gateways, WhatIsWrongIsToldAndStopsNothingElse) {
   EXPECT_THAT(partly[2].message, StartsWith("Dropped Rule 1: "));
   EXPECT_EQ(verdictsOf(verdicts, "wholly")[0].reason, "UnsupportedValue");
   EXPECT_THAT(config_.prefixes, ElementsAre(testing::Pair("g28002|*/", StartsWith("b_a_web_80")),
-                                            testing::Pair("g28002|*/mirror/", "broken")));
+                                            testing::Pair("g28002|*/mirror/", "broken@HTTPRoute/a/partly")));
 }
 
 TEST_F(Gateways, NoValueLeavesItsPlaceInALine) {
@@ -254,7 +255,7 @@ TEST_F(Gateways, HttpAndGrpcDoNotShareAHost) {
   EXPECT_TRUE(config_.exact.contains("g28000|a.test/s/m"));
   EXPECT_TRUE(config_.prefixes.contains("g28000|a.test/s/"));
   EXPECT_THAT(config_.frontends[0].acls, ElementsAre(HasSubstr("path -m reg -- '^(?:/[^/]+/m)$'")));
-  EXPECT_EQ(config_.backends.at(config_.exact.at("g28000|a.test/s/m")).serverOptions, "proto h2");
+  EXPECT_EQ(config_.backends.at(backendOf(config_.exact.at("g28000|a.test/s/m"))).serverOptions, "proto h2");
 }
 
 TEST_F(Gateways, ConnectionsGoByServerNameOrByPort) {
@@ -277,7 +278,7 @@ TEST_F(Gateways, ABackendWhoseCertificateCannotBeCheckedIsNotTalkedTo) {
       R"({"metadata":{"name":"p","namespace":"a"},"spec":{"targetRefs":[{"group":"","kind":"Service","name":"web"}],
           "validation":{"hostname":"web.test","caCertificateRefs":[{"group":"","kind":"ConfigMap","name":"missing"}]}}})")};
   const GatewayVerdicts verdicts = run();
-  EXPECT_EQ(config_.prefixes.at("g28000|*/"), "broken");
+  EXPECT_EQ(config_.prefixes.at("g28000|*/"), "broken@HTTPRoute/a/r");
   ASSERT_EQ(verdicts.policies.size(), 1u);
   EXPECT_EQ(verdicts.policies[0].parents.at(0).verdicts[0].reason, "NoValidCACertificate");
   EXPECT_EQ(verdicts.policies[0].parents.at(0).verdicts[1].reason, "InvalidCACertificateRef");

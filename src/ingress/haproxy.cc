@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "accepted_config.h"
+#include "access_log.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/pki.h"
@@ -92,7 +93,12 @@ bool place(const std::vector<Server>& servers, Slots& slots) {
 
 Haproxy::Haproxy(Options options)
     : options_(std::move(options)),
-      layout_{options_.folder, options_.run + "/admin.sock", options_.address, options_.dnsAddress, connectionsFor()},
+      layout_{.folder = options_.folder,
+              .socket = options_.adminSocket(),
+              .metrics = options_.metricsSocket(),
+              .address = options_.address,
+              .dnsAddress = options_.dnsAddress,
+              .maxConnections = connectionsFor()},
       control_(layout_.socket),
       master_(options_.run + "/master.sock") {}
 
@@ -140,7 +146,13 @@ Result<> Haproxy::recover() {
       if (opened.ok()) {
         pid_ = static_cast<pid_t>(*pid);
         pidfd_ = std::move(*opened);
-        if (running()) return {};
+        if (running()) {
+          // One that an agent without an access log has started has its messages there.
+          char out[4096];
+          const ssize_t size = ::readlink(fmt::format("/proc/{}/fd/1", pid_).c_str(), out, sizeof out);
+          layout_.accessLog = size > 0 && std::string_view(out, static_cast<size_t>(size)) == options_.logPipe();
+          return {};
+        }
       }
     }
   }
@@ -154,13 +166,16 @@ Result<> Haproxy::start() {
   spawn.args = {
       options_.program, "-Ws", "-S", options_.run + "/master.sock,mode,600", "-f", options_.folder + "/haproxy.cfg"};
   spawn.env = {"NOTIFY_SOCKET=" + options_.run + "/notify.sock", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
-  spawn.fds = {-1, log ? log.get() : -1, log ? log.get() : -1};
+  Result<UniqueFd> pipe = openLogPipe(options_.logPipe());
+  if (!pipe.ok()) log::error("ingress", "no access log: {}", pipe.error().message());
+  spawn.fds = {-1, pipe.ok() ? pipe->get() : -1, log ? log.get() : -1};
   spawn.newSession = true;
   char old[256];
   while (::recv(notify_.get(), old, sizeof old, 0) > 0) continue;
   ASSIGN_OR_RETURN(Process process, Process::spawn(spawn));
   pid_ = process.pid();
   ASSIGN_OR_RETURN(pidfd_, pidfdOf(pid_));
+  layout_.accessLog = true;
   RETURN_IF_ERROR(writeFile(options_.run + "/pid", fmt::format("{} {}\n", pid_, startTimeOf(pid_)), 0600));
   return waitReady();
 }
@@ -282,6 +297,7 @@ Result<> Haproxy::load(Config wanted) {
     place(backend.servers, slots);
     slots_[name] = std::move(slots);
   }
+  if (!running()) layout_.accessLog = true;  // it is started with the pipe
   std::vector<Frontend> frontends = wanted.frontends;
   leavePortsOfOthers(wanted, inForce);
   RETURN_IF_ERROR(write(wanted));

@@ -22,6 +22,9 @@ class Haproxy {
     std::string folder;  // of its files; survives a reboot
     std::string run;     // of sockets and pid; a short path
     std::string address, dnsAddress;
+    std::string adminSocket() const { return run + "/admin.sock"; }
+    std::string metricsSocket() const { return run + "/metrics.sock"; }
+    std::string logPipe() const { return run + "/access.pipe"; }
   };
   explicit Haproxy(Options options);
 

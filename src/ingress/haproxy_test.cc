@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -15,7 +16,14 @@
 #include <csignal>
 #include <thread>
 
+#include <gmock/gmock.h>
+
+#include <boost/json/parse.hpp>
+
+#include "access_log.h"
 #include "base/files.h"
+#include "error_pages.h"
+#include "metrics.h"
 
 namespace dhow::ingress {
 namespace {
@@ -61,16 +69,24 @@ class Backhand {
   std::thread thread_;
 };
 
-std::string ask(std::string_view host, std::string_view path = "/", uint16_t port = 80) {
+std::string askWhole(std::string_view host, std::string_view path = "/", uint16_t port = 80,
+                     std::string_view more = "") {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   auto address = loopback(port);
   if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return "refused";
-  const std::string request = fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", path, host);
+  const std::string request =
+      fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}Connection: close\r\n\r\n", path, host, more);
   (void)::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL);
   std::string answer;
   char buffer[4096];
   for (ssize_t count; (count = ::recv(fd.get(), buffer, sizeof buffer, 0)) > 0;)
     answer.append(buffer, static_cast<size_t>(count));
+  return answer;
+}
+
+// What the backend says, or the beginning of another answer.
+std::string ask(std::string_view host, std::string_view path = "/", uint16_t port = 80, std::string_view more = "") {
+  const std::string answer = askWhole(host, path, port, more);
   if (!answer.starts_with("HTTP/1.1 200")) return answer.substr(0, std::min<size_t>(12, answer.size()));
   return answer.substr(answer.find("\r\n\r\n") + 4);
 }
@@ -117,6 +133,105 @@ void apart(const std::function<void(Haproxy::Options)>& body) {
     auto applied = (expression);                            \
     EXPECT_TRUE(applied.ok()) << applied.error().message(); \
   } while (false)
+
+// Lines of the pipe, as many as are wanted.
+std::vector<boost::json::object> linesOf(const UniqueFd& pipe, size_t wanted) {
+  std::string text;
+  char buffer[65536];
+  for (int i = 0; i < 500 && std::count(text.begin(), text.end(), '\n') < static_cast<ptrdiff_t>(wanted); ++i) {
+    struct pollfd one{pipe.get(), POLLIN, 0};
+    ::poll(&one, 1, 10);
+    if (const ssize_t count = ::read(pipe.get(), buffer, sizeof buffer); count > 0)
+      text.append(buffer, static_cast<size_t>(count));
+  }
+  EXPECT_EQ(recordsIn(text), text);
+  std::vector<boost::json::object> out;
+  for (const std::string& line : split(text, '\n')) {
+    if (line.empty()) continue;
+    boost::system::error_code error;
+    auto value = boost::json::parse(line, error);
+    EXPECT_FALSE(error) << line;
+    if (!error) out.push_back(value.as_object());
+  }
+  return out;
+}
+
+TEST(Haproxy, TellsOfEachRequestWhateverItHolds) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001);
+    Config config = serving({{"127.0.0.1", 8001}});
+    config.backends["b_shop_web_http_0123456789"] = std::exchange(config.backends["web"], {});
+    config.backends.erase("web");
+    config.prefixes = {{"i|a.test/", "b_shop_web_http_0123456789@Ingress/shop/front"}};
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(config));
+    auto pipe = openLogPipe(options.logPipe());
+    ASSERT_TRUE(pipe.ok());
+    EXPECT_EQ(ask("a.test\r\nno header"), "HTTP/1.1 400");
+    EXPECT_EQ(ask("a.test", "/x?y='%22" + std::string(4000, 'z'), 80,
+                  "User-Agent: \"},{\\\x01\xff\xc3\xa4, b\r\nReferer: " + std::string(3000, '"') + "\r\n"),
+              "one");
+    const auto lines = linesOf(*pipe, 2);
+    ASSERT_EQ(lines.size(), 2u);
+    EXPECT_EQ(lines[0].at("status").as_int64(), 400);
+    const auto& line = lines[1];
+    EXPECT_EQ(line.at("user_agent").as_string(), "\"},{\\\x01ä, b");
+    EXPECT_EQ(line.at("referer").as_string(), std::string(512, '"'));
+    EXPECT_EQ(line.at("path").as_string().size(), 1024u);
+    for (const auto& [key, value] : std::map<std::string, std::string>{{"host", "a.test"},
+                                                                       {"method", "GET"},
+                                                                       {"protocol", "HTTP/1.1"},
+                                                                       {"client", "127.0.0.1"},
+                                                                       {"route", "Ingress/shop/front"},
+                                                                       {"namespace", "shop"},
+                                                                       {"service", "web"},
+                                                                       {"server", "127.0.0.1:8001"},
+                                                                       {"tls", "-"}})
+      EXPECT_EQ(line.at(key).as_string(), value) << key;
+    EXPECT_EQ(line.at("request_id").as_string().size(), 36u);
+    EXPECT_EQ(line.at("time").as_string().size(), std::string_view("2026-01-01T00:00:00.000Z").size());
+    // Nobody reads: it goes on.
+    for (int i = 0; i < 2000; ++i) EXPECT_EQ(ask("a.test", "/" + std::string(2000, 'x')), "one");
+    // Counts, by the names of Kubernetes.
+    auto raw = readMetrics(options.metricsSocket(), options.adminSocket());
+    ASSERT_TRUE(raw.ok()) << raw.error().message();
+    const std::string metrics = labelledMetrics(*raw, config, [](const std::string&) { return "web-1"; });
+    EXPECT_THAT(metrics, testing::HasSubstr("haproxy_backend_http_responses_total{namespace=\"shop\",service=\"web\","
+                                            "port=\"http\",proxy=\"b_shop_web_http_0123456789\",code=\"2xx\"} 2001\n"));
+    EXPECT_THAT(metrics, testing::ContainsRegex(
+                             "haproxy_server_bytes_in_total.namespace=\"shop\",service=\"web\",port=\"http\","
+                             "proxy=\"b_shop_web_http_0123456789\",server=\"127.0.0.1:8001\",pod=\"web-1\"."));
+    EXPECT_THAT(metrics, testing::Not(testing::HasSubstr("proxy=\"metrics\"")));
+    // The pipe is still there for an agent that comes anew, and so is the log after a reload.
+    config.backends["more"] = {{"balance roundrobin"}, "", {}, "", ""};
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(proxy.reloads(), 1u);
+    while (::read(pipe->get(), std::string(1 << 16, ' ').data(), 1 << 16) > 0) continue;
+    EXPECT_EQ(ask("a.test"), "one");
+    EXPECT_EQ(linesOf(*pipe, 1).size(), 1u);
+  });
+}
+
+TEST(Haproxy, PagesStandInForErrors) {
+  apart([](const Haproxy::Options& options) {
+    auto map = object::Object::parse(
+        R"({"metadata":{"name":"pages"},"data":{"503":"<p>soon</p>","404.json":"{}","418.txt":"tea","x":"y"}})");
+    Config config = serving({});
+    std::vector<std::string> problems;
+    const auto pages = errorPagesOf(**map, config.files, problems);
+    EXPECT_EQ(problems.size(), 1u);
+    config.backends["tea"] = {{"http-request return status 418"}, "", {}, "", ""};
+    for (auto& [name, backend] : config.backends) errorPageLines(backend.lines, pages);
+    config.backends["none"] = {{"http-request return status 404 errorfile @" + pages[0].file}, "", {}, "", ""};
+    config.prefixes["i|a.test/none/"] = "none";
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(askWhole("a.test", "/").substr(0, 12), "HTTP/1.1 503");
+    EXPECT_THAT(askWhole("a.test", "/"), testing::EndsWith("<p>soon</p>"));
+    EXPECT_THAT(askWhole("a.test", "/none"),
+                testing::AllOf(testing::HasSubstr("application/json"), testing::EndsWith("{}")));
+  });
+}
 
 TEST(Haproxy, EndpointsAndRoutesChangeWithoutAReload) {
   apart([](const Haproxy::Options& options) {

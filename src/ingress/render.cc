@@ -57,6 +57,11 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
   if (!layout.dnsAddress.empty())
     text +=
         fmt::format("resolvers cluster\n  nameserver node {}:53\n  accepted_payload_size 4096\n", layout.dnsAddress);
+  if (!layout.metrics.empty())
+    text += fmt::format(
+        "frontend metrics\n  bind unix@{} mode 600\n  http-request use-service prometheus-exporter if {{ path /metrics "
+        "}}\n",
+        layout.metrics);
   for (const std::string& section : config.userlists) text += section;
   size_t line = static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + 1;
   for (size_t i = 0; i < config.frontends.size(); ++i) {

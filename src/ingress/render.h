@@ -15,8 +15,10 @@ namespace dhow::ingress {
 struct Layout {
   std::string folder;      // of the files
   std::string socket;      // the runtime API
+  std::string metrics;     // the socket where it tells counts; empty: nowhere
   std::string address;     // that is listened on
   std::string dnsAddress;  // answers names of services elsewhere; may be empty
+  bool accessLog = false;  // lines of JSON on the standard output
   int64_t maxConnections = 2000;
   int64_t hardStopSeconds = 3600;  // how long a process that was replaced may keep its connections
 

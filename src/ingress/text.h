@@ -28,7 +28,7 @@ inline std::string literal(std::string_view text) {
     if (c == '%') out += '%';
     out += c;
   }
-  return quoted(out);
+  return ingress::quoted(out);
 }
 
 constexpr size_t kLongestQuoted = 1800;  // a line holds 2048 bytes
@@ -45,6 +45,15 @@ inline bool isWord(std::string_view text, std::string_view more) {
 // Whether it can be a word of a map: between those there are blanks.
 inline bool mappable(std::string_view text) {
   return std::none_of(text.begin(), text.end(), [](unsigned char c) { return c <= ' ' || c == 0x7f || c == '\\'; });
+}
+
+// What is served by a backend on behalf of an object, as maps have it (config.h).
+inline std::string routeOf(std::string_view backend, std::string_view kind, std::string_view key) {
+  return std::string(backend) + "@" + std::string(kind) + "/" + std::string(key);
+}
+
+inline std::string backendOf(std::string_view route) {
+  return std::string(route.substr(0, route.find('@')));
 }
 
 // For names that are made of what they stand for.

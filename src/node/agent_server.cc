@@ -1,7 +1,9 @@
 #include "agent_server.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 #include <csignal>
 
 #include "base/log.h"
@@ -18,6 +20,8 @@ namespace {
 
 constexpr size_t kFlushAt = 32 << 10;
 constexpr size_t kMostProcesses = 1000;
+constexpr const char* kAccessLogPath = "/logs/ingress/access.log";
+constexpr off_t kLongestTail = 4 << 20;
 
 bool truthy(std::string_view value) {
   return value == "true" || value == "1";
@@ -103,6 +107,7 @@ Task<Result<>> AgentServer::serve(http::Request& request, http::ResponseWriter& 
   if (path[0] == "portForward" && path.size() == 3) co_return co_await portForward(request, writer, std::move(path));
   if (path[0] == "stats" && path.size() == 2 && path[1] == "summary") co_return co_await summary(writer);
   if (path[0] == "metrics" && path.size() == 1) co_return co_await metrics(writer);
+  if (request.path == kAccessLogPath) co_return co_await accessLog(request, writer);
   co_return Error(Code::kNotFound, "404 page not found");
 }
 
@@ -363,7 +368,46 @@ Task<Result<>> AgentServer::metrics(http::ResponseWriter& writer) {
       "# TYPE kubelet_running_containers gauge\nkubelet_running_containers {}\n"
       "# TYPE dhow_container_restarts gauge\ndhow_container_restarts {}\n",
       pods_.size(), containers, restarts);
+  response.body += co_await edge_.metrics();
   co_return co_await writer.send(std::move(response));
+}
+
+// Without tailLines the whole file.
+Task<Result<>> AgentServer::accessLog(http::Request& request, http::ResponseWriter& writer) {
+  const std::string path = edge_.accessLogFile();
+  const std::optional<uint64_t> tail = parseUint(request.query.get("tailLines"));
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) co_return Error(Code::kNotFound, "this node has no access log");
+  auto readFrom = [&fd](off_t at, size_t most) -> Result<std::string> {
+    std::string out(most, '\0');
+    const ssize_t count = ::pread(fd.get(), out.data(), out.size(), at);
+    if (count < 0) return Error::fromErrno("read the access log");
+    out.resize(static_cast<size_t>(count));
+    return out;
+  };
+  off_t at = 0;
+  if (tail) {
+    const off_t end = ::lseek(fd.get(), 0, SEEK_END);
+    at = std::max<off_t>(0, end - kLongestTail);
+    auto last = co_await pool_.run(loop_, [&] { return readFrom(at, static_cast<size_t>(end - at)); });
+    CO_RETURN_IF_ERROR(last);
+    size_t from = last->size();
+    for (uint64_t lines = 0; from > 0; --from)
+      if ((*last)[from - 1] == '\n' && lines++ == *tail) break;
+    if (from == 0 && at > 0) from = std::min(last->find('\n') + 1, last->size());  // it begins within a line
+    at += static_cast<off_t>(from);
+  }
+  http::Headers headers;
+  headers.set("Content-Type", "text/plain");
+  CO_RETURN_IF_ERROR(co_await writer.start(200, std::move(headers)));
+  while (!writer.closed()) {
+    auto part = co_await pool_.run(loop_, [&] { return readFrom(at, kFlushAt); });
+    if (!part.ok() || part->empty()) break;
+    at += static_cast<off_t>(part->size());
+    CO_RETURN_IF_ERROR(co_await writer.write(*part));
+  }
+  if (writer.closed()) co_return Result<>();
+  co_return co_await writer.finish();
 }
 
 }  // namespace dhow::node

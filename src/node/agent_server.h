@@ -32,6 +32,7 @@ class AgentServer {
   Task<Result<>> applied(http::Request& request, http::ResponseWriter& writer);
   Task<Result<>> summary(http::ResponseWriter& writer);
   Task<Result<>> metrics(http::ResponseWriter& writer);
+  Task<Result<>> accessLog(http::Request& request, http::ResponseWriter& writer);
 
   Loop& loop_;
   BlockingPool& pool_;
