@@ -298,11 +298,7 @@ Task<Result<Outcome>> Registry::createOnce(Context context, const KindInfo& kind
   CO_RETURN_IF_ERROR(checkReadable(kind, ns, name));
   if (guard_) CO_RETURN_IF_ERROR(guard_(context, kind, "", document, nullptr));
   CO_RETURN_IF_ERROR(admission_.admitValid(context, kind, ns, document));
-  auto allocated = strategy.allocate(context, document, nullptr);
-  if (!allocated.ok()) {
-    strategy.release(document);
-    co_return std::move(allocated).error();
-  }
+  CO_RETURN_IF_ERROR(strategy.allocate(context, document, nullptr));
   std::vector<ErrorCause> causes;
   strategy.check("", document, nullptr, causes);
   if (!causes.empty()) {

@@ -297,6 +297,49 @@ TEST_F(RegistryTest, ServicesGetAddressesAndNodePortsOnce) {
           .ok());
 }
 
+Task<> makeInto(LocalClient* client, std::string body, Result<ObjectPtr>* into) {
+  *into = co_await client->create(resources::kServices, "default", parse(body), "", "");
+}
+
+TEST_F(RegistryTest, ARefusedServiceLeavesAloneWhatAnotherWriteHasReserved) {
+  StrategyOptions options;
+  options.serviceRange = "10.96.0.0/30";  // of two addresses
+  int writes = 0;
+  auto count = [&](const store::Txn&) {
+    ++writes;
+    return store::MemoryStore::Fault::kNone;
+  };
+  store::MemoryStore slow(loop_, {.commitDelay = std::chrono::milliseconds(10), .fault = count});
+  WatchCache caches(loop_, slow);
+  for (const auto& kind : kinds_.all()) {
+    if (kind.stored && !kind.plural.empty() && kind.storedAsKind.empty()) caches.add(kind.resource());
+  }
+  Registry small(loop_, slow, caches, kinds_, options);
+  LocalClient client(small, systemCaller("tester"));
+  EXPECT_TRUE(runOn(loop_, caches.start()).ok());
+  EXPECT_TRUE(
+      runOn(loop_, client.create(resources::kNamespaces, "", parse(R"({"metadata":{"name":"default"}})"), "", ""))
+          .ok());
+  auto body = [](const char* name, const char* address) {
+    return fmt::format(R"({{"metadata":{{"name":"{}"}},"spec":{{"ports":[{{"port":80}}]{}}}}})", name, address);
+  };
+  writes = 0;
+  std::vector<Result<ObjectPtr>> made(4, Error(Code::kInternal, "still on its way"));
+  spawn(loop_, makeInto(&client, body("a", R"(,"clusterIP":"10.96.0.1")"), &made[0]));
+  spawn(loop_, makeInto(&client, body("b", R"(,"clusterIP":"10.96.0.1")"), &made[1]));
+  spawn(loop_, makeInto(&client, body("c", ""), &made[2]));
+  spawn(loop_, makeInto(&client, body("d", ""), &made[3]));
+  loop_.advance(std::chrono::seconds(1));
+  runOn(loop_, slow.close());
+  runOn(loop_, caches.stop());
+  ASSERT_TRUE(made[0].ok() && made[2].ok());
+  EXPECT_EQ(text((*made[2])->root(), {"spec", "clusterIP"}), "10.96.0.2");
+  ASSERT_FALSE(made[1].ok() || made[3].ok());
+  EXPECT_NE(made[1].error().message().find("provided IP is already allocated"), std::string::npos);
+  EXPECT_EQ(made[3].error().message(), "failed to allocate a serviceIP: range is full");
+  EXPECT_EQ(writes, 2) << "nobody tried what the store would have refused";
+}
+
 TEST_F(RegistryTest, HealthCheckPortComesAndGoesWithThePolicy) {
   auto made = make(
       resources::kServices, "default",

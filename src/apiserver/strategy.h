@@ -29,7 +29,7 @@ class Strategy {
   virtual ~Strategy() = default;
   // After decoding, before defaults and validation. `document` is the whole new object.
   virtual Result<> beforeCreate(const Context&, json::object&) { return {}; }
-  // After defaults: allocation.
+  // After defaults: allocation. An error leaves nothing reserved.
   virtual Result<> allocate(const Context&, json::object&, const object::Object* /*old*/) { return {}; }
   // Called once the write is done or has failed: reservations end.
   virtual void release(const json::object&) {}
