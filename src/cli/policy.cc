@@ -8,6 +8,7 @@
 #include "client/fields.h"
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
+#include "client/pod_ports.h"
 #include "cluster_option.h"
 #include "commands.h"
 #include "node/policies.h"
@@ -23,7 +24,7 @@ using node::PolicyEnd;
 
 constexpr int kDenied = 1;
 constexpr const char* kExternal = "external";
-constexpr const char* kSomewhere = "192.0.2.1";  // an address that is nobody's (RFC 5737)
+constexpr const char* kSomewhere[] = {"192.0.2.1", "2001:db8::1"};  // nobody's addresses (RFC 5737, RFC 3849)
 
 struct Query {
   std::string from, to, protocol = "TCP";
@@ -54,21 +55,33 @@ ObjectPtr named(const std::vector<ObjectPtr>& all, const std::string& name) {
   return nullptr;
 }
 
-Result<PolicyEnd> podEnd(const ObjectPtr& pod) {
-  auto address = IpAddress::parse(text(pod->root(), {"status", "podIP"}));
-  if (!address.ok()) return Error(Code::kFailedPrecondition, fmt::format("pod {} has no address yet", pod->key()));
-  return PolicyEnd{pod, *address};
+// A pod by each of its addresses.
+Result<std::vector<PolicyEnd>> podEnds(const ObjectPtr& pod) {
+  std::vector<PolicyEnd> out;
+  for (const IpAddress& address : node::podAddresses(*pod)) out.push_back({pod, address});
+  if (out.empty()) {
+    // Of its node, if it has none of its own.
+    auto address = IpAddress::parse(text(pod->root(), {"status", "podIP"}));
+    if (!address.ok()) return Error(Code::kFailedPrecondition, fmt::format("pod {} has no address yet", pod->key()));
+    out.push_back({pod, *address});
+  }
+  return out;
 }
 
-// nullopt: it is no address.
-std::optional<PolicyEnd> addressEnd(const World& world, const std::string& name) {
-  auto address = IpAddress::parse(name == kExternal ? kSomewhere : name);
-  if (!address.ok()) return std::nullopt;
+// Empty: it is no address.
+std::vector<PolicyEnd> addressEnds(const World& world, const std::string& name) {
+  if (name == kExternal) {
+    std::vector<PolicyEnd> out;
+    for (const char* somewhere : kSomewhere) out.push_back({nullptr, IpAddress::parse(somewhere).value()});
+    return out;
+  }
+  auto address = IpAddress::parse(name);
+  if (!address.ok()) return {};
   for (const ObjectPtr& pod : world.pods) {
     auto all = node::podAddresses(*pod);
-    if (std::find(all.begin(), all.end(), *address) != all.end()) return PolicyEnd{pod, *address};
+    if (std::find(all.begin(), all.end(), *address) != all.end()) return {PolicyEnd{pod, *address}};
   }
-  return PolicyEnd{nullptr, *address};
+  return {PolicyEnd{nullptr, *address}};
 }
 
 std::string describe(const std::string& given, const PolicyEnd& end) {
@@ -93,10 +106,16 @@ Result<std::vector<Target>> behind(const World& world, const ObjectPtr& service,
     known = true;
     for (const ObjectPtr& pod : world.pods) {
       if (pod->ns() != service->ns() || !selector.matches(*pod)) continue;
-      auto end = podEnd(pod);
-      if (!end.ok()) continue;
+      auto ends = podEnds(pod);
+      if (!ends.ok()) continue;
+      const std::vector<std::string> families = client::strings(client::array(service->root(), {"spec", "ipFamilies"}));
       auto add = [&](int64_t target) {
-        out.push_back({*end, static_cast<uint16_t>(target), fmt::format("service {} port {}", service->key(), number)});
+        for (const PolicyEnd& end : *ends) {
+          const char* family = end.address.isV6() ? "IPv6" : "IPv4";
+          if (!families.empty() && std::find(families.begin(), families.end(), family) == families.end()) continue;
+          out.push_back(
+              {end, static_cast<uint16_t>(target), fmt::format("service {} port {}", service->key(), number)});
+        }
       };
       const std::string_view name = text(entry, "targetPort");
       if (name.empty()) add(client::number(entry, {"targetPort"}, number));
@@ -111,31 +130,27 @@ Result<std::vector<Target>> behind(const World& world, const ObjectPtr& service,
 }
 
 Result<std::vector<Target>> targets(const World& world, const Query& query, Protocol protocol) {
-  PolicyEnd end;
+  std::vector<PolicyEnd> ends;
   const ObjectPtr pod = named(world.pods, query.to);
   if (pod) {
-    ASSIGN_OR_RETURN(end, podEnd(pod));
+    ASSIGN_OR_RETURN(ends, podEnds(pod));
   } else if (ObjectPtr service = named(world.services, query.to)) {
     return behind(world, service, protocol, query.port);
-  } else if (auto address = addressEnd(world, query.to)) {
-    end = std::move(*address);
-  } else {
+  } else if (ends = addressEnds(world, query.to); ends.empty()) {
     return Error(Code::kNotFound, fmt::format("there is no pod and no service {}", query.to));
   }
-  if (query.port != 0) return std::vector<Target>{{end, static_cast<uint16_t>(query.port), ""}};
-  std::vector<Target> out;
-  if (end.pod) {
-    for (const auto& container : client::array(end.pod->root(), {"spec", "containers"})) {
-      if (!container.is_object()) continue;
-      for (const auto& value : client::array(container.get_object(), {"ports"})) {
-        if (!value.is_object()) continue;
-        auto its = parseProtocol(text(value.get_object(), "protocol"));
-        if (its.ok() && *its == protocol)
-          out.push_back({end, static_cast<uint16_t>(client::number(value.get_object(), {"containerPort"}, 0)), ""});
-      }
+  std::vector<uint16_t> ports;
+  if (query.port != 0) ports.push_back(static_cast<uint16_t>(query.port));
+  if (query.port == 0 && ends.front().pod) {
+    for (const client::PodPort& port : client::podPorts(*ends.front().pod)) {
+      if (toLower(port.protocol) == protocolName(protocol)) ports.push_back(port.number);
     }
   }
-  if (out.empty()) return Error(Code::kInvalid, fmt::format("{} names no ports; say which with --port", query.to));
+  if (ports.empty()) return Error(Code::kInvalid, fmt::format("{} names no ports; say which with --port", query.to));
+  std::vector<Target> out;
+  for (const uint16_t port : ports) {
+    for (const PolicyEnd& end : ends) out.push_back({end, port, ""});
+  }
   return out;
 }
 
@@ -165,12 +180,10 @@ Result<int> explain(const World& world, const Query& query, bool restricted, con
   node::PolicyModel model(restricted);
   for (const ObjectPtr& policy : world.policies) model.set(policy);
   for (const ObjectPtr& ns : world.namespaces) model.setNamespace(ns);
-  PolicyEnd from;
+  std::vector<PolicyEnd> sources;
   if (ObjectPtr pod = named(world.pods, query.from)) {
-    ASSIGN_OR_RETURN(from, podEnd(pod));
-  } else if (auto address = addressEnd(world, query.from)) {
-    from = std::move(*address);
-  } else {
+    ASSIGN_OR_RETURN(sources, podEnds(pod));
+  } else if (sources = addressEnds(world, query.from); sources.empty()) {
     return Error(Code::kNotFound, fmt::format("there is no pod {}", query.from));
   }
   if (query.to == dns && query.port == 53 && protocol != Protocol::kSctp) {
@@ -178,17 +191,24 @@ Result<int> explain(const World& world, const Query& query, bool restricted, con
     return 0;
   }
   ASSIGN_OR_RETURN(const auto all, targets(world, query, protocol));
-  int code = 0;
+  // Each pair of addresses between which there may be a connection: blocks of addresses are of one family.
+  std::optional<int> code;
   for (const Target& target : all) {
-    const node::Verdict verdict = node::judge(model, from, target.end, protocol, target.port);
-    if (!verdict.allowed()) code = kDenied;
-    std::printf("%s: %s -> %s, port %d/%s%s\n", verdict.allowed() ? "allowed" : "denied",
-                describe(query.from, from).c_str(), describe(query.to, target.end).c_str(), target.port,
-                toLower(protocolName(protocol)).c_str(), target.name.empty() ? "" : (" (" + target.name + ")").c_str());
-    print("egress", verdict.egress, "egress");
-    print("ingress", verdict.ingress, "ingress");
+    for (const PolicyEnd& from : sources) {
+      if (from.address.isV6() != target.end.address.isV6()) continue;
+      const node::Verdict verdict = node::judge(model, from, target.end, protocol, target.port);
+      code = verdict.allowed() ? code.value_or(0) : kDenied;
+      std::printf("%s: %s -> %s, port %d/%s%s\n", verdict.allowed() ? "allowed" : "denied",
+                  describe(query.from, from).c_str(), describe(query.to, target.end).c_str(), target.port,
+                  toLower(protocolName(protocol)).c_str(),
+                  target.name.empty() ? "" : (" (" + target.name + ")").c_str());
+      print("egress", verdict.egress, "egress");
+      print("ingress", verdict.ingress, "ingress");
+    }
   }
-  return code;
+  if (!code)
+    return Error(Code::kInvalid, fmt::format("{} and {} have no addresses of one family", query.from, query.to));
+  return *code;
 }
 
 Task<Result<World>> read(client::HttpClient* api) {

@@ -111,6 +111,51 @@ TEST_F(EndpointsTest, HintsFollowTheTrafficDistribution) {
   EXPECT_TRUE(client::has(endpoints().at(0).as_object(), {"hints", "forZones"}));
 }
 
+TEST_F(EndpointsTest, AnotherZoneOfTheNodeIsToldAtOnce) {
+  pod("a", "10.244.0.1", true);
+  service({{"trafficDistribution", "PreferClose"}});
+  run<EndpointSliceController>();
+  EXPECT_FALSE(client::has(endpoints().at(0).as_object(), {"zone"})) << "nobody knows the node yet";
+  auto zone = [&] { return std::string(text(endpoints().at(0).as_object(), "zone")); };
+  auto hint = [&] {
+    const auto& zones = array(endpoints().at(0).as_object(), {"hints", "forZones"});
+    return zones.empty() ? "" : std::string(text(zones[0].as_object(), "name"));
+  };
+  api.seed(kinds::kNodes, R"({"metadata":{"name":"n1","namespace":"","labels":{"topology.kubernetes.io/zone":"z1"}}})");
+  loop.advance(1s);
+  EXPECT_EQ(zone(), "z1");
+  EXPECT_EQ(hint(), "z1");
+  api.change(kinds::kNodes, "", "n1", [](json::object& node) {
+    objectAt(objectAt(node, "metadata"), "labels")["topology.kubernetes.io/zone"] = "z2";
+  });
+  loop.advance(1s);
+  EXPECT_EQ(zone(), "z2");
+  EXPECT_EQ(hint(), "z2");
+}
+
+TEST_F(EndpointsTest, APortsNameIsLookedUpInSidecarsButNotInInitContainersThatEnd) {
+  pod("a", "10.244.0.1", true);
+  auto init = [&](const char* policy) {
+    api.change(kinds::kPods, "default", "a", [&](json::object& pod) {
+      auto& spec = objectAt(pod, "spec");
+      spec["containers"] = json::array{{{"name", "c"}}};
+      spec["initContainers"] = json::array{
+          {{"name", "side"}, {"restartPolicy", policy}, {"ports", {{{"name", "http"}, {"containerPort", 9090}}}}}};
+    });
+  };
+  service();
+  init("Always");
+  run<EndpointSliceController>();
+  auto ports = [&] { return array(api.all(kinds::kEndpointSlices).at(0)->root(), {"ports"}); };
+  ASSERT_EQ(ports().size(), 1u);
+  EXPECT_EQ(number(ports()[0].as_object(), {"port"}), 9090);
+  init("");
+  api.change(kinds::kPods, "default", "a",
+             [](json::object& pod) { objectAt(objectAt(pod, "metadata"), "labels")["changed"] = "yes"; });
+  loop.advance(1s);
+  EXPECT_TRUE(ports().empty());
+}
+
 TEST_F(EndpointsTest, ServicesOfTwoFamiliesHaveSlicesOfEach) {
   pod("a", "10.244.0.1", true);
   pod("b", "10.244.0.2", true);

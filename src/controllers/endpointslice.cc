@@ -3,7 +3,9 @@
 #include <boost/json/serialize.hpp>
 
 #include "base/strings.h"
+#include "client/pod_ports.h"
 #include "object/labels.h"
+#include "platform.h"
 #include "slice_writer.h"
 
 namespace dhow::controllers {
@@ -156,14 +158,11 @@ std::vector<EndpointPort> resolvePorts(const Object& service, const Object& pod)
     } else if (target->is_int64()) {
       port.number = target->get_int64();
     } else if (target->is_string()) {
-      for (const json::value& container : array(pod.root(), {"spec", "containers"})) {
-        for (const json::value& offered : array(container.get_object(), {"ports"})) {
-          const json::object& named = offered.get_object();
-          std::string_view protocol = text(named, "protocol");
-          if (text(named, "name") == target->get_string() && (protocol.empty() ? "TCP" : protocol) == port.protocol)
-            port.number = number(named, {"containerPort"}, 0);
-        }
-      }
+      const auto all = podPorts(pod);
+      auto named = std::find_if(all.begin(), all.end(), [&](const PodPort& offered) {
+        return offered.name == target->get_string() && offered.protocol == port.protocol;
+      });
+      if (named != all.end()) port.number = named->number;
     }
     if (port.number > 0) ports.push_back(std::move(port));
   }
@@ -182,6 +181,7 @@ EndpointSliceController::EndpointSliceController(Context context)
   slices_.addIndex(kBySlices, [](const ObjectPtr& slice, std::vector<std::string>& keys) {
     if (slice->label(kSliceManagedByLabel) == kSliceController) keys.push_back(serviceOf(*slice));
   });
+  indexByNode(pods_);
   controller_.watchOwn(services_);
   controller_.watch(pods_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     podChanged(before, after, queue);
@@ -192,14 +192,27 @@ EndpointSliceController::EndpointSliceController(Context context)
     const ObjectPtr& slice = after ? after : before;
     if (slice->label(kSliceManagedByLabel) == kSliceController) queue.add(serviceOf(*slice));
   });
-  controller_.require(nodes_);
+  // Endpoints tell their node's zone, and hints follow from it.
+  controller_.watch(nodes_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+    nodeChanged(before, after, queue);
+  });
   controller_.require(endpoints_);
+}
+
+void EndpointSliceController::nodeChanged(const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+  const std::string_view was = before ? before->label(kZoneLabel) : "", is = after ? after->label(kZoneLabel) : "";
+  if (was == is) return;
+  const ObjectPtr& node = after ? after : before;
+  for (const ObjectPtr& pod : pods_.byIndex(kPodsOfNode, node->name())) addServicesOf(nullptr, pod, queue);
 }
 
 void EndpointSliceController::podChanged(const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
   if (before && after && sameEndpoint(*before, *after)) return;
-  const ObjectPtr& pod = after ? after : before;
-  for (const ObjectPtr& service : services_.list(pod->ns())) {
+  addServicesOf(before, after, queue);
+}
+
+void EndpointSliceController::addServicesOf(const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+  for (const ObjectPtr& service : services_.list((after ? after : before)->ns())) {
     if (!isManaged(*service)) continue;
     auto selector = object::LabelSelector::fromMap(client::object(service->root(), {"spec", "selector"}));
     if ((before && selector.matches(*before)) || (after && selector.matches(*after))) queue.add(service->key());

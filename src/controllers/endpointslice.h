@@ -28,6 +28,9 @@ class EndpointSliceController final : public Component {
 
  private:
   void podChanged(const ObjectPtr& before, const ObjectPtr& after, client::WorkQueue& queue);
+  void nodeChanged(const ObjectPtr& before, const ObjectPtr& after, client::WorkQueue& queue);
+  // Those that select the pod as it was or is.
+  void addServicesOf(const ObjectPtr& before, const ObjectPtr& after, client::WorkQueue& queue);
   std::vector<ObjectPtr> podsOf(const Object& service) const;
   Task<Result<>> syncSlices(ObjectPtr service, std::vector<ObjectPtr> pods);
   Task<Result<>> syncEndpoints(ObjectPtr service, std::vector<ObjectPtr> pods);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "client/pod_ports.h"
 #include "json.h"
 
 namespace dhow::node {
@@ -113,20 +114,9 @@ std::vector<IpAddress> podAddresses(const Object& pod) {
 
 std::vector<NamedPort> namedPorts(const Object& pod) {
   std::vector<NamedPort> out;
-  for (std::string_view list : {"containers", "initContainers"}) {
-    for (const json::value& container : array(pod.root(), {"spec", list})) {
-      if (!container.is_object()) continue;
-      // Init containers that end have no ports to offer.
-      if (list == "initContainers" && text(container.get_object(), "restartPolicy") != "Always") continue;
-      for (const json::value& value : array(container.get_object(), {"ports"})) {
-        if (!value.is_object()) continue;
-        const json::object& port = value.get_object();
-        auto protocol = parseProtocol(text(port, "protocol"));
-        const int64_t number_ = number(port, {"containerPort"}, 0);
-        if (text(port, "name").empty() || !protocol.ok() || number_ <= 0 || number_ > kMaxPort) continue;
-        out.push_back({std::string(text(port, "name")), *protocol, static_cast<uint16_t>(number_)});
-      }
-    }
+  for (const client::PodPort& port : client::podPorts(pod)) {
+    auto protocol = parseProtocol(port.protocol);
+    if (!port.name.empty() && protocol.ok()) out.push_back({port.name, *protocol, port.number});
   }
   std::sort(out.begin(), out.end());
   return out;
