@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <cstring>
 #include <mutex>
 
 #include "nft.h"
@@ -16,11 +17,16 @@ constexpr const char* kByAddress = "published-address";
 constexpr const char* kBridges = "bridges";
 constexpr int kRawPriority = -300, kDestinationNat = -100, kSourceNat = 100;
 const IpPrefix kLoopback = {IpAddress::v4(0x7f000000), 8};
+const IpPrefix kLoopback6 = IpPrefix::host(IpAddress::v6({}).plus(1));
 
 struct Held {
   PublishedPort port;
   UniqueFd reservation;
 };
+
+IpFamily familyOf(const PublishedPort& port) {
+  return port.containerAddress.isV6() ? IpFamily::kV6 : IpFamily::kV4;
+}
 
 bool everywhere(const PublishedPort& port) {
   return port.hostAddress.empty() || port.hostAddress.isUnspecified();
@@ -42,44 +48,56 @@ NftBatch::Element bridgeElement(const std::string& name) {
   return {.key = NftKey().interface(name), .keyEnd = "", .data = "", .verdict = ""};
 }
 
+std::string whereOf(const PublishedPort& port) {
+  const bool v6 = familyOf(port) == IpFamily::kV6;
+  const std::string host = port.hostAddress.empty() ? (v6 ? "::" : "0.0.0.0") : port.hostAddress.str();
+  return fmt::format("{}{}{}:{}", v6 ? "[" : "", host, v6 ? "]" : "", port.hostPort);
+}
+
 // Binds the port, so that a port in use is an error and one that we publish is nobody else's.
 Result<UniqueFd> reserve(PublishedPort& port) {
   if (port.protocol == Protocol::kSctp) {
     if (port.hostPort == 0) return Error(Code::kInvalid, "an SCTP port to publish needs a host port");
     return UniqueFd();
   }
-  bool udp = port.protocol == Protocol::kUdp;
-  UniqueFd fd(::socket(AF_INET, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0));
+  const bool udp = port.protocol == Protocol::kUdp, v6 = familyOf(port) == IpFamily::kV6;
+  UniqueFd fd(::socket(v6 ? AF_INET6 : AF_INET, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0));
   if (!fd) return Error::fromErrno("reserve host port");
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(port.hostAddress.v4Value());
-  address.sin_port = htons(port.hostPort);
-  if (!udp) {
-    // Connections that linger in TIME_WAIT do not hold the port; a listener still does.
-    int one = 1;
-    ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  sockaddr_storage address{};
+  auto& four = reinterpret_cast<sockaddr_in&>(address);
+  auto& six = reinterpret_cast<sockaddr_in6&>(address);
+  const int one = 1;
+  address.ss_family = v6 ? AF_INET6 : AF_INET;
+  if (v6) {
+    ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+    six.sin6_port = htons(port.hostPort);
+    std::memcpy(&six.sin6_addr, port.hostAddress.bytes().data(), port.hostAddress.bytes().size());
+  } else {
+    four.sin_port = htons(port.hostPort);
+    four.sin_addr.s_addr = htonl(port.hostAddress.v4Value());
   }
-  auto where = fmt::format("{}:{}", port.hostAddress.empty() ? "0.0.0.0" : port.hostAddress.str(), port.hostPort);
-  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+  // Connections that linger in TIME_WAIT do not hold the port; a listener still does.
+  if (!udp) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  const std::string where = whereOf(port);
+  socklen_t size = v6 ? sizeof six : sizeof four;
+  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), size) != 0) {
     if (errno == EADDRINUSE) {
       return Error(Code::kAlreadyExists, "Bind for " + where + " failed: port is already allocated", EADDRINUSE);
     }
     return Error::fromErrno("bind " + where);
   }
-  socklen_t size = sizeof address;
   if (::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
     return Error::fromErrno("bind " + where);
-  port.hostPort = ntohs(address.sin_port);
+  port.hostPort = ntohs(v6 ? six.sin6_port : four.sin_port);
   return fd;
 }
 
 Result<> checkPort(const PublishedPort& port) {
-  if (!port.hostAddress.empty() && !port.hostAddress.isV4()) {
-    return Error(Code::kUnimplemented, "ports are published on IPv4 addresses only");
-  }
-  if (!port.containerAddress.isV4() || port.containerPort == 0) {
-    return Error(Code::kInvalid, "a published port needs the container's IPv4 address and port");
+  if (port.containerAddress.empty() || port.containerPort == 0)
+    return Error(Code::kInvalid, "a published port needs the container's address and port");
+  if (!port.hostAddress.empty() && !port.hostAddress.is(familyOf(port))) {
+    return Error(Code::kInvalid, fmt::format("{} and {} are not of the same family", port.hostAddress.str(),
+                                             port.containerAddress.str()));
   }
   return {};
 }
@@ -99,19 +117,41 @@ struct NatTable::Rep {
   void buildNetworkRules(NftBatch& batch);
   Result<> rebuild6();
   Result<> rebuild();
+  bool wants6() const;
   Result<> commit(NftBatch& batch);
+  using Change = void (NftBatch::*)(const std::string&, const std::vector<NftBatch::Element>&);
+  Result<> commitPorts(const std::vector<PublishedPort>& ports, Change change);  // in the table of each one's family
   Result<> checkFree(const PublishedPort& port);
 };
 
 namespace {
 
-void buildPublishRules(NftBatch& batch, const std::string& chain) {
-  NftRule byAddress;
-  byAddress.destinationAddress(1).protocol(2).destinationPort(3).map(kByAddress, 1, 4).destinationNat(4, 5);
-  batch.addRule(chain, byAddress);
-  NftRule byPort;
-  byPort.destinationIsLocal().protocol(1).destinationPort(2).map(kByPort, 1, 4).destinationNat(4, 5);
-  batch.addRule(chain, byPort);
+// The maps of published ports of the batch's family, and the rules that ask them.
+void buildPublishing(NftBatch& batch, const std::map<std::string, std::vector<Held>>& ports) {
+  const IpFamily family = batch.family();
+  batch.addSet({.name = kByPort, .fields = {kNftProtocol, kNftPort}, .data = {kNftAddress, kNftPort}});
+  batch.addSet({.name = kByAddress, .fields = {kNftAddress, kNftProtocol, kNftPort}, .data = {kNftAddress, kNftPort}});
+  batch.addHook("prerouting", "nat", NftHook::kPrerouting, kDestinationNat);
+  batch.addHook("output", "nat", NftHook::kOutput, kDestinationNat);
+  const int width = addressRegisters(family), found = width + 3;
+  for (auto* chain : {"prerouting", "output"}) {
+    NftRule byAddress(family), byPort(family);
+    byAddress.destinationAddress(1).protocol(1 + width).destinationPort(2 + width);
+    batch.addRule(chain, byAddress.map(kByAddress, 1, found).destinationNat(found, found + width));
+    byPort.destinationIsLocal();
+    // Nothing leaves the machine with the address ::1.
+    if (family == IpFamily::kV6) byPort.destinationIn(kLoopback6, true);
+    byPort.protocol(1).destinationPort(2);
+    batch.addRule(chain, byPort.map(kByPort, 1, found).destinationNat(found, found + width));
+  }
+  std::vector<NftBatch::Element> byPort, byAddress;
+  for (auto& [owner, held] : ports) {
+    for (auto& one : held) {
+      if (familyOf(one.port) == family) (everywhere(one.port) ? byPort : byAddress).push_back(elementOf(one.port));
+    }
+  }
+  batch.addElements(kByPort, byPort);
+  batch.addElements(kByAddress, byAddress);
 }
 
 }  // namespace
@@ -120,28 +160,18 @@ void NatTable::Rep::buildTable(NftBatch& batch) {
   batch.addTable();
   batch.deleteTable();
   batch.addTable();
-  batch.addSet({.name = kByPort, .fields = {kNftProtocol, kNftPort}, .data = {kNftAddress, kNftPort}});
-  batch.addSet({.name = kByAddress, .fields = {kNftAddress, kNftProtocol, kNftPort}, .data = {kNftAddress, kNftPort}});
   batch.addSet({.name = kBridges, .fields = {kNftInterface}, .data = {}});
   batch.addHook("raw", "filter", NftHook::kPrerouting, kRawPriority);
-  batch.addHook("prerouting", "nat", NftHook::kPrerouting, kDestinationNat);
-  batch.addHook("output", "nat", NftHook::kOutput, kDestinationNat);
   batch.addHook("postrouting", "nat", NftHook::kPostrouting, kSourceNat);
   batch.addHook("forward", "filter", NftHook::kForward, 0);
-  buildPublishRules(batch, "prerouting");
-  buildPublishRules(batch, "output");
+  buildPublishing(batch, ports);
   // route_localnet on our bridges must not open the machine's loopback services to containers.
   NftRule guard;
   guard.destinationIn(kLoopback).inInterface(1).in(kBridges, 1).drop();
   batch.addRule("raw", guard);
   buildNetworkRules(batch);
-  std::vector<NftBatch::Element> byPort, byAddress, bridges;
-  for (auto& [owner, held] : ports) {
-    for (auto& one : held) (everywhere(one.port) ? byPort : byAddress).push_back(elementOf(one.port));
-  }
+  std::vector<NftBatch::Element> bridges;
   for (auto& [name, network] : networks) bridges.push_back(bridgeElement(name));
-  batch.addElements(kByPort, byPort);
-  batch.addElements(kByAddress, byAddress);
   batch.addElements(kBridges, bridges);
 }
 
@@ -188,25 +218,33 @@ void NatTable::Rep::buildNetworkRules(NftBatch& batch) {
   }
 }
 
+bool NatTable::Rep::wants6() const {
+  auto isV6 = [](const Held& held) { return familyOf(held.port) == IpFamily::kV6; };
+  return std::any_of(networks.begin(), networks.end(),
+                     [](const auto& entry) { return !entry.second.subnet6.address.empty(); }) ||
+         std::any_of(ports.begin(), ports.end(),
+                     [&](const auto& entry) { return std::any_of(entry.second.begin(), entry.second.end(), isV6); });
+}
+
 // Networks are few and change seldom: as a whole.
 Result<> NatTable::Rep::rebuild6() {
-  const bool wanted = std::any_of(networks.begin(), networks.end(),
-                                  [](const auto& entry) { return !entry.second.subnet6.address.empty(); });
+  const bool wanted = wants6();
   if (!wanted && !has6) return {};
   NftBatch batch(table, IpFamily::kV6);
   batch.addTable();
   batch.deleteTable();
   if (wanted) {
     batch.addTable();
+    buildPublishing(batch, ports);
     batch.addHook("postrouting", "nat", NftHook::kPostrouting, kSourceNat);
-    batch.addHook("output", "filter", NftHook::kOutput, 0);
+    batch.addHook("redirects", "filter", NftHook::kOutput, 0);
     for (auto& [bridge, n] : networks) {
       if (n.subnet6.address.empty()) continue;
       if (n.routed) {
         // The kernel has no setting for it, as IPv4 has (send_redirects): containers are not to go past this machine.
         NftRule redirect(IpFamily::kV6);
         redirect.outInterface(1).interfaceIs(1, bridge).icmpV6(kRedirect, kRedirect).drop();
-        batch.addRule("output", redirect);
+        batch.addRule("redirects", redirect);
       }
       if (!n.masquerade || n.internal) continue;
       NftRule out(IpFamily::kV6);
@@ -234,18 +272,27 @@ Result<> NatTable::Rep::commit(NftBatch& batch) {
   if (deferred || batch.empty()) return {};
   auto done = batch.commit(socket);
   if (done.ok()) return done;
-  return rebuild();
+  return batch.family() == IpFamily::kV6 ? rebuild6() : rebuild();
+}
+
+Result<> NatTable::Rep::commitPorts(const std::vector<PublishedPort>& changed, Change change) {
+  for (const IpFamily family : {IpFamily::kV4, IpFamily::kV6}) {
+    NftBatch batch(table, family);
+    for (const PublishedPort& port : changed) {
+      if (familyOf(port) == family) (batch.*change)(setOf(port), {elementOf(port)});
+    }
+    RETURN_IF_ERROR(commit(batch));
+  }
+  return {};
 }
 
 Result<> NatTable::Rep::checkFree(const PublishedPort& port) {
   for (auto& [owner, held] : ports) {
     for (auto& other : held) {
       const auto& p = other.port;
-      if (p.hostPort != port.hostPort || p.protocol != port.protocol) continue;
+      if (p.hostPort != port.hostPort || p.protocol != port.protocol || familyOf(p) != familyOf(port)) continue;
       if (everywhere(p) || everywhere(port) || p.hostAddress == port.hostAddress) {
-        auto where = port.hostAddress.empty() ? "0.0.0.0" : port.hostAddress.str();
-        return Error(Code::kAlreadyExists,
-                     fmt::format("Bind for {}:{} failed: port is already allocated", where, port.hostPort));
+        return Error(Code::kAlreadyExists, fmt::format("Bind for {} failed: port is already allocated", whereOf(port)));
       }
     }
   }
@@ -283,15 +330,14 @@ Result<std::vector<PublishedPort>> NatTable::publish(const std::string& owner,
     added.push_back({port, std::move(fd)});
     out.push_back(port);
   }
-  NftBatch batch(rep_->table);
-  for (auto& one : added) batch.addElements(setOf(one.port), {elementOf(one.port)});
   auto& held = rep_->ports[owner];
   size_t before = held.size();
   for (auto& one : added) held.push_back(std::move(one));
-  auto done = rep_->commit(batch);
+  auto done = rep_->commitPorts(out, &NftBatch::addElements);
   if (!done.ok()) {
     held.erase(held.begin() + static_cast<std::ptrdiff_t>(before), held.end());
     if (held.empty()) rep_->ports.erase(owner);
+    (void)rep_->rebuild();  // one family may have them already
     return std::move(done).error().wrap("publish ports");
   }
   return out;
@@ -303,9 +349,9 @@ Result<> NatTable::unpublish(const std::string& owner) {
   if (it == rep_->ports.end()) return {};
   auto held = std::move(it->second);
   rep_->ports.erase(it);
-  NftBatch batch(rep_->table);
-  for (auto& one : held) batch.deleteElements(setOf(one.port), {elementOf(one.port)});
-  return rep_->commit(batch);
+  std::vector<PublishedPort> gone;
+  for (auto& one : held) gone.push_back(one.port);
+  return rep_->commitPorts(gone, &NftBatch::deleteElements);
 }
 
 std::vector<PublishedPort> NatTable::published(const std::string& owner) const {

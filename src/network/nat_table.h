@@ -1,7 +1,7 @@
 // The nftables table of one process for its bridge networks: masquerading, isolation between networks and published
-// ports (docker -p, a pod's hostPort). IPv6 is masqueraded, by a table of the same name. One table per process and
-// namespace; no other table is read or written, and a drop in the machine's own firewall (forward hook) holds. Any
-// thread; calls block for well under a millisecond.
+// ports (docker -p, a pod's hostPort). IPv6 is masqueraded and published by a table of the same name. One table per
+// process and namespace; no other table is read or written, and a drop in the machine's own firewall (forward hook)
+// holds. Any thread; calls block for well under a millisecond.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,8 @@
 namespace dhow {
 
 struct PublishedPort {
-  IpAddress hostAddress;  // empty or 0.0.0.0: every address of the machine, 127.0.0.1 among them
+  // Of the container's family. Empty or unspecified: every address of the machine, 127.0.0.1 among them but not ::1.
+  IpAddress hostAddress;
   uint16_t hostPort = 0;  // 0: a free one is chosen
   IpAddress containerAddress;
   uint16_t containerPort = 0;

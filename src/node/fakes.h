@@ -285,7 +285,8 @@ class FakeNetwork final : public PodNetwork {
     return {};
   }
   void release(const std::string& uid) override { held.erase(uid); }
-  Result<> publish(const std::string& uid, const std::string&, const std::vector<HostPort>& ports) override {
+  Result<> publish(const std::string& uid, const std::vector<std::string>&,
+                   const std::vector<HostPort>& ports) override {
     published[uid] = ports;
     return {};
   }

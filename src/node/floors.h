@@ -51,7 +51,8 @@ class PodNetwork {
   virtual Task<Result<Given>> acquire(std::string podUid, bool ownUsers) = 0;
   virtual Result<> adopt(const std::string& podUid, const std::string& address, const std::string& hostInterface) = 0;
   virtual void release(const std::string& podUid) = 0;
-  virtual Result<> publish(const std::string& podUid, const std::string& address,
+  // Again after adopt(): what an earlier agent published is told anew.
+  virtual Result<> publish(const std::string& podUid, const std::vector<std::string>& addresses,
                            const std::vector<HostPort>& ports) = 0;
 };
 

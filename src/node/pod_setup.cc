@@ -21,8 +21,12 @@ std::string keyOf(const ObjectRef& ref) {
   return ref.kind + "/" + ref.name;
 }
 
-std::vector<HostPort> hostPortsOf(const json::object& spec) {
+}  // namespace
+
+std::vector<HostPort> PodWorker::hostPorts() const {
   std::vector<HostPort> out;
+  const json::object& spec = podSpec();
+  if (flag(spec, {"hostNetwork"})) return out;
   for (std::string_view list : {"initContainers", "containers"}) {
     for (const json::value& entry : array(spec, {list})) {
       if (!entry.is_object()) continue;
@@ -40,8 +44,6 @@ std::vector<HostPort> hostPortsOf(const json::object& spec) {
   }
   return out;
 }
-
-}  // namespace
 
 void PodWorker::beginSetUp() {
   setUpBegun_ = true;
@@ -301,9 +303,8 @@ Task<Result<>> PodWorker::makeSandbox() {
   address6_ = given.address6;
   link_ = given.hostInterface;
   if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, true);
-  const std::vector<HostPort> ports = host ? std::vector<HostPort>() : hostPortsOf(podSpec());
-  if (!ports.empty()) {
-    auto published = context_.network.publish(uid_, address_, ports);
+  if (const std::vector<HostPort> ports = hostPorts(); !ports.empty()) {
+    auto published = context_.network.publish(uid_, podIps(), ports);
     if (!published.ok()) {
       auto broken = std::exchange(sandbox_, nullptr);
       ++busy_;

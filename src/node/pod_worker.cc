@@ -154,6 +154,7 @@ void PodWorker::adopt(std::shared_ptr<runtime::Sandbox> sandbox) {
   link_ = noteOf(sandbox_->annotations(), kNoteLink);
   if (!address_.empty() && !link_.empty()) {
     auto adopted = context_.network.adopt(uid_, address_, link_);
+    if (adopted.ok() && !hostPorts().empty()) adopted = context_.network.publish(uid_, podIps(), hostPorts());
     if (!adopted.ok()) log::warn("node", "pod {}: {}", describe(), adopted.error().message());
   }
   if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, true);

@@ -184,6 +184,7 @@ class PodWorker {
 
   std::shared_ptr<runtime::Sandbox> sandbox_;
   std::vector<std::string> podIps() const;
+  std::vector<HostPort> hostPorts() const;  // that are to be published
   std::vector<std::string> hostIps() const;
   std::string address_, address6_, link_;
   bool setUpBegun_ = false, sandboxReady_ = false, volumesReady_ = false;

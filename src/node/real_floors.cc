@@ -41,7 +41,7 @@ Result<> BridgePodNetwork::open(const std::string& range, const std::string& ran
   }
   ASSIGN_OR_RETURN(IpPrefix subnet, IpPrefix::parse(range));
   if (!nat_) {
-    ASSIGN_OR_RETURN(nat_, NatTable::open(settings_.natTable));
+    ASSIGN_OR_RETURN(nat_, NatTable::open(settings_.natTable, true));
   }
   BridgeNetworkOptions options;
   options.bridge = settings_.bridge;
@@ -61,8 +61,10 @@ Result<> BridgePodNetwork::open(const std::string& range, const std::string& ran
   range_ = range;
   for (const Adopted& pod : std::exchange(waiting_, {})) {
     auto adopted = adopt(pod.uid, pod.address, pod.link);
+    if (adopted.ok() && !pod.ports.empty()) adopted = publish(pod.uid, pod.addresses, pod.ports);
     if (!adopted.ok()) log::warn("node", "{}", adopted.error().message());
   }
+  installNat();
   opened_.notify();
   return {};
 }
@@ -101,7 +103,7 @@ Result<> BridgePodNetwork::adopt(const std::string& podUid, const std::string& a
                                  const std::string& hostInterface) {
   live_.insert(podUid);
   if (!network_) {
-    waiting_.push_back({podUid, address, hostInterface});
+    waiting_.push_back({podUid, address, hostInterface, {}, {}});
     return {};
   }
   ASSIGN_OR_RETURN(IpAddress parsed, IpAddress::parse(address));
@@ -118,20 +120,30 @@ void BridgePodNetwork::release(const std::string& podUid) {
   if (network_) network_->detach(podUid);
 }
 
-Result<> BridgePodNetwork::publish(const std::string& podUid, const std::string& address,
+Result<> BridgePodNetwork::publish(const std::string& podUid, const std::vector<std::string>& addresses,
                                    const std::vector<HostPort>& ports) {
-  if (!nat_) return Error(Code::kUnavailable, "the node has no pod network yet");
+  if (!nat_) {
+    for (Adopted& pod : waiting_) {
+      if (pod.uid != podUid) continue;
+      pod.addresses = addresses;
+      pod.ports = ports;
+      return {};
+    }
+    return Error(Code::kUnavailable, "the node has no pod network yet");
+  }
   std::vector<PublishedPort> wanted;
   for (const HostPort& port : ports) {
     PublishedPort out;
     if (!port.hostAddress.empty()) {
       ASSIGN_OR_RETURN(out.hostAddress, IpAddress::parse(port.hostAddress));
     }
-    ASSIGN_OR_RETURN(out.containerAddress, IpAddress::parse(address));
     ASSIGN_OR_RETURN(out.protocol, parseProtocol(port.protocol));
     out.hostPort = port.hostPort;
     out.containerPort = port.containerPort;
-    wanted.push_back(out);
+    for (const std::string& address : addresses) {
+      ASSIGN_OR_RETURN(out.containerAddress, IpAddress::parse(address));
+      if (out.hostAddress.empty() || out.hostAddress.isV6() == out.containerAddress.isV6()) wanted.push_back(out);
+    }
   }
   ASSIGN_OR_RETURN(auto done, nat_->publish(podUid, wanted));
   (void)done;
@@ -141,6 +153,14 @@ Result<> BridgePodNetwork::publish(const std::string& podUid, const std::string&
 
 void BridgePodNetwork::releaseOthers() {
   if (network_) network_->releaseAllBut({live_.begin(), live_.end()});
+  recovered_ = true;
+  installNat();
+}
+
+// The table of an earlier run works on until all that it published is known again.
+void BridgePodNetwork::installNat() {
+  if (!recovered_ || !nat_) return;
+  if (auto installed = nat_->install(); !installed.ok()) log::error("node", "{}", installed.error().message());
 }
 
 Result<> BridgePodNetwork::setRoutes(const std::vector<NodeRoute>& routes) {

@@ -55,8 +55,10 @@ class BridgePodNetwork final : public PodNetwork {
   Task<Result<Given>> acquire(std::string podUid, bool ownUsers) override;
   Result<> adopt(const std::string& podUid, const std::string& address, const std::string& hostInterface) override;
   void release(const std::string& podUid) override;
-  Result<> publish(const std::string& podUid, const std::string& address, const std::vector<HostPort>& ports) override;
-  // After all pods of an earlier run were adopted: their other addresses are free.
+  Result<> publish(const std::string& podUid, const std::vector<std::string>& addresses,
+                   const std::vector<HostPort>& ports) override;
+  // After all pods of an earlier run were adopted: their other addresses are free, and what that run published else is
+  // published no more.
   void releaseOthers();
   Result<> setRoutes(const std::vector<NodeRoute>& routes);
   // Acquires that wait end.
@@ -72,11 +74,14 @@ class BridgePodNetwork final : public PodNetwork {
   std::unique_ptr<BridgeNetwork> network_;
   struct Adopted {
     std::string uid, address, link;
+    std::vector<std::string> addresses;
+    std::vector<HostPort> ports;
   };
+  void installNat();
   std::vector<Adopted> waiting_;  // adopted before the range was known
   std::set<std::string> live_, published_;
   Signal opened_;
-  bool stopping_ = false;
+  bool recovered_ = false, stopping_ = false;
 };
 
 class ApiBarrier final : public Barrier {
