@@ -117,6 +117,8 @@ struct LoadBalancer::Rep {
     for (auto& port : wanted) {
       port.clusterIps.clear();
       port.nodePort = 0;
+      // Policy Local keeps the client's address. No node is passed on to another: this leads straight to the pods.
+      if (port.externalLocal) port.localEndpoints = port.endpoints;
     }
     std::erase_if(wanted, [](const ServicePort& port) { return port.loadBalancerIps.empty(); });
     return wanted;
