@@ -206,6 +206,9 @@ def test_policies_hold_for_ipv6(world):
     six = lambda asker: from_pod(world.pods[asker], web[1], 8080, "0.5")().returncode == 0  # noqa: E731
     eventually(lambda: six("ask-0") and not six("ask-1"))
     assert from_pod(world.pods["ask-0"], web[0], 8080, "0.5")().returncode != 0, "IPv4 is not in it"
+    told = cluster.dhow("policy", "explain", "ask-0", "web-0", "--port", "8080", check=False)
+    verdicts = [line.split(":")[0] for line in told.stdout.splitlines() if not line.startswith(" ")]
+    assert verdicts == ["denied", "allowed"] and all(ip in told.stdout for ip in web) and told.returncode == 1, told.stdout
     cluster.kubectl("delete", "networkpolicy", "guard")
     settled("ask-0", True)
     # Who may send nowhere has a way to be asked.
@@ -216,6 +219,16 @@ def test_policies_hold_for_ipv6(world):
 
 
 def test_all_of_it_survives_the_agent(world):
+    ports = [{"containerPort": 8080, "hostPort": 8095}]
+    apply(world.cluster, shell_pod("door", SERVE, node=world.nodes[0], container={"ports": ports}))
+    wait_ready(world.cluster, "door")
+    own = [a["address"] for a in world.cluster.get("node", world.nodes[0])["status"]["addresses"] if a["type"] == "InternalIP"]
+
+    def by_host_port():
+        return [run(world.cluster.net.inside(curl(ip, 8095)), check=False).stdout.strip() for ip in own] == ["door", "door"]
+
+    assert len(own) == 2
+    eventually(by_host_port)
     pid = role_process(world.cluster, "agent", world.nodes[0])
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: role_process(world.cluster, "agent", world.nodes[0]) != pid)
@@ -226,7 +239,9 @@ def test_all_of_it_survives_the_agent(world):
         eventually(lambda: answers(from_pod(world.pods["ask-1"], address), 30) == BOTH | {"web-2"})
     status = world.cluster.get("pod", "web-0")["status"]
     assert [e["ip"] for e in status["podIPs"]] == ips(world.pods["web-0"]) and status["containerStatuses"][0]["restartCount"] == 0
-    world.cluster.kubectl("delete", "pod", "web-2", "--wait=false")
+    assert by_host_port(), "published by the agent of before"
+    world.cluster.kubectl("delete", "pod", "web-2", "door", "--wait=false")
+    eventually(lambda: not by_host_port())
 
 
 def test_separate_hosts_need_no_ipv6_of_their_own():

@@ -22,8 +22,9 @@ def net(cluster):
     cluster.kubectl("create", "namespace", "net")
     nodes = sorted(n["metadata"]["name"] for n in cluster.get("nodes")["items"])
     names = [f"web-{i}" for i in range(len(nodes))]
-    apply(cluster, *[shell_pod(name, SERVE, node=node, labels={"app": "web", "pod": name}) for name, node in zip(names, nodes)],
-          namespace="net")
+    ports = {"ports": [{"name": "http", "containerPort": 8080}]}
+    apply(cluster, *[shell_pod(name, SERVE, node=node, labels={"app": "web", "pod": name}, container=ports)
+                     for name, node in zip(names, nodes)], namespace="net")
     yield wait_ready(cluster, *names, namespace="net")
     cluster.kubectl("delete", "namespace", "net", "--wait=false")
 
@@ -35,6 +36,11 @@ def service(name, selector, ports, **spec):
 
 def fetch(pod, address, port=80, path="/"):
     return in_pod_network(pod, "curl", "-sS", "-m", "2", f"http://{address}:{port}{path}", check=False).stdout.strip()
+
+
+def all_seen(pod, address, times=10):
+    """Who answers a number of connections, one after the other."""
+    return set(in_pod_network(pod, "curl", "-sS", "-m", "2", *[f"http://{address}/"] * times, check=False).stdout.split())
 
 
 def fetch_from_machine(cluster, url):
@@ -79,11 +85,11 @@ def test_cluster_ip_picks_among_all_pods_and_has_a_name(cluster, net):
     for pod in net:
         seen = set()
 
-        def all_seen():
-            seen.add(fetch(pod, ip))
+        def whole():
+            seen.update(all_seen(pod, ip))
             return set(ips(net)) <= seen
 
-        eventually(all_seen, every=0)
+        eventually(whole, every=0)
         # busybox takes names with a dot for whole ones.
         for name in ("web", "web.net.svc.cluster.local"):
             assert looked_up(pod, name) == [ip]
@@ -106,12 +112,26 @@ def test_node_port_answers_at_each_node(cluster, net):
         eventually(lambda: fetch(net[0], address, port) in ips(net))
 
 
+def test_several_named_ports_and_external_addresses(cluster, net):
+    ports = [{"name": "first", "port": 80, "targetPort": "http"}, {"name": "second", "port": 81, "targetPort": 8080},
+             {"name": "missing", "port": 82, "targetPort": "https"}]
+    apply(cluster, service("many", {"pod": "web-0"}, ports, externalIPs=["198.51.100.77"]), namespace="net")
+    ip = cluster.get("service", "many", "-n", "net")["spec"]["clusterIP"]
+    for address in (ip, "198.51.100.77"):
+        for port in (80, 81):
+            eventually(lambda: fetch(net[1], address, port) == net[0]["status"]["podIP"])
+        assert fetch(net[1], address, 82) == ""
+
+
 def test_load_balancer_answers_machine_and_pods(cluster, net):
     apply(cluster, service("balanced", {"app": "web"}, [{"port": 8000, "targetPort": 8080}], type="LoadBalancer"), namespace="net")
     ingress = eventually(lambda: cluster.get("service", "balanced", "-n", "net")["status"].get("loadBalancer", {}).get("ingress"))
     eventually(lambda: fetch_from_machine(cluster, f"http://{ingress[0]['ip']}:8000/") in ips(net))
     for pod in net:
         eventually(lambda: fetch(pod, ingress[0]["ip"], 8000) in ips(net))
+    for ranges, allowed in ((["203.0.113.0/24"], False), (["203.0.113.0/24", "10.0.0.0/8"], True)):
+        cluster.kubectl("-n", "net", "patch", "service", "balanced", "-p", json.dumps({"spec": {"loadBalancerSourceRanges": ranges}}))
+        eventually(lambda: (cluster.curl(f"http://{ingress[0]['ip']}:8000/", "-m", "0.5", check=False).returncode == 0) == allowed)
 
 
 def test_headless_service_gives_the_pods_addresses(cluster, net):
@@ -132,7 +152,54 @@ def test_session_affinity_keeps_a_client_at_one_pod(cluster, net):
     eventually(lambda: len(endpoint_addresses(cluster, "sticky", "net")) == 3)
     for pod in net:
         first = eventually(lambda: fetch(pod, ip))
-        assert {fetch(pod, ip) for _ in range(12)} == {first}
+        assert all_seen(pod, ip) == {first}
+    brief = {"clientIP": {"timeoutSeconds": 1}}
+    cluster.kubectl("-n", "net", "patch", "service", "sticky", "-p", json.dumps({"spec": {"sessionAffinityConfig": brief}}))
+    assert len(all_seen(net[0], ip)) <= 2, "as it was, then as it is"
+    # Each request begins the time anew; after a pause the client may be led elsewhere.
+    first = fetch(net[0], ip)
+    eventually(lambda: fetch(net[0], ip) != first, every=1.1)
+
+
+def test_traffic_stays_near_by_the_labels_that_nodes_have(cluster, net):
+    """trafficDistribution, and a node's zone that changes while its agent runs."""
+    apply(cluster, *[service(name.lower(), {"app": "web"}, [{"port": 80, "targetPort": 8080}], trafficDistribution=name)
+                     for name in ("PreferSameNode", "PreferSameZone", "PreferClose")], namespace="net")
+    ip = {name: cluster.get("service", name, "-n", "net")["spec"]["clusterIP"] for name in ("prefersamenode", "prefersamezone", "preferclose")}
+
+    for pod in net:
+        for address in ip.values():
+            eventually(lambda: all_seen(pod, address) == {pod["status"]["podIP"]})
+    zone = "topology.kubernetes.io/zone"
+    first, second = [cluster.get("node", pod["spec"]["nodeName"])["metadata"] for pod in net[:2]]
+    try:
+        cluster.kubectl("label", "node", first["name"], f"{zone}={second['labels'][zone]}", "--overwrite")
+        both = {pod["status"]["podIP"] for pod in net[:2]}
+        for pod in net[:2]:
+            eventually(lambda: all_seen(pod, ip["prefersamezone"]) == both)
+            assert all_seen(pod, ip["prefersamenode"]) == {pod["status"]["podIP"]}
+        assert all_seen(net[2], ip["preferclose"]) == {net[2]["status"]["podIP"]}
+    finally:
+        cluster.kubectl("label", "node", first["name"], f"{zone}={first['labels'][zone]}", "--overwrite")
+    eventually(lambda: all_seen(net[0], ip["preferclose"]) == {net[0]["status"]["podIP"]})
+
+
+def test_the_last_pod_is_served_until_it_ends(cluster, net):
+    """As the first process it hears no SIGTERM, so that it serves until the grace period is over."""
+    apply(cluster, shell_pod("last", SERVE, labels={"app": "last"}, terminationGracePeriodSeconds=60),
+          service("last", {"app": "last"}, [{"port": 80, "targetPort": 8080}]), namespace="net")
+    pod = wait_ready(cluster, "last", namespace="net")[0]
+    ip = cluster.get("service", "last", "-n", "net")["spec"]["clusterIP"]
+    cluster.kubectl("-n", "net", "delete", "pod", "last", "--wait=false")
+
+    def conditions():
+        slices = cluster.get("endpointslices", "-n", "net", "-l", "kubernetes.io/service-name=last")["items"]
+        return [e["conditions"] for s in slices for e in s.get("endpoints") or []]
+
+    eventually(lambda: conditions() == [{"ready": False, "serving": True, "terminating": True}])
+    assert {fetch(client, ip) for client in net} == {pod["status"]["podIP"]}
+    cluster.kubectl("-n", "net", "delete", "pod", "last", "--force", "--grace-period=0")
+    eventually(lambda: fetch(net[0], ip) == "")
 
 
 def test_service_without_endpoints_refuses_at_once(cluster, net):
@@ -171,7 +238,9 @@ def test_local_policy_keeps_to_the_node_and_tells_its_health(cluster, net):
     eventually(lambda: health(net[0]) == ("200", told(1)))
     eventually(lambda: health(net[1]) == ("503", told(0)))
     eventually(lambda: fetch_from_machine(cluster, f"http://{address(net[0])}:{node_port}/") == net[0]["status"]["podIP"])
-    assert fetch_from_machine(cluster, f"http://{address(net[1])}:{node_port}/") == ""
+    given = eventually(lambda: cluster.get("service", "local", "-n", "net")["status"]["loadBalancer"].get("ingress"))
+    eventually(lambda: fetch_from_machine(cluster, f"http://{given[0]['ip']}:8001/") == net[0]["status"]["podIP"])
+    assert cluster.curl(f"http://{address(net[1])}:{node_port}/", "-m", "1", check=False).stdout == ""
     cluster.kubectl("-n", "net", "patch", "service", "local", "-p", json.dumps({"spec": {"type": "ClusterIP"}}))
     eventually(lambda: health(net[0]) is None)
     left = cluster.get("service", "local", "-n", "net")["spec"]
@@ -194,27 +263,43 @@ def test_changed_selector_moves_the_service(cluster, net):
     eventually(lambda: fetch(net[2], ip) == net[0]["status"]["podIP"])
     cluster.kubectl("-n", "net", "patch", "service", "moving", "-p", json.dumps({"spec": {"selector": {"pod": "web-1"}}}))
     eventually(lambda: fetch(net[2], ip) == net[1]["status"]["podIP"])
-    assert {fetch(net[2], ip) for _ in range(5)} == {net[1]["status"]["podIP"]}
+    assert all_seen(net[2], ip) == {net[1]["status"]["podIP"]}
     cluster.kubectl("-n", "net", "delete", "service", "moving")
     eventually(lambda: fetch(net[2], ip) == "")
     assert looked_up(net[2], "moving.net.svc.cluster.local") == []
 
 
-def test_udp_service(cluster, net):
+def test_udp_service_leads_a_flow_that_lasts_to_who_serves_now(cluster, net):
+    """One socket asks all the time; it follows the service from one pod to another."""
     apply(cluster, service("datagrams", {"pod": "web-1"}, [{"port": 53, "targetPort": 7001, "protocol": "UDP"}]), namespace="net")
     ip = cluster.get("service", "datagrams", "-n", "net")["spec"]["clusterIP"]
-    server = subprocess.Popen(["nsenter", f"--net=/proc/{main_process(net[1])}/ns/net", "--", sys.executable, "-c",
-                               "import socket\ns = socket.socket(type=socket.SOCK_DGRAM)\ns.bind(('', 7001))\nprint('ready', flush=True)\n"
-                               "while True:\n  data, peer = s.recvfrom(100)\n  s.sendto(b'echo ' + data, peer)"],
-                              stdout=subprocess.PIPE, text=True)
-    ask = ("import socket\ns = socket.socket(type=socket.SOCK_DGRAM)\ns.settimeout(1)\n"
-           f"s.connect(('{ip}', 53))\ns.send(b'hey')\nprint(s.recv(100).decode())")
+
+    def python(pod, *lines):
+        return subprocess.Popen(["nsenter", f"--net=/proc/{main_process(pod)}/ns/net", "--", sys.executable, "-uc", "\n".join(lines)],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    serve = ("import socket", "s = socket.socket(type=socket.SOCK_DGRAM)", "s.bind(('', 7001))", "print('ready')",
+             "while True:", "  s.sendto(NAME, s.recvfrom(100)[1])")
+    servers = [python(pod, f"NAME = b'{pod['metadata']['name']}'", *serve) for pod in net[1:]]
+    client = python(net[0], "import socket, sys", "s = socket.socket(type=socket.SOCK_DGRAM)", "s.settimeout(0.3)", f"s.connect(('{ip}', 53))",
+                    "for line in sys.stdin:", "  try:", "    s.send(b'hey')", "    print(s.recv(100).decode())",
+                    "  except OSError as e:", "    print(e)")
+
+    def ask():
+        client.stdin.write("\n")
+        client.stdin.flush()
+        return client.stdout.readline().strip()
+
     try:
-        server.stdout.readline()
-        eventually(lambda: in_pod_network(net[0], sys.executable, "-c", ask, check=False).stdout == "echo hey\n")
+        assert [s.stdout.readline() for s in servers] == ["ready\n"] * 2
+        eventually(lambda: ask() == "web-1")
+        cluster.kubectl("-n", "net", "patch", "service", "datagrams", "-p", json.dumps({"spec": {"selector": {"pod": "web-2"}}}))
+        eventually(lambda: ask() == "web-2")
+        assert {ask() for _ in range(10)} == {"web-2"}
     finally:
-        server.kill()
-        server.wait()
+        for process in [*servers, client]:
+            process.kill()
+            process.wait()
 
 
 def test_api_answers_a_pod_with_its_own_token(cluster, net):
@@ -281,3 +366,5 @@ def test_a_pod_that_is_not_ready_gets_no_requests(cluster, net):
     eventually(lambda: fetch(net[0], ip) == pod["status"]["podIP"])
     cluster.kubectl("-n", "net", "exec", "slow", "--", "rm", "/tmp/ready")
     eventually(lambda: fetch(net[0], ip) == "")
+    cluster.kubectl("-n", "net", "patch", "service", "slow", "-p", json.dumps({"spec": {"publishNotReadyAddresses": True}}))
+    eventually(lambda: fetch(net[0], ip) == pod["status"]["podIP"])

@@ -87,7 +87,7 @@ std::optional<ServicePort> ofFamily(const ServicePort& port, IpFamily family) {
   ServicePort out = port;
   auto other = [&](const IpAddress& address) { return !address.is(family); };
   for (auto* list : {&out.clusterIps, &out.loadBalancerIps, &out.externalIps}) std::erase_if(*list, other);
-  for (auto* list : {&out.endpoints, &out.localEndpoints})
+  for (auto* list : {&out.endpoints, &out.localEndpoints, &out.standing})
     std::erase_if(*list, [&](const ServiceEndpoint& endpoint) { return other(endpoint.address); });
   if (std::erase_if(out.loadBalancerSourceRanges, [&](const IpPrefix& range) { return other(range.address); }) > 0 &&
       out.loadBalancerSourceRanges.empty()) {

@@ -1,6 +1,7 @@
 // What a ServicePort becomes in the table's maps. Private to the service proxy.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -81,12 +82,22 @@ std::vector<ServiceEndpoint> keepOrder(const std::vector<ServiceEndpoint>& befor
 // The fixed part of the table: sets, hooks and their rules.
 void buildSkeleton(NftBatch& batch, const ServiceProxyOptions& options);  // of the batch's family
 
-// UDP flows to forget.
-struct StaleFlows {
-  Frontend frontend;
-  std::set<IpAddress> endpoints;  // that are gone
-  bool unserved = false;          // flows that were sent nowhere, too
+// A connection as connection tracking knows it: whom it was opened to, and who answers.
+struct Flow {
+  Protocol protocol = Protocol::kUdp;
+  IpAddress destination;
+  uint16_t port = 0;
+  IpAddress answeredBy;
+  uint16_t answeringPort = 0;
 };
-Result<size_t> forgetFlows(NetlinkSocket& socket, IpFamily family, const std::vector<StaleFlows>& stale);
+// Which ones are looked at. Empty and 0: any.
+struct FlowFilter {
+  Protocol protocol = Protocol::kUdp;
+  IpAddress destination;
+  uint16_t port = 0;
+};
+// Forgets those that are `stale`; gives how many.
+Result<size_t> forgetFlows(NetlinkSocket& socket, IpFamily family, const FlowFilter& filter,
+                           const std::function<bool(const Flow&)>& stale);
 
 }  // namespace dhow::services

@@ -3,6 +3,7 @@
 #include <mutex>
 
 #include "base/log.h"
+#include "network/links.h"
 #include "service_elements.h"
 
 namespace dhow {
@@ -28,21 +29,33 @@ std::set<IpAddress> localAddresses(const ServicePort& port) {
   return out;
 }
 
-std::set<IpAddress> endpointAddresses(const ServicePort& port) {
-  std::set<IpAddress> out;
-  for (auto* list : {&port.endpoints, &port.localEndpoints}) {
-    for (auto& endpoint : *list) out.insert(endpoint.address);
+// Whose flows are forgotten when they lead nowhere any more.
+bool forgets(Protocol protocol) {
+  return protocol != Protocol::kTcp;
+}
+
+using Member = std::pair<IpAddress, uint16_t>;
+
+// Where flows to the port may lead.
+std::set<Member> membersOf(const ServicePort& port) {
+  std::set<Member> out;
+  for (auto* list : {&port.endpoints, &port.localEndpoints, &port.standing}) {
+    for (auto& endpoint : *list) out.emplace(endpoint.address, endpoint.port);
   }
   return out;
 }
 
+using Served = std::map<Frontend, std::set<Member>>;
+
 // The table of one family. Ports are what of them is of that family (ofFamily).
 struct ServiceTable {
-  ServiceTable(const ServiceProxyOptions& o, IpFamily f, NetlinkSocket& s) : options(o), family(f), socket(s) {}
+  ServiceTable(const ServiceProxyOptions& o, IpFamily f, NetlinkSocket& s, NetLinks& l)
+      : options(o), family(f), socket(s), links(l) {}
 
   const ServiceProxyOptions& options;
   const IpFamily family;
   NetlinkSocket& socket;
+  NetLinks& links;
   bool installed = false;
   std::map<std::string, ServicePort> ports;
   std::map<Frontend, std::set<std::string>> claims;  // the first one holds it
@@ -50,7 +63,7 @@ struct ServiceTable {
   std::set<Picker> pickers;
   size_t elements = 0, lastChanges = 0;
 
-  Result<> apply(const std::vector<ServicePort>& snapshot);
+  Result<> apply(const std::vector<ServicePort>& snapshot, ServiceProxy::Snapshot kind);
   Result<> update(const std::vector<ServicePort>& changed, const std::vector<std::string>& removed);
   Result<> destroy();
   // Whether it is another one than it was; then it is put among those that are wanted.
@@ -61,7 +74,12 @@ struct ServiceTable {
   Result<> install();
   Result<> changeOrNot(std::map<std::string, std::optional<ServicePort>> wanted);
   Result<> change(std::map<std::string, std::optional<ServicePort>> wanted);
-  void forgetUdp(const std::map<std::string, std::optional<ServicePort>>& before);
+  // Of those ports whose flows are forgotten: what each frontend that one of them holds serves.
+  Served served(const std::set<std::string>& keys) const;
+  const ServicePort* holder(const Frontend& frontend) const;
+  void forgetChanged(const Served& before, const Served& now);
+  void forgetAll();
+  void forget(const std::vector<FlowFilter>& filters, const std::set<Frontend>& gone);
 };
 
 }  // namespace
@@ -70,6 +88,7 @@ struct ServiceProxy::Rep {
   mutable std::mutex mutex;
   ServiceProxyOptions options;
   NetlinkSocket socket;
+  std::optional<NetLinks> links;
   std::vector<std::unique_ptr<ServiceTable>> tables;
 };
 
@@ -147,6 +166,7 @@ Result<> ServiceTable::install() {
 
 // Moves the state to what is wanted and the kernel with it, or neither.
 Result<> ServiceTable::change(std::map<std::string, std::optional<ServicePort>> wanted) {
+  const bool first = !installed;  // then nothing is known of what was
   std::map<std::string, std::optional<ServicePort>> before;
   std::set<std::string> affected;
   auto touch = [&](const ServicePort& port) {
@@ -163,6 +183,7 @@ Result<> ServiceTable::change(std::map<std::string, std::optional<ServicePort>> 
     if (port) touch(*port);
   }
   auto hairpinsBefore = hairpins;
+  const Served servedBefore = served(affected);
   ElementMap gone, fresh;
   auto collect = [&](ElementMap& into, std::set<Picker>* used) {
     for (auto& key : affected) {
@@ -224,31 +245,90 @@ Result<> ServiceTable::change(std::map<std::string, std::optional<ServicePort>> 
     undo();
     return std::move(done).error().wrap("install services");
   }
-  forgetUdp(before);
+  if (!first) forgetChanged(servedBefore, served(affected));
   return {};
 }
 
-void ServiceTable::forgetUdp(const std::map<std::string, std::optional<ServicePort>>& before) {
-  std::vector<StaleFlows> stale;
-  for (auto& [key, old] : before) {
-    auto now = ports.find(key);
-    std::set<IpAddress> have, had;
-    if (now != ports.end()) have = endpointAddresses(now->second);
-    if (old) had = endpointAddresses(*old);
-    bool served = had.empty() && !have.empty();
-    std::set<IpAddress> gone;
-    std::set_difference(had.begin(), had.end(), have.begin(), have.end(), std::inserter(gone, gone.end()));
-    std::set<Frontend> frontends;
-    const ServicePort* both[] = {old ? &*old : nullptr, now != ports.end() ? &now->second : nullptr};
-    for (const auto* port : both) {
-      if (port == nullptr || port->protocol != Protocol::kUdp) continue;
-      for (auto& frontend : frontendsOf(*port)) frontends.insert(frontend);
+Served ServiceTable::served(const std::set<std::string>& keys) const {
+  Served out;
+  for (const std::string& key : keys) {
+    auto it = ports.find(key);
+    if (it == ports.end() || !forgets(it->second.protocol)) continue;
+    for (const Frontend& frontend : frontendsOf(it->second)) {
+      if (*claims.at(frontend).begin() == key) out[frontend] = membersOf(it->second);
     }
-    if (gone.empty() && !served) continue;
-    for (auto& frontend : frontends) stale.push_back({frontend, gone, served});
   }
-  auto done = forgetFlows(socket, family, stale);
-  if (!done.ok()) log::warn("network", "stale UDP flows stay: {}", done.error().message());
+  return out;
+}
+
+const ServicePort* ServiceTable::holder(const Frontend& frontend) const {
+  auto claim = claims.find(frontend);
+  return claim == claims.end() ? nullptr : &ports.at(*claim->second.begin());
+}
+
+// Flows to endpoints that are gone, and those that found nobody before there was any.
+void ServiceTable::forgetChanged(const Served& before, const Served& now) {
+  std::set<Frontend> changed, gone;
+  for (const auto& [frontend, had] : before) {
+    auto it = now.find(frontend);
+    if (it == now.end()) {
+      gone.insert(frontend);
+    } else if (had.empty() ? it->second.empty()
+                           : std::includes(it->second.begin(), it->second.end(), had.begin(), had.end())) {
+      continue;
+    }
+    changed.insert(frontend);
+  }
+  for (const auto& [frontend, has] : now) {
+    if (!before.contains(frontend)) changed.insert(frontend);
+  }
+  // One look through all flows for each protocol, as narrow as the frontends allow.
+  std::map<Protocol, FlowFilter> filters;
+  for (const Frontend& frontend : changed) {
+    auto [it, fresh] =
+        filters.try_emplace(frontend.protocol, FlowFilter{frontend.protocol, frontend.address, frontend.port});
+    if (fresh) continue;
+    if (it->second.destination != frontend.address) it->second.destination = {};
+    if (it->second.port != frontend.port) it->second.port = 0;
+  }
+  std::vector<FlowFilter> all;
+  for (const auto& [protocol, filter] : filters) all.push_back(filter);
+  forget(all, gone);
+}
+
+void ServiceTable::forgetAll() {
+  std::vector<FlowFilter> all;
+  for (Protocol protocol : {Protocol::kUdp, Protocol::kSctp}) all.push_back({protocol, {}, 0});
+  forget(all, {});
+}
+
+void ServiceTable::forget(const std::vector<FlowFilter>& filters, const std::set<Frontend>& gone) {
+  if (filters.empty()) return;
+  // Node ports answer at the node's own addresses; elsewhere such a port is somebody else's.
+  std::set<IpAddress> own;
+  if (auto addresses = links.addresses(0); addresses.ok()) {
+    for (const IpPrefix& one : *addresses) {
+      if (!one.address.isLoopback()) own.insert(one.address);
+    }
+  }
+  auto stale = [&](const Flow& flow) {
+    Frontend frontend{flow.destination, flow.protocol, flow.port};
+    const bool led = flow.answeredBy != flow.destination || flow.answeringPort != flow.port;
+    const ServicePort* port = holder(frontend);
+    if (port == nullptr && own.contains(flow.destination)) {
+      if (led && gone.contains(frontend)) return true;
+      frontend.address = {};
+      port = holder(frontend);
+    }
+    if (port != nullptr) return !membersOf(*port).contains({flow.answeredBy, flow.answeringPort});
+    const bool ours = std::any_of(options.serviceRanges.begin(), options.serviceRanges.end(),
+                                  [&](const IpPrefix& range) { return range.contains(flow.destination); });
+    return led && (ours || gone.contains(frontend));
+  };
+  for (const FlowFilter& filter : filters) {
+    auto done = forgetFlows(socket, family, filter, stale);
+    if (!done.ok()) log::warn("network", "stale flows stay: {}", done.error().message());
+  }
 }
 
 void ServiceTable::want(const ServicePort& port, std::map<std::string, std::optional<ServicePort>>& wanted) const {
@@ -272,7 +352,7 @@ Result<> ServiceTable::changeOrNot(std::map<std::string, std::optional<ServicePo
   return {};
 }
 
-Result<> ServiceTable::apply(const std::vector<ServicePort>& snapshot) {
+Result<> ServiceTable::apply(const std::vector<ServicePort>& snapshot, ServiceProxy::Snapshot kind) {
   std::map<std::string, std::optional<ServicePort>> wanted;
   std::set<std::string> keep;
   for (const auto& port : snapshot) {
@@ -282,7 +362,9 @@ Result<> ServiceTable::apply(const std::vector<ServicePort>& snapshot) {
   for (auto& [key, port] : ports) {
     if (keep.count(key) == 0) wanted[key] = std::nullopt;
   }
-  return changeOrNot(std::move(wanted));
+  RETURN_IF_ERROR(changeOrNot(std::move(wanted)));
+  if (kind == ServiceProxy::Snapshot::kSure) forgetAll();
+  return {};
 }
 
 Result<> ServiceTable::update(const std::vector<ServicePort>& changed, const std::vector<std::string>& removed) {
@@ -317,16 +399,18 @@ Result<std::unique_ptr<ServiceProxy>> ServiceProxy::open(ServiceProxyOptions opt
   auto rep = std::make_unique<Rep>();
   rep->options = std::move(options);
   ASSIGN_OR_RETURN(rep->socket, NetlinkSocket::open(NETLINK_NETFILTER));
-  rep->tables.push_back(std::make_unique<ServiceTable>(rep->options, IpFamily::kV4, rep->socket));
+  ASSIGN_OR_RETURN(auto links, NetLinks::open());
+  rep->links.emplace(std::move(links));
+  rep->tables.push_back(std::make_unique<ServiceTable>(rep->options, IpFamily::kV4, rep->socket, *rep->links));
   const auto& ranges = rep->options.podRanges;
   if (std::any_of(ranges.begin(), ranges.end(), [](const IpPrefix& range) { return range.address.isV6(); }))
-    rep->tables.push_back(std::make_unique<ServiceTable>(rep->options, IpFamily::kV6, rep->socket));
+    rep->tables.push_back(std::make_unique<ServiceTable>(rep->options, IpFamily::kV6, rep->socket, *rep->links));
   return std::unique_ptr<ServiceProxy>(new ServiceProxy(std::move(rep)));
 }
 
-Result<> ServiceProxy::apply(const std::vector<ServicePort>& snapshot) {
+Result<> ServiceProxy::apply(const std::vector<ServicePort>& snapshot, Snapshot kind) {
   std::lock_guard lock(rep_->mutex);
-  for (auto& table : rep_->tables) RETURN_IF_ERROR(table->apply(snapshot));
+  for (auto& table : rep_->tables) RETURN_IF_ERROR(table->apply(snapshot, kind));
   return {};
 }
 
@@ -341,7 +425,7 @@ Result<> ServiceProxy::destroy() {
   for (auto& table : rep_->tables) RETURN_IF_ERROR(table->destroy());
   // One that a cluster of two families left.
   ASSIGN_OR_RETURN(const bool left, nftTableExists(rep_->socket, rep_->options.table, IpFamily::kV6));
-  return left ? ServiceTable(rep_->options, IpFamily::kV6, rep_->socket).destroy() : Result<>();
+  return left ? ServiceTable(rep_->options, IpFamily::kV6, rep_->socket, *rep_->links).destroy() : Result<>();
 }
 
 ServiceProxy::Stats ServiceProxy::stats() const {

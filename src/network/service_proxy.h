@@ -2,8 +2,9 @@
 // namespace of the caller (a node's own, or the host's so that the machine itself reaches the cluster). A packet
 // finds its endpoint in constant time; a change costs as many set elements as it changes, in one atomic batch. IPv6 has
 // a table of its own with the same name and the same maps.
-// Existing connections stay where they are; UDP flows to endpoints that are gone are forgotten by connection
-// tracking. kube-proxy's nftables mode is the model of behaviour. Any thread; calls block.
+// Existing connections stay where they are; flows without connections of their own (UDP), and SCTP associations, which
+// a client opens again from the same port, are forgotten by connection tracking when their endpoint is gone.
+// kube-proxy's nftables mode is the model of behaviour. Any thread; calls block.
 #pragma once
 
 #include <memory>
@@ -39,6 +40,8 @@ struct ServicePort {
   bool externalLocal = false;                      // externalTrafficPolicy: Local
   std::vector<ServiceEndpoint> endpoints;
   std::vector<ServiceEndpoint> localEndpoints;  // what a policy Local sends to, all on this node
+  // UDP and SCTP: others that get nothing new but keep the flows that they have.
+  std::vector<ServiceEndpoint> standing;
   bool operator==(const ServicePort&) const = default;
 };
 
@@ -58,10 +61,13 @@ class ServiceProxy {
   static Result<std::unique_ptr<ServiceProxy>> open(ServiceProxyOptions options);
   ~ServiceProxy();  // leaves the rules in place
 
+  // What flows of before may tell of the truth: kSure forgets all that are not led where the snapshot leads; kUnsure,
+  // for a snapshot that may be old, none.
+  enum class Snapshot { kSure, kUnsure };
   // Makes the rules say exactly this. Two ports that claim the same address, protocol and port: the first in order
   // of key gets it. On error the kernel keeps what it had (of the family that failed; each changes in a batch of its
   // own).
-  Result<> apply(const std::vector<ServicePort>& snapshot);
+  Result<> apply(const std::vector<ServicePort>& snapshot, Snapshot kind = Snapshot::kSure);
   // Adds or replaces some and removes others by key, leaving the rest.
   Result<> update(const std::vector<ServicePort>& changed, const std::vector<std::string>& removed);
   // Deletes the table.

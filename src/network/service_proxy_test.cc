@@ -223,28 +223,192 @@ TEST_P(ServiceProxyTest, AFlushedTableIsInstalledAnew) {
   EXPECT_EQ("pod1", TestClient(pods_[0].netns, "10.96.0.20", 8080).server());
 }
 
-TEST_P(ServiceProxyTest, UdpFlowsFollowTheEndpoints) {
-  ServicePort dns{.key = "kube-system/dns:dns",
-                  .protocol = Protocol::kUdp,
-                  .port = 53,
-                  .clusterIps = {ip("10.96.0.10")},
-                  .endpoints = endpoints({0}, 53)};
-  ASSERT_OK(proxy_->apply({dns}));
-  auto fd = socketInNetns(client_.fd(), AF_INET, SOCK_DGRAM, 0);
-  auto address = socketAddress("10.96.0.10", 53);
-  ASSERT_EQ(0, connect(fd->get(), reinterpret_cast<sockaddr*>(&address), sizeof address));
-  timeval limit{1, 0};
-  setsockopt(fd->get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-  auto exchange = [&]() -> std::string {
+// A socket that asks again and again, as one flow.
+class Asker {
+ public:
+  Asker(const Netns& from, const std::string& to, uint16_t port) {
+    fd_ = std::move(*socketInNetns(from.fd(), AF_INET, SOCK_DGRAM, 0));
+    auto address = socketAddress(to, port);
+    EXPECT_EQ(0, connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address));
+    timeval limit{0, 300000};
+    setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  }
+  std::string ask() {
     char buffer[100];
-    send(fd->get(), "q", 1, 0);
-    ssize_t n = recv(fd->get(), buffer, sizeof buffer, 0);
+    send(fd_.get(), "q", 1, 0);
+    ssize_t n = recv(fd_.get(), buffer, sizeof buffer, 0);
     return n < 4 ? "nothing" : std::string(buffer, 4);
-  };
-  EXPECT_EQ("pod0", exchange());
-  dns.endpoints = endpoints({1}, 53);
-  ASSERT_OK(proxy_->apply({dns}));
-  EXPECT_EQ("pod1", exchange()) << "the same socket, a new endpoint";
+  }
+
+ private:
+  UniqueFd fd_;
+};
+
+ServicePort datagrams(std::vector<ServiceEndpoint> endpoints) {
+  return {.key = "shop/questions:53/UDP",
+          .protocol = Protocol::kUdp,
+          .port = 53,
+          .clusterIps = {ip("10.96.0.30")},
+          .endpoints = std::move(endpoints)};
+}
+
+TEST_P(ServiceProxyTest, UdpFlowsFollowTheEndpoints) {
+  ASSERT_OK(proxy_->apply({datagrams(endpoints({0}, 53))}));
+  Asker asker(client_, "10.96.0.30", 53);
+  EXPECT_EQ("pod0", asker.ask());
+  ASSERT_OK(proxy_->apply({datagrams(endpoints({1}, 53))}));
+  EXPECT_EQ("pod1", asker.ask()) << "the same socket, a new endpoint";
+  ASSERT_OK(proxy_->update({datagrams({})}, {}));
+  EXPECT_EQ("nothing", asker.ask());
+  ASSERT_OK(proxy_->update({datagrams(endpoints({2}, 53))}, {}));
+  EXPECT_EQ("pod2", asker.ask());
+  ASSERT_OK(proxy_->update({}, {"shop/questions:53/UDP"}));
+  EXPECT_EQ("nothing", asker.ask()) << "the service is gone";
+}
+
+TEST_P(ServiceProxyTest, UdpFlowsFollowAnEndpointToItsOtherPort) {
+  TestServer other(pods_[0].netns, "next", 5353, true);
+  ASSERT_OK(proxy_->apply({datagrams(endpoints({0}, 53))}));
+  Asker asker(client_, "10.96.0.30", 53);
+  EXPECT_EQ("pod0", asker.ask());
+  ASSERT_OK(proxy_->update({datagrams(endpoints({0}, 5353))}, {}));
+  EXPECT_EQ("next", asker.ask());
+}
+
+TEST_P(ServiceProxyTest, UdpFlowsStayWithWhoStillServesThem) {
+  auto port = datagrams(endpoints({0}, 53));
+  ASSERT_OK(proxy_->apply({port}));
+  Asker asker(client_, "10.96.0.30", 53), other(client_, "192.0.2.1", 30053);
+  EXPECT_EQ("pod0", asker.ask());
+  port.endpoints = endpoints({1}, 53);
+  port.standing = endpoints({0}, 53);
+  port.nodePort = 30053;
+  ASSERT_OK(proxy_->update({port}, {}));
+  EXPECT_EQ("pod0", asker.ask()) << "another one is nearer now, which is no reason to break off";
+  EXPECT_EQ("pod1", other.ask());
+  port.standing = {};
+  ASSERT_OK(proxy_->update({port}, {}));
+  EXPECT_EQ("pod1", asker.ask());
+}
+
+TEST_P(ServiceProxyTest, AFlowThatFoundNobodyIsLedOnceThereIsSomebody) {
+  TestServer elsewhere(client_, "away", 30053, true);
+  Asker door(client_, "192.0.2.1", 30053), away(pods_[0].netns, "192.0.2.2", 30053);
+  EXPECT_EQ("nothing", door.ask());
+  EXPECT_EQ("away", away.ask());
+  auto port = datagrams(endpoints({1}, 53));
+  port.nodePort = 30053;
+  ASSERT_OK(proxy_->apply({port}));
+  EXPECT_EQ("pod1", door.ask());
+  EXPECT_EQ("away", away.ask()) << "the same port of another machine";
+}
+
+TEST_P(ServiceProxyTest, FlowsThatWentStaleWhileNobodyLookedAreForgottenByTheNextProcess) {
+  auto gone = datagrams(endpoints({2}, 53));
+  gone.key = "shop/gone:53/UDP";
+  gone.clusterIps = {ip("10.96.0.31")};
+  ASSERT_OK(proxy_->apply({datagrams(endpoints({0}, 53)), gone}));
+  Asker asker(client_, "10.96.0.30", 53), left(client_, "10.96.0.31", 53);
+  EXPECT_EQ("pod0", asker.ask());
+  EXPECT_EQ("pod2", left.ask());
+  within(node_, [&] {
+    auto next = ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRanges = {prefix("10.96.0.0/16")}});
+    ASSERT_OK(next);
+    proxy_ = std::move(*next);
+  });
+  ASSERT_OK(proxy_->apply({datagrams(endpoints({1}, 53))}, ServiceProxy::Snapshot::kUnsure));
+  EXPECT_EQ("pod0", asker.ask()) << "what is remembered may be older than the flow";
+  ASSERT_OK(proxy_->apply({datagrams(endpoints({1}, 53))}));
+  EXPECT_EQ("pod1", asker.ask());
+  EXPECT_EQ("nothing", left.ask());
+}
+
+// The kernel here may have no SCTP of its own, but tracks it: INIT chunks by raw sockets (RFC 9260).
+class SctpSender {
+ public:
+  explicit SctpSender(const Netns& from) {
+    fd_ = std::move(*socketInNetns(from.fd(), AF_INET, SOCK_RAW, IPPROTO_SCTP));
+  }
+  void init(const std::string& to, uint16_t fromPort, uint16_t toPort) {
+    std::string packet;
+    auto put16 = [&](uint16_t v) { packet += {static_cast<char>(v >> 8), static_cast<char>(v & 0xff)}; };
+    auto put32 = [&](uint32_t v) {
+      put16(static_cast<uint16_t>(v >> 16));
+      put16(static_cast<uint16_t>(v));
+    };
+    put16(fromPort);
+    put16(toPort);
+    put32(0);  // no tag yet
+    put32(0);  // the checksum's place
+    packet += {1, 0, 0, 20};
+    put32(4711);  // tag
+    put32(65536);
+    put16(1);
+    put16(1);
+    put32(1);
+    const uint32_t sum = crc32c(packet);
+    for (size_t i = 0; i < 4; i++) packet[8 + i] = static_cast<char>(sum >> 8 * i & 0xff);
+    auto address = socketAddress(to, 0);
+    EXPECT_EQ(static_cast<ssize_t>(packet.size()), sendto(fd_.get(), packet.data(), packet.size(), 0,
+                                                          reinterpret_cast<sockaddr*>(&address), sizeof(sockaddr_in)));
+  }
+
+ private:
+  static uint32_t crc32c(const std::string& bytes) {
+    uint32_t crc = ~0U;
+    for (char c : bytes) {
+      crc ^= static_cast<uint8_t>(c);
+      for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78 : 0);
+    }
+    return ~crc;
+  }
+  UniqueFd fd_;
+};
+
+class SctpReceiver {
+ public:
+  explicit SctpReceiver(const Netns& at) {
+    fd_ = std::move(*socketInNetns(at.fd(), AF_INET, SOCK_RAW, IPPROTO_SCTP));
+    timeval limit{0, 300000};
+    setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  }
+  // That the next packet came to; 0: none came.
+  int port() {
+    uint8_t buffer[256];
+    const ssize_t n = recv(fd_.get(), buffer, sizeof buffer, 0);
+    const size_t header = (buffer[0] & 15U) * 4;
+    return n < static_cast<ssize_t>(header + 12) ? 0 : buffer[header + 2] << 8 | buffer[header + 3];
+  }
+
+ private:
+  UniqueFd fd_;
+};
+
+TEST_P(ServiceProxyTest, SctpIsLedAndItsAssociationsForgottenWithTheirEndpoint) {
+  ServicePort port{.key = "shop/signals:7/SCTP",
+                   .protocol = Protocol::kSctp,
+                   .port = 7,
+                   .clusterIps = {ip("10.96.0.40")},
+                   .endpoints = endpoints({0}, 70)};
+  ASSERT_OK(proxy_->apply({port}));
+  SctpSender sender(client_);
+  SctpReceiver first(pods_[0].netns), second(pods_[1].netns);
+  sender.init("10.96.0.40", 1234, 7);
+  EXPECT_EQ(70, first.port()) << "translated";
+  // Another association stays when one endpoint more comes.
+  for (auto* list : {&port.endpoints, &port.standing}) *list = endpoints({0, 1}, 70);
+  ASSERT_OK(proxy_->update({port}, {}));
+  sender.init("10.96.0.40", 1234, 7);
+  EXPECT_EQ(70, first.port());
+  port.endpoints = endpoints({1}, 70);
+  ASSERT_OK(proxy_->update({port}, {}));
+  sender.init("10.96.0.40", 1234, 7);
+  EXPECT_EQ(70, first.port()) << "its pod is still there";
+  port.standing = {};
+  ASSERT_OK(proxy_->update({port}, {}));
+  sender.init("10.96.0.40", 1234, 7);
+  EXPECT_EQ(70, second.port());
+  EXPECT_EQ(0, first.port());
 }
 
 TEST_P(ServiceProxyTest, DnsOnTheNodeIsNotTracked) {

@@ -16,6 +16,7 @@
 #include "network/service_proxy.h"
 #include "node_routes.h"
 #include "node_status.h"
+#include "object/labels.h"
 #include "pod_manager.h"
 #include "policy_feed.h"
 #include "real_floors.h"
@@ -38,7 +39,9 @@ class NetSink final : public ServiceSink {
   // `announcer`: null where no neighbours are to be answered.
   NetSink(Loop& loop, std::unique_ptr<ServiceProxy> proxy, ClusterDns& dns, AddressAnnouncer* announcer)
       : proxy_(std::move(proxy)), dns_(dns), announcer_(announcer), health_(loop) {}
-  Result<> applyAll(std::vector<ServicePort> ports) override { return proxy_->apply(ports); }
+  Result<> applyAll(std::vector<ServicePort> ports, ServiceProxy::Snapshot kind) override {
+    return proxy_->apply(ports, kind);
+  }
   Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) override {
     return proxy_->update(changed, removed);
   }
@@ -295,6 +298,7 @@ struct Agent::Rep {
     if (node && node->name() == options.name) {
       takeRanges(*node);
       excluded = object(node->root(), {"metadata", "labels"}).contains(kExcluded);
+      services->setZone(std::string(node->label(dhow::object::kZoneLabel)));
       tellHealth();
     }
     routesSoon();

@@ -13,7 +13,7 @@ bool conditionOf(const json::object& endpoint, std::string_view name, bool other
 
 struct Candidate {
   ServiceEndpoint endpoint;
-  bool ready = false, servingAndTerminating = false;
+  bool ready = false, terminating = false, serving = false;
   std::vector<std::string> zones, nodes;  // hints
 };
 
@@ -33,12 +33,13 @@ std::vector<Candidate> candidates(const std::vector<ObjectPtr>& slices, std::str
       if (!entry.is_object()) continue;
       const json::object& endpoint = entry.get_object();
       const bool ready = publishNotReady || conditionOf(endpoint, "ready", true);
-      const bool last = conditionOf(endpoint, "serving", ready) && conditionOf(endpoint, "terminating", false);
-      if (!ready && !last) continue;
+      const bool terminating = conditionOf(endpoint, "terminating", false);
+      const bool serving = conditionOf(endpoint, "serving", ready);
       for (const std::string& address : strings(array(endpoint, {"addresses"}))) {
         auto parsed = IpAddress::parse(address);
         if (!parsed.ok()) continue;
-        Candidate candidate{{*parsed, *port, text(endpoint, "nodeName") == view.node}, ready, last, {}, {}};
+        Candidate candidate{
+            {*parsed, *port, text(endpoint, "nodeName") == view.node}, ready, terminating, serving, {}, {}};
         for (const json::value& zone : array(endpoint, {"hints", "forZones"})) {
           if (zone.is_object()) candidate.zones.emplace_back(text(zone.get_object(), "name"));
         }
@@ -74,7 +75,7 @@ std::vector<ServiceEndpoint> endpointsOf(const std::vector<Candidate>& from) {
 // The ready ones; when there is none, those that end but still answer are better than none (KEP-1669).
 std::vector<Candidate> usable(std::vector<Candidate> from) {
   const bool anyReady = std::any_of(from.begin(), from.end(), [](const Candidate& c) { return c.ready; });
-  std::erase_if(from, [&](const Candidate& c) { return anyReady ? !c.ready : !c.servingAndTerminating; });
+  std::erase_if(from, [&](const Candidate& c) { return anyReady ? !c.ready : !c.serving || !c.terminating; });
   return from;
 }
 
@@ -91,7 +92,14 @@ void chooseEndpoints(ServicePort& port, const std::vector<Candidate>& all, const
     std::erase_if(here, [](const Candidate& c) { return !c.endpoint.local; });
     port.localEndpoints = endpointsOf(usable(std::move(here)));
   }
-  for (auto* list : {&port.endpoints, &port.localEndpoints}) {
+  // A flow without a connection stays with an endpoint that is ready, though others are nearer now. An association is a
+  // connection: it lasts while its pod is there.
+  if (port.protocol != Protocol::kTcp) {
+    std::vector<Candidate> there = all;
+    if (port.protocol == Protocol::kUdp) std::erase_if(there, [](const Candidate& c) { return !c.ready; });
+    port.standing = endpointsOf(there);
+  }
+  for (auto* list : {&port.endpoints, &port.localEndpoints, &port.standing}) {
     std::sort(list->begin(), list->end());
     list->erase(std::unique(list->begin(), list->end()), list->end());
   }

@@ -92,6 +92,13 @@ Task<> ServiceFeed::waitSynced(ServiceFeed* self) {
   self->wake();
 }
 
+void ServiceFeed::setZone(const std::string& zone) {
+  if (zone == view_.zone || stopping_) return;
+  log::info("node", "the zone of this node is {}", zone.empty() ? "not known" : zone);
+  view_.zone = zone;
+  for (const ObjectPtr& service : services_.list()) changed(std::string(service->key()));
+}
+
 uint64_t ServiceFeed::applied() const {
   const bool settled = synced_ && !full_ && !flushing_ && dirty_.empty();
   return settled ? slices_.revision() : applied_;
@@ -160,7 +167,8 @@ Task<> ServiceFeed::flush(ServiceFeed* self) {
     auto result = std::make_shared<Result<>>();
     ServiceSink* sink = &self->sink_;
     co_await self->offload_.run([result, sink, changed, removed, full] {
-      *result = full ? sink->applyAll(std::move(*changed)) : sink->update(std::move(*changed), std::move(*removed));
+      *result = full ? sink->applyAll(std::move(*changed), ServiceProxy::Snapshot::kSure)
+                     : sink->update(std::move(*changed), std::move(*removed));
     });
     if (!result->ok()) {
       log::error("node", "service rules: {}", result->error().message());
@@ -207,7 +215,8 @@ Result<> ServiceFeed::load() {
     sink_.setHealth(std::string(object->ns()), std::string(object->name()), serviceHealth(*object, slices, view_));
     for (ServicePort& port : servicePorts(*object, slices, view_)) ports.push_back(std::move(port));
   }
-  return sink_.applyAll(std::move(ports));
+  // Perhaps a little older than the rules that the last agent left.
+  return sink_.applyAll(std::move(ports), ServiceProxy::Snapshot::kUnsure);
 }
 
 }  // namespace dhow::node

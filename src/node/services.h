@@ -32,8 +32,9 @@ AddressElection::Wanted announcedAddresses(const Object& service, const std::vec
 class ServiceSink {
  public:
   virtual ~ServiceSink() = default;
-  virtual Result<> applyAll(std::vector<ServicePort> ports) = 0;                                    // may block
-  virtual Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) = 0;  // may block
+  // These may block.
+  virtual Result<> applyAll(std::vector<ServicePort> ports, ServiceProxy::Snapshot kind) = 0;
+  virtual Result<> update(std::vector<ServicePort> changed, std::vector<std::string> removed) = 0;
   virtual void setDns(const ClusterDns::Service& service) = 0;
   virtual void removeDns(const std::string& ns, const std::string& name) = 0;
   virtual void setAnnounced(const std::string& /*service*/, AddressElection::Wanted) {}
@@ -51,6 +52,8 @@ class ServiceFeed final : public ServiceSource {
   std::vector<ObjectPtr> services(std::string_view ns) const override;
   // All changes of EndpointSlices up to this revision are in force in the proxy and DNS.
   uint64_t applied() const;
+  // The node's zone is another one than it was: who is near is found anew.
+  void setZone(const std::string& zone);
   // Waits until that is so of `revision`, at most `limit`; gives what is applied then.
   Task<uint64_t> untilApplied(uint64_t revision, Duration limit);
 

@@ -16,7 +16,9 @@ using object::resources::kServices;
 
 class FakeSink final : public ServiceSink {
  public:
-  Result<> applyAll(std::vector<ServicePort> ports) override { return update(std::move(ports), {}); }
+  Result<> applyAll(std::vector<ServicePort> ports, ServiceProxy::Snapshot) override {
+    return update(std::move(ports), {});
+  }
   Result<> update(std::vector<ServicePort> changed, std::vector<std::string>) override {
     if (!error.empty()) return Error(Code::kUnavailable, error);
     ++updates;
@@ -155,6 +157,22 @@ TEST_F(ServiceFeedTest, HealthCountsReadyEndpointsOfThisNodeWhileThePolicyIsLoca
   client_.drop(kServices, "default", "web");
   loop_.runReady();
   EXPECT_EQ(sink_.healths["web"].port, 0);
+}
+
+TEST_F(ServiceFeedTest, AnotherZoneOfTheNodeChoosesOtherEndpoints) {
+  client_.change(kEndpointSlices, "default", "web-1", [](json::object& slice) {
+    slice["endpoints"] = boost::json::parse(R"([{"addresses":["10.244.1.2"],"hints":{"forZones":[{"name":"z1"}]}},
+      {"addresses":["10.244.1.3"],"hints":{"forZones":[{"name":"z2"}]}},
+      {"addresses":["10.244.1.4"],"hints":{"forZones":[{"name":"z2"}]}}])");
+  });
+  loop_.runReady();
+  EXPECT_EQ(sink_.endpoints, 1U);
+  feed_.setZone("z2");
+  loop_.runReady();
+  EXPECT_EQ(sink_.endpoints, 2U);
+  feed_.setZone("");
+  loop_.runReady();
+  EXPECT_EQ(sink_.endpoints, 3U) << "nobody is nearer than another";
 }
 
 TEST_F(ServiceFeedTest, WhatCouldNotBeWrittenIsNotApplied) {
