@@ -118,7 +118,8 @@ TEST_F(EndpointsTest, AnotherZoneOfTheNodeIsToldAtOnce) {
   EXPECT_FALSE(client::has(endpoints().at(0).as_object(), {"zone"})) << "nobody knows the node yet";
   auto zone = [&] { return std::string(text(endpoints().at(0).as_object(), "zone")); };
   auto hint = [&] {
-    const auto& zones = array(endpoints().at(0).as_object(), {"hints", "forZones"});
+    const auto all = endpoints();
+    const auto& zones = array(all.at(0).as_object(), {"hints", "forZones"});
     return zones.empty() ? "" : std::string(text(zones[0].as_object(), "name"));
   };
   api.seed(kinds::kNodes, R"({"metadata":{"name":"n1","namespace":"","labels":{"topology.kubernetes.io/zone":"z1"}}})");
