@@ -1,5 +1,5 @@
-// A program of several parts, each below a path of its own: /catalog, /orders, /accounts. PARTS tells which of them this
-// process serves ("catalog,orders,accounts" when it is not set); NAME is what it calls itself.
+// A program of several parts, each below a path of its own: /catalog, /orders, /accounts. PARTS tells which of them
+// this process serves ("catalog,orders,accounts" when it is not set); NAME is what it calls itself.
 #include "server.h"
 
 #include <set>

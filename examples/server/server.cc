@@ -252,8 +252,9 @@ class Server {
       c.conversation = key.empty() ? nullptr : application_.webSocket(request);
       if (!c.conversation) return refuse(c, 400, "no WebSocket here"), true;
       c.closeAfter = false;
-      c.out += "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " +
-               webSocketAccept(key) + "\r\n\r\n";
+      c.out +=
+          "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " +
+          webSocketAccept(key) + "\r\n\r\n";
       return true;
     }
     const bool headOnly = request.method == "HEAD";
@@ -322,7 +323,8 @@ std::string_view entry(std::string_view list, char separator, std::string_view n
     const auto end = list.find(separator);
     std::string_view one = list.substr(0, end);
     while (one.starts_with(' ')) one.remove_prefix(1);
-    if (one.size() > name.size() && one.starts_with(name) && one[name.size()] == '=') return one.substr(name.size() + 1);
+    if (one.size() > name.size() && one.starts_with(name) && one[name.size()] == '=')
+      return one.substr(name.size() + 1);
     list = end == std::string_view::npos ? std::string_view() : list.substr(end + 1);
   }
   return {};

@@ -93,10 +93,12 @@ class Shop final : public examples::Application {
   Response checkout(const Request& request) {
     auto found = sessions_.find(std::string(examples::cookie(request.head, kCookie)));
     if (found == sessions_.end() || found->second.cart.empty()) return {.status = 409, .body = "the cart is empty\n"};
-    Response response{.headers = {{"Set-Cookie", std::string(kCookie) + "=; Path=/; Max-Age=0"}, {"Dhow-Session", "end"}}};
+    Response response{
+        .headers = {{"Set-Cookie", std::string(kCookie) + "=; Path=/; Max-Age=0"}, {"Dhow-Session", "end"}}};
     if (request.wantsPage()) {
       response.type = kHtml;
-      response.body = "<!doctype html><meta charset=\"utf-8\"><title>shop</title><p>Thank you. <a href=\"/\">Again?</a></p>\n";
+      response.body =
+          "<!doctype html><meta charset=\"utf-8\"><title>shop</title><p>Thank you. <a href=\"/\">Again?</a></p>\n";
     } else {
       response.type = kJson;
       response.body = "{\"bought\":" + std::to_string(found->second.items()) + ",\"pod\":\"" + place_.pod + "\"}\n";
@@ -139,7 +141,8 @@ class Shop final : public examples::Application {
   // Memory is bounded: customers who have left are forgotten, then anybody.
   void forget() {
     const time_t now = std::time(nullptr);
-    if (now != forgotten_) std::erase_if(sessions_, [&](const auto& s) { return now - s.second.lastUsed > kForgottenAfter; });
+    if (now != forgotten_)
+      std::erase_if(sessions_, [&](const auto& s) { return now - s.second.lastUsed > kForgottenAfter; });
     forgotten_ = now;
     while (sessions_.size() >= kMaxSessions) sessions_.erase(sessions_.begin());
   }

@@ -49,6 +49,7 @@ struct DrainBarrier::Asked {
   std::string name;
   uint64_t wanted = 0;
   TimePoint until;  // nobody waits for longer
+  TimePoint heard;  // when it last told anything
   std::optional<uint64_t> answer;
   bool unable = false;
 };
@@ -145,22 +146,26 @@ Task<Result<client::Drained>> DrainBarrier::pass(client::DrainQuestion question)
 }
 
 Task<std::vector<std::string>> DrainBarrier::unconfirmed(uint64_t revision) {
-  const TimePoint end = loop_.now() + options_.confirmLimit;
+  const TimePoint begin = loop_.now(), end = begin + options_.behindLimit;
   std::vector<std::shared_ptr<Asked>> waiting;
   for (EndpointConsumers* party : parties_) {
     for (const std::string& name : party->living()) waiting.push_back(ask(*party, name, revision));
   }
   std::vector<std::string> missing;
   while (!stopping_) {
+    const TimePoint now = loop_.now();
+    TimePoint next = end;
     std::erase_if(waiting, [&](const auto& asked) {
-      if (asked->unable) missing.push_back(asked->name);
-      return asked->unable || asked->answer.value_or(0) >= revision;
+      if (asked->answer.value_or(0) >= revision) return true;
+      const TimePoint until = std::min(end, std::max(begin, asked->heard) + options_.confirmLimit);
+      const bool given = asked->unable || until <= now;
+      if (given) missing.push_back(asked->name);
+      next = std::min(next, until);
+      return given;
     });
-    const Duration left = end - loop_.now();
-    if (waiting.empty() || left <= Duration::zero()) break;
-    co_await answered_.waitFor(left);
+    if (waiting.empty()) break;
+    co_await answered_.waitFor(next - now);
   }
-  for (const auto& asked : waiting) missing.push_back(asked->name);
   co_return missing;
 }
 
@@ -174,7 +179,7 @@ std::shared_ptr<DrainBarrier::Asked> DrainBarrier::ask(EndpointConsumers& party,
     asked->name = name;
   }
   asked->wanted = std::max(asked->wanted, revision);
-  asked->until = loop_.now() + options_.confirmLimit;
+  asked->until = loop_.now() + options_.behindLimit;
   std::shared_ptr<Asked> out = asked;
   if (fresh) gate_.spawn(askOne(this, out));
   return out;
@@ -186,9 +191,14 @@ Task<> DrainBarrier::askOne(DrainBarrier* self, std::shared_ptr<Asked> asked) {
     const Duration left = asked->until - self->loop_.now();
     if (left <= Duration::zero()) break;
     const uint64_t wanted = asked->wanted;
-    auto answer = co_await asked->party->applied(asked->name, wanted, left);
+    // One that lives tells soon enough that it is behind.
+    auto answer = co_await asked->party->applied(asked->name, wanted, std::min(left, self->options_.confirmLimit / 2));
     asked->unable = !answer.ok() && answer.error().is(Code::kUnimplemented);
-    if (answer.ok()) asked->answer = *answer;
+    if (answer.ok()) {
+      asked->answer = *answer;
+      asked->heard = self->loop_.now();
+      delay = self->options_.askAgain;
+    }
     if (answer.ok() || asked->unable) self->answered_.notify();
     if (asked->unable || asked->answer.value_or(0) >= asked->wanted) break;
     // More is wanted by now.

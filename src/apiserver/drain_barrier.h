@@ -38,8 +38,9 @@ class EndpointConsumers {
 class DrainBarrier {
  public:
   struct Options {
-    Duration slicesLimit = std::chrono::seconds(5);  // longer than it takes that another master leads
-    Duration confirmLimit = std::chrono::seconds(2);
+    Duration slicesLimit = std::chrono::seconds(5);     // longer than it takes that another master leads
+    Duration confirmLimit = std::chrono::seconds(2);    // for one that is mute
+    Duration behindLimit = std::chrono::seconds(10);    // for one that tells that it has not come so far yet
     Duration askAgain = std::chrono::milliseconds(50);  // after an error; doubles
   };
   DrainBarrier(Loop& loop, client::Caches& caches, Options options);

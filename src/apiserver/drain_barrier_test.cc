@@ -32,7 +32,7 @@ class FakeConsumers final : public EndpointConsumers {
     const TimePoint end = loop_.now() + limit;
     while (!broken.contains(name) && (mute.contains(name) || at[name] < revision)) {
       if (!mute.contains(name) && loop_.now() >= end) break;
-      co_await changed_.waitFor(1h);
+      co_await changed_.waitFor(mute.contains(name) ? Duration(1h) : end - loop_.now());
     }
     --open[name];
     if (broken.contains(name)) co_return Error(broken[name], "broken");
@@ -238,6 +238,24 @@ TEST_F(DrainBarrierTest, ConsumerThatIsSlowIsWaitedFor) {
   consumers_.apply("n2", revision);
   loop_.runReady();
   EXPECT_EQ(drained(a).complaint(), "");
+}
+
+TEST_F(DrainBarrierTest, ConsumerThatTellsThatItIsBehindIsWaitedForLonger) {
+  const uint64_t revision = slice({{"a", true}});
+  consumers_.at["n2"] = revision - 1;
+  Passing& a = pass(pod("a"));
+  consumers_.apply("n1", revision + 1);
+  loop_.advance(8s);
+  EXPECT_FALSE(a.result);
+  consumers_.apply("n2", revision);
+  loop_.advance(10ms);
+  EXPECT_EQ(drained(a).complaint(), "");
+  consumers_.at["n1"] = slice({{"a", true}, {"b", true}});
+  const TimePoint began = loop_.now();
+  Passing& never = pass(pod("b"));
+  loop_.advance(30s);
+  EXPECT_EQ(drained(never).missing, std::vector<std::string>{"n2"});
+  EXPECT_EQ(never.at - began, 10s);
 }
 
 TEST_F(DrainBarrierTest, ConsumerWhoseConnectionIsMadeAnewIsAskedAgain) {

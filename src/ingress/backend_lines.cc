@@ -37,7 +37,8 @@ void access(Lines& out, const Annotations& a) {
 
 void redirects(Lines& out, const Annotations& a, const Place& place) {
   if (a.forceSslRedirect || (place.tls && a.sslRedirect.value_or(true)))
-    out.push_back(fmt::format("http-request redirect scheme https code {} unless {{ ssl_fc }}", a.sslRedirectCode));
+    out.push_back(fmt::format("http-request redirect scheme https code {} unless {{ var(txn.tls) -m found }}",
+                              a.sslRedirectCode));
   if (place.root && !a.appRoot.empty())
     out.push_back(fmt::format("http-request redirect location {} code 302 if {{ path / }}", literal(a.appRoot)));
   if (!a.redirect.empty())

@@ -9,6 +9,9 @@ namespace {
 using Lines = std::vector<FrontendLine>;
 using Mode = Frontend::Mode;
 
+// Ids of listeners, and the header by which a worker proves that it is one.
+constexpr int kHandedOver = 1001, kHandedOverTls = 1002;
+constexpr std::string_view kHandoverHeader = "X-Dhow-Handover";
 constexpr std::string_view kUnlessFound = " unless { var(txn.to) -m found }";
 
 std::string_view ruleOf(const Frontend& frontend) {
@@ -106,8 +109,27 @@ void log(Lines& out, const Frontend& frontend) {
   keep("referer", "req.fhdr(Referer)", kLongestHeader);
 }
 
+std::string handoverBackend(std::string_view frontend) {
+  return fmt::format("handover_{}", frontend);
+}
+
+// What the worker that a reload replaces is still asked, on connections that clients keep, it leaves to the next one,
+// which alone knows routes and servers: HAProxy takes no command for the sections of a worker that stops. Nobody else
+// may speak for clients on these listeners.
+void handover(Lines& out, const Frontend& frontend, const Layout& layout) {
+  auto add = [&](std::string line) { out.push_back({std::move(line)}); };
+  add(fmt::format("bind {} accept-proxy id {}", layout.handover(frontend.name, false), kHandedOver));
+  add(fmt::format("bind {} accept-proxy id {}", layout.handover(frontend.name, true), kHandedOverTls));
+  add(fmt::format("http-request deny deny_status 403 if {{ so_id {} {} }} !{{ req.hdr({}) -m str {} }}", kHandedOver,
+                  kHandedOverTls, kHandoverHeader, layout.handoverSecret));
+  add(fmt::format("http-request del-header {}", kHandoverHeader));
+  add("http-request set-var(txn.tls) bool(true) if { ssl_fc }");
+  add(fmt::format("http-request set-var(txn.tls) bool(true) if {{ so_id {} }}", kHandedOverTls));
+}
+
 void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
+  handover(out, frontend, layout);
   add("http-request set-var(txn.host) req.hdr(host),host_only,lower");
   sites(out, frontend, layout);
   add("http-request set-var(txn.path) path");
@@ -125,14 +147,17 @@ void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
   add("http-request set-header X-Forwarded-Port " +
       (frontend.port > 0 ? std::to_string(frontend.port) : std::string("%[dst_port]")));
   for (std::string_view header : {"X-Forwarded-Proto", "X-Forwarded-Scheme"}) {
-    add(fmt::format("http-request set-header {} http unless {{ ssl_fc }}", header));
-    add(fmt::format("http-request set-header {} https if {{ ssl_fc }}", header));
+    add(fmt::format("http-request set-header {} http unless {{ var(txn.tls) -m found }}", header));
+    add(fmt::format("http-request set-header {} https if {{ var(txn.tls) -m found }}", header));
   }
   for (std::string_view header :
        {"ssl-client-verify", "ssl-client-subject-dn", "ssl-client-cert", "X-Forwarded-Prefix"})
     add(fmt::format("http-request del-header {}", header));
   add("http-request set-header X-Request-ID %[uuid] unless { req.hdr(X-Request-ID) -m found }");
   if (layout.accessLog) add(fmt::format("http-request set-var(txn.id) req.fhdr(X-Request-ID),bytes(0,{})", kLongestId));
+  // A client's certificate cannot be handed over. Who takes a request logs it.
+  add("http-request set-log-level silent if { stopping } !{ ssl_c_used }");
+  add(fmt::format("use_backend {} if {{ stopping }} !{{ ssl_c_used }}", handoverBackend(frontend.name)));
   add("use_backend %[var(txn.to),field(1,@)] if { var(txn.to) -m found }");
   add("default_backend nothing");
 }
@@ -164,6 +189,24 @@ std::vector<FrontendLine> frontendLines(const Frontend& frontend, const Layout& 
     requests(out, frontend, layout);
   else
     connections(out, frontend, layout);
+  return out;
+}
+
+std::vector<std::string> handoverLines(const Frontend& frontend, const Layout& layout) {
+  if (frontend.mode != Mode::kHttp) return {};
+  std::vector<std::string> out = {
+      "backend " + handoverBackend(frontend.name),
+      fmt::format("  http-request set-header {} {}", kHandoverHeader, layout.handoverSecret)};
+  // In the version that the client speaks: calls of gRPC stay in HTTP/2, WebSockets in HTTP/1.1.
+  for (bool tls : {false, true}) {
+    for (bool h2 : {false, true}) {
+      const std::string name = fmt::format("{}_{}", tls ? "tls" : "plain", h2 ? "h2" : "h1");
+      out.push_back(
+          fmt::format("  use-server {} if {}{{ ssl_fc }} {{ fc_http_major {} }}", name, tls ? "" : "!", h2 ? 2 : 1));
+      out.push_back(fmt::format("  server {} {} send-proxy-v2{}", name, layout.handover(frontend.name, tls),
+                                h2 ? " proto h2" : ""));
+    }
+  }
   return out;
 }
 

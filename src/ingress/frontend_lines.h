@@ -13,5 +13,7 @@ struct FrontendLine {
   size_t index = 0;
 };
 std::vector<FrontendLine> frontendLines(const Frontend& frontend, const Layout& layout);
+// The section by which a worker that is replaced hands requests over to the next; empty where it has none.
+std::vector<std::string> handoverLines(const Frontend& frontend, const Layout& layout);
 
 }  // namespace dhow::ingress

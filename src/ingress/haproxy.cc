@@ -17,6 +17,7 @@
 
 #include "accepted_config.h"
 #include "access_log.h"
+#include "base/digest.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/pki.h"
@@ -29,7 +30,8 @@ namespace {
 
 constexpr int kReadyPatience = 10'000;  // milliseconds
 constexpr int kEndPatience = 5'000;
-constexpr size_t kFewestSlots = 4;
+constexpr size_t kFewestSlots = 8;
+constexpr size_t kSecretLength = 32;
 constexpr size_t kLongestConfig = 256 << 20;
 constexpr size_t kLongestReason = 1000;
 constexpr int64_t kMostConnections = 20'000;
@@ -65,30 +67,6 @@ Result<UniqueFd> listenForNotices(const std::string& path) {
   return fd;
 }
 
-// Keeps servers where they are; false when there is no room.
-bool place(const std::vector<Server>& servers, Slots& slots) {
-  std::vector<const Server*> fresh;
-  std::vector<bool> kept(slots.size(), false);
-  for (const Server& server : servers) {
-    bool found = false;
-    for (size_t i = 0; i < slots.size() && !found; ++i) {
-      if (!slots[i] || slots[i]->address != server.address || slots[i]->port != server.port) continue;
-      slots[i] = server;
-      kept[i] = found = true;
-    }
-    if (!found) fresh.push_back(&server);
-  }
-  for (size_t i = 0; i < slots.size(); ++i)
-    if (!kept[i]) slots[i].reset();
-  size_t at = 0;
-  for (const Server* server : fresh) {
-    while (at < slots.size() && slots[at]) ++at;
-    if (at == slots.size()) return false;
-    slots[at] = *server;
-  }
-  return true;
-}
-
 }  // namespace
 
 Haproxy::Haproxy(Options options)
@@ -115,7 +93,9 @@ Result<> Haproxy::prepare() {
   if (!notify_) {
     ASSIGN_OR_RETURN(notify_, listenForNotices(options_.run + "/notify.sock"));
   }
-  const std::string certificate = options_.folder + "/default.pem";
+  const std::string secret = options_.folder + "/handover.secret", certificate = options_.folder + "/default.pem";
+  if (!pathExists(secret)) RETURN_IF_ERROR(writeFileDurably(secret, randomHex(kSecretLength), 0600));
+  ASSIGN_OR_RETURN(layout_.handoverSecret, readFile(secret, 256));
   if (pathExists(certificate)) return {};
   constexpr auto life = std::chrono::hours(24 * 3650);
   const WallTime now = std::chrono::system_clock::now();
@@ -208,17 +188,15 @@ Result<> Haproxy::reload() {
   ++reloads_;
   RETURN_IF_ERROR(waitReady());
   // It is ready, too, when the new worker could not start and the one before goes on (management guide, section 4).
-  if (findWorkers()) return {};
+  if (isReloaded()) return {};
   const std::string log = readFile(options_.folder + "/haproxy.log", kLongestConfig).valueOr("");
   const size_t last = log.rfind("Reloading HAProxy"), alert = last == log.npos ? last : log.find("[ALERT]", last);
   return Error(Code::kFailedPrecondition,
                "HAProxy does not reload: " + (alert == log.npos ? "" : log.substr(alert, kLongestReason)));
 }
 
-// Whether the last reload has brought a new worker. A client's idle connection stays with the old one for one more
-// request, which must not go to a pod that has left.
-bool Haproxy::findWorkers() {
-  oldWorkers_.clear();
+// Whether the last reload has brought a new worker.
+bool Haproxy::isReloaded() const {
   auto shown = master_.ask("show proc");
   if (!shown.ok()) return false;
   bool old = false, fresh = false;
@@ -226,12 +204,7 @@ bool Haproxy::findWorkers() {
     if (line.starts_with("#")) old = line.starts_with("# old workers");
     auto words = split(line, ' ');
     std::erase(words, "");
-    if (words.size() < 3 || words[1] != "worker") continue;
-    if (old) {
-      oldWorkers_.push_back(words[0]);
-    } else {
-      fresh = fresh || words[2] == "0";
-    }
+    fresh = fresh || (!old && words.size() > 2 && words[1] == "worker" && words[2] == "0");
   }
   return fresh;
 }
@@ -277,7 +250,7 @@ Result<> Haproxy::apply(Config wanted) {
     if (changed.ok()) return {};
     log::warn("ingress", "{}; HAProxy is reloaded", changed.error().message());
   }
-  // The worker that a reload replaces must know, too, which pods leave.
+  // A reload may fail: pods that leave are told of before.
   if (known_ && running())
     if (auto told = changeServers(wanted); !told.ok()) log::warn("ingress", "{}", told.error().message());
   return load(std::move(wanted));
@@ -288,12 +261,12 @@ Result<> Haproxy::load(Config wanted) {
   const bool known = std::exchange(known_, false);
   const std::string file = options_.folder + "/haproxy.cfg";
   const std::string inForce = running() ? readFile(file, kLongestConfig).valueOr("") : "";
-  // Servers keep their places, so that the worker that goes can still be told of them.
   const std::map<std::string, Slots> before = std::exchange(slots_, {});
   for (const auto& [name, backend] : wanted.backends) {
     auto found = before.find(name);
     Slots slots = found == before.end() ? Slots() : found->second;
-    slots.resize(std::max(slots.size(), std::bit_ceil(std::max(kFewestSlots, backend.servers.size() + 1))));
+    // A rollout needs twice as many at most, and shall need no reload.
+    slots.resize(std::max(slots.size(), std::bit_ceil(std::max(kFewestSlots, 2 * backend.servers.size()))));
     place(backend.servers, slots);
     slots_[name] = std::move(slots);
   }
@@ -388,35 +361,16 @@ Result<> Haproxy::changeMap(std::string_view name, const std::map<std::string, s
   return {};
 }
 
+// A section that is wanted no more is left as it is: routes lead there until they have changed.
 Result<> Haproxy::changeServers(const Config& wanted) {
-  if (!oldWorkers_.empty()) (void)findWorkers();
-  auto tell = [&](const std::string& name, size_t i, const std::optional<Server>& before,
-                  const std::optional<Server>& now) -> Result<> {
-    const std::string server = fmt::format("set server {}/s{} ", name, i);
-    auto others = [&](const std::string& command) {
-      for (const std::string& worker : oldWorkers_)
-        (void)master_.ask(fmt::format("@!{} {}{}", worker, server, command));
-    };
-    if (!now || now->leaving) others("state maint");
-    if (!now) return control_.tell(server + "state maint");
-    if (!before || before->address != now->address || before->port != now->port) {
-      // Nothing may be sent to the new address before it is there.
-      RETURN_IF_ERROR(control_.tell(server + "state maint"));
-      RETURN_IF_ERROR(
-          control_.tell(fmt::format("{}addr {} port {}", server, now->address, now->port), "", "changed|no need"));
-      others("state maint");
-      others(fmt::format("addr {} port {}", now->address, now->port));
-    }
-    if (!now->leaving) others("state ready");
-    return control_.tell(server + "state " + stateOf(*now));
+  const Say say = [this](const std::string& command, std::string_view done) {
+    return done.empty() ? control_.tell(command) : control_.tell(command, "", done);
   };
   for (auto& [name, slots] : slots_) {
     auto found = wanted.backends.find(name);
-    static const std::vector<Server> kNone;
-    Slots next = slots;
-    place(found == wanted.backends.end() ? kNone : found->second.servers, next);
-    for (size_t i = 0; i < slots.size(); ++i)
-      if (slots[i] != next[i]) RETURN_IF_ERROR(tell(name, i, slots[i], next[i]));
+    if (found == wanted.backends.end()) continue;
+    Slots next = placedAsFits(found->second.servers, slots);
+    RETURN_IF_ERROR(changeSlots(name, slots, next, say));
     slots = std::move(next);
   }
   return {};

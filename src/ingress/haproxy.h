@@ -53,7 +53,7 @@ class Haproxy {
   bool sameStructure(const Config& wanted) const;
   Result<> change(const Config& wanted);
   Result<> changeServers(const Config& wanted);
-  bool findWorkers();
+  bool isReloaded() const;
   Result<> changeCertificates(const Config& wanted);
   Result<> changeMap(std::string_view name, const std::map<std::string, std::string>& before,
                      const std::map<std::string, std::string>& after, bool removals) const;
@@ -61,10 +61,9 @@ class Haproxy {
   Options options_;
   Layout layout_;
   Control control_, master_;
-  std::vector<std::string> oldWorkers_;  // that a reload has replaced and that still have connections
-  Config loaded_;                        // what is in force
-  std::vector<Frontend> frontends_;      // as they were asked for: what was refused is not in force
-  std::set<uint16_t> missing_;           // ports that somebody else has
+  Config loaded_;                    // what is in force
+  std::vector<Frontend> frontends_;  // as they were asked for: what was refused is not in force
+  std::set<uint16_t> missing_;       // ports that somebody else has
   std::map<std::string, Slots> slots_;
   bool known_ = false;  // whether loaded_ is true
   pid_t pid_ = -1;

@@ -10,10 +10,13 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <map>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -91,6 +94,33 @@ std::string ask(std::string_view host, std::string_view path = "/", uint16_t por
   return answer.substr(answer.find("\r\n\r\n") + 4);
 }
 
+// A connection that stays, as browsers keep theirs.
+class Kept {
+ public:
+  Kept() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    auto address = loopback(80);
+    EXPECT_EQ(::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  }
+  // The body, or the status where it is not 200.
+  std::string ask() {
+    const std::string_view request = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    (void)::send(fd_.get(), request.data(), request.size(), MSG_NOSIGNAL);
+    std::string answer;
+    char buffer[4096];
+    size_t body = std::string::npos;
+    while (body == std::string::npos || answer.size() == body) {
+      const ssize_t count = ::recv(fd_.get(), buffer, sizeof buffer, 0);
+      if (count <= 0) break;
+      answer.append(buffer, static_cast<size_t>(count));
+      if (body = answer.find("\r\n\r\n"); body != std::string::npos) body += 4;
+    }
+    return answer.starts_with("HTTP/1.1 200") ? answer.substr(body) : answer.substr(0, 12);
+  }
+
+ private:
+  UniqueFd fd_;
+};
+
 Config serving(const std::vector<Server>& servers) {
   Config config;
   config.frontends.resize(1);
@@ -123,6 +153,8 @@ void apart(const std::function<void(Haproxy::Options)>& body) {
     Haproxy end(options);
     (void)end.recover();
     EXPECT_TRUE(end.apply({}).ok());
+    // A worker may end a moment after its master.
+    while (ask("a.test").empty()) std::this_thread::yield();
     EXPECT_EQ(ask("a.test"), "refused");
   }).join();
   EXPECT_TRUE(removeTree(*folder).ok());
@@ -257,8 +289,9 @@ TEST(Haproxy, EndpointsAndRoutesChangeWithoutAReload) {
     EXPECT_EQ(ask("b.c.test", "/x;y"), "HTTP/1.1 404");
     EXPECT_EQ(proxy.reloads(), 0u);
     // More servers than there is room for.
-    EXPECT_APPLIED(proxy.apply(serving(
-        {{"127.0.0.1", 8001}, {"127.0.0.1", 8002}, {"127.0.0.1", 8003}, {"127.0.0.1", 8004}, {"127.0.0.1", 8005}})));
+    std::vector<Server> many;
+    for (uint16_t port = 8001; port <= 8009; ++port) many.push_back({"127.0.0.1", port});
+    EXPECT_APPLIED(proxy.apply(serving(many)));
     EXPECT_EQ(proxy.reloads(), 1u);
   });
 }
@@ -288,7 +321,7 @@ TEST(Haproxy, OutlivesItsKeeperAndComesBackWithWhatWasInForce) {
 }
 
 TEST(Haproxy, ServersKeepTheirPlacesWhenItsKeeperIsAnother) {
-  // A worker that a reload replaces knows servers by their places, and must still be told which of them leave.
+  // The worker that runs knows servers by their places.
   apart([](const Haproxy::Options& options) {
     auto places = [&] { return readFile(options.folder + "/haproxy.cfg").valueOr(""); };
     {
@@ -296,12 +329,116 @@ TEST(Haproxy, ServersKeepTheirPlacesWhenItsKeeperIsAnother) {
       EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}, {"127.0.0.1", 8002}})));
       EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}, {"127.0.0.1", 8003}})));
     }
-    EXPECT_NE(places().find("s0 127.0.0.1:8003 "), std::string::npos);
+    EXPECT_NE(places().find("s2 127.0.0.1:8003 "), std::string::npos);
     Haproxy next(options);
     EXPECT_APPLIED(next.recover());
     EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8002, true}, {"127.0.0.1", 8003}})));
-    EXPECT_NE(places().find("s0 127.0.0.1:8003 "), std::string::npos);
+    EXPECT_NE(places().find("s2 127.0.0.1:8003 "), std::string::npos);
     EXPECT_NE(places().find("s1 127.0.0.1:8002 "), std::string::npos);
+  });
+}
+
+TEST(Haproxy, AWorkerThatGoesHandsOverWhatItIsAskedWhenServersAreOthers) {
+  // In a rollout there are more pods than before for a moment: HAProxy is reloaded, and the idle connections of clients
+  // stay with the worker that goes for one more request each.
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001), six("six", 8006);
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    Kept first, second;
+    EXPECT_EQ(first.ask(), "one");
+    EXPECT_EQ(second.ask(), "one");
+    std::vector<Server> all;
+    for (uint16_t port = 8001; port <= 8009; ++port) all.push_back({"127.0.0.1", port, port != 8001});
+    EXPECT_APPLIED(proxy.apply(serving(all)));
+    EXPECT_EQ(proxy.reloads(), 1u);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8006}})));
+    EXPECT_EQ(first.ask(), "six");
+    // One that a next agent finds.
+    Haproxy next(options);
+    EXPECT_APPLIED(next.recover());
+    EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8006}})));
+    Backhand seven("seven", 8007);
+    EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8006, true}, {"127.0.0.1", 8007}})));
+    EXPECT_EQ(second.ask(), "seven");
+  });
+}
+
+TEST(Haproxy, AWorkerThatGoesHandsOverWhatItIsAskedWhenItsSectionIsNoMore) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001), two("two", 8002);
+    Haproxy proxy(options);
+    Config before = serving({{"127.0.0.1", 8001}});
+    EXPECT_APPLIED(proxy.apply(before));
+    Kept kept;
+    EXPECT_EQ(kept.ask(), "one");
+    // An annotation changes: the same service has another section.
+    Config after = before;
+    after.prefixes = {{"i|a.test/", "other"}};
+    after.backends = {{"other", before.backends["web"]}};
+    after.backends["other"].lines = {"balance leastconn"};
+    EXPECT_APPLIED(proxy.apply(after));
+    EXPECT_EQ(proxy.reloads(), 1u);
+    after.backends["other"].servers = {{"127.0.0.1", 8002}};
+    EXPECT_APPLIED(proxy.apply(after));
+    EXPECT_EQ(kept.ask(), "two");
+  });
+}
+
+TEST(Haproxy, OnlyAWorkerSpeaksForClients) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001);
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    auto secret = readFile(options.folder + "/handover.secret", 256);
+    ASSERT_TRUE(secret.ok());
+    auto asks = [](const std::string& said) {
+      UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      struct sockaddr_un address{};
+      address.sun_family = AF_UNIX;
+      const std::string_view name = "dhow-edge-i";
+      std::copy(name.begin(), name.end(), address.sun_path + 1);
+      EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+      const std::string request =
+          "PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\nGET / HTTP/1.1\r\nHost: a.test\r\n" + said + "\r\n";
+      (void)::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL);
+      char answer[12] = {};
+      (void)::recv(fd.get(), answer, sizeof answer, MSG_WAITALL);
+      return std::string(answer + 9, 3);
+    };
+    EXPECT_EQ(asks(""), "403");
+    EXPECT_EQ(asks("X-Dhow-Handover: x\r\n"), "403");
+    EXPECT_EQ(asks("X-Dhow-Handover: " + *secret + "\r\n"), "200");
+  });
+}
+
+TEST(Haproxy, NoMomentIsWithoutServersWhenRoutesMoveOrAllServersChange) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001), two("two", 8002);
+    Haproxy proxy(options);
+    Config config = serving({{"127.0.0.1", 8001}});
+    config.backends["other"] = {{"balance roundrobin"}, "", {{"127.0.0.1", 8002}}, "", ""};
+    EXPECT_APPLIED(proxy.apply(config));
+    std::atomic<bool> ended = false;
+    std::map<std::string, int> answers;
+    std::thread client([&] {
+      while (!ended) ++answers[ask("a.test")];
+    });
+    for (int i = 0; i < 40; ++i) {
+      const bool other = i % 2 == 0;
+      Config moved = config;
+      moved.prefixes["i|a.test/"] = other ? "other" : "web";
+      moved.backends.erase(other ? "web" : "other");
+      EXPECT_APPLIED(proxy.apply(moved));
+    }
+    for (uint16_t i = 0; i < 40; ++i)
+      EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", static_cast<uint16_t>(8002 - i % 2)}})));
+    ended = true;
+    client.join();
+    EXPECT_EQ(proxy.reloads(), 0u);
+    EXPECT_EQ(answers.size(), 2u) << answers.begin()->first << " " << answers.rbegin()->first;
+    EXPECT_GT(answers["one"], 0);
+    EXPECT_GT(answers["two"], 0);
   });
 }
 

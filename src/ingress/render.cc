@@ -73,6 +73,8 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
       ++line;
     }
   }
+  for (const Frontend& frontend : config.frontends)
+    for (const std::string& one : handoverLines(frontend, layout)) text += one + "\n";
   text +=
       "backend nothing\n  http-request return status 404 content-type 'text/plain; charset=utf-8' string 'default "
       "backend - 404'\n";

@@ -5,10 +5,9 @@
 #pragma once
 
 #include <functional>
-#include <optional>
 
 #include "base/strings.h"
-#include "ingress/config.h"
+#include "slots.h"
 
 namespace dhow::ingress {
 
@@ -22,6 +21,12 @@ struct Layout {
   int64_t maxConnections = 2000;
   int64_t hardStopSeconds = 3600;  // how long a process that was replaced may keep its connections
 
+  std::string handoverSecret;  // by which one worker knows another
+
+  // Where a worker takes requests from the one that it replaces. An abstract socket: workers may not open our folders.
+  std::string handover(std::string_view frontend, bool tls) const {
+    return fmt::format("abns@dhow-edge-{}{}", frontend, tls ? "-tls" : "");
+  }
   std::string map(std::string_view name) const { return folder + "/" + std::string(name) + ".map"; }
   std::string certificateList(std::string_view frontend) const {
     return fmt::format("{}/certificates-{}.list", folder, frontend);
@@ -29,9 +34,6 @@ struct Layout {
   std::string certificate(std::string_view name) const { return folder + "/certificates/" + std::string(name); }
   std::string file(std::string_view name) const { return folder + "/files/" + std::string(name); }
 };
-
-// The servers of a backend by their place; places without one wait for one.
-using Slots = std::vector<std::optional<Server>>;
 
 struct Rendered {
   std::string config;

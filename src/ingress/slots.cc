@@ -1,0 +1,66 @@
+#include "slots.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "base/strings.h"
+#include "render.h"
+
+namespace dhow::ingress {
+
+namespace {
+
+Result<> changeOne(const std::string& server, const std::optional<Server>& before, const std::optional<Server>& after,
+                   const Say& say) {
+  if (!after) return say(server + "state maint", "");
+  if (!before || before->address != after->address || before->port != after->port) {
+    // Nothing may be sent to the new address before it is there.
+    RETURN_IF_ERROR(say(server + "state maint", ""));
+    RETURN_IF_ERROR(say(fmt::format("{}addr {} port {}", server, after->address, after->port), "changed|no need"));
+  }
+  return say(server + "state " + stateOf(*after), "");
+}
+
+}  // namespace
+
+bool place(const std::vector<Server>& servers, Slots& slots) {
+  const Slots before = slots;
+  std::vector<const Server*> fresh;
+  std::vector<bool> kept(slots.size(), false);
+  for (const Server& server : servers) {
+    bool found = false;
+    for (size_t i = 0; i < slots.size() && !found; ++i) {
+      if (!slots[i] || slots[i]->address != server.address || slots[i]->port != server.port) continue;
+      slots[i] = server;
+      kept[i] = found = true;
+    }
+    if (!found) fresh.push_back(&server);
+  }
+  for (size_t i = 0; i < slots.size(); ++i)
+    if (!kept[i]) slots[i].reset();
+  auto next = fresh.begin();
+  for (bool freed : {false, true})
+    for (size_t i = 0; i < slots.size() && next != fresh.end(); ++i)
+      if (!slots[i] && before[i].has_value() == freed) slots[i] = **next++;
+  return next == fresh.end();
+}
+
+Slots placedAsFits(const std::vector<Server>& servers, const Slots& slots) {
+  Slots out = slots;
+  if (place(servers, out)) return out;
+  std::vector<Server> ready;
+  std::copy_if(servers.begin(), servers.end(), std::back_inserter(ready), [](const Server& s) { return !s.leaving; });
+  out = slots;
+  (void)place(ready, out);
+  return out;
+}
+
+Result<> changeSlots(const std::string& backend, const Slots& before, const Slots& after, const Say& say) {
+  for (bool coming : {true, false})
+    for (size_t i = 0; i < before.size(); ++i)
+      if (before[i] != after[i] && (after[i] && !after[i]->leaving) == coming)
+        RETURN_IF_ERROR(changeOne(fmt::format("set server {}/s{} ", backend, i), before[i], after[i], say));
+  return {};
+}
+
+}  // namespace dhow::ingress
