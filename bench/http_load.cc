@@ -152,8 +152,8 @@ class Load {
       const Seconds took = Clock::now() - c.began;
       const Seconds wall = std::chrono::system_clock::now().time_since_epoch();
       char line[256];
-      std::snprintf(line, sizeof line, "failed %.3f %.0f %s request %d of its connection: %.150s", (wall - took).count(),
-                    took.count() * 1000, c.kept ? "kept" : "fresh", c.answers + 1, what.c_str());
+      std::snprintf(line, sizeof line, "failed %.3f %.0f %s request %d of its connection: %.150s",
+                    (wall - took).count(), took.count() * 1000, c.kept ? "kept" : "fresh", c.answers + 1, what.c_str());
       told_.emplace_back(line);
     }
     close(c);
@@ -166,7 +166,8 @@ class Load {
       if (c.busy && now - c.began > kLimit) late.push_back(fd);
     for (int fd : late) {
       Connection& c = connections_.at(fd);
-      fail(c, c.connecting ? "not connected in time" : "not answered in time, " + std::to_string(c.in.size()) + " bytes");
+      fail(c,
+           c.connecting ? "not connected in time" : "not answered in time, " + std::to_string(c.in.size()) + " bytes");
     }
   }
 
@@ -246,10 +247,11 @@ class Load {
   void tell() const {
     for (const std::string& line : told_) std::printf("%s\n", line.c_str());
     std::printf(
-        "{\"sent\":%lu,\"answered\":%lu,\"failed\":%lu,\"opened\":%lu,\"seconds\":%.3f,\"rate\":%.0f,\"p50\":%ld,\"p99\":%ld,"
+        "{\"sent\":%lu,\"answered\":%lu,\"failed\":%lu,\"opened\":%lu,\"seconds\":%.3f,\"rate\":%.0f,\"p50\":%ld,"
+        "\"p99\":%ld,"
         "\"p999\":%ld,\"longest\":%ld}\n",
-        counts_.sent, counts_.answered, counts_.failed, counts_.opened, took_, static_cast<double>(counts_.sent) / took_,
-        within(0.5), within(0.99), within(0.999), within(1));
+        counts_.sent, counts_.answered, counts_.failed, counts_.opened, took_,
+        static_cast<double>(counts_.sent) / took_, within(0.5), within(0.99), within(0.999), within(1));
   }
 
   Plan plan_;

@@ -10,7 +10,7 @@
 namespace dhow::client {
 
 struct PodPort {
-  std::string name;             // may be empty
+  std::string name;  // may be empty
   std::string protocol = "TCP";
   uint16_t number = 0;
 };

@@ -1,6 +1,7 @@
-// Requests as HAProxy tells of them, a line of JSON each (frontend_lines.cc has the fields), in a file that is rotated by
-// size. HAProxy writes into a named pipe and never waits: what comes while nobody reads stays in the pipe, and what does
-// not fit there is lost. So an agent that restarts finds what came meanwhile. On the loop's thread; files on the pool.
+// Requests as HAProxy tells of them, a line of JSON each (frontend_lines.cc has the fields), in a file that is rotated
+// by size. HAProxy writes into a named pipe and never waits: what comes while nobody reads stays in the pipe, and what
+// does not fit there is lost. So an agent that restarts finds what came meanwhile. On the loop's thread; files on the
+// pool.
 #pragma once
 
 #include <memory>

@@ -38,7 +38,8 @@ std::vector<ErrorPage> errorPagesOf(const object::Object& map, std::map<std::str
   for (const auto& member : client::object(map.root(), {"data"})) {
     const std::string_view name = member.key();
     auto problem = [&](std::string_view why) {
-      problems.push_back(fmt::format("the key \"{}\" of the config map \"{}\" is no error page: {}", name, map.name(), why));
+      problems.push_back(
+          fmt::format("the key \"{}\" of the config map \"{}\" is no error page: {}", name, map.name(), why));
     };
     auto key = readKey(name);
     if (!key || !member.value().is_string()) {
@@ -54,9 +55,9 @@ std::vector<ErrorPage> errorPagesOf(const object::Object& map, std::map<std::str
                    std::string(key->type)};
     std::string content;
     if (page.whole)
-      content = fmt::format(
-          "HTTP/1.1 {} Error\r\nContent-Type: {}\r\nCache-Control: no-store\r\nContent-Length: {}\r\n\r\n", page.status,
-          page.type, body.size());
+      content =
+          fmt::format("HTTP/1.1 {} Error\r\nContent-Type: {}\r\nCache-Control: no-store\r\nContent-Length: {}\r\n\r\n",
+                      page.status, page.type, body.size());
     content += body;
     page.file = fmt::format("page_{}_{}", page.status, shortDigest(content));
     files.emplace(page.file, std::move(content));

@@ -1,5 +1,5 @@
-// Pages that stand in for errors, HAProxy's own and those of backends, from a config map whose keys are statuses: "404",
-// or "404.html", "503.json", "500.txt" to say what a page is. Private to this folder.
+// Pages that stand in for errors, HAProxy's own and those of backends, from a config map whose keys are statuses:
+// "404", or "404.html", "503.json", "500.txt" to say what a page is. Private to this folder.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@ namespace dhow::ingress {
 
 struct ErrorPage {
   int status = 0;
-  std::string file;  // of Config::files
+  std::string file;    // of Config::files
   bool whole = false;  // with head, for a status of which HAProxy has errors of its own; else the body alone
   std::string type;
 };

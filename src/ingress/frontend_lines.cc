@@ -9,8 +9,9 @@ namespace {
 using Lines = std::vector<FrontendLine>;
 using Mode = Frontend::Mode;
 
-// Ids of listeners, and the header by which a worker proves that it is one.
-constexpr int kHandedOver = 1001, kHandedOverTls = 1002;
+// A listener's id is its port, and with this added that of the one where a worker takes over what came to that port.
+constexpr int kHandedOver = 100'000;
+// By which a worker proves that it is one.
 constexpr std::string_view kHandoverHeader = "X-Dhow-Handover";
 constexpr std::string_view kUnlessFound = " unless { var(txn.to) -m found }";
 
@@ -20,7 +21,7 @@ std::string_view ruleOf(const Frontend& frontend) {
 
 void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
   for (const Listener& listener : frontend.listeners) {
-    std::string line = fmt::format("bind {}:{}", layout.address, listener.port);
+    std::string line = fmt::format("bind {}:{} id {}", layout.address, listener.port, listener.port);
     if (listener.tls) {
       line += " ssl crt-list " + layout.certificateList(frontend.name);
       // An Ingress's sections look at what was found wrong with a certificate; a Gateway lets in none that is.
@@ -118,13 +119,15 @@ std::string handoverBackend(std::string_view frontend) {
 // may speak for clients on these listeners.
 void handover(Lines& out, const Frontend& frontend, const Layout& layout) {
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
-  add(fmt::format("bind {} accept-proxy id {}", layout.handover(frontend.name, false), kHandedOver));
-  add(fmt::format("bind {} accept-proxy id {}", layout.handover(frontend.name, true), kHandedOverTls));
-  add(fmt::format("http-request deny deny_status 403 if {{ so_id {} {} }} !{{ req.hdr({}) -m str {} }}", kHandedOver,
-                  kHandedOverTls, kHandoverHeader, layout.handoverSecret));
+  for (const Listener& listener : frontend.listeners) {
+    const int id = kHandedOver + listener.port;
+    add(fmt::format("bind {} accept-proxy id {}", Layout::handover(listener.port), id));
+    add(fmt::format("http-request deny deny_status 403 if {{ so_id {} }} !{{ req.hdr({}) -m str {} }}", id,
+                    kHandoverHeader, layout.handoverSecret));
+    if (listener.tls) add(fmt::format("http-request set-var(txn.tls) bool(true) if {{ so_id {} }}", id));
+  }
   add(fmt::format("http-request del-header {}", kHandoverHeader));
   add("http-request set-var(txn.tls) bool(true) if { ssl_fc }");
-  add(fmt::format("http-request set-var(txn.tls) bool(true) if {{ so_id {} }}", kHandedOverTls));
 }
 
 void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
@@ -198,13 +201,13 @@ std::vector<std::string> handoverLines(const Frontend& frontend, const Layout& l
       "backend " + handoverBackend(frontend.name),
       fmt::format("  http-request set-header {} {}", kHandoverHeader, layout.handoverSecret)};
   // In the version that the client speaks: calls of gRPC stay in HTTP/2, WebSockets in HTTP/1.1.
-  for (bool tls : {false, true}) {
-    for (bool h2 : {false, true}) {
-      const std::string name = fmt::format("{}_{}", tls ? "tls" : "plain", h2 ? "h2" : "h1");
-      out.push_back(
-          fmt::format("  use-server {} if {}{{ ssl_fc }} {{ fc_http_major {} }}", name, tls ? "" : "!", h2 ? 2 : 1));
-      out.push_back(fmt::format("  server {} {} send-proxy-v2{}", name, layout.handover(frontend.name, tls),
-                                h2 ? " proto h2" : ""));
+  for (const Listener& listener : frontend.listeners) {
+    for (int version : {1, 2}) {
+      const std::string name = fmt::format("port{}_h{}", listener.port, version);
+      out.push_back(fmt::format("  use-server {} if {{ so_id {} {} }} {{ fc_http_major {} }}", name, listener.port,
+                                kHandedOver + listener.port, version));
+      out.push_back(fmt::format("  server {} {} send-proxy-v2{}", name, Layout::handover(listener.port),
+                                version == 2 ? " proto h2" : ""));
     }
   }
   return out;

@@ -10,10 +10,8 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <map>
@@ -393,11 +391,9 @@ TEST(Haproxy, OnlyAWorkerSpeaksForClients) {
     auto secret = readFile(options.folder + "/handover.secret", 256);
     ASSERT_TRUE(secret.ok());
     auto asks = [](const std::string& said) {
-      UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-      struct sockaddr_un address{};
-      address.sun_family = AF_UNIX;
-      const std::string_view name = "dhow-edge-i";
-      std::copy(name.begin(), name.end(), address.sun_path + 1);
+      UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      auto address = loopback(80);
+      ::inet_pton(AF_INET, "127.0.14.1", &address.sin_addr);
       EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
       const std::string request =
           "PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\nGET / HTTP/1.1\r\nHost: a.test\r\n" + said + "\r\n";

@@ -86,8 +86,7 @@ std::string labelledMetrics(const RawMetrics& raw, const Config& config,
     }
     if (proxy.value == "metrics") continue;
     auto labels = known.find(proxy.value);
-    if (labels == known.end())
-      labels = known.emplace(std::string(proxy.value), proxyLabels(proxy.value, config)).first;
+    if (labels == known.end()) labels = known.emplace(std::string(proxy.value), proxyLabels(proxy.value, config)).first;
     out.append(line.substr(0, proxy.begin)).append(labels->second);
     const Label server = labelOf(line, "server");
     auto found = server ? raw.servers.find(fmt::format("{}/{}", proxy.value, server.value)) : raw.servers.end();

@@ -11,7 +11,7 @@
 namespace dhow::ingress {
 
 struct RawMetrics {
-  std::string text;                           // as HAProxy's exporter has it
+  std::string text;                            // as HAProxy's exporter has it
   std::map<std::string, std::string> servers;  // "backend/s0" -> "address:port"
 };
 // Of the HAProxy with these sockets. Blocks.

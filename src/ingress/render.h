@@ -23,10 +23,9 @@ struct Layout {
 
   std::string handoverSecret;  // by which one worker knows another
 
-  // Where a worker takes requests from the one that it replaces. An abstract socket: workers may not open our folders.
-  std::string handover(std::string_view frontend, bool tls) const {
-    return fmt::format("abns@dhow-edge-{}{}", frontend, tls ? "-tls" : "");
-  }
+  // Where a worker takes what came to a port from the worker that it replaces. Unlike an abstract socket, it can be
+  // taken up again after a reload that failed; and workers may not open our folders.
+  static std::string handover(uint16_t port) { return fmt::format("127.0.14.1:{}", port); }
   std::string map(std::string_view name) const { return folder + "/" + std::string(name) + ".map"; }
   std::string certificateList(std::string_view frontend) const {
     return fmt::format("{}/certificates-{}.list", folder, frontend);
