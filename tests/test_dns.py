@@ -102,6 +102,7 @@ def test_headless_services_name_their_ready_pods(cluster, names):
     unready = cluster.get("pod", "unready", "-n", "names")
     eventually(lambda: ip(unready) in dig(pod, "all.names.svc.cluster.local"))
     assert dig(pod, f"{plain}.names.pod.cluster.local") == [ip(names[2])]
+    eventually(lambda: "status: NXDOMAIN" in header(pod, f"{plain}.no-such-namespace.pod.cluster.local"))
     assert in_pod(names[0], "hostname", "-f").stdout.strip() == f"db-0.{db}"
 
 

@@ -73,6 +73,16 @@ def from_pod(pod, address, port=80, patience="3"):
 
 
 BOTH = {"web-0", "web-1"}
+# Answers every question for an address with the same one.
+NAMESERVER = """
+import socket
+s = socket.socket(type=socket.SOCK_DGRAM)
+s.bind(('172.31.1.1', 53))
+while True:
+    q, peer = s.recvfrom(512)
+    end = q.index(0, 12) + 5
+    s.sendto(q[:2] + b'\\x81\\x80\\0\\1\\0\\1\\0\\0\\0\\0' + q[12:end] + b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\5\\0\\4\\xcb\\0\\x71\\x09', peer)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +285,11 @@ def test_separate_hosts_need_no_ipv6_of_their_own():
         for pod, other in (pods, reversed(pods)):
             eventually(lambda: from_pod(pod, ips(other)[1], 8090)().stdout == other["spec"]["nodeName"])
             eventually(lambda: answers(from_pod(pod, address)) == {"host-a", "host-b"})
+        # The host's nameserver becomes another one, as a DHCP client would write it.
+        servers.append(subprocess.Popen(network.router.inside([sys.executable, "-c", NAMESERVER])))
+        a.run("sh", "-c", "echo nameserver 172.31.1.1 > /etc/resolv.new && mv /etc/resolv.new /etc/resolv.conf")
+        on_a = next(pod for pod in a.get("pods")["items"] if pod["spec"]["nodeName"] == "host-a")
+        eventually(lambda: "203.0.113.9" in in_pod_network(on_a, "dig", f"@{DNS}", "+short", "+tries=1", "moved.example", check=False).stdout)
         assert b.run("cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra").stdout == "2\n", "routers' advertisements are heard on"
         for host in (b, a):
             host.dhow("leave", "--force", timeout=120)

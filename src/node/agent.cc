@@ -1,6 +1,7 @@
 #include "node/agent.h"
 
 #include "agent_server.h"
+#include "base/file_watch.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -32,6 +33,7 @@ namespace resources = dhow::object::resources;
 // https://kubernetes.io/docs/reference/labels-annotations-taints/
 constexpr char kExcluded[] = "node.kubernetes.io/exclude-from-external-load-balancers";
 constexpr size_t kRoutesMost = 4 << 20;
+constexpr size_t kResolvConfMost = 64 << 10;
 constexpr size_t kDnsConfigMost = 2 << 20;  // bytes; the API takes less
 
 class NetSink final : public ServiceSink {
@@ -172,7 +174,7 @@ struct Agent::Rep {
       : parts(std::move(p)),
         options(std::move(o)),
         paths{options.dataDir, options.runDir},
-        resolvConf(readFile(options.resolvConf, 64 << 10).valueOr("")),
+        resolvConf(readFile(options.resolvConf, kResolvConfMost).valueOr("")),
         machine(readMachine(options.dataDir)),
         caches(parts.loop, parts.client),
         images(parts.images),
@@ -197,7 +199,7 @@ struct Agent::Rep {
   Parts parts;
   const NodeOptions options;
   const NodePaths paths;
-  const std::string resolvConf;
+  std::string resolvConf;  // its text
   const MachineFacts machine;
   client::HttpCaches caches;
   StoreImages images;
@@ -218,6 +220,7 @@ struct Agent::Rep {
   Timer healthChanges;
   EdgeObjects edgeObjects;
   ingress::Edge edge;
+  std::unique_ptr<FileWatch> resolvWatch;
   std::unique_ptr<NetSink> sink;
   std::unique_ptr<ServiceFeed> services;
   std::unique_ptr<TableSink> policySink;
@@ -227,10 +230,10 @@ struct Agent::Rep {
   std::unique_ptr<AgentServer> agentServer;
   std::unique_ptr<http::Server> server;
   std::unique_ptr<Tunnels> tunnels;
-  std::unique_ptr<client::Cache::Subscription> nodes, masterSlice;
+  std::unique_ptr<client::Cache::Subscription> nodes, namespaces, masterSlice;
   std::vector<std::string> masters;  // followed
   std::string routesKept;            // what the file holds
-  bool routesDue = false, stopping = false;
+  bool routesDue = false, namespacesDue = false, stopping = false;
   Gate gate;
 
   std::string rangeFile() const { return options.dataDir + "/pod-range"; }
@@ -287,6 +290,24 @@ struct Agent::Rep {
     routesKept = std::move(text);
     if (auto kept = writeFileDurably(routesFile(), routesKept); !kept.ok())
       log::warn("node", "{}", kept.error().message());
+  }
+
+  // Names of pods (10-244-1-7.shop.pod.cluster.local) are answered in namespaces that exist, whether or not there is
+  // such a pod: CoreDNS's "pods insecure", which clusters have.
+  void tellNamespaces() {
+    if (namespacesDue || stopping || !caches.of(resources::kNamespaces).synced()) return;
+    namespacesDue = true;
+    parts.loop.post([this] {
+      namespacesDue = false;
+      std::vector<std::string> names;
+      for (const ObjectPtr& space : caches.of(resources::kNamespaces).list()) names.emplace_back(space->name());
+      dns.setNamespaces(std::move(names));
+    });
+  }
+
+  static Task<> tellNamespacesOnceKnown(Rep* self) {
+    co_await self->caches.of(resources::kNamespaces).waitSynced();
+    self->tellNamespaces();
   }
 
   static Task<> setRoutesOnceKnown(Rep* self) {
@@ -373,7 +394,35 @@ struct Agent::Rep {
     listen.address = address;
     RETURN_IF_ERROR(dnsServer.listen(listen));
     followDnsConfig();
+    followResolvConf();
     return {};
+  }
+
+  void followResolvConf() {
+    auto watch = FileWatch::start(parts.loop, options.resolvConf, [this] { takeResolvConf(); });
+    if (watch.ok()) {
+      resolvWatch = std::move(*watch);
+    } else {
+      log::warn("node", "changes of its nameservers are not followed: {}", watch.error().message());
+    }
+  }
+
+  // One without nameservers is being written, or there is no network at the moment: the last ones stay.
+  void takeResolvConf() {
+    auto text = readFile(options.resolvConf, kResolvConfMost);
+    if (stopping || !text.ok() || *text == resolvConf || parseNameservers(*text).empty()) return;
+    resolvConf = *std::move(text);
+    if (context) context->node.resolvConf = resolvConf;  // of pods to come
+    std::vector<std::string> servers;
+    for (const DnsUpstream& upstream : upstreamsOf(options, resolvConf)) servers.push_back(upstream.address.str());
+    log::info("node", "names of others are asked of {}", join(servers, ", "));
+    if (objects.known(kDnsConfig)) {
+      takeDnsConfig();
+    } else {
+      DnsForwarding own;
+      own.upstreams = upstreamsOf(options, resolvConf);
+      dnsServer.setForwarding(std::move(own));
+    }
   }
 
   std::string dnsConfigFile() const { return options.dataDir + "/dns-config.json"; }
@@ -510,6 +559,10 @@ Task<Result<>> Agent::start() {
       r.caches.of(resources::kNodes).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) { r.sawNode(after); });
   r.nodeStatus.onRange = [&r](const Object& node) { r.takeRanges(node); };
   r.gate.spawn(Rep::setRoutesOnceKnown(&r));
+  r.namespaces = r.caches.of(resources::kNamespaces).subscribe([&r](const ObjectPtr& before, const ObjectPtr& after) {
+    if (!before || !after) r.tellNamespaces();
+  });
+  r.gate.spawn(Rep::tellNamespacesOnceKnown(&r));
   r.caches.start();
   r.nodeStatus.start();
   r.tunnels->start();
@@ -521,7 +574,9 @@ Task<> Agent::stop() {
   Rep& r = *rep_;
   r.stopping = true;
   if (r.announcer) r.announcer->stop();
+  if (r.resolvWatch) co_await r.resolvWatch->stop();
   r.nodes.reset();
+  r.namespaces.reset();
   r.masterSlice.reset();
   if (r.tunnels) {
     if (r.server) co_await r.server->stop();
