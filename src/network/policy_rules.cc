@@ -31,27 +31,38 @@ Registers registersOf(IpFamily family) {
   return {first, first + 1, first + 2, first + 3, first + 4};
 }
 
-// For everyone, a pod and a piece of a block: all ports, one port, a range of ports. Who matches nothing is dropped.
+enum class Ports { kAll, kOne, kRange };
+struct Question {
+  const char* peers;  // "": everyone
+  Ports ports;
+};
+// What most rules say first: one port for some pods. The first that is answered ends it, and who matches nothing is
+// dropped.
+constexpr Question kQuestions[] = {{kPods, Ports::kOne},   {"", Ports::kOne},      {kPods, Ports::kAll},
+                                   {"", Ports::kAll},      {kBlocks, Ports::kOne}, {kBlocks, Ports::kAll},
+                                   {kPods, Ports::kRange}, {"", Ports::kRange},    {kBlocks, Ports::kRange}};
+
 void buildJudgement(NftBatch& batch, const Direction& direction) {
   const std::string zero = NftKey().number(0);
   const auto [kClass, kPeer, kRange, kPort, kLookup] = registersOf(batch.family());
-  for (const char* peers : {"", kPods, kBlocks}) {
-    for (int ports = 0; ports < 3; ports++) {
-      NftRule rule(batch.family());
-      (rule.*direction.own)(kAddress).map(direction.classes, kAddress, kClass);
-      if (peers == std::string_view(kPods)) {
-        (rule.*direction.other)(kAddress).map(kPods, kAddress, kPeer);
-      } else if (peers == std::string_view(kBlocks)) {
-        (rule.constant(kLookup, zero).*direction.other)(kLookup + 1).map(kBlocks, kLookup, kPeer);
-      } else {
-        rule.constant(kPeer, zero);
-      }
-      if (ports == 0) rule.constant(kRange, zero).in(kAllowed, kClass);
-      if (ports == 1) rule.protocol(kRange).destinationPort(kPort).in(kAllowedPorts, kClass);
-      if (ports == 2)
-        rule.protocol(kLookup).destinationPort(kLookup + 1).map(kRanges, kLookup, kRange).in(kAllowed, kClass);
-      batch.addRule(direction.chain, rule.leave());
+  for (const auto& [peers, ports] : kQuestions) {
+    NftRule rule(batch.family());
+    (rule.*direction.own)(kAddress).map(direction.classes, kAddress, kClass);
+    if (peers == std::string_view(kPods)) {
+      (rule.*direction.other)(kAddress).map(kPods, kAddress, kPeer);
+    } else if (peers == std::string_view(kBlocks)) {
+      (rule.constant(kLookup, zero).*direction.other)(kLookup + 1).map(kBlocks, kLookup, kPeer);
+    } else {
+      rule.constant(kPeer, zero);
     }
+    switch (ports) {
+      case Ports::kAll: rule.constant(kRange, zero).in(kAllowed, kClass); break;
+      case Ports::kOne: rule.protocol(kRange).destinationPort(kPort).in(kAllowedPorts, kClass); break;
+      case Ports::kRange:
+        rule.protocol(kLookup).destinationPort(kLookup + 1).map(kRanges, kLookup, kRange).in(kAllowed, kClass);
+        break;
+    }
+    batch.addRule(direction.chain, rule.leave());
   }
   NftRule drop(batch.family());
   batch.addRule(direction.chain, drop.drop());
