@@ -182,7 +182,14 @@ Result<> ServiceTable::change(std::map<std::string, std::optional<ServicePort>> 
     if (it != ports.end()) touch(it->second);
     if (port) touch(*port);
   }
-  auto hairpinsBefore = hairpins;
+  std::map<IpAddress, bool> hairpinsBefore;  // of the addresses that may come or go
+  for (auto& [key, port] : wanted) {
+    auto it = ports.find(key);
+    std::set<IpAddress> own;
+    if (it != ports.end()) own.merge(localAddresses(it->second));
+    if (port) own.merge(localAddresses(*port));
+    for (const IpAddress& address : own) hairpinsBefore[address] = hairpins.contains(address);
+  }
   const Served servedBefore = served(affected);
   ElementMap gone, fresh;
   auto collect = [&](ElementMap& into, std::set<Picker>* used) {
@@ -219,11 +226,10 @@ Result<> ServiceTable::change(std::map<std::string, std::optional<ServicePort>> 
       removed++;
     }
     for (auto& [id, element] : fresh) additions[std::string(id.first)].push_back(element), added++;
-    for (auto& [address, uses] : hairpinsBefore) {
-      if (hairpins.count(address) == 0) removals[kHairpin].push_back(hairpinElement(address)), removed++;
-    }
-    for (auto& [address, uses] : hairpins) {
-      if (hairpinsBefore.count(address) == 0) additions[kHairpin].push_back(hairpinElement(address)), added++;
+    for (auto& [address, had] : hairpinsBefore) {
+      const bool has = hairpins.contains(address);
+      if (had && !has) removals[kHairpin].push_back(hairpinElement(address)), removed++;
+      if (has && !had) additions[kHairpin].push_back(hairpinElement(address)), added++;
     }
     NftBatch batch(options.table, family);
     for (auto& picker : used) {
