@@ -3,9 +3,9 @@
 // stay. An answer is right when its status is 200 and its body begins with EXPECTED.
 //
 // Says "running", goes on until its input ends or has a line, waits for what is under way, then tells what failed, a
-// line each ("failed <time> <milliseconds> <what>"), and counts as JSON. No request is sent twice: one whose connection
-// was closed under it counts as failed, although a client may try such a one again. A connection that the server closed
-// before is opened anew, as is one whose last answer said so.
+// line each ("failed <time> <milliseconds> <when its connection was opened> <what>"), and counts as JSON. No request is
+// sent twice: one whose connection was closed under it counts as failed, although a client may try such a one again. A
+// connection that the server closed before is opened anew, as is one whose last answer said so.
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -46,7 +46,7 @@ struct Connection {
   bool kept = false, busy = false, connecting = true;
   int answers = 0;
   std::string out, in;
-  Clock::time_point began;
+  Clock::time_point opened, began;
 };
 
 struct Counts {
@@ -127,6 +127,7 @@ class Load {
     Connection& c = connections_[fd];
     c.fd = fd;
     c.kept = kept;
+    c.opened = now;
     ++(kept ? keptOnes_ : freshOnes_);
     ++counts_.opened;
     ask(c, now);
@@ -149,7 +150,7 @@ class Load {
   void fail(Connection& c, const std::string& what) {
     ++counts_.failed;
     if (told_.size() < kMostTold) {
-      const Seconds took = Clock::now() - c.began;
+      const Seconds took = Clock::now() - c.began, age = Clock::now() - c.opened;
       const Seconds wall = std::chrono::system_clock::now().time_since_epoch();
       char line[256];
       std::snprintf(line, sizeof line, "failed %.3f %.0f %s request %d of its connection: %.150s",

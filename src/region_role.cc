@@ -6,11 +6,13 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <set>
 
 #include <boost/asio/signal_set.hpp>
 
 #include "base/blocking.h"
 #include "base/files.h"
+#include "base/gate.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/strings.h"
@@ -62,6 +64,8 @@ struct Region {
   std::shared_ptr<http::TlsClient> clientTls;
   std::vector<std::unique_ptr<IdentityKeeper>> keepers;
   bool stopping = false;
+  bool looks = false;  // for machines that are gone, in a moment
+  Gate gate{loop};
   int code = 0;
   UniqueFd sockets;  // for the program that takes this one's place
 
@@ -71,6 +75,8 @@ struct Region {
   Result<> watchMasters();
   Result<> startRegistry();
   Result<> startLoadBalancer();
+  void machinesChanged();
+  static Task<> lookForGone(Region* self);
   Result<> startApi();
   Result<> keepIdentities();
   Result<std::shared_ptr<http::TlsServer>> tlsServer(bool clientCertificates);
@@ -165,7 +171,24 @@ Result<> Region::startLoadBalancer() {
   caches = std::make_unique<client::HttpCaches>(loop, *client);
   ASSIGN_OR_RETURN(loadBalancer, platform::LoadBalancer::start(loop, *caches, config));
   caches->start();
+  provider->onChange([this](const std::string&) { machinesChanged(); });
+  machinesChanged();
   return {};
+}
+
+void Region::machinesChanged() {
+  if (stopping || std::exchange(looks, true)) return;
+  gate.spawn(lookForGone(this));
+}
+
+Task<> Region::lookForGone(Region* self) {
+  self->looks = false;
+  auto machines = co_await self->provider->list();
+  if (!machines.ok() || self->stopping) co_return;
+  std::set<std::string> gone;
+  for (const platform::MachineInfo& machine : *machines)
+    if (machine.made && !machine.master && (!machine.running || machine.cut)) gone.insert(machine.name);
+  self->loadBalancer->setGone(gone);
 }
 
 Result<> Region::startApi() {
@@ -227,6 +250,7 @@ Task<Result<>> Region::start() {
 
 Task<> Region::stop(bool handsOver) {
   stopping = true;
+  co_await gate.close();
   for (auto& keeper : keepers) co_await keeper->stop();
   if (address && !handsOver) co_await address->stop();
   if (localFront) co_await localFront->stop();

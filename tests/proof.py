@@ -11,7 +11,7 @@ import subprocess
 import time
 
 from harness import BUILD, PATIENCE, eventually, run
-from pods import apply, role_process
+from pods import apply, node_is_ready, role_process
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHOP = os.path.join(os.path.dirname(HERE), "examples/shop")
@@ -35,7 +35,7 @@ class Clients:
         self.processes[name] = subprocess.Popen(cluster.net.inside(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def end(self):
-        """By kind of client: what there was, and failures as (time, milliseconds, what)."""
+        """By kind of client: what there was, and failures as (time, milliseconds, when its connection or session began, what)."""
         for process in self.processes.values():
             process.stdin.close()
         told = {}
@@ -46,8 +46,9 @@ class Clients:
                 told.update(json.loads(last))
                 continue
             counts = json.loads(last)
-            failures = [line.split(" ", 3)[1:] for line in lines]
-            told[name] = {**counts, "requests": counts["sent"], "failures": [(float(at), int(took), f"{name}: {what}") for at, took, what in failures]}
+            failures = [line.split(" ", 4)[1:] for line in lines]
+            told[name] = {**counts, "requests": counts["sent"],
+                          "failures": [(float(at), int(took), float(since), f"{name}: {what}") for at, took, since, what in failures]}
         return told
 
     def kill(self):
@@ -61,6 +62,8 @@ class Proof:
         self.cluster, self.folder, self.rate, self.customers = cluster, str(folder), rate, customers
         self.operations, self.told, self.runs = [], {}, 0
         self.address = eventually(lambda: next((i["ip"] for i in cluster.get("ingress", "shop")["status"].get("loadBalancer", {}).get("ingress", [])), None))
+        # Without a moment of rest, who does not ask for ten seconds has left.
+        cluster.kubectl("annotate", "--overwrite", "ingress", "shop", "dhow.io/session-idle=10s")
         self.change_certificate()
         eventually(lambda: all(self.answers(node) for node in self.nodes()))
 
@@ -97,7 +100,11 @@ class Proof:
         return before[-1] if before else "none"
 
     def failures(self):
-        return sorted((at, took, what) for told in self.told.values() for at, took, what in told["failures"])
+        return sorted(tuple(failure) for told in self.told.values() for failure in told["failures"])
+
+    def failures_since(self, moment):
+        """Those of connections and sessions that did not exist before."""
+        return [failure for failure in self.failures() if failure[2] > moment]
 
     def report(self):
         lines = [f"{len(self.operations)} operations in {self.seconds:.0f} s: " + ", ".join(
@@ -107,7 +114,7 @@ class Proof:
         for name, told in self.told.items():
             more = f"{told['held']} of {told['sessions']} sessions held" if "sessions" in told else f"p50 {told['p50']} p99 {told['p99']} longest {told['longest']} ms"
             lines.append(f"  {name:<16}{told['requests']:>9} requests {len(told['failures']):>4} failures  {more}")
-        lines += [f"  {time.strftime('%H:%M:%S', time.gmtime(at))} after {took} ms, under {self.under(at)}: {what}" for at, took, what in self.failures()[:40]]
+        lines += [f"  {time.strftime('%H:%M:%S', time.gmtime(at))} after {took} ms, under {self.under(at)}: {what}" for at, took, _, what in self.failures()[:40]]
         return "\n".join(lines)
 
     # What is done meanwhile.
@@ -218,6 +225,28 @@ class Proof:
 
     def is_another_agent(self, node, before):
         return role_process(self.cluster, "agent", node) != before
+
+    def kill_node(self):
+        """Its power fails, and comes back once the others have noticed. Gives the moment from which on nothing may fail."""
+        node = random.choice(sorted(self.nodes())[1:])
+        with self.operation("killed node"):
+            self.cluster.dhow("machine", "stop", node)
+            dead = time.time()
+            eventually(lambda: not node_is_ready(self.cluster, node), timeout=60)
+            self.cluster.dhow("machine", "start", node)
+            eventually(lambda: node_is_ready(self.cluster, node) and self.answers(node), timeout=60)
+        return dead
+
+    def cut_zone(self):
+        zone = random.choice(("local-east-2", "local-east-3"))  # the master stands in the first
+        with self.operation("zone cut off"):
+            self.cluster.dhow("zone", "cut", zone)
+            dead = time.time()
+            eventually(lambda: "Down" in self.kubectl("get", "zone", zone).stdout, timeout=60)
+            self.cluster.dhow("zone", "restore", zone)
+            self.kubectl("wait", "--for=condition=Ready", f"zone/{zone}", "--timeout=60s")
+            eventually(lambda: all(self.answers(node) for node in self.nodes()), timeout=60)
+        return dead
 
     def move_route(self, index, part):
         """A part of the monolith becomes a service of its own, or goes back; as examples/monolith tells."""

@@ -20,7 +20,7 @@ import grpc
 
 HOST = "shop.test"
 LIMIT = 20  # seconds for one answer
-SHORTEST, LONGEST = 2, 12  # seconds that a session lasts
+SHORTEST, LONGEST = 1, 6  # seconds that a session lasts
 
 
 class Cut(Exception):
@@ -45,12 +45,13 @@ class Clients:
         await asyncio.sleep(random.uniform(0, 2))
         while not self.ended.is_set():
             kind.sessions += 1
-            said = [time.time(), 0]  # when the last request began; what it was
+            began = time.time()
+            said = [began, 0]  # when the last request began; what it was
             try:
                 await session(kind, said)
                 kind.held += 1
             except Exception as error:
-                kind.failures.append([said[0], round(1000 * (time.time() - said[0])), f"{name}, message {said[1]}: {error!r}"])
+                kind.failures.append([said[0], round(1000 * (time.time() - said[0])), began, f"{name}, message {said[1]}: {error!r}"])
                 await asyncio.sleep(0.2)
 
     async def talk(self, kind, said, exchange, pause=0.4):

@@ -63,3 +63,16 @@ def test_nothing_is_lost_while_everything_changes(cluster, tmp_path):
     held = [told for told in proof.told.values() if "sessions" in told]
     assert all(told["held"] == told["sessions"] > 5 for told in held)
     assert len(proof.operations) >= (OPERATIONS if FULL else 9)
+
+
+@pytest.mark.parametrize("what", ["node", "zone"] if FULL else ["node"])
+def test_what_dies_costs_only_what_was_on_its_way_there(cluster, tmp_path, what):
+    for name in ("shop", "monolith"):
+        cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s")
+    proof = Proof(cluster, tmp_path, RATE, **CUSTOMERS)
+    with proof.running():
+        dead = proof.kill_node() if what == "node" else proof.cut_zone()
+    print(proof.report())
+    print(f"{len(proof.failures())} were on connections to what died")
+    assert not proof.failures_since(dead)
+    assert all(told["requests"] > 20 for told in proof.told.values())

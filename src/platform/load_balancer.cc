@@ -1,5 +1,7 @@
 #include "platform/load_balancer.h"
 
+#include <algorithm>
+#include <iterator>
 #include <set>
 
 #include "base/gate.h"
@@ -27,6 +29,7 @@ constexpr std::string_view kServiceKey = "service:";
 // that is dead; a client tries again after a second, and then gets another.
 constexpr char kUnanswered[] = "net/netfilter/nf_conntrack_tcp_timeout_syn_sent";
 constexpr char kUnansweredSeconds[] = "1";
+constexpr Duration kComesBack = std::chrono::seconds(3);
 
 // Of that family; empty when it has none.
 IpAddress internalAddress(const object::Object& node, bool v6) {
@@ -110,6 +113,48 @@ struct LoadBalancer::Rep {
     return {};
   }
 
+  // With none left it stays as it is: there is nothing to win.
+  void withoutGone(std::vector<ServiceEndpoint>& endpoints) const {
+    std::vector<IpAddress> addresses;
+    std::vector<IpPrefix> ranges;
+    for (const auto& [name, one] : gone) {
+      const ObjectPtr node = nodes.get("", name);
+      if (!node || one.isBack) continue;
+      for (bool v6 : {false, true}) addresses.push_back(internalAddress(*node, v6));
+      for (const std::string& range : podRanges(*node))
+        if (auto parsed = IpPrefix::parse(range); parsed.ok()) ranges.push_back(*parsed);
+    }
+    if (ranges.empty() && addresses.empty()) return;
+    std::vector<ServiceEndpoint> left;
+    std::copy_if(endpoints.begin(), endpoints.end(), std::back_inserter(left), [&](const ServiceEndpoint& endpoint) {
+      auto holds = [&](const IpPrefix& range) { return range.contains(endpoint.address); };
+      return std::find(addresses.begin(), addresses.end(), endpoint.address) == addresses.end() &&
+             std::none_of(ranges.begin(), ranges.end(), holds);
+    });
+    if (!left.empty()) endpoints = std::move(left);
+  }
+
+  void balanceAll() {
+    for (const auto& [service, ports] : installed) controller.queue().add(fmt::format("{}{}", kServiceKey, service));
+  }
+
+  void setGone(const std::set<std::string>& now) {
+    std::erase_if(gone, [](const auto& one) { return one.second.isBack; });
+    for (auto& [name, one] : gone) {
+      if (now.contains(name)) {
+        one.comesBack.cancel();
+      } else if (!one.comesBack) {
+        one.comesBack = loop.after(kComesBack, [this, known = &one] {
+          known->isBack = true;
+          balanceAll();
+        });
+      }
+    }
+    bool more = false;
+    for (const std::string& name : now) more = gone.try_emplace(name).second || more;
+    if (more && begun) balanceAll();
+  }
+
   std::vector<ServicePort> portsOf(const object::Object& service) {
     auto wanted =
         node::servicePorts(service, slices.byIndex(kByService, std::string(service.key())), node::ServiceView{});
@@ -117,6 +162,7 @@ struct LoadBalancer::Rep {
     for (auto& port : wanted) {
       port.clusterIps.clear();
       port.nodePort = 0;
+      withoutGone(port.endpoints);
       // Policy Local keeps the client's address. No node is passed on to another: this leads straight to the pods.
       if (port.externalLocal) port.localEndpoints = port.endpoints;
     }
@@ -176,6 +222,11 @@ struct LoadBalancer::Rep {
   std::unique_ptr<ServiceProxy> proxy;
   std::map<std::string, std::vector<Route>> routes;           // by node
   std::map<std::string, std::vector<std::string>> installed;  // ports by service
+  struct Gone {
+    Timer comesBack;
+    bool isBack = false;
+  };
+  std::map<std::string, Gone> gone;  // nodes
   Controller controller;
 };
 
@@ -216,6 +267,10 @@ Task<uint64_t> LoadBalancer::untilApplied(uint64_t revision, Duration limit) {
   co_return rep.appliedRevision();
 }
 
+void LoadBalancer::setGone(const std::set<std::string>& nodes) {
+  rep_->setGone(nodes);
+}
+
 Result<> LoadBalancer::routesAgain() {
   for (const auto& [node, routes] : rep_->routes) {
     for (const Route& route : routes) RETURN_IF_ERROR(rep_->links->setRoute(route));
@@ -225,6 +280,7 @@ Result<> LoadBalancer::routesAgain() {
 
 Task<> LoadBalancer::stop() {
   rep_->stopping = true;
+  rep_->gone.clear();
   rep_->applied.notify();
   co_await rep_->gate.close();
   co_await rep_->controller.stop();

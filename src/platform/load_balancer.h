@@ -4,6 +4,8 @@
 #pragma once
 
 #include <memory>
+#include <set>
+#include <string>
 
 #include "base/loop.h"
 #include "base/result.h"
@@ -19,6 +21,9 @@ class LoadBalancer {
   // Waits until all changes of EndpointSlices up to `revision` are in force, at most `limit`; gives the revision up to
   // which they are.
   Task<uint64_t> untilApplied(uint64_t revision, Duration limit);
+  // Machines that do not run or have no link, as a switch sees it: nothing new is sent there, whatever masters think,
+  // who take longer to be sure. One that comes back has a moment to serve again.
+  void setGone(const std::set<std::string>& nodes);
   // Sets the ways to nodes anew: the kernel forgets them when a zone's segment is taken down.
   Result<> routesAgain();
   // After the caches have been stopped: until they hold all, it waits for them.
