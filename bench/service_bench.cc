@@ -51,8 +51,8 @@ std::string sliceText(int i, int endpoints, int shift) {
     const auto address = IpAddress::v4(0x0af40000 + static_cast<uint32_t>(i * endpoints + k)).str();
     list += fmt::format(
         R"({}{{"addresses":["{}"],"nodeName":"node-{}","zone":"zone-1","conditions":{{"ready":true,"serving":true,"terminating":false}}}})",
-        k > 0 ? "," : "", k == 0 && shift > 0 ? IpAddress::v4(0x0ac80000 + static_cast<uint32_t>(shift)).str() : address,
-        k);
+        k > 0 ? "," : "",
+        k == 0 && shift > 0 ? IpAddress::v4(0x0ac80000 + static_cast<uint32_t>(shift)).str() : address, k);
   }
   return fmt::format(
       R"({{"kind":"EndpointSlice","apiVersion":"discovery.k8s.io/v1","metadata":{{"name":"service-{0}-x","namespace":"shop",
@@ -95,13 +95,14 @@ int main(int argc, char** argv) {
   for (int i = 0; i < kChanges; i++) {
     const int which = static_cast<int>(int64_t{i} * services / kChanges);
     const std::string text = sliceText(which, each, i + 1);
-    changes.push_back(milliseconds([&] { must(proxy->update(portsOf(serviceTexts[static_cast<size_t>(which)], text), {})); }));
+    changes.push_back(
+        milliseconds([&] { must(proxy->update(portsOf(serviceTexts[static_cast<size_t>(which)], text), {})); }));
   }
   std::sort(changes.begin(), changes.end());
   const double median = changes[changes.size() / 2], high = changes[changes.size() * 99 / 100];
   const bool reached = read + install < kInstallGoal && median < kChangeGoal;
-  std::printf("%d services with %d endpoints: %.0f ms from nothing (%.0f of them read documents), goal %.0f ms\n", services,
-              services * each, read + install, read, kInstallGoal);
+  std::printf("%d services with %d endpoints: %.0f ms from nothing (%.0f of them read documents), goal %.0f ms\n",
+              services, services * each, read + install, read, kInstallGoal);
   std::printf("one endpoint changed: median %.2f ms, p99 %.2f ms, goal %.0f ms\n", median, high, kChangeGoal);
   return reached ? 0 : 1;
 }

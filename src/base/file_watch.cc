@@ -1,10 +1,10 @@
 #include "base/file_watch.h"
 
-#include <climits>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <unistd.h>
+#include <climits>
 
 #include "base/log.h"
 #include "base/process.h"

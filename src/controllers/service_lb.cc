@@ -180,6 +180,15 @@ ServiceLoadBalancerController::Choice ServiceLoadBalancerController::choose(cons
   if (poolName.empty()) std::erase_if(all, [](const Pool& pool) { return !pool.automatic; });
   if (all.empty()) return {{}, "no address pool assigns addresses to services that do not ask for it"};
   const std::vector<std::string> families = familiesOf(service);
+  std::set<Address> promised;  // to others, and perhaps not written yet
+  for (const auto& [other, addresses] : given_) {
+    if (other != key) promised.insert(addresses.begin(), addresses.end());
+  }
+  auto isFree = [&](const Address& address) {
+    if (promised.contains(address)) return false;
+    const auto holders = services_.byIndex(kByAddress, addressText(address));
+    return std::all_of(holders.begin(), holders.end(), [&](const ObjectPtr& holder) { return holder->key() == key; });
+  };
   Choice out;
   for (const std::string& family : families) {
     const bool v6 = family == "IPv6";
@@ -191,7 +200,7 @@ ServiceLoadBalancerController::Choice ServiceLoadBalancerController::choose(cons
       for (const AddressRange& range : pool.ranges) {
         if (isV6(range.first) != v6) continue;
         for (Address at = range.first; !found; at = dhow::object::next(at)) {
-          if (holder(at, key).empty()) found = at;
+          if (isFree(at)) found = at;
           if (at == range.last) break;
         }
       }
