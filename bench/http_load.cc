@@ -153,8 +153,9 @@ class Load {
       const Seconds took = Clock::now() - c.began, age = Clock::now() - c.opened;
       const Seconds wall = std::chrono::system_clock::now().time_since_epoch();
       char line[256];
-      std::snprintf(line, sizeof line, "failed %.3f %.0f %s request %d of its connection: %.150s",
-                    (wall - took).count(), took.count() * 1000, c.kept ? "kept" : "fresh", c.answers + 1, what.c_str());
+      std::snprintf(line, sizeof line, "failed %.3f %.0f %.3f %s request %d of its connection: %.150s",
+                    (wall - took).count(), took.count() * 1000, (wall - age).count(), c.kept ? "kept" : "fresh",
+                    c.answers + 1, what.c_str());
       told_.emplace_back(line);
     }
     close(c);
