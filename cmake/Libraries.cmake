@@ -14,6 +14,12 @@ find_package(GTest REQUIRED)
 find_package(benchmark REQUIRED)
 find_package(SQLite3 REQUIRED)
 
+# Its functions are looked up when they are needed (src/ingress/waf.cc).
+find_path(MODSECURITY_INCLUDE modsecurity/modsecurity.h REQUIRED)
+add_library(modsecurity_headers INTERFACE)
+target_include_directories(modsecurity_headers SYSTEM INTERFACE ${MODSECURITY_INCLUDE})
+add_library(parts::modsecurity_headers ALIAS modsecurity_headers)
+
 foreach(_part nghttp2:libnghttp2 archive:libarchive zstd:libzstd zlib:zlib isal:libisal
         fyaml:libfyaml nl3:libnl-3.0 nlroute3:libnl-route-3.0 nftnl:libnftnl mnl:libmnl
         seccomp:libseccomp capng:libcap-ng ldns:ldns)

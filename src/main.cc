@@ -7,5 +7,6 @@ int main(int argc, char** argv) {
                          .member = dhow::runMember,
                          .region = dhow::runRegion,
                          .engine = dhow::runEngine,
-                         .agent = dhow::runAgent});
+                         .agent = dhow::runAgent,
+                         .edgeFilter = dhow::runEdgeFilter});
 }

@@ -10,7 +10,8 @@ int runServer(const std::string& configFile);  // a master: API server, controll
 int runMember(const std::string& configFile);  // a master's member of etcd
 int runRegion(
     const std::string& clusterDir);  // what a cloud gives: the API's address, machines, registry, load balancer
-int runEngine(const std::string& clusterDir);  // Docker's API on a socket
-int runAgent(const std::string& configFile);   // a node
+int runEngine(const std::string& clusterDir);      // Docker's API on a socket
+int runAgent(const std::string& configFile);       // a node
+int runEdgeFilter(const std::string& configFile);  // what a node's HAProxy asks about requests
 
 }  // namespace dhow

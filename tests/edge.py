@@ -9,12 +9,16 @@ import pytest
 from harness import Cluster, eventually, run
 from pods import HELLO, apply, main_process, publish_shell, shell_pod, wait_ready
 
-# Answers with its name and what it was asked, as JSON; with another status where the path is /status/<it>. Speaks WebSocket enough to echo.
+# Answers with its name and what it was asked, as JSON (/asked: what it was asked before); with another status where the path is /status/<it>. Speaks WebSocket enough to echo.
 ECHO = """
 import base64, hashlib, http.server, json, socketserver, sys
+asked = []
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode("latin1")
+        if self.path != "/asked":
+            asked.append([self.command, self.path, body])
         if self.headers.get("Upgrade") == "websocket":
             accept = base64.b64encode(hashlib.sha1((self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest())
             self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
@@ -22,7 +26,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while data := self.connection.recv(1024):
                 self.connection.sendall(data)
             return
-        body = json.dumps({"name": sys.argv[1], "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
+        body = json.dumps({"name": sys.argv[1], "path": self.path, **({"asked": asked[-50:]} if self.path == "/asked" else {}), "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
         self.send_response(int(self.path[8:11]) if self.path.startswith("/status/") else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -58,10 +62,10 @@ class EdgeWorld:
         for backend in self.backends:
             backend.kill()
 
-    def access_log(self, **wanted):
+    def access_log(self, log="access", **wanted):
         """The lines of all nodes with these values."""
         names = [node["metadata"]["name"] for node in self.cluster.get("nodes")["items"]]
-        logs = [self.cluster.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/logs/ingress/access.log?tailLines=2000", check=False) for name in names]
+        logs = [self.cluster.kubectl("get", "--raw", f"/api/v1/nodes/{name}/proxy/logs/ingress/{log}.log?tailLines=2000", check=False) for name in names]
         lines = [json.loads(line) for log in logs if log.returncode == 0 for line in log.stdout.split("\n") if line]
         return [line for line in lines if all(line.get(k) == v for k, v in wanted.items())]
 

@@ -155,9 +155,10 @@ def test_filters_change_what_passes(world):
               rule(ref("red", filters=[modify]), ref("blue", weight=0), matches=[prefix("/own")]),
               {"matches": [prefix("/secure")], "filters": [redirect(scheme="https", statusCode=301)]},
               {"matches": [prefix("/moved")], "filters": [redirect(hostname="there.test", path=new("/gone"), port=8443)]},
-              rule(ref("red"), matches=[prefix("/mirror")], filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": ref("blue")}}]),
+              *[rule(ref("red"), matches=[prefix("/mirror/" + name)], filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": ref(to), **share}}])
+                for name, to, share in (("all", "blue", {}), ("none", "blue", {"percent": 0}), ("half", "blue", {"fraction": {"numerator": 1, "denominator": 2}}), ("nowhere", "missing", {}))],
               hostnames=["filters.test"]),
-        route("mirrored", "web", rule(ref("red"), filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": ref("blue")}}]), hostnames=["mirrored.test"]))
+        route("mirrored", "web", rule(ref("red"), filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": ref("missing")}}]), hostnames=["mirrored.test"]))
     world.serves("filters.test", "red", "/modify")
     answer = world.get("filters.test", "/modify", "-H", "X-Gone: 1", "-H", "X-Add: a", "-H", "X-Set: no")
     assert answer["headers"]["x-set"] == "100% 'sure'" and "x-gone" not in answer["headers"] and answer["answer"]["x-answer"] == "yes"
@@ -168,10 +169,26 @@ def test_filters_change_what_passes(world):
     for asked, code, location in (("/secure/a?b", 301, "https://filters.test/secure/a?b"), ("/moved/a?b", 302, "http://there.test:8443/gone/a?b")):
         status, answer, _ = world.curl("http://filters.test" + asked)
         assert (status, answer["location"]) == (code, location)
-    # A rule that cannot be served answers with an error, and the route says which.
-    assert world.status("http://filters.test/mirror") == 500 and world.status("http://mirrored.test/") == 404
-    assert world.conditions("httproute", "filters")["PartiallyInvalid"] == ("True", "UnsupportedValue")
-    world.told("httproute", "mirrored", "Accepted", "UnsupportedValue")
+    # Copies: all, some, none; one that leads nowhere is told, and is in nobody's way.
+    for asked in ("/mirror/all?x", "/mirror/none", "/mirror/nowhere"):
+        assert world.get("filters.test", asked)["name"] == "red"
+    for i in range(30):
+        world.get("filters.test", f"/mirror/half/{i}")
+    world.apply(route("blue", "web", rule(ref("blue")), hostnames=["blue.test"]))
+    world.serves("blue.test", "blue")
+    asked = eventually(lambda: (lambda all: "/mirror/all?x" in all and all)([one[1] for one in world.get("blue.test", "/asked")["asked"]]))
+    assert "/mirror/none" not in asked and 3 < len([one for one in asked if one.startswith("/mirror/half/")]) < 27, asked
+    world.told("httproute", "mirrored", "ResolvedRefs", "BackendNotFound")
+    world.apply(route("wrong", "web", rule(ref("red"), filters=[{"type": "ExtensionRef", "extensionRef": {"group": "x.test", "kind": "X", "name": "x"}}]), hostnames=["wrong.test"]))
+    world.told("httproute", "wrong", "Accepted", "UnsupportedValue")
+    # A firewall, by annotation of a route.
+    guarded = route("guarded", "web", rule(ref("red")), hostnames=["guarded.test"])
+    guarded["metadata"]["annotations"] = {"dhow.io/waf": "prevent"}
+    world.apply(guarded)
+    world.serves("guarded.test", "red")
+    assert world.status("http://guarded.test/?id=1%27%20OR%20%271%27=%271") == 403
+    line = eventually(lambda: world.access_log(host="guarded.test", status=403))[0]
+    assert "942100" in line["waf"] and line["route"] == "HTTPRoute/default/guarded" and line["gateway"] == "Gateway/default/web"
 
 
 def test_what_a_route_may_use_and_where_it_may_attach(world):

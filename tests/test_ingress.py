@@ -57,6 +57,14 @@ class World(EdgeWorld):
                 found.add((node.group(), int(pid), "haproxy.cfg" in above))
         return found
 
+    def is_filter(self, pid):
+        try:
+            with open(f"/proc/{pid}/cmdline") as f:
+                line = f.read()
+        except OSError:
+            return False
+        return "edge-filter" in line and f"/{self.cluster.name}-node-" in line
+
     def proxies(self):
         """Process ids of the masters, by node."""
         return {node: pid for node, pid, worker in self.processes() if not worker}
@@ -173,7 +181,7 @@ def test_annotations_of_ingress_nginx(world):
         one("cors", {"enable-cors": "true", "cors-allow-origin": "https://a.test, https://*.b.test"}),
         one("vhost", {"upstream-vhost": "inner.test", "server-alias": "other-vhost.test"}),
         one("slow", {"limit-rps": "1"}),
-        one("odd", {"backend-protocol": "SMTP", "mirror-target": "http://x", "proxy-read-timeout": "ten"}),
+        one("odd", {"backend-protocol": "SMTP", "mirror-target": "https://x", "proxy-read-timeout": "ten"}),
         ingress("broken", {"broken.test": [path("red", "/a[(", "ImplementationSpecific"), path("blue", "/b")]}, {NGINX + "use-regex": "true"}),
         one("main", {}),
         ingress("canary", {"main.test": [path("blue")]}, {NGINX + "canary": "true", NGINX + "canary-weight": "30", NGINX + "canary-by-header": "x-canary"}),
@@ -202,7 +210,7 @@ def test_annotations_of_ingress_nginx(world):
     assert {world.status("http://slow.test/") for _ in range(60)} == {200, 503}
     assert world.get("odd.test")["name"] == "red" and world.get("broken.test", "/b")["name"] == "blue"
     told = eventually(lambda: (lambda text: text.count("AnnotationInvalid") >= 3 and text)(cluster.kubectl("describe", "ingress", "odd").stdout))
-    assert '"SMTP" is not one of HTTP' in told and "mirror-target is not used: it is not served" in told
+    assert '"SMTP" is not one of HTTP' in told and "mirror-target is not used: copies go to http://<service of this namespace>" in told
     eventually(lambda: "no regular expression" in cluster.kubectl("describe", "ingress", "broken").stdout)
     assert world.get("main.test", "/", "-H", "X-Canary: always")["name"] == "blue" and world.get("main.test", "/", "-H", "X-Canary: never")["name"] == "red"
     names = [world.get("main.test")["name"] for _ in range(60)]
@@ -247,6 +255,57 @@ def test_requests_are_logged_and_counted_and_errors_have_pages(world):
     answers = re.findall(r'haproxy_backend_http_responses_total{namespace="default",service="red",port="80",proxy="[^"]*",code="4xx"} (\d+)', metrics)
     assert sum(map(int, answers)) >= 1
     assert f'server="{pod}:8080",pod="red"' in metrics and world.status("http://nowhere.test/metrics") == 404
+
+
+ATTACKS = (("GET", "/?id=1%27%20OR%20%271%27=%271", None, "942100"), ("POST", "/", "id=1' UNION SELECT password FROM users--", "942190"),
+           ("GET", "/?q=%3Cscript%3Ealert(1)%3C/script%3E", None, "941100"), ("GET", "/?file=../../../../etc/passwd", None, "930100"))
+
+
+def test_attacks_are_refused_or_told_and_requests_are_copied(world):
+    cluster = world.cluster
+    crs = {NGINX + "enable-modsecurity": "true", NGINX + "enable-owasp-core-rules": "true"}
+    world.apply(ingress("guarded", {"guarded.test": [path("red")]}, {"dhow.io/waf": "prevent"}), ingress("watched", {"watched.test": [path("red")]}, crs),
+                ingress("excepted", {"excepted.test": [path("red")]}, {**crs, NGINX + "modsecurity-snippet": "SecRuleEngine On\nSecRuleRemoveById 942000-942999"}),
+                ingress("script", {"script.test": [path("red")]}, {"dhow.io/waf": "prevent", NGINX + "modsecurity-snippet": "Include /etc/shadow"}),
+                ingress("copied", {"copied.test": [path("red", "/in")]}, {NGINX + "mirror-target": "http://green.default.svc.cluster.local/copy$request_uri"}))
+    for host in ("guarded", "watched", "excepted", "copied"):
+        world.serves(host + ".test", "red", "/in")
+    for i, (method, asked, body, rule) in enumerate(ATTACKS):
+        args = ("-X", method, *(("--data", body) if body else ()))
+        assert world.status("http://guarded.test" + asked, *args, "-H", f"X-Request-ID: attack-{i}") == 403, asked
+        assert world.get("watched.test", asked, *args, "-H", f"X-Request-ID: seen-{i}")["name"] == "red"
+        for name, status in ((f"attack-{i}", 403), (f"seen-{i}", 200)):
+            line, = eventually(lambda name=name: world.access_log(request_id=name))
+            assert line["status"] == status and rule in line["waf"].split(",")
+        finding, = eventually(lambda i=i: world.access_log("waf", request_id=f"attack-{i}"))
+        assert finding["blocked"] and finding["host"] == "guarded.test" and rule in [match["rule"] for match in finding["matches"]]
+    assert world.get("guarded.test", "/shop?item=12&q=blue%20shoes", "--data", "name=Ann")["name"] == "red"
+    assert world.get("excepted.test", ATTACKS[0][1])["name"] == "red" and world.status("http://excepted.test" + ATTACKS[2][1]) == 403
+    assert world.status("http://guarded.test/", "--data", "x" * 70000) == 413 and world.get("watched.test", "/", "--data", "x" * 200000)["name"] == "red"
+    # What asks for protection that is not understood is closed.
+    assert world.status("http://script.test/") == 503
+    eventually(lambda: "is not served; SecRuleEngine" in cluster.kubectl("describe", "ingress", "script").stdout)
+    # The copy, and that nobody waits for it.
+    assert world.get("copied.test", "/in/x?y=1", "--data", "a=b")["name"] == "red"
+    world.apply(ingress("green", {"green.test": [path("green")]}))
+    world.serves("green.test", "green")
+    assert eventually(lambda: ["POST", "/copy/in/x?y=1", "a=b"] in world.get("green.test", "/asked")["asked"])
+    # A filter that dies comes back; a route that prevents answers 503 meanwhile, and never lets an attack pass.
+    pids = {pid for pid in filter(str.isdigit, os.listdir("/proc")) if world.is_filter(pid)}
+    assert len(pids) == 2
+    for pid in pids:
+        os.kill(int(pid), signal.SIGKILL)
+    seen = set()
+
+    def back():
+        seen.add(world.status("http://guarded.test" + ATTACKS[0][1]))
+        return len([pid for pid in filter(str.isdigit, os.listdir("/proc")) if world.is_filter(pid) and pid not in pids]) == 2
+    eventually(back)
+    for node in world.nodes():
+        eventually(lambda node=node: world.status("http://guarded.test/", node=(node, 80)) == 200)
+    assert seen <= {403, 503} and world.status("http://guarded.test" + ATTACKS[0][1]) == 403
+    world.cluster.kubectl("delete", "ingress", "guarded", "watched", "excepted", "script", "copied", "green")
+    eventually(lambda: not [pid for pid in filter(str.isdigit, os.listdir("/proc")) if world.is_filter(pid)])
 
 
 class Traffic:

@@ -26,6 +26,7 @@ struct Roles {
   int (*region)(const std::string& clusterDir);
   int (*engine)(const std::string& clusterDir);
   int (*agent)(const std::string& configFile);
+  int (*edgeFilter)(const std::string& configFile);
 };
 
 int run(int argc, char** argv, const Roles& roles);

@@ -53,6 +53,7 @@ void addRoles(CLI::App& app, const Roles& roles, Action* chosen) {
       "--cluster");
   add("engine", "the container engine with Docker's API", roles.engine, "--cluster");
   add("agent", "a node", roles.agent, "--config");
+  add("edge-filter", "what a node's HAProxy asks about requests", roles.edgeFilter, "--config");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "base/strings.h"
 #include "client/fields.h"
+#include "text.h"
 
 namespace dhow::ingress {
 
@@ -151,6 +152,7 @@ class Parser {
   std::vector<Known> gateway();
   std::vector<Known> own();
   void protocol(const std::string& value);
+  void mirrorTarget(std::string value);
 
   const object::Object& ingress_;
   ParsedAnnotations out_;
@@ -158,7 +160,8 @@ class Parser {
   Annotations::Affinity affinity_;
   Annotations::Cors cors_;
   Annotations::Canary canary_;
-  bool hasAffinity_ = false, hasCors_ = false, isCanary_ = false;
+  Annotations::Mirror mirror_;
+  bool hasAffinity_ = false, hasCors_ = false, isCanary_ = false, isMirrored_ = false;
 };
 
 void Parser::protocol(const std::string& value) {
@@ -178,6 +181,40 @@ void Parser::protocol(const std::string& value) {
     out_.values.protocol = Protocol::kGrpcs;
   else
     wrong(fmt::format("\"{}\" is not one of HTTP, HTTPS, GRPC, GRPCS", value));
+}
+
+// "http://<service>[.<namespace>[.svc[.<domain>]]][:port][/path][$request_uri]": a service of the Ingress's namespace.
+void Parser::mirrorTarget(std::string value) {
+  constexpr std::string_view kUri = "$request_uri", kScheme = "http://";
+  if (!value.starts_with(kScheme)) {
+    wrong("copies go to http://<service of this namespace>[:<port>]$request_uri");
+    return;
+  }
+  value.erase(0, kScheme.size());
+  mirror_.withUri = value.ends_with(kUri);
+  if (mirror_.withUri) value.erase(value.size() - kUri.size());
+  const size_t slash = std::min(value.find('/'), value.size());
+  mirror_.path = value.substr(slash);
+  while (mirror_.withUri && mirror_.path.ends_with('/')) mirror_.path.pop_back();
+  std::string place = value.substr(0, slash);
+  if (const size_t colon = place.rfind(':'); colon != std::string::npos) {
+    auto port = parseInt(std::string_view(place).substr(colon + 1));
+    if (!port || *port < 1 || *port > UINT16_MAX) {
+      wrong("its port is none");
+      return;
+    }
+    mirror_.port = *port;
+    place.resize(colon);
+  }
+  const std::vector<std::string> labels = split(place, '.');
+  const bool ours = labels.size() == 1 || labels[1] == ingress_.ns();
+  if (!isWord(place, "-.") || !ours || (labels.size() > 2 && labels[2] != "svc") ||
+      (!mirror_.path.empty() && !isWord(mirror_.path, "/-._~%"))) {
+    wrong(fmt::format("\"{}\" is no service of this namespace", place));
+    return;
+  }
+  mirror_.service = labels[0];
+  isMirrored_ = true;
 }
 
 std::vector<Parser::Known> Parser::nginx() {
@@ -305,6 +342,13 @@ std::vector<Parser::Known> Parser::nginx() {
          if (auto number = integer(v, 1, 1'000'000)) canary_.total = static_cast<int>(*number);
        }},
       {"enable-access-log", yes(a.accessLog)},
+      {"mirror-target", [this](const std::string& v) { mirrorTarget(plain(v)); }},
+      {"mirror-host", name(mirror_.host)},
+      {"mirror-request-body",
+       [this](const std::string& v) {
+         mirror_.withBody = v != "off";
+         if (v != "on" && v != "off") wrong(fmt::format("\"{}\" is neither on nor off", v));
+       }},
       {"enable-cors", yes(hasCors_)},
       {"cors-allow-origin", [this](const std::string& v) { cors_.origins = items(plain(v), ','); }},
       {"cors-allow-methods", text(cors_.methods)},
@@ -361,6 +405,8 @@ ParsedAnnotations Parser::parse() {
       auto found = std::find_if(known.begin(), known.end(), [&](const Known& one) { return one.name == name; });
       if (found != known.end())
         found->take(std::string(member.value().get_string()));
+      else if (prefix == kNginx && isWafAnnotation(name))
+        continue;  // wafPolicyOf()
       else if (name == "custom-http-errors" || name == "default-backend")
         wrong("HAProxy asks no second backend after an answer; dhow.io/error-pages serves pages of a config map");
       else if (prefix == kOwn)
@@ -377,6 +423,11 @@ ParsedAnnotations Parser::parse() {
   if (hasAffinity_) a.affinity = affinity_;
   if (hasCors_) a.cors = cors_;
   if (isCanary_) a.canary = canary_;
+  if (isMirrored_) a.mirror = mirror_;
+  if (auto waf = wafPolicyOf(annotations); waf.ok())
+    a.waf = std::move(*waf);
+  else
+    close(waf.error().message());
   name_ = "nginx.ingress.kubernetes.io/auth-type";
   if (!a.authSecret.empty() && type != "basic") {
     wrong(type.empty() ? "it is missing beside auth-secret" : fmt::format("\"{}\" is not basic", type));

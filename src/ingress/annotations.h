@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ingress/waf_policy.h"
 #include "object/object.h"
 
 namespace dhow::ingress {
@@ -40,6 +41,13 @@ struct Annotations {
 
   bool accessLog = true;
   std::string errorPages;  // a config map
+  std::optional<WafPolicy> waf;
+  struct Mirror {
+    std::string service, path, host;
+    int64_t port = 80;
+    bool withUri = false, withBody = true;
+  };
+  std::optional<Mirror> mirror;
 
   std::string closed;  // why nothing is served: what protects it cannot be understood
   std::string authSecret, authRealm = "Authentication Required";

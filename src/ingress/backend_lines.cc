@@ -2,6 +2,7 @@
 
 #include "base/digest.h"
 #include "base/strings.h"
+#include "filter_lines.h"
 #include "text.h"
 
 namespace dhow::ingress {
@@ -152,7 +153,8 @@ void affinity(Lines& out, const Annotations::Affinity& cookie, const Place& plac
 
 }  // namespace
 
-std::vector<std::string> backendLines(const Annotations& a, const Place& place) {
+std::vector<std::string> backendLines(const Annotations& a, const Place& place,
+                                      std::map<std::string, std::string>& files) {
   Lines out;
   if (a.loadBalance.empty())
     out.push_back("balance roundrobin");
@@ -170,6 +172,15 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place) 
   if (a.cors) corsLines(out, *a.cors);
   limits(out, a);
   identity(out, a, place);
+  if (a.waf && a.closed.empty()) wafLines(out, *a.waf, files);
+  if (!place.mirror.empty())
+    mirrorLines(out,
+                {.address = place.mirror,
+                 .path = a.mirror->path,
+                 .withUri = a.mirror->withUri,
+                 .host = a.mirror->host.empty() ? a.mirror->service : a.mirror->host,
+                 .withBody = a.mirror->withBody},
+                files);
   rewrite(out, a, place);
   errorPageLines(out, place.pages);
   return out;

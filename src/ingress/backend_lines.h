@@ -15,9 +15,12 @@ struct Place {
   std::string users;                              // a userlist
   std::string clientCertificates;                 // a file of authorities
   std::vector<ErrorPage> pages;
+  std::string mirror;  // "address:port" of the service that gets copies
 };
 
-std::vector<std::string> backendLines(const Annotations& annotations, const Place& place);
+// Adds to `files` what the lines name.
+std::vector<std::string> backendLines(const Annotations& annotations, const Place& place,
+                                      std::map<std::string, std::string>& files);
 void corsLines(std::vector<std::string>& out, const Annotations::Cors& cors);
 // At the end of each server's line.
 std::string serverOptions(Annotations::Protocol protocol, const Annotations& annotations);

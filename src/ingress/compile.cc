@@ -37,6 +37,7 @@ class Compiler {
     std::set<std::string> tlsHosts;
     std::string users, clientCertificates;  // names of what its lines need
     std::vector<ErrorPage> pages;
+    std::string mirror;
   };
   void problem(const Source& source, std::string_view reason, std::string message) {
     out_.problems.push_back({source.ingress, std::string(reason), std::move(message)});
@@ -44,6 +45,7 @@ class Compiler {
   void certificates(Source& source);
   void protection(Source& source);
   void errorPages(Source& source);
+  void mirror(Source& source);
   void rules(Source& source);
   void paths(Source& source, const std::string& host, const json::array& paths);
   void path(Source& source, const std::string& host, const json::object& entry);
@@ -165,6 +167,17 @@ void Compiler::errorPages(Source& source) {
   for (std::string& one : problems) problem(source, "ErrorPageInvalid", std::move(one));
 }
 
+void Compiler::mirror(Source& source) {
+  const auto& asked = source.annotations.values.mirror;
+  if (!asked) return;
+  ObjectPtr service = documents_.service(source.ingress->ns(), asked->service);
+  source.mirror = service ? addressOf(*service, asked->port) : "";
+  if (source.mirror.empty())
+    problem(source, "ServiceMissing",
+            fmt::format("the service \"{}\" that mirror-target names has no address with port {}", asked->service,
+                        asked->port));
+}
+
 // What answers where an Ingress has a page for what none of its paths is for.
 std::string Compiler::notFoundPage(const Source& source) {
   auto page =
@@ -187,6 +200,7 @@ Place Compiler::placeOf(const Source& source, const std::string& host, const std
   place.users = source.users;
   place.clientCertificates = source.clientCertificates;
   place.pages = source.pages;
+  place.mirror = source.mirror;
   return place;
 }
 
@@ -196,7 +210,7 @@ std::string Compiler::routeTo(const Source& source, const json::object& backend,
   const std::string_view name = text(backend, {"service", "name"});
   std::string label = "none";
   Backend out;
-  out.lines = backendLines(a, place);
+  out.lines = backendLines(a, place, out_.config.files);
   if (name.empty()) {
     problem(source, "BackendNotServed", "a backend that is no service is answered with 503");
   } else {
@@ -363,7 +377,7 @@ void Compiler::rules(Source& source) {
 Compiled Compiler::run() {
   std::vector<Source> sources;
   for (const ObjectPtr& ingress : documents_.ingresses)
-    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", "", {}});
+    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", "", {}, ""});
   auto order = [](const Source& source) {
     return std::tuple(source.annotations.values.canary.has_value(),
                       text(source.ingress->root(), {"metadata", "creationTimestamp"}), source.ingress->key());
@@ -373,6 +387,7 @@ Compiled Compiler::run() {
     for (const std::string& text : source.annotations.problems) problem(source, "AnnotationInvalid", text);
     protection(source);
     errorPages(source);
+    mirror(source);
     certificates(source);
     rules(source);
   }

@@ -42,9 +42,11 @@ struct Edge::Rep {
         classes(caches.of(resources::kIngressClasses)),
         services(caches.of(resources::kServices)),
         slices(caches.of(resources::kEndpointSlices)),
-        places{options.program, options.folder, options.run, options.address, options.dnsAddress},
+        places{options.program, options.folder,     options.run,
+               options.address, options.dnsAddress, options.filterProgram},
         haproxy(places),
         accessLog(l, p, places.logPipe(), options.folder + "/access.log"),
+        findings(l, p, places.findingsPipe(), options.folder + "/waf.log"),
         flushed(l),
         gate(l) {
     slices.addIndex(kByService, [](const object::ObjectPtr& slice, std::vector<std::string>& keys) {
@@ -216,28 +218,32 @@ struct Edge::Rep {
   void tellServing() {
     const bool now = haproxy.running();
     if (now) watchProcess();
+    watchFilter();
     if (now == serving) return;
     serving = now;
     log::info("ingress", "HAProxy {}", now ? "serves" : "does not run");
     if (onServing) onServing(now);
   }
 
+  using Watched = std::unique_ptr<boost::asio::posix::stream_descriptor>;
   // Its end is an event.
-  void watchProcess() {
+  void watch(Watched& watched, const UniqueFd& pidfd, const char* name) {
     if (watched) return;
-    const int fd = ::fcntl(haproxy.pidfd().get(), F_DUPFD_CLOEXEC, 3);
+    const int fd = pidfd ? ::fcntl(pidfd.get(), F_DUPFD_CLOEXEC, 3) : -1;
     if (fd < 0) return;
     watched = std::make_unique<boost::asio::posix::stream_descriptor>(loop.executor(), fd);
     watched->async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                        [this](const boost::system::error_code& error) {
+                        [this, &watched, name](const boost::system::error_code& error) {
                           if (error) return;
                           watched.reset();
                           if (stopping) return;
-                          log::warn("ingress", "HAProxy has ended");
+                          log::warn("ingress", "{} has ended", name);
                           tellServing();
                           structureChanged();
                         });
   }
+  void watchProcess() { watch(watched, haproxy.pidfd(), "HAProxy"); }
+  void watchFilter() { watch(watchedFilter, haproxy.filterPidfd(), "the filter"); }
 
   uint64_t applied() const {
     const bool settled = synced && !structure && !flushing && changedServices.empty();
@@ -254,14 +260,14 @@ struct Edge::Rep {
   client::Cache& slices;
   const Haproxy::Options places;
   Haproxy haproxy;
-  AccessLog accessLog;
+  AccessLog accessLog, findings;
   std::function<void(bool)> onServing;
   Config config;
   std::set<std::string> usedServices, changedServices;
   bool structure = false, synced = false, flushing = false, stopping = false, serving = false;
   bool waiting = false, impatient = false;
   uint64_t appliedRevision = 0;
-  std::unique_ptr<boost::asio::posix::stream_descriptor> watched;
+  Watched watched, watchedFilter;
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions;
   Timer retry, patience;
   Signal flushed;
@@ -277,6 +283,7 @@ Task<> Edge::start() {
   r.onServing = onServing;
   if (auto made = makeDirs(r.places.run, 0700); !made.ok()) log::warn("ingress", "{}", made.error().message());
   r.accessLog.start();
+  r.findings.start();
   Haproxy* haproxy = &r.haproxy;
   Result<> found = co_await r.pool.run(r.loop, [haproxy] { return haproxy->recover(); });
   if (!found.ok()) log::warn("ingress", "HAProxy from disk: {}", found.error().message());
@@ -293,8 +300,10 @@ Task<> Edge::stop() {
   r.retry.cancel();
   r.patience.cancel();
   r.watched.reset();
+  r.watchedFilter.reset();
   r.flushed.notify();
   co_await r.accessLog.stop();
+  co_await r.findings.stop();
   co_await r.gate.close();
 }
 
@@ -321,6 +330,10 @@ Task<std::string> Edge::metrics() {
 
 std::string Edge::accessLogFile() const {
   return rep_->places.folder + "/access.log";
+}
+
+std::string Edge::findingsFile() const {
+  return rep_->places.folder + "/waf.log";
 }
 
 Task<uint64_t> Edge::untilApplied(uint64_t revision, Duration limit) {

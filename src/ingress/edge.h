@@ -33,9 +33,10 @@ class Edge {
  public:
   struct Options {
     std::string program = "/usr/sbin/haproxy";
-    std::string folder, run;  // see haproxy.h
-    std::string address;      // where it listens
-    std::string dnsAddress;   // resolves names of services elsewhere
+    std::string folder, run;    // see haproxy.h
+    std::string address;        // where it listens
+    std::string dnsAddress;     // resolves names of services elsewhere
+    std::string filterProgram;  // dhow, for the filter (edge_filter.h); empty: none is started
   };
   Edge(Loop& loop, BlockingPool& pool, client::Caches& caches, NamedObjects& named, Options options);
   ~Edge();
@@ -54,6 +55,8 @@ class Edge {
   Task<std::string> metrics();
   // Of requests, a line of JSON each; older ones are in <file>.1, <file>.2, ...
   std::string accessLogFile() const;
+  // The same of what web application firewalls have found.
+  std::string findingsFile() const;
 
  private:
   struct Rep;

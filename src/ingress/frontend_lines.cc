@@ -89,7 +89,7 @@ void log(Lines& out, const Frontend& frontend) {
         "{},\"method\":{},\"host\":{},\"path\":{},\"protocol\":\"HTTP/"
         "%[var(txn.version)]\",\"status\":%ST,\"bytes_in\":%U,\"bytes_out\":%B,"
         "\"duration_ms\":%Ta,\"queue_ms\":%Tw,\"connect_ms\":%Tc,\"response_ms\":%Tr{},{},\"request_id\":{},"
-        "\"tls\":\"%sslv\",\"user_agent\":{},\"referer\":{},\"end\":\"%ts\"",
+        "\"tls\":\"%sslv\",\"user_agent\":{},\"referer\":{},\"waf\":\"%[var(txn.filter.rules)]\",\"end\":\"%ts\"",
         kTime, text("method"), kHost, text("uri"), gateway, kPlace, text("id"), text("agent"), text("referer"));
   else
     format = fmt::format(

@@ -123,6 +123,7 @@ ResolvedBackend BackendResolver::resolve(const Route& route, const json::object&
   }
   if (out.problem) return out;
   out.name = fmt::format("{}_{}_{}", ns, name, number);
+  out.address = addressOf(*service, number);
   Backend& backend = out.backend;
   backend.service = fmt::format("{}/{}", ns, name);
   backend.port = port->name;

@@ -32,11 +32,34 @@ RuleVerdicts judgeRules(const RouteModel& route) {
 
 // The first reference that leads nowhere.
 void resolveReferences(RouteModel& route, BackendResolver& resolver) {
-  for (const RuleModel& rule : route.rules)
-    eachObject(array(*rule.spec, {"backendRefs"}), [&](const json::object& ref) {
-      ResolvedBackend resolved = resolver.resolve(route.route, ref);
-      if (resolved.problem && route.resolved.status) route.resolved = std::move(*resolved.problem);
+  auto resolve = [&](const json::object& ref) {
+    ResolvedBackend resolved = resolver.resolve(route.route, ref);
+    if (resolved.problem && route.resolved.status) route.resolved = std::move(*resolved.problem);
+  };
+  auto mirrors = [&](const json::object& holder) {
+    eachObject(array(holder, {"filters"}), [&](const json::object& filter) {
+      const json::object& ref = client::object(filter, {"requestMirror", "backendRef"});
+      if (!ref.empty()) resolve(ref);
     });
+  };
+  for (const RuleModel& rule : route.rules) {
+    eachObject(array(*rule.spec, {"backendRefs"}), [&](const json::object& ref) {
+      resolve(ref);
+      mirrors(ref);
+    });
+    mirrors(*rule.spec);
+  }
+}
+
+// A firewall that cannot be understood closes the route.
+void readWaf(RouteModel& route) {
+  auto waf = wafPolicyOf(client::object(route.route.object->root(), {"metadata", "annotations"}));
+  if (waf.ok()) {
+    route.waf = std::move(*waf);
+    return;
+  }
+  for (RuleModel& rule : route.rules)
+    if (rule.problem.empty()) rule.problem = waf.error().message();
 }
 
 GatewayVerdict verdictOf(const Gateway& gateway) {
@@ -68,7 +91,7 @@ GatewayVerdicts compileGateways(const GatewayDocuments& documents, Config& confi
   std::vector<RouteModel> routes;
   if (!gateways.empty())
     for (const Route& one : documents.routes)
-      routes.push_back({one, {}, createdAt(*one.object), one.object->key(), {}});
+      routes.push_back({one, {}, createdAt(*one.object), one.object->key(), {}, {}});
   std::sort(routes.begin(), routes.end(), [](const RouteModel& a, const RouteModel& b) {
     return std::tuple(std::string_view(a.created), std::string_view(a.key), a.route.kind) <
            std::tuple(std::string_view(b.created), std::string_view(b.key), b.route.kind);
@@ -77,6 +100,7 @@ GatewayVerdicts compileGateways(const GatewayDocuments& documents, Config& confi
   GatewayVerdicts out;
   for (RouteModel& route : routes) {
     route.rules = readRules(route.route);
+    readWaf(route);
     const RuleVerdicts rules = judgeRules(route);
     std::vector<ParentVerdict> parents = attach(route, gateways, documents, rules.unusable);
     if (parents.empty()) continue;

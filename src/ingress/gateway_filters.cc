@@ -49,6 +49,15 @@ std::string hostProblem(const json::object& holder) {
   return host.empty() || isWord(host, "-.") ? "" : fmt::format("\"{}\" is no hostname", host);
 }
 
+// How many of how many requests have a copy; 0 of 0: it makes no sense.
+std::pair<uint32_t, uint32_t> shareOf(const json::object& mirror) {
+  const json::object& fraction = client::object(mirror, {"fraction"});
+  const int64_t share = fraction.empty() ? number(mirror, {"percent"}, 100) : number(fraction, {"numerator"}, 0);
+  const int64_t of = fraction.empty() ? 100 : number(fraction, {"denominator"}, 100);
+  if (of < 1 || of > INT32_MAX || share < 0 || share > of) return {0, 0};
+  return {static_cast<uint32_t>(share), static_cast<uint32_t>(of)};
+}
+
 std::string corsProblem(const json::object& cors) {
   for (std::string_view list : {"allowMethods", "allowHeaders", "exposeHeaders"})
     for (const std::string& one : client::strings(array(cors, {list})))
@@ -112,6 +121,13 @@ void rewrite(Lines& out, const json::object& filter, const RuleContext& context)
   if (!host.empty()) out.push_back("http-request set-header Host " + literal(host));
 }
 
+void mirror(Lines& out, const json::object& filter, const RuleContext& context) {
+  Mirror copy;
+  copy.address = context.mirror(client::object(filter, {"backendRef"}));
+  std::tie(copy.share, copy.of) = shareOf(filter);
+  if (!copy.address.empty()) mirrorLines(out, copy, *context.files);
+}
+
 void cors(Lines& out, const json::object& filter) {
   Annotations::Cors cors;
   auto all = [&](std::string_view name) { return join(client::strings(array(filter, {name})), ", "); };
@@ -145,6 +161,8 @@ std::string filterProblem(const json::array& filters, const json::array& matches
             pathProblem(client::object(filter, {"urlRewrite", "path"}), matches);
     else if (type == "CORS")
       one = corsProblem(client::object(filter, {"cors"}));
+    else if (type == "RequestMirror")
+      one = shareOf(client::object(filter, {"requestMirror"})).second == 0 ? "a share of requests is none" : "";
     else
       one = fmt::format("filter {} is not served", type);
     if (out.empty()) out = std::move(one);
@@ -165,6 +183,8 @@ FilterLines filterLines(const json::array& filters, const RuleContext& context) 
       rewrite(out.lines, client::object(filter, {"urlRewrite"}), context);
     else if (type == "CORS")
       cors(out.lines, client::object(filter, {"cors"}));
+    else if (type == "RequestMirror")
+      mirror(out.lines, client::object(filter, {"requestMirror"}), context);
     else if (type == "RequestRedirect")
       redirects = &client::object(filter, {"requestRedirect"});
   });

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "filter_lines.h"
 #include "ingress/gateway.h"
 
 namespace dhow::ingress {
@@ -74,6 +75,7 @@ struct RouteModel {
   Route route;
   std::vector<RuleModel> rules;
   std::string created, key;
+  std::optional<WafPolicy> waf;
   std::vector<Attachment> attachments;  // that were accepted
   Verdict resolved{"ResolvedRefs", true, "ResolvedRefs", "what it refers to is there"};
 
@@ -101,6 +103,7 @@ bool granted(const std::vector<ObjectPtr>& grants, std::string_view kind, std::s
 struct ResolvedBackend {
   Backend backend;                 // without lines
   std::string name;                // "ns_service_port", for names of sections
+  std::string address;             // of the service itself, "address:port"; empty: it has none
   std::optional<Verdict> problem;  // of ResolvedRefs; requests are answered with 500
   bool unusable = false;           // there, but not to be talked to: 500, too
 };
@@ -133,6 +136,9 @@ class BackendResolver {
 struct RuleContext {
   const GatewayListener* listener;
   std::string prefix;  // that a path matched, where it did by its beginning
+  // "address:port" for copies of requests; empty: nowhere.
+  std::function<std::string(const json::object& ref)> mirror;
+  Files* files = nullptr;  // gets what lines name
 };
 struct FilterLines {
   std::vector<std::string> lines;

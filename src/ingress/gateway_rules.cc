@@ -73,11 +73,17 @@ class Sections {
 
   // Where requests of a rule go that come in at a listener.
   std::string routeTo(const Frontend& frontend, const RouteModel& route, const RuleModel& rule, size_t index,
-                      const RuleContext& context) {
+                      RuleContext context) {
     const bool tcp = frontend.mode != Frontend::Mode::kHttp;
     auto routed = [&](const std::string& name) { return ingress::routeOf(name, nameOf(route.route.kind), route.key); };
     if (!rule.problem.empty()) return routed(broken(tcp));
     std::vector<std::string> lines = timeoutLines(client::object(*rule.spec, {"timeouts"}));
+    if (route.waf && !tcp) wafLines(lines, *route.waf, config_.files);
+    context.files = &config_.files;
+    context.mirror = [&](const json::object& ref) {
+      ResolvedBackend resolved = resolver_.resolve(route.route, ref);
+      return resolved.problem || resolved.unusable ? std::string() : resolved.address;
+    };
     FilterLines filters = filterLines(array(*rule.spec, {"filters"}), context);
     lines.insert(lines.end(), filters.lines.begin(), filters.lines.end());
     if (filters.answers) {
@@ -271,7 +277,8 @@ class Port {
         const std::string site = addSite(host);
         if (frontend_.mode != Frontend::Mode::kHttp) {
           if (!route.rules.empty())
-            config_.exact.emplace(site, sections.routeTo(frontend_, route, route.rules[0], 0, {&listener, ""}));
+            config_.exact.emplace(site,
+                                  sections.routeTo(frontend_, route, route.rules[0], 0, {&listener, "", {}, nullptr}));
           continue;
         }
         for (size_t i = 0; i < route.rules.size(); ++i) addRule(route, i, site, listener, sections);
@@ -290,7 +297,7 @@ class Port {
     const RuleModel& rule = route.rules[index];
     for (size_t i = 0; i < rule.matches.size(); ++i) {
       const Match& match = rule.matches[i];
-      RuleContext context{&listener, match.type == Match::Path::kPrefix ? match.path : ""};
+      RuleContext context{&listener, match.type == Match::Path::kPrefix ? match.path : "", {}, nullptr};
       std::string to = sections.routeTo(frontend_, route, rule, index, context);
       sites_.at(site).add({&match, &route, index, i, std::move(to)});
     }

@@ -198,7 +198,7 @@ TEST_F(Gateways, WhatIsWrongIsToldAndStopsNothingElse) {
   serve(route("partly",
               rule(to("web")) + "," + rule(to("web"), path("/a[(", "RegularExpression")) + "," +
                   rule(to("web"), path("/b", "PathPrefix", R"(,"headers":[{"name":"x\n y","value":"1"}])")) + "," +
-                  rule(to("web"), path("/mirror"), R"(,"filters":[{"type":"RequestMirror","requestMirror":{}}])")));
+                  rule(to("web"), path("/mirror"), R"(,"filters":[{"type":"ExtensionRef","extensionRef":{}}])")));
   serve(route("wholly", rule(to("web"), path("/x y", "Exact")), R"(,"hostnames":["w.test"])"));
   std::string many = listener("l", 1);
   for (int port = 2; port < 100; ++port) many += "," + listener(fmt::format("l{}", port), port);

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,6 +24,7 @@
 #include "base/pki.h"
 #include "base/process.h"
 #include "base/strings.h"
+#include "filter_lines.h"
 
 namespace dhow::ingress {
 
@@ -36,16 +38,6 @@ constexpr size_t kLongestConfig = 256 << 20;
 constexpr size_t kLongestReason = 1000;
 constexpr int64_t kMostConnections = 20'000;
 constexpr int64_t kOtherFiles = 1'000;
-
-// Field 22 of /proc/<pid>/stat: with the pid it names a process for good.
-std::string startTimeOf(pid_t pid) {
-  auto stat = readFile(fmt::format("/proc/{}/stat", pid), 4096);
-  if (!stat.ok()) return "";
-  const size_t end = stat->rfind(')');
-  if (end == std::string::npos) return "";
-  const std::vector<std::string> fields = split(std::string_view(*stat).substr(end + 2), ' ');
-  return fields.size() > 19 ? fields[19] : "";
-}
 
 int64_t connectionsFor() {
   struct rlimit limit{};
@@ -73,22 +65,25 @@ Haproxy::Haproxy(Options options)
     : options_(std::move(options)),
       layout_{.folder = options_.folder,
               .socket = options_.adminSocket(),
+              .filter = options_.filterSocket,
               .metrics = options_.metricsSocket(),
               .address = options_.address,
               .dnsAddress = options_.dnsAddress,
               .maxConnections = connectionsFor()},
+      filter_({.program = options_.filterProgram,
+               .socket = options_.filterSocket,
+               .rules = options_.folder + "/files",
+               .run = options_.run,
+               .findings = options_.findingsPipe(),
+               .log = options_.folder + "/filter.log"}),
       control_(layout_.socket),
       master_(options_.run + "/master.sock") {}
-
-bool Haproxy::running() const {
-  if (pid_ <= 0 || !pidfd_) return false;
-  struct pollfd one{pidfd_.get(), POLLIN, 0};
-  return ::poll(&one, 1, 0) == 0;
-}
 
 Result<> Haproxy::prepare() {
   for (const std::string& folder : {options_.folder, options_.folder + "/certificates", options_.folder + "/files"})
     RETURN_IF_ERROR(makeDirs(folder, 0700));
+  // The filter has an open descriptor of this one, and reads rules there without root's rights.
+  if (::chmod((options_.folder + "/files").c_str(), 0711) != 0) return Error::fromErrno("chmod " + options_.folder);
   RETURN_IF_ERROR(makeDirs(options_.run, 0700));
   if (!notify_) {
     ASSIGN_OR_RETURN(notify_, listenForNotices(options_.run + "/notify.sock"));
@@ -117,24 +112,14 @@ Result<> Haproxy::recover() {
   if (auto present = readFile(options_.folder + "/haproxy.cfg", kLongestConfig); present.ok())
     slots_ = slotsIn(*present);
   RETURN_IF_ERROR(prepare());
-  auto kept = readFile(options_.run + "/pid", 256);
-  if (kept.ok()) {
-    auto parts = splitOnce(trim(*kept), ' ');
-    auto pid = parts ? parseInt(parts->first) : std::nullopt;
-    if (pid && *pid > 1 && startTimeOf(static_cast<pid_t>(*pid)) == parts->second) {
-      auto opened = pidfdOf(static_cast<pid_t>(*pid));
-      if (opened.ok()) {
-        pid_ = static_cast<pid_t>(*pid);
-        pidfd_ = std::move(*opened);
-        if (running()) {
-          // One that an agent without an access log has started has its messages there.
-          char out[4096];
-          const ssize_t size = ::readlink(fmt::format("/proc/{}/fd/1", pid_).c_str(), out, sizeof out);
-          layout_.accessLog = size > 0 && std::string_view(out, static_cast<size_t>(size)) == options_.logPipe();
-          return {};
-        }
-      }
-    }
+  if (slots_.contains(kFilterBackend)) ensureFilter();
+  if (auto found = findKept(options_.run + "/pid")) {
+    process_ = std::move(*found);
+    // One that an agent without an access log has started has its messages there.
+    char out[4096];
+    const ssize_t size = ::readlink(fmt::format("/proc/{}/fd/1", process_.pid).c_str(), out, sizeof out);
+    layout_.accessLog = size > 0 && std::string_view(out, static_cast<size_t>(size)) == options_.logPipe();
+    return {};
   }
   return start();
 }
@@ -153,10 +138,8 @@ Result<> Haproxy::start() {
   char old[256];
   while (::recv(notify_.get(), old, sizeof old, 0) > 0) continue;
   ASSIGN_OR_RETURN(Process process, Process::spawn(spawn));
-  pid_ = process.pid();
-  ASSIGN_OR_RETURN(pidfd_, pidfdOf(pid_));
+  ASSIGN_OR_RETURN(process_, keep(options_.run + "/pid", process.pid()));
   layout_.accessLog = true;
-  RETURN_IF_ERROR(writeFile(options_.run + "/pid", fmt::format("{} {}\n", pid_, startTimeOf(pid_)), 0600));
   return waitReady();
 }
 
@@ -166,15 +149,15 @@ Result<> Haproxy::waitReady() {
   while (true) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
     if (left.count() <= 0) return Error(Code::kDeadlineExceeded, "HAProxy did not become ready in 10 seconds");
-    struct pollfd both[2] = {{notify_.get(), POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
+    struct pollfd both[2] = {{notify_.get(), POLLIN, 0}, {process_.pidfd.get(), POLLIN, 0}};
     if (::poll(both, 2, static_cast<int>(left.count())) < 0 && errno != EINTR) return Error::fromErrno(errno, "poll");
     char text[1024];
     const ssize_t count = ::recv(notify_.get(), text, sizeof text, 0);
     if (count > 0 && std::string_view(text, static_cast<size_t>(count)).find("READY=1") != std::string_view::npos)
       return {};
     if (both[1].revents != 0 && count <= 0) {
-      ::waitpid(pid_, nullptr, WNOHANG);
-      pid_ = -1;
+      ::waitpid(process_.pid, nullptr, WNOHANG);
+      process_.pid = -1;
       auto log = readFile(options_.folder + "/haproxy.log", 1 << 16);
       return Error(Code::kUnavailable, "HAProxy ended: " + std::string(log.ok() ? trim(*log) : ""));
     }
@@ -184,7 +167,7 @@ Result<> Haproxy::waitReady() {
 Result<> Haproxy::reload() {
   char old[256];
   while (::recv(notify_.get(), old, sizeof old, 0) > 0) continue;
-  if (::kill(pid_, SIGUSR2) != 0) return Error::fromErrno(errno, "reload HAProxy");
+  if (::kill(process_.pid, SIGUSR2) != 0) return Error::fromErrno(errno, "reload HAProxy");
   ++reloads_;
   RETURN_IF_ERROR(waitReady());
   // It is ready, too, when the new worker could not start and the one before goes on (management guide, section 4).
@@ -211,13 +194,13 @@ bool Haproxy::isReloaded() const {
 
 void Haproxy::stop() {
   if (running()) {
-    ::kill(pid_, SIGTERM);
-    struct pollfd one{pidfd_.get(), POLLIN, 0};
-    if (::poll(&one, 1, kEndPatience) == 0) ::kill(pid_, SIGKILL);
+    ::kill(process_.pid, SIGTERM);
+    struct pollfd one{process_.pidfd.get(), POLLIN, 0};
+    if (::poll(&one, 1, kEndPatience) == 0) ::kill(process_.pid, SIGKILL);
   }
-  if (pid_ > 0) ::waitpid(pid_, nullptr, WNOHANG);
-  pid_ = -1;
-  pidfd_.reset();
+  if (process_.pid > 0) ::waitpid(process_.pid, nullptr, WNOHANG);
+  process_ = {};
+  filter_.stop();
   for (const std::string& path : {options_.folder + "/haproxy.cfg", options_.run + "/pid"}) ::unlink(path.c_str());
   removeStale({});
 }
@@ -245,6 +228,7 @@ Result<> Haproxy::apply(Config wanted) {
     known_ = true;
     return {};
   }
+  if (wanted.files.contains(kFilterFile)) ensureFilter();
   if (known_ && running() && sameStructure(wanted)) {
     auto changed = change(wanted);
     if (changed.ok()) return {};
@@ -254,6 +238,11 @@ Result<> Haproxy::apply(Config wanted) {
   if (known_ && running())
     if (auto told = changeServers(wanted); !told.ok()) log::warn("ingress", "{}", told.error().message());
   return load(std::move(wanted));
+}
+
+// Without it routes do what they say of that case.
+void Haproxy::ensureFilter() {
+  if (auto done = filter_.ensure(); !done.ok()) log::error("ingress", "{}", done.error().message());
 }
 
 Result<> Haproxy::load(Config wanted) {
@@ -286,6 +275,7 @@ Result<> Haproxy::load(Config wanted) {
     return loaded;
   }
   removeStale(wanted);
+  if (!wanted.files.contains(kFilterFile)) filter_.stop();
   loaded_ = std::move(wanted);
   frontends_ = std::move(frontends);
   known_ = true;
@@ -336,7 +326,8 @@ Result<> Haproxy::write(const Config& wanted) {
   RETURN_IF_ERROR(put(layout_.map("exact"), renderMap(wanted.exact)));
   RETURN_IF_ERROR(put(layout_.map("prefixes"), renderMap(wanted.prefixes)));
   RETURN_IF_ERROR(put(layout_.map("splits"), renderMap(wanted.splits)));
-  for (const auto& [name, content] : wanted.files) RETURN_IF_ERROR(put(layout_.file(name), content));
+  for (const auto& [name, content] : wanted.files)
+    RETURN_IF_ERROR(writeFile(layout_.file(name), content, name.starts_with(kPolicyPrefix) ? 0644 : 0600));
   for (const auto& [name, certificate] : wanted.certificates)
     RETURN_IF_ERROR(put(layout_.certificate(name), certificate.pem));
   for (const Frontend& frontend : wanted.frontends)

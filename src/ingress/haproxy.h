@@ -6,11 +6,9 @@
 // The files (render.h) are on disk before they are in force, so that it starts with them after a crash or a reboot.
 #pragma once
 
-#include <sys/types.h>
-
-#include "base/fd.h"
 #include "base/result.h"
 #include "control.h"
+#include "filter_process.h"
 #include "render.h"
 
 namespace dhow::ingress {
@@ -22,6 +20,10 @@ class Haproxy {
     std::string folder;  // of its files; survives a reboot
     std::string run;     // of sockets and pid; a short path
     std::string address, dnsAddress;
+    std::string filterProgram;  // dhow; empty: somebody else runs the filter
+    std::string filterSocket =
+        "/run/dhow-edge/filter.sock";  // HAProxy's workers are not root: all may look into its folder
+    std::string findingsPipe() const { return run + "/findings.pipe"; }
     std::string adminSocket() const { return run + "/admin.sock"; }
     std::string metricsSocket() const { return run + "/metrics.sock"; }
     std::string logPipe() const { return run + "/access.pipe"; }
@@ -32,9 +34,11 @@ class Haproxy {
   Result<> recover();
   // After an error what was in force goes on, or nobody knows what is; the next call makes sure by a reload.
   Result<> apply(Config wanted);
-  bool running() const;
+  bool running() const { return process_.running(); }
   // Readable when it ends; invalid when none runs.
-  const UniqueFd& pidfd() const { return pidfd_; }
+  const UniqueFd& pidfd() const { return process_.pidfd; }
+  // The same of the filter.
+  const UniqueFd& filterPidfd() const { return filter_.pidfd(); }
   size_t reloads() const { return reloads_; }
   // Somebody else has a port that was asked for: apply() tries again.
   bool portsMissing() const { return !missing_.empty(); }
@@ -44,6 +48,7 @@ class Haproxy {
   Result<> start();
   Result<> reload();
   void stop();
+  void ensureFilter();
   Result<> waitReady();
   Result<> write(const Config& wanted);
   Result<> load(Config wanted);
@@ -60,14 +65,15 @@ class Haproxy {
 
   Options options_;
   Layout layout_;
+  FilterProcess filter_;
   Control control_, master_;
   Config loaded_;                    // what is in force
   std::vector<Frontend> frontends_;  // as they were asked for: what was refused is not in force
   std::set<uint16_t> missing_;       // ports that somebody else has
   std::map<std::string, Slots> slots_;
   bool known_ = false;  // whether loaded_ is true
-  pid_t pid_ = -1;
-  UniqueFd pidfd_, notify_;
+  KeptProcess process_;
+  UniqueFd notify_;
   size_t reloads_ = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/strings.h"
+#include "filter_lines.h"
 #include "frontend_lines.h"
 
 namespace dhow::ingress {
@@ -51,8 +52,9 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
   stats socket {} mode 600 level admin expose-fd listeners
   ssl-default-bind-options ssl-min-ver TLSv1.2
   tune.ssl.default-dh-param 2048
-)",
-                     layout.maxConnections, layout.hardStopSeconds, layout.socket);
+{})",
+                     layout.maxConnections, layout.hardStopSeconds, layout.socket,
+                     config.files.contains(kFilterFile) ? fmt::format("  tune.bufsize {}\n", kFilterBuffer) : "");
   text += kDefaults;
   if (!layout.dnsAddress.empty())
     text +=
@@ -62,6 +64,7 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
         "frontend metrics\n  bind unix@{} mode 600\n  http-request use-service prometheus-exporter if {{ path /metrics "
         "}}\n",
         layout.metrics);
+  if (config.files.contains(kFilterFile)) text += filterBackend(layout.filter);
   for (const std::string& section : config.userlists) text += section;
   size_t line = static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + 1;
   for (size_t i = 0; i < config.frontends.size(); ++i) {

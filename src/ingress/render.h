@@ -14,6 +14,7 @@ namespace dhow::ingress {
 struct Layout {
   std::string folder;      // of the files
   std::string socket;      // the runtime API
+  std::string filter;      // the socket of the filter (edge_filter.h)
   std::string metrics;     // the socket where it tells counts; empty: nowhere
   std::string address;     // that is listened on
   std::string dnsAddress;  // answers names of services elsewhere; may be empty

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/strings.h"
 #include "client/fields.h"
 
 namespace dhow::ingress {
@@ -36,6 +37,13 @@ std::optional<ServicePort> findPort(const object::Object& service, std::string_v
   if (external && name.empty() && wanted > 0)
     return ServicePort{"", wanted, "", std::string(text(service.root(), {"spec", "externalName"}))};
   return std::nullopt;
+}
+
+std::string addressOf(const object::Object& service, int64_t port) {
+  const std::string_view address = text(service.root(), {"spec", "clusterIP"});
+  auto found = findPort(service, "", port);
+  if (address.empty() || address == "None" || !found || !found->externalName.empty()) return "";
+  return fmt::format("{}:{}", address, port);
 }
 
 std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_view portName) {

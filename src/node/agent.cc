@@ -109,6 +109,9 @@ ingress::Edge::Options edgeOptions(const NodeOptions& options) {
   out.run = options.runDir + "/ingress";
   out.address = options.address;
   out.dnsAddress = options.dnsAddress;
+  char program[4096];
+  const ssize_t length = ::readlink("/proc/self/exe", program, sizeof program);
+  out.filterProgram.assign(program, length > 0 ? static_cast<size_t>(length) : 0);
   return out;
 }
 

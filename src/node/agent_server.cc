@@ -20,7 +20,6 @@ namespace {
 
 constexpr size_t kFlushAt = 32 << 10;
 constexpr size_t kMostProcesses = 1000;
-constexpr const char* kAccessLogPath = "/logs/ingress/access.log";
 constexpr off_t kLongestTail = 4 << 20;
 
 bool truthy(std::string_view value) {
@@ -107,7 +106,10 @@ Task<Result<>> AgentServer::serve(http::Request& request, http::ResponseWriter& 
   if (path[0] == "portForward" && path.size() == 3) co_return co_await portForward(request, writer, std::move(path));
   if (path[0] == "stats" && path.size() == 2 && path[1] == "summary") co_return co_await summary(writer);
   if (path[0] == "metrics" && path.size() == 1) co_return co_await metrics(writer);
-  if (request.path == kAccessLogPath) co_return co_await accessLog(request, writer);
+  if (path[0] == "logs" && path.size() == 3 && path[1] == "ingress") {
+    if (path[2] == "access.log") co_return co_await edgeLog(request, writer, edge_.accessLogFile());
+    if (path[2] == "waf.log") co_return co_await edgeLog(request, writer, edge_.findingsFile());
+  }
   co_return Error(Code::kNotFound, "404 page not found");
 }
 
@@ -373,15 +375,14 @@ Task<Result<>> AgentServer::metrics(http::ResponseWriter& writer) {
 }
 
 // Without tailLines the whole file.
-Task<Result<>> AgentServer::accessLog(http::Request& request, http::ResponseWriter& writer) {
-  const std::string path = edge_.accessLogFile();
+Task<Result<>> AgentServer::edgeLog(http::Request& request, http::ResponseWriter& writer, std::string path) {
   const std::optional<uint64_t> tail = parseUint(request.query.get("tailLines"));
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) co_return Error(Code::kNotFound, "this node has no access log");
-  auto readFrom = [&fd](off_t at, size_t most) -> Result<std::string> {
+  if (!fd) co_return Error(Code::kNotFound, "this node has no such log");
+  auto readFrom = [&fd, &path](off_t at, size_t most) -> Result<std::string> {
     std::string out(most, '\0');
     const ssize_t count = ::pread(fd.get(), out.data(), out.size(), at);
-    if (count < 0) return Error::fromErrno("read the access log");
+    if (count < 0) return Error::fromErrno("read " + path);
     out.resize(static_cast<size_t>(count));
     return out;
   };

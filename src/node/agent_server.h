@@ -32,7 +32,7 @@ class AgentServer {
   Task<Result<>> applied(http::Request& request, http::ResponseWriter& writer);
   Task<Result<>> summary(http::ResponseWriter& writer);
   Task<Result<>> metrics(http::ResponseWriter& writer);
-  Task<Result<>> accessLog(http::Request& request, http::ResponseWriter& writer);
+  Task<Result<>> edgeLog(http::Request& request, http::ResponseWriter& writer, std::string path);
 
   Loop& loop_;
   BlockingPool& pool_;

@@ -1,0 +1,117 @@
+// A real HAProxy that asks a real filter, in a network namespace of the test's own.
+#include "ingress/edge_filter.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <thread>
+
+#include "access_log.h"
+#include "base/files.h"
+#include "filter_lines.h"
+#include "haproxy.h"
+#include "haproxy_fixture.h"
+
+namespace dhow::ingress {
+namespace {
+
+// The filter on a thread of its own, as long as it lives.
+class Filter {
+ public:
+  Filter(const Haproxy::Options& options, int findings)
+      : thread_([this, options, findings] {
+          BlockingPool pool(2);
+          EdgeFilter filter(loop_, pool, {options.filterSocket, options.folder + "/files", "", findings});
+          auto opened = filter.open();
+          EXPECT_TRUE(opened.ok()) << opened.error().message();
+          ::chmod(options.filterSocket.c_str(), 0666);
+          filter.start();
+          filter_ = &filter;
+          ready_ = true;
+          loop_.run();
+        }) {
+    while (!ready_) std::this_thread::yield();
+  }
+  ~Filter() {
+    loop_.post([this] { spawn(loop_, end(this)); });
+    thread_.join();
+  }
+
+ private:
+  static Task<> end(Filter* self) {
+    co_await self->filter_->stop();
+    self->loop_.stop();
+  }
+  RealLoop loop_;
+  EdgeFilter* filter_ = nullptr;
+  std::atomic<bool> ready_{false};
+  std::thread thread_;
+};
+
+TEST(EdgeFilter, JudgesAndCopiesRequests) {
+  if (!pathExists("/etc/modsecurity/crs/crs-setup.conf")) GTEST_SKIP() << "modsecurity-crs is not installed";
+  apart([](Haproxy::Options options) {
+    Backhand one("one", 8001), copy("copy", 8002);
+    Config config = serving({{"127.0.0.1", 8001}});
+    auto route = [&](const std::string& path, std::vector<std::string> lines) {
+      const std::string name = "to" + path;
+      config.prefixes[fmt::format("i|a.test/{}/", path)] = name;
+      config.backends[name] = {std::move(lines), "", {{"127.0.0.1", 8001}}, "", ""};
+    };
+    auto judged = [&](WafPolicy policy) {
+      std::vector<std::string> lines;
+      wafLines(lines, policy, config.files);
+      return lines;
+    };
+    route("prevent", judged({.prevent = true}));
+    route("detect", judged({.failOpen = true}));
+    route("lenient", judged({.prevent = true, .failOpen = true}));
+    std::vector<std::string> mirrored;
+    mirrorLines(mirrored, {.address = "127.0.0.1:8002", .path = "/in"}, config.files);
+    route("mirrored", mirrored);
+    Haproxy proxy(options);
+    auto applied = proxy.apply(config);
+    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    const std::string attack = "?id=1%27%20OR%20%271%27=%271";
+    // Nobody judges: what the route says of that.
+    EXPECT_EQ(ask("a.test", "/prevent/"), "HTTP/1.1 503");
+    EXPECT_EQ(ask("a.test", "/lenient/"), "one");
+    EXPECT_EQ(ask("a.test", "/detect/" + attack), "one");
+    EXPECT_EQ(ask("a.test", "/mirrored/x"), "one");
+    EXPECT_EQ(copy.requests(), 0u);
+    auto log = openLogPipe(options.logPipe()), findings = openLogPipe(options.findingsPipe());
+    ASSERT_TRUE(log.ok() && findings.ok());
+    while (::read(log->get(), std::string(1 << 16, ' ').data(), 1 << 16) > 0) continue;
+    {
+      Filter filter(options, findings->get());
+      EXPECT_EQ(ask("a.test", "/prevent/?q=shoes"), "one");
+      EXPECT_EQ(ask("a.test", "/prevent/" + attack), "HTTP/1.1 403");
+      EXPECT_EQ(ask("a.test", "/detect/" + attack), "one");
+      EXPECT_EQ(ask("a.test", "/" + attack), "one");
+      EXPECT_EQ(ask("a.test", "/prevent/", 80, "X: " + std::string(17000, 'x') + "\r\n"), "HTTP/1.1 400");
+      EXPECT_EQ(ask("a.test", "/prevent/", 80, "Content-Length: 70000\r\n"), "HTTP/1.1 413");
+      const auto lines = linesOf(*log, 6);
+      ASSERT_EQ(lines.size(), 6u);
+      EXPECT_EQ(lines[0].at("waf").as_string(), "-");
+      EXPECT_THAT(std::string(lines[1].at("waf").as_string()), testing::HasSubstr("942100"));
+      EXPECT_THAT(std::string(lines[2].at("waf").as_string()), testing::HasSubstr("942100"));
+      const auto found = linesOf(*findings, 2);
+      ASSERT_EQ(found.size(), 2u);
+      EXPECT_EQ(found[0].at("host").as_string(), "a.test");
+      EXPECT_EQ(found[0].at("matches").as_array()[0].as_object().at("rule").as_string(), "942100");
+      EXPECT_EQ(ask("a.test", "/mirrored/x?y=1", 80, "X-Mine: 1\r\n"), "one");
+      for (int i = 0; i < 500 && copy.requests() == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      EXPECT_THAT(copy.last(), testing::StartsWith("GET /in/mirrored/x?y=1 HTTP/1.1\r\n"));
+      EXPECT_THAT(copy.last(), testing::HasSubstr("x-mine: 1\r\n"));
+      // Another one takes its place; no question is lost, and none of those that are on the way.
+      auto next = std::make_unique<Filter>(options, findings->get());
+      EXPECT_EQ(ask("a.test", "/prevent/?q=shoes"), "one");
+      next.reset();
+      EXPECT_TRUE(proxy.apply({}).ok());
+    }
+  });
+}
+
+}  // namespace
+}  // namespace dhow::ingress

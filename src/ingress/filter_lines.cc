@@ -1,0 +1,93 @@
+#include "filter_lines.h"
+
+#include <algorithm>
+
+#include "base/strings.h"
+#include "text.h"
+
+namespace dhow::ingress {
+
+namespace {
+
+// One question at a time on a connection, so that none is lost when a filter is replaced.
+static_assert(kFilterBody == 65536);  // below, too
+constexpr std::string_view kEngine = R"([edge]
+spoe-agent edge
+  groups inspect mirror
+  option var-prefix filter
+  option continue-on-error
+  no option async
+  no option pipelining
+  no option send-frag-payload
+  timeout hello 2s
+  timeout idle 2m
+  timeout processing 5s
+  use-backend edge_filter
+spoe-message inspect
+  args policy=var(txn.waf) client=src port=src_port method=method uri=pathq version=req.ver headers=req.hdrs_bin body=req.body,bytes(0,65536)
+spoe-message mirror
+  args target=var(txn.mirror) host=var(txn.mirror_host) method=method uri=pathq headers=req.hdrs_bin body=req.body,bytes(0,65536)
+spoe-group inspect
+  messages inspect
+spoe-group mirror
+  messages mirror
+)";
+
+void engine(std::vector<std::string>& out, Files& files) {
+  files.emplace(kFilterFile, kEngine);
+  std::string line = fmt::format("filter spoe engine edge config @{}", kFilterFile);
+  if (std::find(out.begin(), out.end(), line) == out.end()) out.push_back(std::move(line));
+}
+
+}  // namespace
+
+void wafLines(std::vector<std::string>& out, const WafPolicy& policy, Files& files) {
+  engine(out, files);
+  std::string rules = wafRules(policy);
+  const std::string name = kPolicyPrefix + shortDigest(rules);
+  files.emplace(name, std::move(rules));
+  out.push_back(fmt::format("http-request set-var(txn.waf) str({})", name));
+  // What does not fit would not be judged.
+  if (policy.prevent) {
+    out.push_back(fmt::format("http-request deny deny_status 400 if {{ req.hdrs,length gt {} }}", kFilterHead));
+    out.push_back(fmt::format("http-request return status 414 content-type text/plain string 'too long' if {{ pathq,length gt {} }}", kFilterUri));
+  }
+  if (policy.readsBody) {
+    if (policy.prevent && !policy.partly)
+      out.push_back(
+          fmt::format("http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {} }}", kFilterBody));
+    out.push_back(fmt::format("http-request wait-for-body time 10s at-least {}", kFilterBody + 1));
+    if (policy.prevent && !policy.partly)
+      out.push_back(fmt::format("http-request deny deny_status 413 if {{ req.body_len gt {} }}", kFilterBody));
+  }
+  out.push_back("http-request send-spoe-group edge inspect");
+  if (policy.prevent) out.push_back("http-request deny deny_status 403 if { var(txn.filter.blocked) -m bool }");
+  if (!policy.failOpen) out.push_back("http-request deny deny_status 503 unless { var(txn.filter.judged) -m bool }");
+}
+
+void mirrorLines(std::vector<std::string>& out, const Mirror& mirror, Files& files) {
+  if (mirror.share == 0) return;
+  engine(out, files);
+  std::string share;
+  if (mirror.share < mirror.of) share = fmt::format(" if {{ rand({}) lt {} }}", mirror.of, mirror.share);
+  const std::string target = fmt::format("{}{}{}", mirror.address, mirror.path, mirror.withUri ? "*" : "");
+  out.push_back("http-request unset-var(txn.mirror)");
+  out.push_back(fmt::format("http-request set-var(txn.mirror) str({}){}", quoted(target), share));
+  out.push_back(mirror.host.empty()
+                    ? "http-request unset-var(txn.mirror_host)"
+                    : fmt::format("http-request set-var(txn.mirror_host) str({})", quoted(mirror.host)));
+  // A body whose length nobody tells may never end: it has no copy.
+  if (mirror.withBody)
+    out.push_back(
+        fmt::format("http-request wait-for-body time 60s if {{ var(txn.mirror) -m found }} "
+                    "{{ req.hdr_val(content-length) gt 0 }} {{ req.hdr_val(content-length) le {} }}",
+                    kFilterBody));
+  out.push_back("http-request send-spoe-group edge mirror if { var(txn.mirror) -m found }");
+}
+
+std::string filterBackend(const std::string& socket) {
+  return fmt::format("backend {}\n  mode tcp\n  timeout connect 2s\n  timeout server 3m\n  server filter unix@{}\n",
+                     kFilterBackend, socket);
+}
+
+}  // namespace dhow::ingress

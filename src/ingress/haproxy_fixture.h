@@ -1,0 +1,171 @@
+// What tests with a real HAProxy share: a network namespace of their own, backends, clients.
+#pragma once
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/json/parse.hpp>
+
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "access_log.h"
+#include "base/files.h"
+#include "haproxy.h"
+
+namespace dhow::ingress {
+
+inline sockaddr_in loopback(uint16_t port) {
+  sockaddr_in out{};
+  out.sin_family = AF_INET;
+  out.sin_port = htons(port);
+  out.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return out;
+}
+
+// Answers every request with its name.
+class Backhand {
+ public:
+  Backhand(std::string name, uint16_t port)
+      : name_(std::move(name)), fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    const int one = 1;
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    auto address = loopback(port);
+    EXPECT_EQ(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(fd_.get(), 64), 0);
+    thread_ = std::thread([this] {
+      while (true) {
+        UniqueFd client(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        if (!client) return;
+        char request[4096];
+        const ssize_t size = ::recv(client.get(), request, sizeof request, 0);
+        if (size <= 0) continue;
+        {
+          const std::lock_guard hold(lock_);
+          last_.assign(request, static_cast<size_t>(size));
+          ++requests_;
+        }
+        const std::string answer =
+            fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", name_.size(), name_);
+        (void)::send(client.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
+      }
+    });
+  }
+  ~Backhand() {
+    ::shutdown(fd_.get(), SHUT_RDWR);
+    thread_.join();
+  }
+  size_t requests() {
+    const std::lock_guard hold(lock_);
+    return requests_;
+  }
+  std::string last() {
+    const std::lock_guard hold(lock_);
+    return last_;
+  }
+
+ private:
+  std::mutex lock_;
+  std::string last_;
+  size_t requests_ = 0;
+  std::string name_;
+  UniqueFd fd_;
+  std::thread thread_;
+};
+
+inline std::string askWhole(std::string_view host, std::string_view path = "/", uint16_t port = 80,
+                            std::string_view more = "") {
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  auto address = loopback(port);
+  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return "refused";
+  const std::string request =
+      fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}Connection: close\r\n\r\n", path, host, more);
+  (void)::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL);
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t count; (count = ::recv(fd.get(), buffer, sizeof buffer, 0)) > 0;)
+    answer.append(buffer, static_cast<size_t>(count));
+  return answer;
+}
+
+// What the backend says, or the beginning of another answer.
+inline std::string ask(std::string_view host, std::string_view path = "/", uint16_t port = 80,
+                       std::string_view more = "") {
+  const std::string answer = askWhole(host, path, port, more);
+  if (!answer.starts_with("HTTP/1.1 200")) return answer.substr(0, std::min<size_t>(12, answer.size()));
+  return answer.substr(answer.find("\r\n\r\n") + 4);
+}
+
+inline Config serving(const std::vector<Server>& servers) {
+  Config config;
+  config.frontends.resize(1);
+  config.frontends[0].name = "i";
+  config.frontends[0].listeners = {{80, false}};
+  config.sites = {{"i|a.test", "i|a.test"}};
+  config.prefixes = {{"i|a.test/", "web"}};
+  config.backends["web"] = {{"balance roundrobin"}, "", servers, "", ""};
+  return config;
+}
+
+// Runs the body on a thread whose network is its own; what it starts is in there, too.
+inline void apart(const std::function<void(Haproxy::Options)>& body) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to make network namespaces";
+  if (!pathExists("/usr/sbin/haproxy")) GTEST_SKIP() << "haproxy is not installed";
+  auto folder = makeTempDir("/tmp", "haproxy-test-");
+  ASSERT_TRUE(folder.ok());
+  std::thread([&] {
+    ASSERT_EQ(::unshare(CLONE_NEWNET), 0);
+    UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    struct ifreq up{};
+    up.ifr_name[0] = 'l', up.ifr_name[1] = 'o';
+    up.ifr_flags = IFF_UP;
+    ASSERT_EQ(::ioctl(fd.get(), SIOCSIFFLAGS, &up), 0);
+    Haproxy::Options options;
+    options.folder = *folder + "/data";
+    options.run = *folder + "/run";
+    // HAProxy's workers are not root.
+    ASSERT_EQ(::chmod(folder->c_str(), 0755), 0);
+    options.filterSocket = *folder + "/filter.sock";
+    options.address = "127.0.0.1";
+    body(options);
+    Haproxy end(options);
+    (void)end.recover();
+    EXPECT_TRUE(end.apply({}).ok());
+    // A worker may end a moment after its master.
+    while (ask("a.test").empty()) std::this_thread::yield();
+    EXPECT_EQ(ask("a.test"), "refused");
+  }).join();
+  EXPECT_TRUE(removeTree(*folder).ok());
+}
+
+// Lines of the pipe, as many as are wanted.
+inline std::vector<boost::json::object> linesOf(const UniqueFd& pipe, size_t wanted) {
+  std::string text;
+  char buffer[65536];
+  for (int i = 0; i < 500 && std::count(text.begin(), text.end(), '\n') < static_cast<ptrdiff_t>(wanted); ++i) {
+    struct pollfd one{pipe.get(), POLLIN, 0};
+    ::poll(&one, 1, 10);
+    if (const ssize_t count = ::read(pipe.get(), buffer, sizeof buffer); count > 0)
+      text.append(buffer, static_cast<size_t>(count));
+  }
+  EXPECT_EQ(recordsIn(text), text);
+  std::vector<boost::json::object> out;
+  for (const std::string& line : split(text, '\n')) {
+    if (line.empty()) continue;
+    boost::system::error_code error;
+    auto value = boost::json::parse(line, error);
+    EXPECT_FALSE(error) << line;
+    if (!error) out.push_back(value.as_object());
+  }
+  return out;
+}
+
+}  // namespace dhow::ingress
