@@ -40,6 +40,21 @@ Server(("0.0.0.0", 8080), Handler).serve_forever()
 """
 
 
+# Speaks TLS at 8443 and gRPC's HTTP/2 at 50051.
+LAYERS = """
+defaults
+  mode http
+  timeout client 60s
+  timeout http-keep-alive 60s
+frontend tls
+  bind :8443 ssl crt {pem} alpn h2,http/1.1 verify optional ca-file {pem} crt-ignore-err all ca-ignore-err all
+  http-request return status 200 content-type application/json lf-string '{{"name":"tls","path":"%[path]","sni":"%[ssl_fc_sni]","alpn":"%[ssl_fc_alpn]","shown":"%[ssl_c_used]"}}'
+frontend grpc
+  bind :50051 proto h2
+  http-request return status 200 content-type application/grpc hdr grpc-status 0 lf-string '{{"name":"grpc","path":"%[path]","version":"%HV","x":"%[req.hdr(x-set)]"}}'
+"""
+
+
 class EdgeWorld:
     """A cluster with the services red, blue and green of one pod each, and `nobody` without; `address` is what curl asks."""
     NAMES = ("red", "blue", "green")
@@ -57,6 +72,16 @@ class EdgeWorld:
     def start_in(self, name, *command):
         """A program of this machine in the network of a pod."""
         self.backends.append(subprocess.Popen(["nsenter", f"--net=/proc/{main_process(self.pods[name])}/ns/net", "--", *command]))
+
+    def start_layers(self, pod, name):
+        """LAYERS in a pod, for <name>.test; gives the path of its certificate without .crt."""
+        base = self.certificate(name + ".test", name)
+        with open(base + ".pem", "w") as both:
+            both.write(run(["cat", base + ".crt", base + ".key"]).stdout)
+        with open(base + ".cfg", "w") as config:
+            config.write(LAYERS.format(pem=base + ".pem"))
+        self.start_in(pod, "/usr/sbin/haproxy", "-db", "-f", base + ".cfg")
+        return base
 
     def end(self):
         for backend in self.backends:

@@ -249,6 +249,9 @@ def test_https_ends_at_the_listener_with_its_certificate(world):
                     "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "default"}], "to": [{"group": "", "kind": "Secret"}]}}, namespace="vault")
     eventually(lambda: world.served_certificate("a.two.test", address) == crt("two"))
     world.serves("a.two.test", "blue", scheme="https", address=address)
+    # A connection of one listener is not used for another: the client is told to open its own.
+    other = lambda host: world.status("https://one.test/", "-H", f"Host: {host}", address=address)
+    assert eventually(lambda: other("a.two.test") == 421) and other("one.test") == 200 and other("nowhere.test") == 404
     assert world.curl("http://one.test/a", address=address)[1]["location"] == "https://one.test/a"
     base = os.path.join(world.folder, "again")
     fresh = cluster.kubectl("create", "secret", "tls", "one", f"--cert={base}.crt", f"--key={base}.key", "--dry-run=client", "-o", "json").stdout
@@ -268,28 +271,9 @@ def test_https_ends_at_the_listener_with_its_certificate(world):
     world.told("gateway", "nobody", "Accepted", "NoValidCACertificate", listener="https")
 
 
-BACKEND = """
-defaults
-  mode http
-  timeout client 60s
-  timeout http-keep-alive 60s
-frontend tls
-  bind :8443 ssl crt {pem} alpn h2,http/1.1
-  http-request return status 200 content-type application/json lf-string '{{"name":"tls","path":"%[path]","sni":"%[ssl_fc_sni]","alpn":"%[ssl_fc_alpn]"}}'
-frontend grpc
-  bind :50051 proto h2
-  http-request return status 200 content-type application/grpc hdr grpc-status 0 lf-string '{{"name":"grpc","path":"%[path]","version":"%HV","x":"%[req.hdr(x-set)]"}}'
-"""
-
-
 def test_grpc_tls_tcp_and_tls_towards_backends(world):
     cluster = world.cluster
-    pem = world.certificate("inner.test", "inner")
-    with open(pem + ".pem", "w") as both:
-        both.write(run(["cat", pem + ".crt", pem + ".key"]).stdout)
-    with open(pem + ".cfg", "w") as config:
-        config.write(BACKEND.format(pem=pem + ".pem"))
-    world.start_in("green", "/usr/sbin/haproxy", "-db", "-f", pem + ".cfg")
+    pem = world.start_layers("green", "inner")
     service = lambda name, *ports: {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"selector": {"app": "green"}, "ports": [
         {"name": f"p{port}", "port": port} for port in ports]}}
     cluster.kubectl("create", "configmap", "inner-ca", f"--from-file=ca.crt={pem}.crt")
@@ -318,7 +302,7 @@ def test_grpc_tls_tcp_and_tls_towards_backends(world):
     assert world.status("http://grpc.test/shop.Cart/Remove", h2, address=address) == 404
     world.serves("secure.test", "tls", address=address)
     answer = json.loads(world.curl("http://secure.test/", address=address)[2])
-    assert answer == {"name": "tls", "path": "/", "sni": "inner.test", "alpn": "h2"}
+    assert answer == {"name": "tls", "path": "/", "sni": "inner.test", "alpn": "h2", "shown": "0"}
     for host, code in (("distrusted.test", 503), ("unknown.test", 500)):
         eventually(lambda host=host, code=code: world.status(f"http://{host}/", address=address) == code)
     assert world.conditions("backendtlspolicy", "inner") == {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("True", "ResolvedRefs")}

@@ -281,7 +281,7 @@ def test_attacks_are_refused_or_told_and_requests_are_copied(world):
         assert finding["blocked"] and finding["host"] == "guarded.test" and rule in [match["rule"] for match in finding["matches"]]
     assert world.get("guarded.test", "/shop?item=12&q=blue%20shoes", "--data", "name=Ann")["name"] == "red"
     assert world.get("excepted.test", ATTACKS[0][1])["name"] == "red" and world.status("http://excepted.test" + ATTACKS[2][1]) == 403
-    assert world.status("http://guarded.test/", "--data", "x" * 70000) == 413 and world.get("watched.test", "/", "--data", "x" * 200000)["name"] == "red"
+    assert world.status("http://guarded.test/", "--data", "x" * 70000) == 413 and world.get("watched.test", "/", "--data", "x" * 120000)["name"] == "red"
     # What asks for protection that is not understood is closed.
     assert world.status("http://script.test/") == 503
     eventually(lambda: "is not served; SecRuleEngine" in cluster.kubectl("describe", "ingress", "script").stdout)
@@ -306,6 +306,73 @@ def test_attacks_are_refused_or_told_and_requests_are_copied(world):
     assert seen <= {403, 503} and world.status("http://guarded.test" + ATTACKS[0][1]) == 403
     world.cluster.kubectl("delete", "ingress", "guarded", "watched", "excepted", "script", "copied", "green")
     eventually(lambda: not [pid for pid in filter(str.isdigit, os.listdir("/proc")) if world.is_filter(pid)])
+
+
+# Opens connections that say little: as many as are wanted never end their head. Prints what each is told in the end.
+SLOW = """
+import socket, sys, time
+address, count = sys.argv[1], int(sys.argv[2])
+all = [socket.create_connection((address, 80), 5) for _ in range(count)]
+for s in all: s.sendall(b"GET / HTTP/1.1\\r\\nHost: first.test\\r\\n")
+print("open", flush=True)
+end = time.time() + 25
+for s in all:
+    s.settimeout(max(0.1, end - time.time()))
+    try: print(s.recv(4096).split(b"\\r\\n")[0].decode(), flush=True)
+    except OSError as e: print(repr(e), flush=True)
+"""
+
+
+def test_clients_and_backends_are_held_to_what_was_agreed(world):
+    cluster = world.cluster
+    slow = subprocess.Popen(cluster.net.inside([sys.executable, "-c", SLOW, world.address, "200"]), stdout=subprocess.PIPE, text=True)
+    assert slow.stdout.readline() == "open\n"
+    base = world.start_layers("green", "inner")
+    world.certificate("other.test", "other")
+    pem = lambda name, end: os.path.join(world.folder, f"{name}.{end}")
+    for name in ("inner", "other"):
+        cluster.kubectl("create", "secret", "generic", name + "-ca", f"--from-file=ca.crt={pem(name, 'crt')}", f"--from-file=tls.crt={pem(name, 'crt')}",
+                        f"--from-file=tls.key={pem(name, 'key')}")
+    cluster.kubectl("create", "secret", "tls", "mine", f"--cert={base}.crt", f"--key={base}.key")
+    to = lambda port: [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "layers", "port": {"number": port}}}}]
+    one = lambda name, port, **annotations: ingress(name, {f"{name}.test": to(port) if port else [path("red")]}, {NGINX + k.replace("_", "-"): v for k, v in annotations.items()})
+    verified = {"backend_protocol": "HTTPS", "proxy_ssl_verify": "on", "proxy_ssl_name": "inner.test"}
+    clients = one("clients", 0, auth_tls_secret="inner-ca", auth_tls_pass_certificate_to_upstream="true")
+    clients["spec"]["tls"] = [{"hosts": ["clients.test"], "secretName": "mine"}]
+    world.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "layers"}, "spec": {"selector": {"app": "green"}, "ports": [
+                    {"name": f"p{port}", "port": port} for port in (8443, 50051)]}},
+                one("grpc", 50051, backend_protocol="GRPC"), one("plain", 8443, backend_protocol="HTTPS"),
+                one("verified", 8443, **verified, proxy_ssl_secret="inner-ca"), one("distrusted", 8443, **verified, proxy_ssl_secret="other-ca"),
+                one("unverified", 8443, backend_protocol="HTTPS", proxy_ssl_verify="on"), clients, one("few", 0, limit_connections="3"))
+    world.serves("grpc.test", "grpc", "/shop.Cart/Add", "--http2-prior-knowledge")
+    answer = json.loads(world.curl("http://grpc.test/shop.Cart/Add", "--http2-prior-knowledge", "-X", "POST")[2])
+    assert answer["version"] == "HTTP/2.0" and answer["path"] == "/shop.Cart/Add"
+    world.serves("verified.test", "tls")
+    assert json.loads(world.curl("http://verified.test/")[2]) == {"name": "tls", "path": "/", "sni": "inner.test", "alpn": "h2", "shown": "1"}
+    assert json.loads(world.curl("http://plain.test/")[2])["sni"] == "plain.test"
+    assert world.status("http://distrusted.test/") == 503 and world.status("http://unverified.test/") == 503
+    # Clients' certificates.
+    shown = lambda name: ("--cert", pem(name, "crt"), "--key", pem(name, "key"))
+    answer = eventually(lambda: (lambda one: one["name"] and one)(world.get("clients.test", "/", *shown("inner"), scheme="https")))
+    assert answer["headers"]["ssl-client-verify"] == "SUCCESS" and "inner.test" in answer["headers"]["ssl-client-subject-dn"] and answer["headers"]["ssl-client-cert"]
+    assert world.status("https://clients.test/") == 400 and world.status("https://clients.test/", *shown("other")) == 400
+    # Connections of one client.
+    hold = "import socket, sys\ns = [socket.create_connection((sys.argv[1], 80), 5) for _ in range(3)]\nfor one in s: one.sendall(b'GET /ws HTTP/1.1\\r\\nHost: few.test\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\nSec-WebSocket-Version: 13\\r\\n\\r\\n'); print(one.recv(99)[9:12].decode(), flush=True)\nsys.stdin.read()"
+    world.serves("few.test", "red")
+    node = world.nodes()[0]
+    holding = subprocess.Popen(cluster.net.inside([sys.executable, "-c", hold, node]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert [holding.stdout.readline() for _ in range(3)] == ["101\n"] * 3
+        assert world.status("http://few.test/", node=(node, 80)) == 503 and world.status("http://first.test/", node=(node, 80)) == 200
+    finally:
+        holding.kill()
+    assert eventually(lambda: world.status("http://few.test/", node=(node, 80)) == 200)
+    # Heads that are too long, and clients that never end theirs, while others are served.
+    assert world.status("http://first.test/", "-H", "X-Long: " + "x" * 100_000) in (400, 431)
+    assert world.get("first.test")["name"] == "red"
+    told = slow.communicate(timeout=30)[0].split("\n")[:-1]
+    assert len(told) == 200 and all(" 408 " in line for line in told), told[:5]
+    cluster.kubectl("delete", "ingress", "grpc", "plain", "verified", "distrusted", "unverified", "clients", "few")
 
 
 class Traffic:

@@ -43,8 +43,10 @@ constexpr std::string_view kNeedless[] = {"proxy-buffering",
                                           "auth-tls-verify-depth",
                                           "ssl-ciphers",
                                           "ssl-prefer-server-ciphers",
-                                          "proxy-ssl-verify",
                                           "proxy-ssl-server-name",
+                                          "proxy-ssl-verify-depth",
+                                          "proxy-ssl-protocols",
+                                          "proxy-ssl-ciphers",
                                           "session-cookie-hash",
                                           "preserve-trailing-slash",
                                           "proxy-busy-buffers-size",
@@ -328,6 +330,13 @@ std::vector<Parser::Known> Parser::nginx() {
            wrong(fmt::format("\"{}\" is not one of on, off, optional, optional_no_ca", v));
        }},
       {"auth-tls-pass-certificate-to-upstream", yes(a.passClientCertificate)},
+      {"proxy-ssl-secret", text(a.backendSecret)},
+      {"proxy-ssl-name", name(a.backendName)},
+      {"proxy-ssl-verify",
+       [this, &a](const std::string& v) {
+         a.verifyBackends = v != "off";
+         if (v != "on" && v != "off") close("proxy-ssl-verify is neither on nor off");
+       }},
       {"canary", [this](const std::string& v) { isCanary_ = flag(v, false); }},
       {"canary-by-header", name(canary_.header)},
       {"canary-by-header-value", text(canary_.headerValue)},

@@ -55,6 +55,9 @@ struct Annotations {
   std::string clientCertificateSecret;
   enum class Verify { kOn, kOptional, kOff } clientCertificate = Verify::kOn;
   bool passClientCertificate = false;
+  std::string backendSecret;  // authorities of backends' certificates, and what is shown to them
+  bool verifyBackends = false;
+  std::string backendName;  // that is asked for, and that their certificate must be for
 
   struct Canary {
     std::string header, headerValue, headerPattern, cookie;

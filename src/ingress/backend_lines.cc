@@ -186,14 +186,18 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place,
   return out;
 }
 
-std::string serverOptions(Annotations::Protocol protocol, const Annotations& a) {
+std::string serverOptions(Annotations::Protocol protocol, const Annotations& a, const BackendTls& tls) {
   using Protocol = Annotations::Protocol;
   std::string out;
   if (protocol == Protocol::kGrpc) out = "proto h2";
   if (protocol == Protocol::kHttps || protocol == Protocol::kGrpcs) {
-    // Pods' certificates are their own affair, as with ingress-nginx.
-    out = protocol == Protocol::kGrpcs ? "ssl verify none alpn h2" : "ssl verify none alpn h2,http/1.1";
-    out += a.upstreamHost.empty() ? " sni var(txn.host)" : " sni str(" + a.upstreamHost + ")";
+    // Pods' certificates are their own affair, as with ingress-nginx, unless somebody asks.
+    out = tls.authorities.empty() ? "ssl verify none" : "ssl verify required ca-file @" + tls.authorities;
+    if (!tls.certificate.empty()) out += " crt @" + tls.certificate;
+    out += protocol == Protocol::kGrpcs ? " alpn h2" : " alpn h2,http/1.1";
+    // The name that is asked for is the one that a certificate is checked for.
+    const std::string& name = a.backendName.empty() ? a.upstreamHost : a.backendName;
+    out += name.empty() ? " sni var(txn.host)" : " sni str(" + name + ")";
   }
   return out;
 }

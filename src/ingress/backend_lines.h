@@ -23,6 +23,10 @@ std::vector<std::string> backendLines(const Annotations& annotations, const Plac
                                       std::map<std::string, std::string>& files);
 void corsLines(std::vector<std::string>& out, const Annotations::Cors& cors);
 // At the end of each server's line.
-std::string serverOptions(Annotations::Protocol protocol, const Annotations& annotations);
+struct BackendTls {
+  std::string authorities;  // a file; empty: certificates are not looked at
+  std::string certificate;  // a file of what is shown; may be empty
+};
+std::string serverOptions(Annotations::Protocol protocol, const Annotations& annotations, const BackendTls& tls = {});
 
 }  // namespace dhow::ingress

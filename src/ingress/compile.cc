@@ -38,12 +38,14 @@ class Compiler {
     std::string users, clientCertificates;  // names of what its lines need
     std::vector<ErrorPage> pages;
     std::string mirror;
+    BackendTls backendTls;
   };
   void problem(const Source& source, std::string_view reason, std::string message) {
     out_.problems.push_back({source.ingress, std::string(reason), std::move(message)});
   }
   void certificates(Source& source);
   void protection(Source& source);
+  void backendTls(Source& source, const ObjectPtr& secret);
   void errorPages(Source& source);
   void mirror(Source& source);
   void rules(Source& source);
@@ -151,7 +153,33 @@ void Compiler::protection(Source& source) {
       }
     }
   }
+  if (!a.backendSecret.empty() || a.verifyBackends)
+    backendTls(source, secretNamed(a.backendSecret, "proxy-ssl-secret"));
   if (!a.closed.empty()) problem(source, "IngressClosed", fmt::format("nothing is served but 503: {}", a.closed));
+}
+
+void Compiler::backendTls(Source& source, const ObjectPtr& secret) {
+  Annotations& a = source.annotations.values;
+  if (!secret) return;
+  if (a.verifyBackends) {
+    auto authorities = authoritiesOf(*secret);
+    if (!authorities.ok()) {
+      a.closed = fmt::format("the secret \"{}\": {}", a.backendSecret, authorities.error().message());
+      return;
+    }
+    source.backendTls.authorities = fmt::format("ca_{}.pem", shortDigest(*authorities));
+    out_.config.files.emplace(source.backendTls.authorities, std::move(*authorities));
+  }
+  if (client::text(secret->root(), {"data", "tls.crt"}).empty()) return;
+  auto certificate = certificateOf(*secret);
+  if (!certificate.ok()) {
+    problem(
+        source, "CertificateInvalid",
+        fmt::format("the secret \"{}\" is not shown to backends: {}", a.backendSecret, certificate.error().message()));
+    return;
+  }
+  source.backendTls.certificate = fmt::format("own_{}.pem", shortDigest(*certificate));
+  out_.config.files.emplace(source.backendTls.certificate, std::move(*certificate));
 }
 
 void Compiler::errorPages(Source& source) {
@@ -227,7 +255,7 @@ std::string Compiler::routeTo(const Source& source, const json::object& backend,
               fmt::format("the service \"{}\" has no port {}", name,
                           portName.empty() ? std::to_string(portNumber) : portName));
     } else {
-      out.serverOptions = serverOptions(a.protocol.value_or(protocolOf(port->appProtocol)), a);
+      out.serverOptions = serverOptions(a.protocol.value_or(protocolOf(port->appProtocol)), a, source.backendTls);
       if (port->externalName.empty()) {
         out.service = fmt::format("{}/{}", source.ingress->ns(), name);
         out.port = port->name;
@@ -377,7 +405,7 @@ void Compiler::rules(Source& source) {
 Compiled Compiler::run() {
   std::vector<Source> sources;
   for (const ObjectPtr& ingress : documents_.ingresses)
-    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", "", {}, ""});
+    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", "", {}, "", {}});
   auto order = [](const Source& source) {
     return std::tuple(source.annotations.values.canary.has_value(),
                       text(source.ingress->root(), {"metadata", "creationTimestamp"}), source.ingress->key());
@@ -432,7 +460,7 @@ std::set<std::string> secretsOf(const object::Object& ingress) {
     if (value.is_object())
       if (auto name = text(value.get_object(), "secretName"); !name.empty()) out.emplace(name);
   const Annotations a = parseAnnotations(ingress).values;
-  for (const std::string& name : {a.authSecret, a.clientCertificateSecret}) {
+  for (const std::string& name : {a.authSecret, a.clientCertificateSecret, a.backendSecret}) {
     auto parts = splitOnce(name, '/');
     if (parts && parts->first == ingress.ns()) out.emplace(parts->second);
     if (!parts && !name.empty()) out.insert(name);

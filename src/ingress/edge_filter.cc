@@ -204,18 +204,20 @@ struct EdgeFilter::Rep final : FilterHandler {
   }
 
   // Rules that are there already are read before anybody asks.
-  void prepare() {
-    auto names = listDir(options.rules);
-    if (!names.ok()) return;
-    for (const std::string& name : *names)
-      if (name.starts_with(kPolicyPrefix)) known.push_back(name);
+  static Task<> prepare(Rep* self) {
+    for (const std::string& name : self->known) {
+      if (self->stopping) co_return;
+      auto judged = co_await self->pool.run(
+          self->loop, [self, &name] { return self->judge(name, {"127.0.0.1", 1, "GET", "/", "1.1", {}, ""}); });
+      if (!judged.ok()) log::error("ingress", "{}: {}", name, judged.error().message());
+    }
   }
 
   Loop& loop;
   BlockingPool& pool;
   const Options options;
   UniqueFd folder;
-  std::vector<std::string> known;
+  std::vector<std::string> known;  // files of rules that were there when it began
   asio::posix::stream_descriptor listener;
   Mirrors mirrors;
   Gate gate, connections;
@@ -238,7 +240,10 @@ Result<> EdgeFilter::open() {
   if (slash != std::string::npos) RETURN_IF_ERROR(makeDirs(path.substr(0, slash), 0755));
   r.folder = UniqueFd(::open(r.options.rules.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!r.folder) return Error::fromErrno("open " + r.options.rules);
-  r.prepare();
+  auto names = listDir(r.options.rules);
+  if (names.ok())
+    for (const std::string& name : *names)
+      if (name.starts_with(kPolicyPrefix)) r.known.push_back(name);
   const bool drop = !r.options.user.empty() && ::geteuid() == 0;
   const struct passwd* user = drop ? ::getpwnam(r.options.user.c_str()) : nullptr;
   if (drop && user == nullptr) return Error(Code::kNotFound, "there is no user " + r.options.user);
@@ -253,12 +258,7 @@ Result<> EdgeFilter::open() {
 void EdgeFilter::start() {
   Rep& r = *rep_;
   r.gate.spawn(Rep::accept(&r));
-  r.pool.post([&r] {
-    for (const std::string& name : r.known) {
-      auto judged = r.judge(name, {"127.0.0.1", 1, "GET", "/", "1.1", {}, ""});
-      if (!judged.ok()) log::error("ingress", "{}: {}", name, judged.error().message());
-    }
-  });
+  r.gate.spawn(Rep::prepare(&r));
 }
 
 Task<> EdgeFilter::stop() {

@@ -50,7 +50,9 @@ void wafLines(std::vector<std::string>& out, const WafPolicy& policy, Files& fil
   // What does not fit would not be judged.
   if (policy.prevent) {
     out.push_back(fmt::format("http-request deny deny_status 400 if {{ req.hdrs,length gt {} }}", kFilterHead));
-    out.push_back(fmt::format("http-request return status 414 content-type text/plain string 'too long' if {{ pathq,length gt {} }}", kFilterUri));
+    out.push_back(fmt::format(
+        "http-request return status 414 content-type text/plain string 'too long' if {{ pathq,length gt {} }}",
+        kFilterUri));
   }
   if (policy.readsBody) {
     if (policy.prevent && !policy.partly)

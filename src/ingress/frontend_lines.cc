@@ -34,26 +34,54 @@ void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
   }
 }
 
-// Which site. A lookup that finds nothing leaves its variable as it was.
+// Which entry of the map of sites counts for a name: its own, or that of the wildcard above it with the most labels, or
+// that of all. A lookup that finds nothing leaves its variable as it was. `guard`: only if.
+struct Lookup {
+  std::string_view name;    // a variable
+  std::string_view result;  // a variable
+  std::string prefix;       // of entries
+  std::string_view guard;
+  bool certain = true;  // nothing found is the entry of all
+};
+void lookup(Lines& out, const Frontend& frontend, const Layout& layout, const Lookup& l) {
+  const std::string_view rule = ruleOf(frontend);
+  const std::string map = layout.map("sites"), found = fmt::format("{{ var({}) -m beg {}| }}", l.result, l.prefix);
+  auto add = [&](const std::string& line, const std::string& condition) {
+    const std::string all = fmt::format("{}{}{}", l.guard, l.guard.empty() || condition.empty() ? "" : " ", condition);
+    out.push_back({fmt::format("{} {}{}{}", rule, line, all.empty() ? "" : " if ", all)});
+  };
+  add(fmt::format("set-var({}) str({})", l.result, l.prefix), "");
+  add(fmt::format("set-var({}) var({}),concat(|,{}),map_str({})", l.result, l.result, l.name, map), "");
+  auto above = [&](const std::string& parent, const std::string& condition) {
+    add(fmt::format("set-var(txn.parent) {}", parent), "");
+    add(fmt::format("set-var({}) str({}),concat(|*.,txn.parent),map_str({})", l.result, l.prefix, map), condition);
+  };
+  if (!frontend.anyDepth) above(fmt::format("var({}),field(2,.,0)", l.name), "!" + found);
+  for (auto depth = frontend.depths.rbegin(); depth != frontend.depths.rend(); ++depth)
+    above(fmt::format("var({}),field(-1,.,{})", l.name, *depth),
+          fmt::format("!{} {{ var({}),field(-{},.) -m found }}", found, l.name, *depth + 1));
+  add(l.certain ? fmt::format("set-var({}) str({}|*)", l.result, l.prefix)
+                : fmt::format("set-var({}) str({}|*),map_str({})", l.result, l.prefix, map),
+      "!" + found);
+}
+
 void sites(Lines& out, const Frontend& frontend, const Layout& layout) {
-  const std::string_view rule = ruleOf(frontend), name = frontend.name;
-  const std::string map = layout.map("sites"), found = fmt::format("{{ var(txn.site) -m beg {}| }}", name);
-  auto add = [&](std::string line) { out.push_back({fmt::format("{} {}", rule, line)}); };
-  add(fmt::format("set-var(txn.frontend) str({})", name));
-  add(fmt::format("set-var(txn.site) str({})", name));
-  add(fmt::format("set-var(txn.site) var(txn.frontend),concat(|,txn.host),map_str({})", map));
-  if (!frontend.anyDepth) {
-    add("set-var(txn.parent) var(txn.host),field(2,.,0)");
-    add(fmt::format("set-var(txn.site) var(txn.frontend),concat(|*.,txn.parent),map_str({}) unless {}", map, found));
-  }
-  for (auto depth = frontend.depths.rbegin(); depth != frontend.depths.rend(); ++depth) {
-    add(fmt::format("set-var(txn.parent) var(txn.host),field(-1,.,{})", *depth));
-    add(
-        fmt::format("set-var(txn.site) var(txn.frontend),concat(|*.,txn.parent),map_str({}) if !{} "
-                    "{{ var(txn.host),field(-{},.) -m found }}",
-                    map, found, *depth + 1));
-  }
-  add(fmt::format("set-var(txn.site) str({}|*) unless {}", name, found));
+  lookup(out, frontend, layout, {"txn.host", "txn.site", frontend.name, "", true});
+}
+
+// A client that knows that a certificate is for two names may ask for both on one connection. What is decided by the
+// name that it began with, as which client certificate it must show, does not hold for the other (RFC 9110, 15.5.20).
+void misdirected(Lines& out, const Frontend& frontend, const Layout& layout) {
+  if (frontend.names.size() < 2) return;
+  constexpr std::string_view kOther = "{ ssl_fc_has_sni } !{ var(txn.sni),strcmp(txn.host) eq 0 }";
+  out.push_back({"http-request set-var(txn.sni) ssl_fc_sni,lower"});
+  const std::string prefix = "l" + frontend.name;
+  lookup(out, frontend, layout, {"txn.sni", "txn.begun", prefix, kOther, false});
+  lookup(out, frontend, layout, {"txn.host", "txn.asked", prefix, kOther, false});
+  out.push_back(
+      {fmt::format("http-request return status 421 content-type 'text/plain; charset=utf-8' string 'misdirected "
+                   "request' if {} {{ var(txn.asked) -m beg {}| }} !{{ var(txn.asked),strcmp(txn.begun) eq 0 }}",
+                   kOther, prefix)});
 }
 
 void own(Lines& out, const Frontend& frontend, std::vector<std::string> Frontend::* list) {
@@ -134,6 +162,7 @@ void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
   handover(out, frontend, layout);
   add("http-request set-var(txn.host) req.hdr(host),host_only,lower");
+  misdirected(out, frontend, layout);
   sites(out, frontend, layout);
   add("http-request set-var(txn.path) path");
   add("http-request set-var(txn.key) var(txn.site),concat(,txn.path)");

@@ -260,6 +260,12 @@ class Port {
         config.files.emplace(frontend_.clientCertificates, listener.clientAuthorities);
       }
       hosts_.push_back(listener.hostname);
+      if (frontend_.mode == Frontend::Mode::kHttp && listener.endsTls()) {
+        // Looked up as sites are, under another name.
+        const std::string name = fmt::format("l{}|{}", frontend_.name, hostOf(listener.hostname));
+        config.sites.emplace(name, name);
+        frontend_.names.insert(hostOf(listener.hostname));
+      }
       addSite(listener.hostname);
     }
   }
