@@ -19,15 +19,15 @@ MONOLITH = os.path.join(os.path.dirname(HERE), "examples/monolith")
 
 
 class Clients:
-    """What runs from outside; `rate`: of plain requests a second, all together."""
+    """What runs from outside; `rate`: of plain requests a second, all together; `longest`: seconds that a session lasts."""
 
-    def __init__(self, cluster, address, rate, **customers):
+    def __init__(self, cluster, address, rate, longest, **customers):
         loads = {"shop, GET": ("shop.test", "GET", "/healthz", "ok", rate * 0.6), "monolith, GET": ("monolith.test", "GET", "/catalog/1", "catalog from", rate * 0.2),
                  "monolith, POST": ("monolith.test", "POST", "/orders", "orders from", rate * 0.2)}
         self.processes = {}
         for name, (host, method, path, expected, share) in loads.items():
             self.start(cluster, name, [f"{BUILD}/bench/http-load", f"{address}:80", host, method, path, expected, str(share), "40", "10"])
-        self.start(cluster, "customers", ["/usr/bin/python3", f"{HERE}/proof_clients.py", address, json.dumps(customers)])
+        self.start(cluster, "customers", ["/usr/bin/python3", f"{HERE}/proof_clients.py", address, str(longest), json.dumps(customers)])
         for process in self.processes.values():
             assert process.stdout.readline() == "running\n"
 
@@ -58,8 +58,8 @@ class Clients:
 
 
 class Proof:
-    def __init__(self, cluster, folder, rate, **customers):
-        self.cluster, self.folder, self.rate, self.customers = cluster, str(folder), rate, customers
+    def __init__(self, cluster, folder, rate, longest, **customers):
+        self.cluster, self.folder, self.rate, self.customers = cluster, str(folder), rate, {"longest": longest, **customers}
         self.operations, self.told, self.runs = [], {}, 0
         self.address = eventually(lambda: next((i["ip"] for i in cluster.get("ingress", "shop")["status"].get("loadBalancer", {}).get("ingress", [])), None))
         # Without a moment of rest, who does not ask for ten seconds has left.
@@ -247,6 +247,15 @@ class Proof:
             self.kubectl("wait", "--for=condition=Ready", f"zone/{zone}", "--timeout=60s")
             eventually(lambda: all(self.answers(node) for node in self.nodes()), timeout=60)
         return dead
+
+    def canary(self):
+        """A tenth of the requests for the catalog go to the service for a while."""
+        with self.operation("canary"):
+            self.kubectl("apply", "-f", f"{MONOLITH}/steps/catalog-canary.yaml")
+            for address in self.nodes().values():
+                ask = ["curl", "-s", "-m", "2", "-H", "Host: monolith.test", "-H", "X-Canary: always", f"http://{address}/catalog"]
+                eventually(lambda ask=ask: run(self.cluster.net.inside(ask), check=False).stdout.startswith("catalog from catalog"))
+            self.kubectl("delete", "ingress", "catalog-canary")
 
     def move_route(self, index, part):
         """A part of the monolith becomes a service of its own, or goes back; as examples/monolith tells."""

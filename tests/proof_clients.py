@@ -1,8 +1,8 @@
-"""Customers of examples/shop, from outside: proof_clients.py ADDRESS '{"chats": 10, "calls": 10, "visitors": 4, "shoppers": 20}'.
+"""Customers of examples/shop, from outside: proof_clients.py ADDRESS SECONDS '{"chats": 10, "calls": 10, "visitors": 4, "shoppers": 20}'.
 
 chats: WebSockets; calls: streams of gRPC (Debian's python3-grpcio), each client on a channel of its own that stays; visitors: HTTPS, each
 request on a connection of its own; shoppers: carts in the memory of one pod, found again by a cookie, each on a connection that stays for a
-while. All talk for some seconds, end as people do, and begin anew: a session is cut when it ends in any other way, or when what it was told
+while. All talk for a second or more, at most SECONDS, end as people do, and begin anew: a session is cut when it ends in any other way, or when what it was told
 is not what it had said.
 
 Says "running", goes on until its input ends, lets all sessions come to their end, then tells as JSON what there was and what failed."""
@@ -20,7 +20,7 @@ import grpc
 
 HOST = "shop.test"
 LIMIT = 20  # seconds for one answer
-SHORTEST, LONGEST = 1, 6  # seconds that a session lasts
+SHORTEST = 1  # seconds that a session lasts
 
 
 class Cut(Exception):
@@ -36,9 +36,11 @@ class Kind:
 
 
 class Clients:
-    def __init__(self, address):
-        self.address, self.ended = address, asyncio.Event()
+    def __init__(self, address, longest):
+        self.address, self.longest, self.ended = address, longest, asyncio.Event()
         self.kinds = {}
+        self.tls = ssl.create_default_context()
+        self.tls.check_hostname, self.tls.verify_mode = False, ssl.CERT_NONE
 
     async def repeat(self, name, session):
         kind = self.kinds.setdefault(name, Kind(name))
@@ -56,7 +58,7 @@ class Clients:
 
     async def talk(self, kind, said, exchange, pause=0.4):
         """Sends numbers for a while; each must be answered with itself."""
-        until = time.monotonic() + random.uniform(SHORTEST, LONGEST)
+        until = time.monotonic() + random.uniform(SHORTEST, self.longest)
         while time.monotonic() < until and not self.ended.is_set():
             said[:] = time.time(), said[1] + 1
             kind.requests += 1
@@ -135,11 +137,9 @@ class Clients:
         return int(head.split()[1]), [(name.lower(), value) for name, _, value in lines], await asyncio.wait_for(reader.readexactly(length), LIMIT)
 
     async def visit(self, kind, said):
-        tls = ssl.create_default_context()
-        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
         said[:] = time.time(), said[1] + 1
         kind.requests += 1
-        reader, writer = await self.connect(tls)
+        reader, writer = await self.connect(self.tls)
         try:
             status, _, body = await self.ask(reader, writer, "GET /healthz", "Connection: close\r\n")
             if (status, body) != (200, b"ok\n"):
@@ -152,7 +152,7 @@ class Clients:
         """One of the shop's sessions: the cart grows by one with each request, and is bought at the end."""
         cookies, items, session = {}, 0, None
         reader = writer = None
-        until = time.monotonic() + random.uniform(SHORTEST, LONGEST)
+        until = time.monotonic() + random.uniform(SHORTEST, self.longest)
         try:
             while True:
                 last = time.monotonic() >= until or self.ended.is_set()
@@ -186,8 +186,8 @@ class Clients:
                 writer.close()
 
 
-async def main(address, wanted):
-    clients, loop = Clients(address), asyncio.get_running_loop()
+async def main(address, longest, wanted):
+    clients, loop = Clients(address, longest), asyncio.get_running_loop()
     loop.add_reader(sys.stdin, clients.ended.set)
     make = {"chats": lambda: clients.chat, "calls": clients.calls, "visitors": lambda: clients.visit, "shoppers": lambda: clients.shop}
     tasks = [asyncio.create_task(clients.repeat(name, make[name]())) for name, count in wanted.items() for _ in range(count)]
@@ -196,4 +196,4 @@ async def main(address, wanted):
     print(json.dumps({name: kind.told() for name, kind in clients.kinds.items()}), flush=True)
 
 
-asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
+asyncio.run(main(sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])))

@@ -13,6 +13,7 @@ FULL = os.environ.get("DHOW_PROOF") == "full"
 OPERATIONS = 100
 # Requests a second, all together. The short form shares two cores with other tests.
 RATE = float(os.environ.get("DHOW_PROOF_RATE", 2000 if FULL else 300))
+LONGEST = 12 if FULL else 2
 CUSTOMERS = {"chats": 40, "calls": 20, "visitors": 4} if FULL else {"chats": 10, "calls": 5, "visitors": 2}
 
 
@@ -42,16 +43,16 @@ def another_haproxy(folder, name):
 
 def test_nothing_is_lost_while_everything_changes(cluster, tmp_path):
     os.chmod(tmp_path, 0o755)
-    proof = Proof(cluster, tmp_path, RATE, **CUSTOMERS)
+    proof = Proof(cluster, tmp_path, RATE, LONGEST, **CUSTOMERS)
     parts = ["monolith", "catalog"]
 
     def one(number):
         kinds = [proof.rollout, proof.drain, proof.certificate, lambda: proof.upgrade_haproxy(another_haproxy(tmp_path, number)), proof.scale_down,
-                 lambda: proof.move_route(0, parts[number // 8 % 2 - 1]), proof.agent, lambda: proof.rollout("monolith")]
+                 proof.canary, lambda: proof.move_route(0, parts[number // 9 % 2 - 1]), proof.agent, lambda: proof.rollout("monolith")]
         kinds[number % len(kinds)]()
 
     with proof.running():
-        for number in range(OPERATIONS if FULL else 8):
+        for number in range(OPERATIONS if FULL else 9):
             if FULL and number % 20 == 10:
                 proof.upgrade(cluster.builds[number // 20 % 2 - 1])
             one(number)
@@ -62,17 +63,17 @@ def test_nothing_is_lost_while_everything_changes(cluster, tmp_path):
     assert all(told["requests"] > 20 for told in proof.told.values())
     held = [told for told in proof.told.values() if "sessions" in told]
     assert all(told["held"] == told["sessions"] > 5 for told in held)
-    assert len(proof.operations) >= (OPERATIONS if FULL else 9)
+    assert len(proof.operations) >= (OPERATIONS if FULL else 10)
 
 
 @pytest.mark.parametrize("what", ["node", "zone"] if FULL else ["node"])
 def test_what_dies_costs_only_what_was_on_its_way_there(cluster, tmp_path, what):
     for name in ("shop", "monolith"):
         cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s")
-    proof = Proof(cluster, tmp_path, RATE, **CUSTOMERS)
+    proof = Proof(cluster, tmp_path, RATE, LONGEST, **CUSTOMERS)
     with proof.running():
         dead = proof.kill_node() if what == "node" else proof.cut_zone()
     print(proof.report())
     print(f"{len(proof.failures())} were on connections to what died")
     assert not proof.failures_since(dead)
-    assert all(told["requests"] > 20 for told in proof.told.values())
+    assert all(told["requests"] > 5 for told in proof.told.values())
