@@ -37,11 +37,10 @@ struct Question {
   Ports ports;
 };
 // What most rules say first: one port for some pods. The first that is answered ends it, and who matches nothing is
-// dropped. The kinds of ports stand together: a rule that is edited from one kind to another must not fall between two
-// questions for a packet that is on its way through them.
-constexpr Question kQuestions[] = {{kPods, Ports::kOne},   {kPods, Ports::kRange},   {kPods, Ports::kAll},
-                                   {"", Ports::kOne},      {"", Ports::kRange},      {"", Ports::kAll},
-                                   {kBlocks, Ports::kOne}, {kBlocks, Ports::kRange}, {kBlocks, Ports::kAll}};
+// dropped.
+constexpr Question kQuestions[] = {{kPods, Ports::kOne},   {"", Ports::kOne},      {kPods, Ports::kAll},
+                                   {"", Ports::kAll},      {kBlocks, Ports::kOne}, {kBlocks, Ports::kAll},
+                                   {kPods, Ports::kRange}, {"", Ports::kRange},    {kBlocks, Ports::kRange}};
 
 void buildJudgement(NftBatch& batch, const Direction& direction) {
   const std::string zero = NftKey().number(0);

@@ -137,9 +137,25 @@ void FamilyTable::keepClasses(std::initializer_list<const Subjects*> users) {
   renumber(vocabulary.classes, all);
 }
 
+// Pods whose rules change are allowed what either of them allows.
+Subjects between(const Subjects& former, Subjects now) {
+  for (auto& [address, subject] : now) {
+    auto before = former.find(address);
+    if (before == former.end()) continue;
+    auto join = [](const auto& old, auto& rules) {
+      if (old && rules && *old != *rules) rules->insert(rules->begin(), old->begin(), old->end());
+    };
+    join(before->second.ingress, subject.ingress);
+    join(before->second.egress, subject.egress);
+  }
+  return now;
+}
+
 // The kernel's interval sets change a moment after the others, so that a packet may meet a new class and an old piece.
 // Therefore addresses and ports are cut first as the rules before and after need it, which changes nothing for anybody,
-// and the classes change when that is done.
+// and the classes change when that is done. A packet is asked about one rule after the other, so one under way may be
+// asked some by its old class and some by its new one: what both allow must be found in any mixture of them, which the
+// step in between sees to.
 Result<> FamilyTable::setSubjects(Subjects now, const Peers& changed) {
   Subjects former = std::exchange(subjects, std::move(now));
   Vocabulary before;
@@ -162,6 +178,13 @@ Result<> FamilyTable::setSubjects(Subjects now, const Peers& changed) {
     std::swap(former, subjects);
     done = change(before, changed);
     std::swap(former, subjects);
+  }
+  Subjects both = between(former, subjects);
+  if (done.ok() && both != subjects) {
+    keepClasses({&both, &subjects});
+    std::swap(both, subjects);
+    done = change(vocabulary, changed);
+    std::swap(both, subjects);
   }
   keepClasses({&subjects});
   if (done.ok()) done = change(vocabulary, changed);
