@@ -400,6 +400,26 @@ TEST_F(DnsServerTest, LongAnswersGoOverTcp) {
   EXPECT_EQ(200u, ask("big.org", true).size());
 }
 
+// A client that hears nothing asks again after five seconds.
+TEST_F(DnsServerTest, ABurstOfQuestionsWaitsForALoopThatIsBusy) {
+  SKIP_UNLESS_ROOT();
+  constexpr int kQuestions = 2000;
+  UniqueFd fd(socket(AF_INET, SOCK_DGRAM, 0));
+  const int room = 8 << 20;
+  ASSERT_EQ(0, setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room));
+  const timeval limit{3, 0};
+  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  auto address = socketAddress("127.0.0.1", server_->port());
+  ASSERT_EQ(0, connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address));
+  const std::string question = wireQuery("kube-dns.kube-system.svc.cluster.local", kDnsA);
+  thread_.call([&] {
+    for (int i = 0; i < kQuestions; i++) (void)send(fd.get(), question.data(), question.size(), 0);
+  });
+  int answers = 0;
+  for (char buffer[512]; answers < kQuestions && recv(fd.get(), buffer, sizeof buffer, 0) > 0;) answers++;
+  EXPECT_EQ(kQuestions, answers);
+}
+
 TEST_F(DnsServerTest, SilentUpstreamsAreAnErrorAndTheNextOneIsAsked) {
   thread_.stop(*server_);
   // 127.0.0.2 has nobody on that port.
