@@ -201,7 +201,7 @@ def test_annotations_of_ingress_nginx(world):
     assert world.status("http://inside.test/") == 403 and world.get("outside.test")["name"] == "red"
     assert world.status("http://small.test/", "--data", "x" * 100) == 200 and world.status("http://small.test/", "--data", "x" * 2000) == 413
     cookie = world.curl("http://sticky.test/")[1]["set-cookie"]
-    assert re.fullmatch(r"STICK=\w+; path=/; HttpOnly; Max-Age=60; SameSite=Lax", cookie), cookie
+    assert re.fullmatch(r"STICK=\w+\.[0-9a-f-]{36}; path=/; HttpOnly; Max-Age=60; SameSite=Lax", cookie), cookie
     assert "set-cookie" not in world.curl("http://sticky.test/", "-b", cookie.split(";")[0])[1]
     status, headers, _ = world.curl("http://cors.test/", "-X", "OPTIONS", "-H", "Origin: https://x.b.test")
     assert status == 204 and headers["access-control-allow-origin"] == "https://x.b.test" and "POST" in headers["access-control-allow-methods"]

@@ -1,5 +1,5 @@
-// What agents ask of a master for themselves, with their node's certificate: to keep their tunnel, and to pass the
-// drain barrier.
+// What agents ask of a master for themselves, with their node's certificate: to keep their tunnel, to pass the drain
+// barrier, and what users hold of a pod that leaves.
 #include "base/strings.h"
 #include "base/version.h"
 #include "client/fields.h"
@@ -12,6 +12,22 @@ namespace {
 
 constexpr size_t kMostName = 253;
 
+Result<> checkNames(const std::string& ns, const std::string& name, const std::string& uid) {
+  for (const std::string* one : {&ns, &name, &uid}) {
+    if (one->empty() || one->size() > kMostName)
+      return Error(Code::kBadRequest, "namespace, name and uid of a pod are needed");
+  }
+  return {};
+}
+
+Result<> checkOwner(WatchCache& caches, const std::string& node, const std::string& ns, const std::string& name,
+                    const std::string& uid) {
+  auto pod = caches.of(object::resources::kPods).get(ns, name);
+  if (pod && pod->uid() == uid && client::text(pod->root(), {"spec", "nodeName"}) != node)
+    return Error(Code::kPermissionDenied, fmt::format("pod {}/{} is not node \"{}\"'s", ns, name, node));
+  return {};
+}
+
 }  // namespace
 
 Task<Result<>> Front::serveAgent(Call& call) {
@@ -19,13 +35,15 @@ Task<Result<>> Front::serveAgent(Call& call) {
   const std::string_view rest = std::string_view(call.info.path).substr(prefix.size());
   const size_t slash = rest.find('/');
   const std::string_view what = slash == rest.npos ? std::string_view() : rest.substr(slash);
-  const bool known = what == client::streaming::kTunnelSuffix || what == client::kDrainSuffix;
+  const bool known =
+      what == client::streaming::kTunnelSuffix || what == client::kDrainSuffix || what == client::kHeldSuffix;
   if (!known || slash == 0) co_return Error(Code::kNotFound, "the server could not find the requested resource");
   auto node = percentDecode(rest.substr(0, slash));
   if (!node || call.caller.node() != *node) {
     co_return Error(Code::kPermissionDenied,
                     fmt::format("User \"{}\" cannot speak for another node", call.caller.user));
   }
+  if (what == client::kHeldSuffix) co_return co_await serveHeld(call, std::move(*node));
   if (what == client::kDrainSuffix) co_return co_await serveDrain(call, std::move(*node));
   co_return co_await serveTunnel(call, std::move(*node));
 }
@@ -58,22 +76,25 @@ Task<Result<>> Front::serveTunnel(Call& call, std::string node) {
 Task<Result<>> Front::serveDrain(Call& call, std::string node) {
   const http::Query& query = call.request.query;
   client::DrainQuestion question{std::string(query.get("namespace")), std::string(query.get("name")),
-                                 std::string(query.get("uid")), parseUint(query.get("revision")).value_or(0)};
-  for (const std::string* one : {&question.ns, &question.name, &question.uid}) {
-    if (one->empty() || one->size() > kMostName)
-      co_return Error(Code::kBadRequest, "namespace, name and uid of a pod are needed");
-  }
+                                 std::string(query.get("uid")), parseUint(query.get("revision")).value_or(0),
+                                 query.get("over") == "1"};
+  CO_RETURN_IF_ERROR(checkNames(question.ns, question.name, question.uid));
   // The pod's deletion may have been told to the agent by another server.
   if (question.revision > 0)
     CO_RETURN_IF_ERROR(co_await registry_.caches().waitFor(static_cast<Revision>(question.revision)));
-  auto pod = registry_.caches().of(object::resources::kPods).get(question.ns, question.name);
-  if (pod && pod->uid() == question.uid && client::text(pod->root(), {"spec", "nodeName"}) != node) {
-    co_return Error(Code::kPermissionDenied,
-                    fmt::format("pod {}/{} is not node \"{}\"'s", question.ns, question.name, node));
-  }
+  CO_RETURN_IF_ERROR(checkOwner(registry_.caches(), node, question.ns, question.name, question.uid));
   auto drained = co_await barrier_.pass(std::move(question));
   CO_RETURN_IF_ERROR(drained);
   co_return co_await sendJson(call, 200, client::encodeDrained(*drained));
+}
+
+Task<Result<>> Front::serveHeld(Call& call, std::string node) {
+  client::HeldQuestion question = client::heldQuestion(call.request.query);
+  CO_RETURN_IF_ERROR(checkNames(question.ns, question.name, question.uid));
+  CO_RETURN_IF_ERROR(checkOwner(registry_.caches(), node, question.ns, question.name, question.uid));
+  auto held = co_await sessions_.held(std::move(question));
+  CO_RETURN_IF_ERROR(held);
+  co_return co_await sendJson(call, 200, client::encodeHeld(*held));
 }
 
 }  // namespace dhow::apiserver

@@ -114,6 +114,7 @@ bool DrainBarrier::told(const client::DrainQuestion& question, const std::set<st
       const boost::json::object* endpoint = endpointOf(*slice, question.uid);
       if (endpoint == nullptr) continue;
       if (!client::flag(*endpoint, {"conditions", "terminating"})) return false;
+      if (question.over && client::flag(*endpoint, {"conditions", "serving"})) return false;
       seen = true;
     }
     // One that is not in the slices yet may be put there by a controller that has not heard of its deletion.

@@ -95,6 +95,7 @@ Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tok
       tunnels_(loop),
       nodes_(loop, registry.caches(), tunnels_),
       barrier_(loop, registry.caches()),
+      sessions_(loop, registry.caches(), nodes_, tunnels_),
       streaming_(loop, registry.caches(), tunnels_),
       serverAddress_(std::move(serverAddress)) {
   registry_.setGuard([this](const Context& context, const KindInfo& kind, std::string_view subresource,
@@ -110,12 +111,14 @@ Front::Front(Loop& loop, Registry& registry, Authorizer& authorizer, Tokens& tok
                             return issueToken(&tokens_, &registry_.caches(), std::move(context), std::move(ns),
                                               std::move(name), std::move(body));
                           });
+  registry_.onList(object::resources::kPodSessions, [this](std::string_view ns) { return sessions_.objects(ns); });
 }
 
 void Front::start() {
   nodes_.start();
   barrier_.add(nodes_);
   barrier_.start();
+  sessions_.start();
 }
 
 Task<> Front::stop() {
@@ -127,6 +130,7 @@ Task<> Front::stop() {
   tunnels_.close();
   nodes_.stop();
   co_await barrier_.stop();
+  co_await sessions_.stop();
 }
 
 namespace {
@@ -437,6 +441,7 @@ Task<Result<>> Front::servePath(Call& call) {
         text += fmt::format("apiserver_storage_objects{{resource=\"{}\"}} {}\n", qualified(kind.plural, kind.group),
                             cache->size());
     }
+    text += sessions_.metrics();
     co_return co_await sendJson(call, 200, std::move(text), "text/plain; version=0.0.4");
   }
   if (!found || found->empty()) co_return unknownPath();

@@ -14,6 +14,7 @@
 #include "object/table.h"
 #include "request_info.h"
 #include "reviews.h"
+#include "session_counts.h"
 #include "streaming.h"
 #include "tunnels.h"
 
@@ -82,11 +83,14 @@ class Front {
   Task<Result<>> servePatch(Call& call);
   Task<Result<>> serveDelete(Call& call);
   Task<Result<>> serveReview(Call& call);
-  // What an agent asks for itself: its tunnel, the drain barrier.
+  // What an agent asks for itself: its tunnel, the drain barrier, what users hold of a pod.
   Task<Result<>> serveAgent(Call& call);
   Task<Result<>> serveTunnel(Call& call, std::string node);
   Task<Result<>> serveDrain(Call& call, std::string node);
+  Task<Result<>> serveHeld(Call& call, std::string node);
   Task<Result<>> serveSnapshot(Call& call);
+  // Who waits for one Deployment (`kubectl rollout status`) is told what its rollout waits for.
+  void warnOfHeldSessions(Call& call) const;
 
   Result<Context> contextOf(Call& call) const;
   Task<Result<std::string>> readBody(Call& call);
@@ -115,6 +119,7 @@ class Front {
   Tunnels tunnels_;
   NodeConsumers nodes_;
   DrainBarrier barrier_;
+  SessionCounts sessions_;
   Streaming streaming_;
   std::string serverAddress_;
   bool ready_ = false;

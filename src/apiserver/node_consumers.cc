@@ -19,6 +19,7 @@ NodeConsumers::NodeConsumers(Loop& loop, client::Caches& caches, const Tunnels& 
     : loop_(loop), nodes_(caches.of(kNodes)), leases_(caches.of(kLeases)), tunnels_(tunnels) {}
 
 void NodeConsumers::start() {
+  started_ = loop_.now();
   subscriptions_.push_back(leases_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
     if ((after ? after : before)->ns() != kLeaseNamespace) return;
     if (!after) {
@@ -39,6 +40,17 @@ std::vector<std::string> NodeConsumers::living() const {
     auto heard = heard_.find(node->name());
     if (heard == heard_.end() || loop_.now() - heard->second >= client::kSilentAfter) continue;
     if (client::conditionTrue(node->root(), "Ready")) out.emplace_back(node->name());
+  }
+  return out;
+}
+
+std::vector<std::string> NodeConsumers::edges() const {
+  std::vector<std::string> out;
+  for (const ObjectPtr& node : nodes_.list()) {
+    if (!client::conditionTrue(node->root(), client::kServesIngress)) continue;
+    auto heard = heard_.find(node->name());
+    if (loop_.now() - (heard == heard_.end() ? started_ : heard->second) < client::kSilentAfter)
+      out.emplace_back(node->name());
   }
   return out;
 }

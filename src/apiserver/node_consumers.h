@@ -15,6 +15,8 @@ class NodeConsumers final : public EndpointConsumers {
   void start();
   void stop();
   std::vector<std::string> living() const override;
+  // Those with an edge that are not known to be dead: an edge may have users while nothing has been heard yet.
+  std::vector<std::string> edges() const;
   Task<Result<uint64_t>> applied(std::string node, uint64_t revision, Duration limit) override;
 
  private:
@@ -22,6 +24,7 @@ class NodeConsumers final : public EndpointConsumers {
   client::Cache& nodes_;
   client::Cache& leases_;
   const Tunnels& tunnels_;
+  TimePoint started_{};
   std::map<std::string, TimePoint, std::less<>> heard_;
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions_;
 };

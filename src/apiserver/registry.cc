@@ -374,11 +374,27 @@ Task<Result<>> Registry::catchUp(std::vector<std::string>* warnings) {
   return warnings ? caches_.catchUpIfPossible(warnings) : caches_.catchUp();
 }
 
+void Registry::onList(const object::Resource& resource, Compute compute) {
+  computed_[qualified(resource)] = std::move(compute);
+}
+
+ObjectPtr Registry::find(const KindInfo& kind, std::string_view ns, std::string_view name) {
+  if (!computed_.contains(qualified(kind.plural, kind.group))) return caches_.of(kind.resource()).get(ns, name);
+  for (ObjectPtr& object : all(kind, ns))
+    if (object->name() == name) return std::move(object);
+  return nullptr;
+}
+
+std::vector<ObjectPtr> Registry::all(const KindInfo& kind, std::string_view ns) {
+  auto computed = computed_.find(qualified(kind.plural, kind.group));
+  return computed == computed_.end() ? caches_.of(kind.resource()).list(ns) : computed->second(ns);
+}
+
 Task<Result<ObjectPtr>> Registry::get(const KindInfo& asked, std::string ns, std::string name, std::string subresource,
                                       std::vector<std::string>* warnings, std::string resourceVersion) {
   const KindInfo& kind = stored(asked);
   if (resourceVersion != "0") CO_RETURN_IF_ERROR(co_await catchUp(warnings));
-  auto object = caches_.of(kind.resource()).get(ns, name);
+  auto object = find(kind, ns, name);
   if (!object) co_return missing(kind, asked.resource(), ns, name);
   if (subresource == "scale") {
     CO_ASSIGN_OR_RETURN(auto scale, scaleOf(kind, *object));
@@ -487,17 +503,17 @@ Task<Result<ListOutcome>> Registry::list(const KindInfo& asked, ListQuery query)
   if (query.resourceVersionMatch == "Exact" && wanted != outcome.revision) {
     co_return Error(Code::kExpired, fmt::format("The resourceVersion for the provided list is too old: {}", wanted));
   }
-  std::vector<ObjectPtr> all;
+  std::vector<ObjectPtr> objects;
   std::string_view only = selection.fields.exact("metadata.name");
   std::string_view onlyNs = selection.fields.exact("metadata.namespace");
   if (query.ns.empty() && !onlyNs.empty() && kind.namespaced) query.ns = onlyNs;
   if (!only.empty() && (!query.ns.empty() || !kind.namespaced)) {
-    if (auto one = cache.get(query.ns, only)) all.push_back(std::move(one));
+    if (auto one = find(kind, query.ns, only)) objects.push_back(std::move(one));
   } else {
-    all = cache.list(query.ns);
+    objects = all(kind, query.ns);
   }
   int64_t left = 0;
-  for (auto& object : all) {
+  for (auto& object : objects) {
     if (!from.start.empty() && from.passed(*object)) continue;
     if (!selection.matches(*object)) continue;
     if (query.limit > 0 && static_cast<int64_t>(outcome.items.size()) == query.limit) {

@@ -111,6 +111,10 @@ class Registry {
   using Review = std::function<Result<json::object>(const Context& context, const KindInfo& kind, std::string_view ns,
                                                     json::object body)>;
   void onReview(Review review) { review_ = std::move(review); }
+  // Objects of a kind that are made when they are asked for, and never stored (PodSessions); of all namespaces where
+  // `ns` is empty.
+  using Compute = std::function<std::vector<ObjectPtr>(std::string_view ns)>;
+  void onList(const object::Resource& resource, Compute compute);
   // The kind as it is stored; itself for most.
   const KindInfo& stored(const KindInfo& kind) const;
 
@@ -125,6 +129,8 @@ class Registry {
   using Change = std::function<Result<json::object>(const object::Object& old)>;
 
   Strategy& strategyOf(const KindInfo& kind);
+  ObjectPtr find(const KindInfo& kind, std::string_view ns, std::string_view name);
+  std::vector<ObjectPtr> all(const KindInfo& kind, std::string_view ns);
   Task<Result<>> catchUp(std::vector<std::string>* warnings);
   // kInternal when the object is in the store and cannot be read.
   Result<> checkReadable(const KindInfo& kind, std::string_view ns, std::string_view name);
@@ -173,6 +179,7 @@ class Registry {
   std::map<std::string, SubresourceCreate> creates_;
   Guard guard_;
   Review review_;
+  std::map<std::string, Compute> computed_;  // by "plural.group"
 };
 
 // events.k8s.io/v1 to core/v1 and back; other kinds have one form.

@@ -125,6 +125,8 @@ std::string Front::renderOne(const Call& call, const ObjectPtr& object) const {
                                           : object::IncludeObject::kMetadata;
     options.now = loop_.wallNow();
     options.resourceVersion = std::to_string(object->resourceVersion());
+    if (object->kind() == "Pod")
+      options.podSessions = [this](const object::Object& pod) { return sessions_.cell(pod); };
     return object::renderTable(*call.kind, std::span(&object, 1), options);
   }
   if (object->kind() != "Status") return renderItem(call.accepted.view, *object);
@@ -146,6 +148,16 @@ Task<Result<>> Front::serveGet(Call& call) {
   co_return co_await sendObject(call, 200, *object);
 }
 
+void Front::warnOfHeldSessions(Call& call) const {
+  constexpr std::string_view name = "metadata.name=";
+  const std::string selected(call.request.query.get("fieldSelector"));
+  if (call.kind->kind != "Deployment" || !selected.starts_with(name) || selected.find(',') != selected.npos) return;
+  ObjectPtr deployment = registry_.caches().of(call.kind->resource()).get(call.info.ns, selected.substr(name.size()));
+  const auto* held = deployment ? client::condition(deployment->root(), client::kSessionsHeldCondition) : nullptr;
+  if (held != nullptr && text(*held, "status") == "True")
+    call.warnings.push_back(fmt::format("deployment \"{}\": {}", deployment->name(), text(*held, "message")));
+}
+
 Task<Result<>> Front::serveList(Call& call) {
   const auto& query = call.request.query;
   ListQuery wanted;
@@ -156,6 +168,7 @@ Task<Result<>> Front::serveList(Call& call) {
   wanted.resourceVersion = query.get("resourceVersion");
   wanted.resourceVersionMatch = query.get("resourceVersionMatch");
   wanted.warnings = &call.warnings;
+  warnOfHeldSessions(call);
   if (auto limit = query.get("limit"); !limit.empty()) {
     auto number = parseInt(limit);
     if (!number || *number < 0)
@@ -174,6 +187,7 @@ Task<Result<>> Front::serveList(Call& call) {
     options.resourceVersion = std::to_string(list.revision);
     options.continueToken = list.continueToken;
     options.remaining = list.remaining;
+    if (call.kind->kind == "Pod") options.podSessions = sessions_.column();
     body = object::renderTable(*call.kind, list.items, options);
   } else {
     json::object metadata{{"resourceVersion", std::to_string(list.revision)}};

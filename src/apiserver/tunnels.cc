@@ -63,6 +63,7 @@ void Tunnels::add(const std::string& node, std::unique_ptr<http::Stream> connect
   if (entry.client) entry.client->close();
   entry = {id, std::make_shared<http::Client>(loop_, std::move(options))};
   log::info("apiserver", "node {} has dialed in", node);
+  if (onAdded) onAdded(node);
 }
 
 void Tunnels::ended(const std::string& node, uint64_t id) {

@@ -1,6 +1,7 @@
 // The connections that agents have dialed in: each is an HTTP/2 connection on which the agent is the server.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,6 +19,8 @@ class Tunnels {
   void add(const std::string& node, std::unique_ptr<http::Stream> connection);
   // Null when the node has none.
   std::shared_ptr<http::Client> find(const std::string& node) const;
+  // A node has dialed in.
+  std::function<void(const std::string& node)> onAdded;
   size_t size() const { return nodes_.size(); }
   void close();
 

@@ -102,7 +102,8 @@ Task<Result<>> Front::serveWatch(Call& call) {
   table.include = include == "Object" ? object::IncludeObject::kObject
                   : include == "None" ? object::IncludeObject::kNone
                                       : object::IncludeObject::kMetadata;
-  EventWriter events(*call.kind, call.accepted.view, table, loop_);
+  if (call.kind->kind == "Pod") table.podSessions = [this](const object::Object& pod) { return sessions_.cell(pod); };
+  EventWriter events(*call.kind, call.accepted.view, std::move(table), loop_);
   bool announceEnd = wanted.sendInitialEvents && bookmarks;
   auto opened = co_await registry_.watch(*call.kind, std::move(wanted));
   // An expired version is told inside the stream, where clients look for it.

@@ -19,6 +19,7 @@ void addClusters(CLI::App& app, Action* chosen);
 void addMachine(CLI::App& app, Action* chosen);
 void addZone(CLI::App& app, Action* chosen);
 void addUpgrade(CLI::App& app, Action* chosen);
+void addSessions(CLI::App& app, Action* chosen);
 void addPolicy(CLI::App& app, Action* chosen);
 void addDrill(CLI::App& app, Action* chosen);
 void addSnapshot(CLI::App& app, Action* chosen);

@@ -24,6 +24,7 @@ constexpr Entry kCommands[] = {
     {"clusters", addClusters},
     {"machine", addMachine},
     {"zone", addZone},
+    {"sessions", addSessions},
     {"policy", addPolicy},
     {"drill", addDrill},
     {"upgrade", addUpgrade},

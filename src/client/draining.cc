@@ -32,6 +32,7 @@ std::string drainTarget(std::string_view node, const DrainQuestion& pod) {
   query.add("name", pod.name);
   query.add("uid", pod.uid);
   query.add("revision", std::to_string(pod.revision));
+  if (pod.over) query.add("over", "1");
   return fmt::format("{}{}{}?{}", streaming::kTunnelPrefix, percentEncode(node), kDrainSuffix, query.str());
 }
 

@@ -447,9 +447,9 @@ Task<Result<>> FakeClient::remove(const Resource& resource, std::string ns, std:
   }
   const bool finalizers = !array(metadata, {"finalizers"}).empty() || !array(after, {"spec", "finalizers"}).empty();
   bool graceful = false;
+  int64_t grace = 0;
   if (resource == object::resources::kPods) {
-    const int64_t grace =
-        options.gracePeriodSeconds.value_or(number(after, {"spec", "terminationGracePeriodSeconds"}, 30));
+    grace = options.gracePeriodSeconds.value_or(number(after, {"spec", "terminationGracePeriodSeconds"}, 30));
     const std::string_view phase = text(after, {"status", "phase"});
     const bool finished = phase == "Succeeded" || phase == "Failed";
     graceful = grace > 0 && !text(after, {"spec", "nodeName"}).empty() && !finished;
@@ -460,7 +460,8 @@ Task<Result<>> FakeClient::remove(const Resource& resource, std::string ns, std:
     co_return Result<>();
   }
   if (object->deleting() && (graceful || resource != object::resources::kPods)) co_return Result<>();
-  if (!object->deleting()) metadata["deletionTimestamp"] = formatTime(loop_.wallNow());
+  if (!object->deleting())
+    metadata["deletionTimestamp"] = formatTime(loop_.wallNow() + std::chrono::seconds(graceful ? grace : 0));
   if (resource == object::resources::kNamespaces) objectAt(after, "status")["phase"] = "Terminating";
   store(resource, std::move(after), WatchEvent::Type::kModified);
   co_return Result<>();

@@ -1,4 +1,6 @@
+#include "base/strings.h"
 #include "base/time.h"
+#include "client/sessions.h"
 #include "deployment.h"
 
 namespace dhow::controllers {
@@ -45,6 +47,28 @@ void count(const Rollout& rollout, json::object& status) {
   put("availableReplicas", available);
   put("unavailableReplicas", std::max<int64_t>(sumReplicas(all) - available, 0));
   status["terminatingReplicas"] = sumStatus(all, "terminatingReplicas");
+}
+
+// Pods that leave and keep their users are old replicas whose termination is pending: `kubectl rollout status` says so,
+// and waits for them. They hold up nothing else.
+void countHeld(const Rollout& rollout, json::object& status, WallTime now) {
+  std::vector<std::string> told;
+  int64_t pods = 0;
+  for (const ObjectPtr& set : rollout.all()) {
+    const json::object* held = condition(set->root(), kSessionsHeldCondition);
+    if (held == nullptr || text(*held, "status") != "True") continue;
+    told.emplace_back(text(*held, "message"));
+    pods += statusOf(*set, "terminatingReplicas");
+  }
+  if (told.empty()) {
+    removeCondition(status, kSessionsHeldCondition);
+    return;
+  }
+  status["replicas"] = number(status, {"replicas"}, 0) + pods;
+  const std::string message = join(told, "; ");
+  const json::object* before = conditionOf(status, kSessionsHeldCondition);
+  const bool news = before == nullptr || text(*before, "message") != message;
+  setTimed(status, kSessionsHeldCondition, "True", "DrainingSessions", message, now, news);
 }
 
 }  // namespace
@@ -135,6 +159,7 @@ Task<Result<>> DeploymentController::writeStatus(Rollout* rollout) {
   } else {
     removeCondition(status, "ReplicaFailure");
   }
+  countHeld(*rollout, status, now);
   if (status == client::object(deployment.root(), {"status"})) co_return Result<>();
   json::object body = copyOf(rollout->deployment);
   body["status"] = status;

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "client/sessions.h"
 #include "platform.h"
 
 namespace dhow::controllers {
@@ -39,6 +40,7 @@ struct Rank {
   int phase;     // 0: pending, 1: unknown, 2: running
   int ready;
   int64_t cost;
+  int64_t users;     // sessions and connections
   int64_t crowd;     // negative number of related pods on the node
   int64_t readyAge;  // grows with the time that it has been ready, in powers of ten
   int64_t restarts;  // negative
@@ -47,9 +49,27 @@ struct Rank {
   auto operator<=>(const Rank&) const = default;
 };
 
+// The messages of pods' conditions, which tell counts and deadlines; not of more pods than one can read.
+std::string heldOf(const std::vector<ObjectPtr>& pods) {
+  constexpr size_t kMostNamed = 5;
+  std::vector<std::string> told;
+  size_t more = 0;
+  for (const ObjectPtr& pod : pods) {
+    const json::object* held = condition(pod->root(), kSessionsHeldCondition);
+    if (!pod->deleting() || held == nullptr || text(*held, "status") != "True") continue;
+    if (told.size() < kMostNamed)
+      told.push_back(fmt::format("pod {}: {}", pod->name(), text(*held, "message")));
+    else
+      ++more;
+  }
+  if (more > 0) told.push_back(fmt::format("{} more pods", more));
+  return join(told, "; ");
+}
+
 }  // namespace
 
-std::vector<ObjectPtr> deletionOrder(std::vector<ObjectPtr> active, const std::vector<ObjectPtr>& related) {
+std::vector<ObjectPtr> deletionOrder(std::vector<ObjectPtr> active, const std::vector<ObjectPtr>& related,
+                                     const std::map<std::string, int64_t>& users) {
   std::map<std::string_view, int64_t> onNode;
   for (const ObjectPtr& pod : related) {
     if (podActive(*pod)) ++onNode[text(pod->root(), {"spec", "nodeName"})];
@@ -64,6 +84,8 @@ std::vector<ObjectPtr> deletionOrder(std::vector<ObjectPtr> active, const std::v
     rank.phase = phase == "Running" ? 2 : phase == "Unknown" ? 1 : 0;
     rank.ready = podReady(*pod);
     rank.cost = parseInt(pod->annotation("controller.kubernetes.io/pod-deletion-cost")).value_or(0);
+    auto held = users.find(std::string(pod->uid()));
+    rank.users = held == users.end() ? 0 : held->second;
     rank.crowd = node.empty() ? 0 : -onNode[node];
     if (const json::object* ready = condition(root, "Ready"); rank.ready && ready != nullptr) {
       const auto since = client::time(*ready, {"lastTransitionTime"});
@@ -217,7 +239,18 @@ Task<Result<>> ReplicaSetController::shrink(ObjectPtr set, std::vector<ObjectPtr
       for (ObjectPtr& pod : pods_.byIndex(kByOwner, sibling->uid())) related.push_back(std::move(pod));
     }
   }
-  std::vector<ObjectPtr> order = deletionOrder(std::move(active), related);
+  std::map<std::string, int64_t> users;
+  if (count < active.size()) {
+    ListOptions options;
+    options.ns = set->ns();
+    auto listed = co_await context_.client.list(object::resources::kPodSessions, std::move(options));
+    // Without counts the order is Kubernetes' own.
+    if (listed.ok())
+      for (const ObjectPtr& one : listed->items)
+        users[std::string(text(one->root(), "podUID"))] =
+            number(one->root(), {"sessions"}, 0) + number(one->root(), {"connections"}, 0);
+  }
+  std::vector<ObjectPtr> order = deletionOrder(std::move(active), related, users);
   order.resize(std::min(order.size(), count));
   std::vector<Task<Result<>>> tasks;
   for (const ObjectPtr& pod : order) tasks.push_back(deletePod(set, pod));
@@ -282,6 +315,11 @@ Task<Result<>> ReplicaSetController::writeStatus(ObjectPtr set, std::vector<Obje
     removeCondition(status, "ReplicaFailure");
   } else if (condition(set->root(), "ReplicaFailure") == nullptr) {
     setCondition(status, "ReplicaFailure", "True", growing ? "FailedCreate" : "FailedDelete", failure, now);
+  }
+  if (std::string held = heldOf(pods); !held.empty()) {
+    setCondition(status, kSessionsHeldCondition, "True", "DrainingSessions", held, now);
+  } else {
+    removeCondition(status, kSessionsHeldCondition);
   }
   for (std::string_view name : {"fullyLabeledReplicas", "readyReplicas", "availableReplicas"}) {
     if (status[name] == 0) status.erase(name);

@@ -36,6 +36,9 @@ class ReplicaSetController final : public Component {
 
 // `active` in the order in which they are to be deleted: unassigned first, then pending, not ready, of lower deletion
 // cost, on nodes with more pods of the same owner, ready for a shorter time, restarted more often, newer.
-std::vector<ObjectPtr> deletionOrder(std::vector<ObjectPtr> active, const std::vector<ObjectPtr>& related);
+// `users`: sessions and connections that the edge holds, by uid; of pods that are equally ready, and whose deletion
+// costs the same, the emptiest comes first.
+std::vector<ObjectPtr> deletionOrder(std::vector<ObjectPtr> active, const std::vector<ObjectPtr>& related,
+                                     const std::map<std::string, int64_t>& users = {});
 
 }  // namespace dhow::controllers

@@ -165,6 +165,13 @@ TEST(DeletionOrder, FollowsKubernetes) {
   std::vector<std::string> names;
   for (auto& p : deletionOrder(pods, pods)) names.emplace_back(p->name());
   EXPECT_THAT(names, ElementsAre("unassigned", "pending", "unready", "cheap", "ready-crowded", "ready-alone2", "dear"));
+  // Users count before what would spread pods, and after what their owner wants.
+  std::map<std::string, int64_t> users;
+  for (auto& p : pods)
+    if (p->name() == "ready-crowded" || p->name() == "cheap") users[std::string(p->uid())] = 3;
+  names.clear();
+  for (auto& p : deletionOrder(pods, pods, users)) names.emplace_back(p->name());
+  EXPECT_THAT(names, ElementsAre("unassigned", "pending", "unready", "cheap", "ready-alone2", "ready-crowded", "dear"));
 }
 
 struct DeploymentTest : testing::Test {

@@ -47,6 +47,7 @@ bool close(Config& wanted, const std::string& name, std::string_view why) {
   log::error("ingress", "{} answers 503, as HAProxy refuses it: {}", name, why);
   backend.lines = closed;
   backend.serverOptions.clear();
+  backend.sessions.reset();
   return true;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/strings.h"
 #include "client/fields.h"
+#include "client/sessions.h"
 #include "text.h"
 
 namespace dhow::ingress {
@@ -400,6 +401,13 @@ std::vector<Parser::Known> Parser::own() {
   Annotations& a = out_.values;
   return {
       {"error-pages", [this, &a](const std::string& v) { a.errorPages = token(v); }},
+      {"session-idle",
+       [this](const std::string& v) {
+         if (auto limit = client::sessionTime(v))
+           affinity_.idle = std::chrono::duration_cast<std::chrono::seconds>(*limit).count();
+         else
+           wrong(fmt::format("\"{}\" is no time as 90s, 5m or 1h30m", v));
+       }},
   };
 }
 
@@ -429,6 +437,8 @@ ParsedAnnotations Parser::parse() {
   read(kNginx, nginx());
   read(kOwn, own());
   Annotations& a = out_.values;
+  // Who has no cookie any more is another user.
+  if (affinity_.maxAge > 0) affinity_.idle = std::min(affinity_.idle, affinity_.maxAge);
   if (hasAffinity_) a.affinity = affinity_;
   if (hasCors_) a.cors = cors_;
   if (isCanary_) a.canary = canary_;

@@ -31,6 +31,7 @@ struct Annotations {
     std::string name = "INGRESSCOOKIE", domain, sameSite;
     bool secure = false;
     int64_t maxAge = 0;  // seconds; 0: while the browser is open
+    int64_t idle = 300;  // seconds without a request after which a user has left (dhow.io/session-idle)
   };
   std::optional<Affinity> affinity;
 

@@ -153,6 +153,34 @@ void affinity(Lines& out, const Annotations::Affinity& cookie, const Place& plac
 
 }  // namespace
 
+std::vector<std::string> sessionLines(const Annotations::Affinity& cookie, const std::string& table) {
+  Lines out;
+  const std::string name = escaped(cookie.name), user = "var(txn.user)", ended = "{ var(txn.ended) -m bool }";
+  out.push_back(fmt::format("http-request set-var(txn.user) req.cook({}),field(2,.)", cookie.name));
+  // A cookie of before users were told apart: a client is one user.
+  out.push_back(
+      fmt::format("http-request set-var(txn.user) src,hex,lower if {{ req.cook({}),field(1,.) -m found }} !{{ {} -m "
+                  "len gt 0 }}",
+                  cookie.name, user));
+  out.push_back(fmt::format("http-request set-var(txn.user) uuid unless {{ {} -m reg '^[0-9a-f-]{{8,36}}$' }}", user));
+  out.push_back(fmt::format("http-request replace-header Cookie {} {}",
+                            quoted(fmt::format("^((?:.*; *)?{}=[^;.]*)\\.[^;]*(.*)$", name)), quoted("\\1\\2")));
+  out.push_back(fmt::format("http-request track-sc2 {} table {}", user, table));
+  out.push_back("http-request sc-set-gpt0(2) date()");
+  out.push_back(fmt::format("stick store-request {} table {}", user, table));
+  out.push_back("http-response set-var(txn.ended) bool(true) if { res.hdr(Dhow-Session) -m str -i end }");
+  out.push_back("http-response sc-set-gpt0(2) 0 if " + ended);
+  out.push_back("http-response del-header Dhow-Session");
+  out.push_back(fmt::format("http-after-response replace-header Set-Cookie {} {}",
+                            quoted(fmt::format("^({}=[^;.]+)(;.*)?$", name)), quoted("\\1.%[var(txn.user)]\\2")));
+  std::string gone = cookie.name + "=; path=/; Max-Age=0";
+  if (!cookie.domain.empty()) gone += "; domain=" + cookie.domain;
+  if (cookie.secure || cookie.sameSite == "None") gone += "; Secure";
+  if (!cookie.sameSite.empty()) gone += "; SameSite=" + cookie.sameSite;
+  out.push_back(fmt::format("http-after-response add-header Set-Cookie {} if {}", literal(gone), ended));
+  return out;
+}
+
 std::vector<std::string> backendLines(const Annotations& a, const Place& place,
                                       std::map<std::string, std::string>& files) {
   Lines out;

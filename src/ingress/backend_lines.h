@@ -18,6 +18,10 @@ struct Place {
   std::string mirror;  // "address:port" of the service that gets copies
 };
 
+// What counts the users of a backend with cookie affinity, after the lines that may refuse a request. The cookie names
+// the server and, after a dot, the user; the table has for each user the server and, in gpt0, the second of the last
+// request, or 0 when the application has ended the session by the header `Dhow-Session: end`.
+std::vector<std::string> sessionLines(const Annotations::Affinity& cookie, const std::string& table);
 // Adds to `files` what the lines name.
 std::vector<std::string> backendLines(const Annotations& annotations, const Place& place,
                                       std::map<std::string, std::string>& files);

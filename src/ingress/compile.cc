@@ -260,13 +260,21 @@ std::string Compiler::routeTo(const Source& source, const json::object& backend,
         out.service = fmt::format("{}/{}", source.ingress->ns(), name);
         out.port = port->name;
         out.servers = serversOf(documents_.slices(source.ingress->ns(), name), port->name);
+        if (a.affinity) {
+          out.sessions.emplace(kTablePrefix + shortDigest(fmt::format("{}|{}|{}|{}", source.ingress->key(), out.service,
+                                                                      out.port, a.affinity->name)),
+                               a.affinity->idle);
+          for (std::string& line : sessionLines(*a.affinity, out.sessions->table)) out.lines.push_back(std::move(line));
+        }
       } else {
         out.lines.push_back(fmt::format("server external {}:{} resolvers cluster init-addr none {}", port->externalName,
                                         port->number, out.serverOptions));
       }
     }
   }
-  const std::string id = fmt::format("b_{}_{}", label, shortDigest(join(out.lines, "\n") + "\n" + out.serverOptions));
+  std::string content = join(out.lines, "\n") + "\n" + out.serverOptions;
+  if (out.sessions) content += fmt::format("\n{}", out.sessions->idle);
+  const std::string id = fmt::format("b_{}_{}", label, shortDigest(content));
   out_.config.backends.emplace(id, std::move(out));
   return ingress::routeOf(id, "Ingress", source.ingress->key());
 }

@@ -37,8 +37,8 @@ struct Compiled {
 
 Compiled compile(const Documents& documents);
 
-// The servers of a backend alone (its `port`). Ready pods, and those that leave, marked; when none is ready, those that
-// leave and still answer are as good as ready.
+// The servers of a backend alone (its `port`). Ready pods, and those that end, marked: those that still answer drain;
+// when none is ready, they are as good as ready.
 std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_view port);
 
 // The name of an Ingress's class, by its field or the older annotation.

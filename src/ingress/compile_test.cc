@@ -107,7 +107,8 @@ TEST_F(Compile, PathsOfAHostBecomeMaps) {
   EXPECT_EQ(config.prefixes,
             (std::map<std::string, std::string>{
                 {"i|shop.test/", backend}, {"i|shop.test/foo/", backend}, {"i|shop.test/raw", backend}}));
-  EXPECT_EQ(config.backends.begin()->second.servers, (std::vector<Server>{{"10.0.0.1", 8080, false}}));
+  EXPECT_EQ(config.backends.begin()->second.servers,
+            (std::vector<Server>{{"10.0.0.1", 8080, Server::State::kReady, ""}}));
 }
 
 TEST_F(Compile, TheOlderIngressKeepsItsPath) {
@@ -188,8 +189,10 @@ TEST(Servers, TheLastThatLeaveAreUsed) {
   auto servers = [](const std::string& endpoints) { return serversOf({slice(endpoints)}, ""); };
   EXPECT_EQ(
       servers(endpoint("10.0.0.1", true) + "," + endpoint("10.0.0.2", false, true) + "," + endpoint("10.0.0.3", false)),
-      (std::vector<Server>{{"10.0.0.1", 8080, false}, {"10.0.0.2", 8080, true}}));
-  EXPECT_EQ(servers(endpoint("10.0.0.2", false, true)), (std::vector<Server>{{"10.0.0.2", 8080, false}}));
+      (std::vector<Server>{{"10.0.0.1", 8080, Server::State::kReady, ""},
+                           {"10.0.0.2", 8080, Server::State::kDraining, ""}}));
+  EXPECT_EQ(servers(endpoint("10.0.0.2", false, true)),
+            (std::vector<Server>{{"10.0.0.2", 8080, Server::State::kLast, ""}}));
   EXPECT_TRUE(servers(endpoint("10.0.0.3", false)).empty());
 }
 

@@ -4,16 +4,26 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 namespace dhow::ingress {
 
+inline constexpr const char* kTablePrefix = "sessions_";
+
 struct Server {
   std::string address;
   uint16_t port = 0;
-  bool leaving = false;  // its pod ends: nothing new is sent to it
+  enum class State : uint8_t {
+    kReady,
+    kLast,      // its pod ends, and no other is ready: it is sent to until it has ended
+    kDraining,  // its pod ends, and serves the users that it has; no others are sent to it
+    kLeaving,   // its pod ends: nothing new is sent to it
+  };
+  State state = State::kReady;
+  std::string pod;  // uid; empty where it is not known
   auto operator<=>(const Server&) const = default;
 };
 
@@ -24,6 +34,13 @@ struct Backend {
   std::vector<Server> servers;     // sorted; change without a reload
   std::string service, port;       // "ns/name", and the name of its slices' port: where servers come from; may be empty
   bool tcp = false;                // connections, not requests
+  // Its users are counted in a table, whose name begins with kTablePrefix. Backends with the same servers may share it.
+  struct Sessions {
+    std::string table;
+    int64_t idle = 0;  // seconds without a request after which a user has left
+    bool operator==(const Sessions&) const = default;
+  };
+  std::optional<Sessions> sessions;
   bool operator==(const Backend&) const = default;
 };
 

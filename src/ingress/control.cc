@@ -15,7 +15,6 @@ namespace dhow::ingress {
 namespace {
 
 constexpr time_t kPatienceSeconds = 5;
-constexpr size_t kLongestAnswer = 1 << 20;
 
 }  // namespace
 
@@ -60,9 +59,9 @@ Result<std::string> exchange(const std::string& socket, std::string_view request
   return answer;
 }
 
-Result<std::string> Control::ask(const std::string& command, const std::string& payload) const {
+Result<std::string> Control::ask(const std::string& command, const std::string& payload, size_t longest) const {
   const std::string request = payload.empty() ? command + "\n" : command + " <<\n" + payload + "\n";
-  ASSIGN_OR_RETURN(std::string answer, exchange(socket_, request, kLongestAnswer));
+  ASSIGN_OR_RETURN(std::string answer, exchange(socket_, request, longest));
   return std::string(trim(answer));
 }
 

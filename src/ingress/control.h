@@ -14,7 +14,8 @@ class Control {
  public:
   explicit Control(std::string socket) : socket_(std::move(socket)) {}
   // The answer to one command, without white space around it. `payload` follows it, and has no blank lines.
-  Result<std::string> ask(const std::string& command, const std::string& payload = "") const;
+  Result<std::string> ask(const std::string& command, const std::string& payload = "",
+                          size_t longest = size_t{1} << 20) const;
   // The same for what says nothing when it is done.
   Result<> tell(const std::string& command) const;
   // What says one of these words when it is done.

@@ -28,6 +28,8 @@ namespace {
 constexpr const char* kByService = "edge-service";
 constexpr Duration kRetry = std::chrono::seconds(2);
 constexpr Duration kRetryPorts = std::chrono::seconds(10);
+constexpr Duration kCountEvery = std::chrono::seconds(1);
+constexpr int kCountShare = 20;  // a count that takes long leaves that much time for other things
 constexpr Duration kPatience = std::chrono::seconds(5);  // with a secret that nobody tells of
 
 }  // namespace
@@ -48,6 +50,7 @@ struct Edge::Rep {
         accessLog(l, p, places.logPipe(), options.folder + "/access.log"),
         findings(l, p, places.findingsPipe(), options.folder + "/waf.log"),
         flushed(l),
+        counted(l),
         gate(l) {
     slices.addIndex(kByService, [](const object::ObjectPtr& slice, std::vector<std::string>& keys) {
       keys.push_back(serviceOf(*slice));
@@ -183,36 +186,128 @@ struct Edge::Rep {
   }
 
   static Task<> flush(Rep* self) {
-    while ((self->structure || !self->changedServices.empty()) && !self->stopping) {
-      const uint64_t revision = self->slices.revision();
-      const bool all = std::exchange(self->structure, false);
-      const std::set<std::string> changed = std::exchange(self->changedServices, {});
-      if (all && !self->compileAll()) {
-        // What is known goes on meanwhile: endpoints must not wait for a secret.
-        self->updateServers(changed);
-        if (self->config.empty()) break;
-      } else {
-        self->updateServers(changed);
+    while (!self->stopping) {
+      const bool changes = self->structure || !self->changedServices.empty();
+      if (!changes && !self->countWanted) break;
+      if (changes) {
+        self->applying = true;
+        const bool done = co_await applyChanges(self);
+        self->applying = false;
+        if (done) self->flushed.notify();
+        if (done && self->countable() && !self->countTimer) self->countWanted = true;
+        if (!done && !self->countWanted) break;
+        if (done) continue;
       }
-      auto wanted = std::make_shared<Config>(self->config);
-      Haproxy* haproxy = &self->haproxy;
-      Result<> done =
-          co_await self->pool.run(self->loop, [haproxy, wanted] { return haproxy->apply(std::move(*wanted)); });
-      self->tellServing();
-      if (!done.ok()) {
-        log::error("ingress", "{}", done.error().message());
-        self->structure = true;
-        self->appliedRevision = 0;
-        self->retry = self->loop.after(kRetry, [self] { self->wake(); });
-        break;
-      }
-      self->appliedRevision = revision;
-      self->flushed.notify();
-      // Nobody tells when a port becomes free.
-      if (self->haproxy.portsMissing())
-        self->retry = self->loop.after(kRetryPorts, [self] { self->structureChanged(); });
+      co_await countUsers(self);
+      if (changes) break;
     }
     self->flushing = false;
+  }
+
+  // False: they come again when there is news, or by a timer.
+  static Task<bool> applyChanges(Rep* self) {
+    const uint64_t revision = self->slices.revision();
+    const bool all = std::exchange(self->structure, false);
+    const std::set<std::string> changed = std::exchange(self->changedServices, {});
+    if (all && !self->compileAll()) {
+      // What is known goes on meanwhile: endpoints must not wait for a secret.
+      self->updateServers(changed);
+      if (self->config.empty()) co_return false;
+    } else {
+      self->updateServers(changed);
+    }
+    auto wanted = std::make_shared<Config>(self->config);
+    Haproxy* haproxy = &self->haproxy;
+    Result<> done =
+        co_await self->pool.run(self->loop, [haproxy, wanted] { return haproxy->apply(std::move(*wanted)); });
+    self->tellServing();
+    if (!done.ok()) {
+      log::error("ingress", "{}", done.error().message());
+      self->structure = true;
+      self->appliedRevision = 0;
+      self->retry = self->loop.after(kRetry, [self] { self->wake(); });
+      co_return false;
+    }
+    self->appliedRevision = revision;
+    // Nobody tells when a port becomes free.
+    if (self->haproxy.portsMissing()) self->retry = self->loop.after(kRetryPorts, [self] { self->structureChanged(); });
+    co_return true;
+  }
+
+  // Whether anybody may want to know who is there.
+  bool countable() const {
+    return std::any_of(config.backends.begin(), config.backends.end(), [](const auto& one) {
+      const std::vector<Server>& servers = one.second.servers;
+      return (one.second.sessions && !servers.empty()) ||
+             std::any_of(servers.begin(), servers.end(), [](const Server& server) {
+               return server.state == Server::State::kDraining || server.state == Server::State::kLast;
+             });
+    });
+  }
+
+  static Task<> countUsers(Rep* self) {
+    self->countWanted = false;
+    self->countTimer.cancel();
+    const uint64_t begun = ++self->countsBegun;
+    const TimePoint start = self->loop.now();
+    Haproxy* haproxy = &self->haproxy;
+    Result<std::map<std::string, client::PodUse>> counted =
+        co_await self->pool.run(self->loop, [haproxy] { return haproxy->count(); });
+    if (counted.ok()) {
+      self->take(std::move(*counted));
+      self->countsDone = begun;
+    } else {
+      log::debug("ingress", "users are not counted: {}", counted.error().message());
+    }
+    if (self->countable() && !self->stopping) {
+      const Duration pause = std::max<Duration>(kCountEvery, (self->loop.now() - start) * kCountShare);
+      self->countTimer = self->loop.after(pause, [self] {
+        self->countWanted = true;
+        self->wake();
+      });
+    } else {
+      self->take({});
+    }
+    self->counted.notify();
+  }
+
+  void take(std::map<std::string, client::PodUse> now) {
+    auto next = [this] {
+      // Beyond all that an agent before this one has told.
+      const auto clock = std::chrono::duration_cast<std::chrono::milliseconds>(loop.wallNow().time_since_epoch());
+      report.change = std::max(report.change + 1, static_cast<uint64_t>(clock.count()));
+      return report.change;
+    };
+    const size_t gone = std::erase_if(report.changed, [&](const auto& one) { return !now.contains(one.first); });
+    if (gone > 0) next();
+    for (auto& [pod, use] : now) {
+      auto known = report.changed.find(pod);
+      if (known != report.changed.end() && known->second.second == use) continue;
+      report.changed.insert_or_assign(pod, std::pair(next(), std::move(use)));
+    }
+  }
+
+  Task<Result<client::SessionReport>> sessions(client::SessionQuestion question) {
+    const TimePoint end = loop.now() + question.limit;
+    const uint64_t wanted = countsBegun + 1;
+    if (question.fresh) {
+      countWanted = true;
+      wake();
+    }
+    while (!stopping && (question.fresh ? countsDone < wanted : report.change <= question.seen)) {
+      const Duration left = end - loop.now();
+      if (left <= Duration::zero()) break;
+      co_await counted.waitFor(left);
+    }
+    if (stopping || (question.fresh && countsDone < wanted))
+      co_return Error(Code::kUnavailable, "the users of this node's HAProxy cannot be counted");
+    client::SessionReport out;
+    out.change = report.change;
+    for (const auto& [pod, entry] : report.changed) {
+      out.all.insert(pod);
+      if (entry.first > question.seen) out.changed.emplace(pod, entry);
+    }
+    co_return out;
   }
 
   void tellServing() {
@@ -246,7 +341,7 @@ struct Edge::Rep {
   void watchFilter() { watch(watchedFilter, haproxy.filterPidfd(), "the filter"); }
 
   uint64_t applied() const {
-    const bool settled = synced && !structure && !flushing && changedServices.empty();
+    const bool settled = synced && !structure && !applying && changedServices.empty();
     return settled ? slices.revision() : appliedRevision;
   }
 
@@ -266,11 +361,14 @@ struct Edge::Rep {
   std::set<std::string> usedServices, changedServices;
   bool structure = false, synced = false, flushing = false, stopping = false, serving = false;
   bool waiting = false, impatient = false;
+  bool applying = false, countWanted = false;
   uint64_t appliedRevision = 0;
+  uint64_t countsBegun = 0, countsDone = 0;
+  client::SessionReport report;  // `changed`: all that are counted
   Watched watched, watchedFilter;
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions;
-  Timer retry, patience;
-  Signal flushed;
+  Timer retry, patience, countTimer;
+  Signal flushed, counted;
   Gate gate;
 };
 
@@ -299,12 +397,18 @@ Task<> Edge::stop() {
   r.gateways.stop();
   r.retry.cancel();
   r.patience.cancel();
+  r.countTimer.cancel();
   r.watched.reset();
   r.watchedFilter.reset();
   r.flushed.notify();
+  r.counted.notify();
   co_await r.accessLog.stop();
   co_await r.findings.stop();
   co_await r.gate.close();
+}
+
+Task<Result<client::SessionReport>> Edge::sessions(client::SessionQuestion question) {
+  return rep_->sessions(question);
 }
 
 uint64_t Edge::applied() const {

@@ -12,6 +12,7 @@
 #include "base/blocking.h"
 #include "base/loop.h"
 #include "client/cache.h"
+#include "client/sessions.h"
 
 namespace dhow::ingress {
 
@@ -57,6 +58,9 @@ class Edge {
   std::string accessLogFile() const;
   // The same of what web application firewalls have found.
   std::string findingsFile() const;
+  // The pods' users and connections (client/sessions.h). They are counted once a second while there is a route with
+  // cookie affinity, or a pod drains; HAProxy tells of nothing by itself. kUnavailable: they cannot be counted now.
+  Task<Result<client::SessionReport>> sessions(client::SessionQuestion question);
 
  private:
   struct Rep;

@@ -36,6 +36,8 @@ constexpr size_t kFewestSlots = 8;
 constexpr size_t kSecretLength = 32;
 constexpr size_t kLongestConfig = 256 << 20;
 constexpr size_t kLongestReason = 1000;
+constexpr size_t kLongestTable = 64 << 20;
+constexpr size_t kCommandsAtOnce = 50;
 constexpr int64_t kMostConnections = 20'000;
 constexpr int64_t kOtherFiles = 1'000;
 
@@ -109,8 +111,10 @@ Result<> Haproxy::recover() {
   known_ = false;
   if (!pathExists(options_.folder + "/haproxy.cfg")) return {};
   // Servers keep the places by which the one that runs knows them.
-  if (auto present = readFile(options_.folder + "/haproxy.cfg", kLongestConfig); present.ok())
+  if (auto present = readFile(options_.folder + "/haproxy.cfg", kLongestConfig); present.ok()) {
     slots_ = slotsIn(*present);
+    tables_ = tablesIn(*present);
+  }
   RETURN_IF_ERROR(prepare());
   if (slots_.contains(kFilterBackend)) ensureFilter();
   if (auto found = findKept(options_.run + "/pid")) {
@@ -192,6 +196,21 @@ bool Haproxy::isReloaded() const {
   return fresh;
 }
 
+// Those that a reload has replaced and that still have connections. They answer questions, and take no commands.
+std::vector<std::string> Haproxy::oldWorkers() const {
+  std::vector<std::string> out;
+  auto shown = master_.ask("show proc");
+  if (!shown.ok()) return out;
+  bool old = false;
+  for (const std::string& line : split(*shown, '\n')) {
+    if (line.starts_with("#")) old = line.starts_with("# old workers");
+    auto words = split(line, ' ');
+    std::erase(words, "");
+    if (old && words.size() > 2 && words[1] == "worker") out.push_back(words[0]);
+  }
+  return out;
+}
+
 void Haproxy::stop() {
   if (running()) {
     ::kill(process_.pid, SIGTERM);
@@ -225,6 +244,7 @@ Result<> Haproxy::apply(Config wanted) {
     frontends_.clear();
     missing_.clear();
     slots_.clear();
+    tables_ = {};
     known_ = true;
     return {};
   }
@@ -237,6 +257,9 @@ Result<> Haproxy::apply(Config wanted) {
   // A reload may fail: pods that leave are told of before.
   if (known_ && running())
     if (auto told = changeServers(wanted); !told.ok()) log::warn("ingress", "{}", told.error().message());
+  // Its users are remembered; one that an earlier agent left tells of them here, too.
+  if (running())
+    if (auto read = readTables(); !read.ok()) log::warn("ingress", "{}", read.error().message());
   return load(std::move(wanted));
 }
 
@@ -254,6 +277,10 @@ Result<> Haproxy::load(Config wanted) {
   for (const auto& [name, backend] : wanted.backends) {
     auto found = before.find(name);
     Slots slots = found == before.end() ? Slots() : found->second;
+    // The table knows servers by their places.
+    if (found == before.end() && backend.sessions)
+      for (const auto& [other, table] : tables_.of)
+        if (table == backend.sessions->table && before.contains(other)) slots = before.at(other);
     // A rollout needs twice as many at most, and shall need no reload.
     slots.resize(std::max(slots.size(), std::bit_ceil(std::max(kFewestSlots, 2 * backend.servers.size()))));
     place(backend.servers, slots);
@@ -279,6 +306,10 @@ Result<> Haproxy::load(Config wanted) {
   loaded_ = std::move(wanted);
   frontends_ = std::move(frontends);
   known_ = true;
+  tables_ = tablesOf(loaded_);
+  for (const auto& [name, slots] : slots_)
+    if (auto was = before.find(name); was != before.end()) forgetReplaced(name, was->second, slots);
+  if (auto read = readTables(); !read.ok()) log::warn("ingress", "users are not counted: {}", read.error().message());
   return {};
 }
 
@@ -362,9 +393,83 @@ Result<> Haproxy::changeServers(const Config& wanted) {
     if (found == wanted.backends.end()) continue;
     Slots next = placedAsFits(found->second.servers, slots);
     RETURN_IF_ERROR(changeSlots(name, slots, next, say));
+    forgetReplaced(name, slots, next);
     slots = std::move(next);
   }
   return {};
+}
+
+// Users of a pod that is gone are not those of the pod that gets its place, or its address.
+void Haproxy::forgetReplaced(const std::string& backend, const Slots& before, const Slots& after) {
+  auto found = tables_.of.find(backend);
+  if (found == tables_.of.end()) return;
+  const std::string& table = found->second;
+  for (size_t i = 0; i < before.size() && i < after.size(); ++i) {
+    const auto &was = before[i], &is = after[i];
+    if (!was || (is && was->address == is->address && was->port == is->port &&
+                 (was->pod == is->pod || was->pod.empty() || is->pod.empty())))
+      continue;
+    const auto id = static_cast<int64_t>(i) + 1;
+    sessions_.forgetServer(table, id);
+    if (!running()) continue;
+    const std::string command = fmt::format("clear table {} data.server_id eq {}", table, id);
+    (void)control_.ask(command);
+  }
+}
+
+// What the worker that serves does not know is told to it.
+Result<> Haproxy::readTables() {
+  const int64_t now =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  sessions_.keepOnly(tables_.idle);
+  const std::vector<std::string> replaced = tables_.idle.empty() ? std::vector<std::string>() : oldWorkers();
+  for (const auto& [table, idle] : tables_.idle) {
+    const std::string command = "show table " + table;
+    ASSIGN_OR_RETURN(std::string shown, control_.ask(command, "", kLongestTable));
+    std::vector<SessionTables::Table> all{SessionTables::parse(shown, now)};
+    for (const std::string& worker : replaced) {
+      auto old = master_.ask(fmt::format("@!{} {}", worker, command), "", kLongestTable);
+      if (old.ok()) all.push_back(SessionTables::parse(*old, now));
+    }
+    const std::vector<std::string> missing = sessions_.update(table, std::move(all), idle, now);
+    for (size_t i = 0; i < missing.size(); i += kCommandsAtOnce) {
+      const size_t end = std::min(i + kCommandsAtOnce, missing.size());
+      RETURN_IF_ERROR(control_.ask(join(std::vector<std::string>(missing.begin() + static_cast<ptrdiff_t>(i),
+                                                                 missing.begin() + static_cast<ptrdiff_t>(end)),
+                                        ";")));
+    }
+  }
+  return {};
+}
+
+Result<std::map<std::string, client::PodUse>> Haproxy::count() {
+  std::map<std::string, client::PodUse> out;
+  if (!running()) return out;
+  RETURN_IF_ERROR(readTables());
+  std::map<std::string, std::map<std::string, uint64_t>> connections;
+  const std::string command = "show stat -1 4 -1";  // all proxies, their servers
+  ASSIGN_OR_RETURN(std::string shown, control_.ask(command, "", kLongestTable));
+  SessionTables::addConnections(shown, connections);
+  for (const std::string& worker : oldWorkers()) {
+    auto old = master_.ask(fmt::format("@!{} {}", worker, command), "", kLongestTable);
+    if (old.ok()) SessionTables::addConnections(*old, connections);
+  }
+  for (const auto& [name, slots] : slots_) {
+    auto table = tables_.of.find(name);
+    const bool sticky = table != tables_.of.end();
+    const auto users = sessions_.users(sticky ? table->second : "");
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (!slots[i] || slots[i]->pod.empty()) continue;
+      client::PodUse& use = out[slots[i]->pod];
+      use.connections += connections[name][fmt::format("s{}", i)];
+      use.sticky |= sticky;
+      auto own = users.find(static_cast<int64_t>(i) + 1);
+      if (own == users.end()) continue;
+      use.users.merge(own->second.there);
+      use.ended.merge(own->second.ended);
+    }
+  }
+  return out;
 }
 
 Result<> Haproxy::changeCertificates(const Config& wanted) {

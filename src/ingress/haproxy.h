@@ -10,6 +10,7 @@
 #include "control.h"
 #include "filter_process.h"
 #include "render.h"
+#include "session_tables.h"
 
 namespace dhow::ingress {
 
@@ -40,6 +41,9 @@ class Haproxy {
   // The same of the filter.
   const UniqueFd& filterPidfd() const { return filter_.pidfd(); }
   size_t reloads() const { return reloads_; }
+  // By their uids, the pods that it sends to, with their users and connections. What has begun with a worker that was
+  // replaced counts, too.
+  Result<std::map<std::string, client::PodUse>> count();
   // Somebody else has a port that was asked for: apply() tries again.
   bool portsMissing() const { return !missing_.empty(); }
 
@@ -59,6 +63,9 @@ class Haproxy {
   Result<> change(const Config& wanted);
   Result<> changeServers(const Config& wanted);
   bool isReloaded() const;
+  std::vector<std::string> oldWorkers() const;
+  void forgetReplaced(const std::string& backend, const Slots& before, const Slots& after);
+  Result<> readTables();
   Result<> changeCertificates(const Config& wanted);
   Result<> changeMap(std::string_view name, const std::map<std::string, std::string>& before,
                      const std::map<std::string, std::string>& after, bool removals) const;
@@ -71,6 +78,8 @@ class Haproxy {
   std::vector<Frontend> frontends_;  // as they were asked for: what was refused is not in force
   std::set<uint16_t> missing_;       // ports that somebody else has
   std::map<std::string, Slots> slots_;
+  Tables tables_;  // that are in force
+  SessionTables sessions_;
   bool known_ = false;  // whether loaded_ is true
   KeptProcess process_;
   UniqueFd notify_;

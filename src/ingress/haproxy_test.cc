@@ -8,6 +8,7 @@
 #include <map>
 #include <thread>
 
+#include "backend_lines.h"
 #include "error_pages.h"
 #include "haproxy_fixture.h"
 #include "metrics.h"
@@ -134,7 +135,7 @@ TEST(Haproxy, EndpointsAndRoutesChangeWithoutAReload) {
     EXPECT_EQ(ask("b.test"), "HTTP/1.1 404");
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
     EXPECT_EQ(ask("a.test"), "two");
-    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002, true}, {"127.0.0.1", 8003}})));
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002, Server::State::kLeaving}, {"127.0.0.1", 8003}})));
     for (int i = 0; i < 4; ++i) EXPECT_EQ(ask("a.test"), "three");
     EXPECT_APPLIED(proxy.apply(serving({})));
     EXPECT_EQ(ask("a.test"), "HTTP/1.1 503");
@@ -192,7 +193,7 @@ TEST(Haproxy, ServersKeepTheirPlacesWhenItsKeeperIsAnother) {
     EXPECT_NE(places().find("s2 127.0.0.1:8003 "), std::string::npos);
     Haproxy next(options);
     EXPECT_APPLIED(next.recover());
-    EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8002, true}, {"127.0.0.1", 8003}})));
+    EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8002, Server::State::kLeaving}, {"127.0.0.1", 8003}})));
     EXPECT_NE(places().find("s2 127.0.0.1:8003 "), std::string::npos);
     EXPECT_NE(places().find("s1 127.0.0.1:8002 "), std::string::npos);
   });
@@ -209,7 +210,8 @@ TEST(Haproxy, AWorkerThatGoesHandsOverWhatItIsAskedWhenServersAreOthers) {
     EXPECT_EQ(first.ask(), "one");
     EXPECT_EQ(second.ask(), "one");
     std::vector<Server> all;
-    for (uint16_t port = 8001; port <= 8009; ++port) all.push_back({"127.0.0.1", port, port != 8001});
+    for (uint16_t port = 8001; port <= 8009; ++port)
+      all.push_back({"127.0.0.1", port, port == 8001 ? Server::State::kReady : Server::State::kLeaving});
     EXPECT_APPLIED(proxy.apply(serving(all)));
     EXPECT_EQ(proxy.reloads(), 1u);
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8006}})));
@@ -219,7 +221,7 @@ TEST(Haproxy, AWorkerThatGoesHandsOverWhatItIsAskedWhenServersAreOthers) {
     EXPECT_APPLIED(next.recover());
     EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8006}})));
     Backhand seven("seven", 8007);
-    EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8006, true}, {"127.0.0.1", 8007}})));
+    EXPECT_APPLIED(next.apply(serving({{"127.0.0.1", 8006, Server::State::kLeaving}, {"127.0.0.1", 8007}})));
     EXPECT_EQ(second.ask(), "seven");
   });
 }
@@ -297,6 +299,81 @@ TEST(Haproxy, NoMomentIsWithoutServersWhenRoutesMoveOrAllServersChange) {
     EXPECT_EQ(answers.size(), 2u) << answers.begin()->first << " " << answers.rbegin()->first;
     EXPECT_GT(answers["one"], 0);
     EXPECT_GT(answers["two"], 0);
+  });
+}
+
+Config sticky(std::vector<Server> servers, const std::string& more = "") {
+  Config config = serving(servers);
+  Annotations::Affinity cookie;
+  cookie.name = "STICK";
+  Backend& backend = config.backends["web"];
+  backend.sessions = {"sessions_web", 300};
+  backend.lines.push_back("cookie STICK insert indirect nocache dynamic");
+  backend.lines.push_back("dynamic-cookie-key 0123456789");
+  for (const std::string& line : sessionLines(cookie, "sessions_web")) backend.lines.push_back(line);
+  if (!more.empty()) config.frontends[0].acls.push_back(more);
+  return config;
+}
+
+// Whom a browser without a cookie is sent to, and its cookie.
+std::pair<std::string, std::string> browser() {
+  const std::string answer = askWhole("a.test");
+  const size_t begin = answer.find("STICK="), end = answer.find(';', begin);
+  if (begin == answer.npos) return {};
+  return {answer.substr(answer.find("\r\n\r\n") + 4),
+          "Cookie: a=b; " + answer.substr(begin, end - begin) + "; c=d\r\n"};
+}
+
+TEST(Haproxy, AServerThatDrainsKeepsItsUsersOverReloadsAndKeepers) {
+  apart([](const Haproxy::Options& options) {
+    using State = Server::State;
+    Backhand one("one", 8001), two("two", 8002);
+    const Server drains{"127.0.0.1", 8001, State::kDraining, "pod-one"},
+        stays{"127.0.0.1", 8002, State::kReady, "pod-two"};
+    auto users = [](Haproxy& proxy, const std::string& pod) -> uint64_t {
+      auto counted = proxy.count();
+      if (!counted.ok()) ADD_FAILURE() << counted.error().message();
+      return counted.ok() && counted->contains(pod) ? counted->at(pod).users.count() : 99;
+    };
+    std::string ann;
+    {
+      Haproxy proxy(options);
+      EXPECT_APPLIED(proxy.apply(sticky({{"127.0.0.1", 8001, State::kReady, "pod-one"}, stays})));
+      std::string name;
+      while (name != "one") std::tie(name, ann) = browser();
+      EXPECT_EQ(users(proxy, "pod-one"), 1U);
+      EXPECT_APPLIED(proxy.apply(sticky({drains, stays})));
+      EXPECT_EQ(proxy.reloads(), 0U);
+      for (int i = 0; i < 4; ++i) {
+        EXPECT_EQ(ask("a.test", "/", 80, ann), "one");
+        EXPECT_EQ(browser().first, "two");
+      }
+      EXPECT_EQ(users(proxy, "pod-one"), 1U);
+      const uint64_t others = users(proxy, "pod-two");
+      EXPECT_GE(others, 4U);
+      // Two reloads, one right after the other: no worker has time to learn from the one before.
+      EXPECT_APPLIED(proxy.apply(sticky({drains, stays}, "acl x path /x")));
+      EXPECT_APPLIED(proxy.apply(sticky({drains, stays}, "acl y path /y")));
+      EXPECT_EQ(proxy.reloads(), 2U);
+      EXPECT_EQ(ask("a.test", "/", 80, ann), "one");
+      EXPECT_EQ(browser().first, "two");
+      EXPECT_EQ(users(proxy, "pod-one"), 1U);
+      EXPECT_EQ(users(proxy, "pod-two"), others + 1);
+    }
+    Haproxy next(options);
+    EXPECT_APPLIED(next.recover());
+    EXPECT_APPLIED(next.apply(sticky({drains, stays})));
+    EXPECT_EQ(ask("a.test", "/", 80, ann), "one");
+    EXPECT_EQ(browser().first, "two");
+    EXPECT_EQ(users(next, "pod-one"), 1U);
+    // Its end: who comes back gets another pod, and its users are not those of the pod that gets its address.
+    EXPECT_APPLIED(next.apply(sticky({{"127.0.0.1", 8001, State::kLeaving, "pod-one"}, stays})));
+    EXPECT_EQ(ask("a.test", "/", 80, ann), "two");
+    EXPECT_APPLIED(next.apply(sticky({{"127.0.0.1", 8001, State::kReady, "pod-three"}, stays})));
+    EXPECT_EQ(users(next, "pod-three"), 0U);
+    std::string name;
+    for (int i = 0; i < 10 && name != "one"; ++i) std::tie(name, ann) = browser();
+    EXPECT_EQ(name, "one");  // its weight is one again
   });
 }
 

@@ -27,6 +27,9 @@ constexpr std::string_view kDefaults = R"(defaults
   timeout tunnel 1h
 )";
 
+constexpr size_t kLongestUser = 37;  // a UUID and a zero byte
+constexpr size_t kMostUsers = 100'000;
+
 // "@name" in a line or option is the path of that file.
 std::string withFiles(std::string line, const Config& config, const Layout& layout) {
   for (const auto& [name, content] : config.files) {
@@ -66,6 +69,10 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
         layout.metrics);
   if (config.files.contains(kFilterFile)) text += filterBackend(layout.filter);
   for (const std::string& section : config.userlists) text += section;
+  for (const auto& [name, idle] : tablesOf(config).idle)
+    text +=
+        fmt::format("backend {}\n  stick-table type string len {} size {} expire {}s store gpt0,server_id,server_key\n",
+                    name, kLongestUser, kMostUsers, idle);
   size_t line = static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + 1;
   for (size_t i = 0; i < config.frontends.size(); ++i) {
     text += fmt::format("frontend edge_{}\n", config.frontends[i].name);
@@ -92,7 +99,7 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
       const auto& server = placed->second[i];
       section +=
           fmt::format("  server s{} {}:{} {}{}\n", i, server ? server->address : "127.0.0.1", server ? server->port : 1,
-                      withFiles(backend.serverOptions, config, layout), server && !server->leaving ? "" : " disabled");
+                      withFiles(backend.serverOptions, config, layout), stateOption(server));
     }
     line += static_cast<size_t>(std::count(section.begin(), section.end(), '\n'));
     text += section;
@@ -111,11 +118,38 @@ std::map<std::string, Slots> slotsIn(std::string_view config) {
     if (words[1] != fmt::format("s{}", slots->size()) || colon == std::string::npos) continue;
     auto port = parseInt(std::string_view(words[2]).substr(colon + 1));
     if (!port || *port <= 0 || *port > UINT16_MAX) continue;
-    Server server{words[2].substr(0, colon), static_cast<uint16_t>(*port), words.back() == "disabled"};
-    if (server.port == 1 && server.leaving)
+    Server server{words[2].substr(0, colon), static_cast<uint16_t>(*port), Server::State::kReady, ""};
+    if (words.back() == "disabled") server.state = Server::State::kLeaving;
+    if (words[words.size() - 2] == "weight") server.state = Server::State::kDraining;
+    if (server.port == 1 && server.state == Server::State::kLeaving)
       slots->emplace_back();  // a place for one to come
     else
       slots->emplace_back(std::move(server));
+  }
+  return out;
+}
+
+Tables tablesOf(const Config& config) {
+  Tables out;
+  for (const auto& [name, backend] : config.backends) {
+    if (!backend.sessions) continue;
+    out.idle.emplace(backend.sessions->table, backend.sessions->idle);
+    out.of.emplace(name, backend.sessions->table);
+  }
+  return out;
+}
+
+Tables tablesIn(std::string_view config) {
+  Tables out;
+  std::string backend;
+  for (const std::string& line : split(config, '\n')) {
+    if (line.starts_with("backend ")) backend = line.substr(8);
+    const std::vector<std::string> words = split(trim(line), ' ');
+    for (size_t i = 0; i + 1 < words.size(); ++i) {
+      if (words[0] == "stick-table" && backend.starts_with(kTablePrefix) && words[i] == "expire")
+        out.idle[backend] = parseInt(words[i + 1].substr(0, words[i + 1].size() - 1)).value_or(0);
+      if (words[0] == "stick" && words[i] == "table") out.of[backend] = words[i + 1];
+    }
   }
   return out;
 }

@@ -50,13 +50,31 @@ struct Rendered {
 Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& slots, const Layout& layout);
 // The servers of a configuration that was rendered.
 std::map<std::string, Slots> slotsIn(std::string_view config);
+// Tables of users, and the backends that have one.
+struct Tables {
+  std::map<std::string, int64_t> idle;    // seconds, by table
+  std::map<std::string, std::string> of;  // by backend
+};
+Tables tablesOf(const Config& config);
+Tables tablesIn(std::string_view config);  // that was rendered
 std::string renderMap(const std::map<std::string, std::string>& map);
 // "[options] hosts" of a crt-list's line after the file.
 std::string certificateFilter(const Certificate& certificate, const Layout& layout);
 std::string renderCertificateList(const Config& config, const Frontend& frontend, const Layout& layout);
-// Whether a server that leaves is passed over by its cookies, too.
+// As `set server` names it. In `drain` cookies lead to it, and nothing else; in `maint` they do not either.
 inline const char* stateOf(const Server& server) {
-  return server.leaving ? "maint" : "ready";
+  switch (server.state) {
+    case Server::State::kReady:
+    case Server::State::kLast: return "ready";
+    case Server::State::kDraining: return "drain";
+    case Server::State::kLeaving: break;
+  }
+  return "maint";
+}
+// The same at the end of a server's line.
+inline const char* stateOption(const std::optional<Server>& server) {
+  if (!server || server->state == Server::State::kLeaving) return " disabled";
+  return server->state == Server::State::kDraining ? " weight 0" : "";
 }
 
 }  // namespace dhow::ingress

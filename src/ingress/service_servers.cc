@@ -63,18 +63,22 @@ std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_
       const bool terminating = condition(endpoint, "terminating", false);
       if (!isReady && !terminating) continue;
       for (const std::string& address : client::strings(array(endpoint, {"addresses"}))) {
-        Server server{address, static_cast<uint16_t>(port), !isReady};
-        if (isReady)
+        Server server{address, static_cast<uint16_t>(port), Server::State::kReady,
+                      std::string(text(endpoint, {"targetRef", "uid"}))};
+        if (isReady) {
           ready.push_back(std::move(server));
-        else if (condition(endpoint, "serving", false))
+        } else if (condition(endpoint, "serving", false)) {
+          server.state = Server::State::kDraining;
           serving.push_back(std::move(server));
-        else
+        } else {
+          server.state = Server::State::kLeaving;
           leaving.push_back(std::move(server));
+        }
       }
     }
   }
   if (ready.empty())
-    for (Server& server : serving) server.leaving = false;
+    for (Server& server : serving) server.state = Server::State::kLast;
   std::vector<Server> out = std::move(ready);
   out.insert(out.end(), serving.begin(), serving.end());
   out.insert(out.end(), leaving.begin(), leaving.end());

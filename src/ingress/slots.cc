@@ -18,7 +18,9 @@ Result<> changeOne(const std::string& server, const std::optional<Server>& befor
     RETURN_IF_ERROR(say(server + "state maint", ""));
     RETURN_IF_ERROR(say(fmt::format("{}addr {} port {}", server, after->address, after->port), "changed|no need"));
   }
-  return say(server + "state " + stateOf(*after), "");
+  RETURN_IF_ERROR(say(server + "state " + stateOf(*after), ""));
+  // The weight of one that drained when the file was read is 0.
+  return after->state == Server::State::kLeaving ? Result<>() : say(server + "weight 1", "");
 }
 
 }  // namespace
@@ -49,7 +51,8 @@ Slots placedAsFits(const std::vector<Server>& servers, const Slots& slots) {
   Slots out = slots;
   if (place(servers, out)) return out;
   std::vector<Server> ready;
-  std::copy_if(servers.begin(), servers.end(), std::back_inserter(ready), [](const Server& s) { return !s.leaving; });
+  std::copy_if(servers.begin(), servers.end(), std::back_inserter(ready),
+               [](const Server& s) { return s.state != Server::State::kLeaving; });
   out = slots;
   (void)place(ready, out);
   return out;
@@ -58,7 +61,7 @@ Slots placedAsFits(const std::vector<Server>& servers, const Slots& slots) {
 Result<> changeSlots(const std::string& backend, const Slots& before, const Slots& after, const Say& say) {
   for (bool coming : {true, false})
     for (size_t i = 0; i < before.size(); ++i)
-      if (before[i] != after[i] && (after[i] && !after[i]->leaving) == coming)
+      if (before[i] != after[i] && (after[i] && after[i]->state != Server::State::kLeaving) == coming)
         RETURN_IF_ERROR(changeOne(fmt::format("set server {}/s{} ", backend, i), before[i], after[i], say));
   return {};
 }

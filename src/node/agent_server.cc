@@ -100,6 +100,7 @@ Task<Result<>> AgentServer::serve(http::Request& request, http::ResponseWriter& 
     co_return co_await writer.send(std::move(response));
   }
   if (request.path == client::kAppliedPath) co_return co_await applied(request, writer);
+  if (request.path == client::kSessionsPath) co_return co_await sessions(request, writer);
   if (path[0] == "containerLogs" && path.size() == 4) co_return co_await logs(request, writer, std::move(path));
   if (path[0] == "exec" && path.size() == 4) co_return co_await exec(request, writer, std::move(path));
   if (path[0] == "attach" && path.size() == 4) co_return co_await attach(request, writer, std::move(path));
@@ -309,6 +310,15 @@ Task<Result<>> AgentServer::portForward(http::Request& request, http::ResponseWr
   auto inside = http::adoptFd(loop_, fd->release());
   co_await http::pipeBoth(loop_, std::move(*connection), std::move(inside));
   co_return Result<>();
+}
+
+Task<Result<>> AgentServer::sessions(http::Request& request, http::ResponseWriter& writer) {
+  auto report = co_await edge_.sessions(client::sessionQuestion(request.query));
+  CO_RETURN_IF_ERROR(report);
+  http::Response response;
+  response.headers.set("Content-Type", "application/json");
+  response.body = client::encodeSessions(*report);
+  co_return co_await writer.send(std::move(response));
 }
 
 Task<Result<>> AgentServer::applied(http::Request& request, http::ResponseWriter& writer) {

@@ -1,5 +1,6 @@
 // What the masters ask of a node, over the connection that the agent dialed (client/streaming.h): logs, exec, attach,
-// port-forward, health, statistics, and how far the proxy and DNS have come (client/draining.h).
+// port-forward, health, statistics, and how far the proxy and DNS have come (client/draining.h), and how many users and
+// connections pods have at this node's edge (client/sessions.h).
 #pragma once
 
 #include <memory>
@@ -30,6 +31,7 @@ class AgentServer {
   Task<Result<>> attach(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
   Task<Result<>> portForward(http::Request& request, http::ResponseWriter& writer, std::vector<std::string> path);
   Task<Result<>> applied(http::Request& request, http::ResponseWriter& writer);
+  Task<Result<>> sessions(http::Request& request, http::ResponseWriter& writer);
   Task<Result<>> summary(http::ResponseWriter& writer);
   Task<Result<>> metrics(http::ResponseWriter& writer);
   Task<Result<>> edgeLog(http::Request& request, http::ResponseWriter& writer, std::string path);

@@ -380,7 +380,7 @@ class FakeConnector final : public Connector {
 // Answers when the test says so.
 class FakeBarrier final : public Barrier {
  public:
-  explicit FakeBarrier(Loop& loop) : answered_(loop) {}
+  explicit FakeBarrier(Loop& loop) : loop_(loop), answered_(loop) {}
   Task<Result<client::Drained>> pass(client::DrainQuestion pod) override {
     asked.push_back(std::move(pod));
     if (none) co_return Error(Code::kUnavailable, "connection refused");
@@ -394,10 +394,25 @@ class FakeBarrier final : public Barrier {
     answers_ = asked.size();
     answered_.notify();
   }
+  Task<Result<client::Held>> held(client::HeldQuestion question) override {
+    heldAsked.push_back(question);
+    if (none) co_return Error(Code::kUnavailable, "connection refused");
+    const TimePoint end = loop_.now() + client::kHeldLimit;
+    while (question.known == std::pair(holds.sessions, holds.connections) && loop_.now() < end)
+      co_await answered_.waitFor(end - loop_.now());
+    co_return holds;
+  }
+  void hold(client::Held now) {
+    holds = std::move(now);
+    answered_.notify();
+  }
   std::vector<client::DrainQuestion> asked;
+  std::vector<client::HeldQuestion> heldAsked;
+  client::Held holds;
   bool none = false;  // no master answers
 
  private:
+  Loop& loop_;
   std::optional<Result<client::Drained>> answer_;
   size_t answers_ = 0;
   Signal answered_;

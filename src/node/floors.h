@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "client/client.h"
 #include "client/draining.h"
+#include "client/sessions.h"
 #include "image/store.h"
 #include "volume_content.h"
 
@@ -95,6 +96,8 @@ class Barrier {
   // Returns when nobody sends to the pod any more, or with who has not confirmed that in time. kUnavailable: no master
   // answers.
   virtual Task<Result<client::Drained>> pass(client::DrainQuestion pod) = 0;
+  // What users hold of it; see client/sessions.h for when it returns.
+  virtual Task<Result<client::Held>> held(client::HeldQuestion pod) = 0;
 };
 
 // What probes and hooks do over the network.

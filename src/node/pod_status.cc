@@ -1,5 +1,7 @@
 #include "pod_status.h"
 
+#include "client/sessions.h"
+
 #include "base/strings.h"
 
 namespace dhow::node {
@@ -96,6 +98,7 @@ Verdict containersVerdict(const PodFacts& facts, std::string_view phase, bool in
 
 Verdict readyVerdict(const PodFacts& facts, const Verdict& containers) {
   if (!containers.holds) return containers;
+  if (facts.abandoned) return {false, "PodStopping", "its users are sent elsewhere, and it is about to stop"};
   std::vector<std::string> missing;
   for (const json::value& gate : array(*facts.pod, {"spec", "readinessGates"})) {
     if (!gate.is_object()) continue;
@@ -148,6 +151,11 @@ json::object podStatus(const PodFacts& facts) {
   conditions.push_back(conditionOf(facts, "Initialized", initialized));
   conditions.push_back(conditionOf(facts, "Ready", readyVerdict(facts, containers)));
   conditions.push_back(conditionOf(facts, "ContainersReady", containers));
+  if (facts.sessions) {
+    const PodFacts::Sessions& sessions = *facts.sessions;
+    conditions.push_back(
+        conditionOf(facts, client::kSessionsHeldCondition, {sessions.held, sessions.reason, sessions.message}));
+  }
   out["conditions"] = std::move(conditions);
 
   auto tell = [&](const char* first, const char* all, const std::vector<std::string>& addresses) {

@@ -1,6 +1,7 @@
 // A pod's status from what the agent knows: phase, conditions and container states, as the kubelet computes them.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,13 @@ struct PodFacts {
   std::vector<std::string> podIps, hostIps;  // the first one is the primary
   WallTime startTime{}, now{};
   std::string reason, message;  // DeadlineExceeded, Evicted, ...
+  // Of a pod that leaves: what users hold of it, or held.
+  struct Sessions {
+    bool held = false;
+    std::string reason, message;
+  };
+  std::optional<Sessions> sessions;
+  bool abandoned = false;  // nobody, not even a user that it has, may be sent to it any more
 };
 
 json::object podStatus(const PodFacts& facts);

@@ -92,14 +92,20 @@ Task<> PodWorker::stopAll(Duration grace) {
   }
 }
 
-Task<> PodWorker::drain(Duration grace) {
-  const bool runs = std::any_of(records_.begin(), records_.end(),
-                                [](const ContainerRecord& record) { return record.state == State::kRunning; });
-  if (context_.barrier == nullptr || !runs) co_return;
-  // The wait is part of the grace period, and leaves the containers time of their own.
-  const TimePoint end = loop_.now() + std::min(grace / 2, kDrainLimit);
+bool PodWorker::anyRuns() const {
+  return std::any_of(records_.begin(), records_.end(),
+                     [](const ContainerRecord& record) { return record.state == State::kRunning; });
+}
+
+TimePoint PodWorker::latestEnd() const {
+  return loop_.now() + graceOf() + (holding_ && client::ownSessionDeadline(*pod_) ? holdLeft() : Duration::zero());
+}
+
+Task<> PodWorker::drain(Duration limit, bool over) {
+  if (context_.barrier == nullptr || !anyRuns()) co_return;
+  const TimePoint end = loop_.now() + std::min(limit, kDrainLimit);
   auto done = std::make_shared<bool>(false);
-  gate_.spawn(passBarrier(this, done));
+  gate_.spawn(passBarrier(this, done, over));
   while (!*done && !quitting_ && !fenced_ && !removedFromApi_) {
     const Duration left = std::min(end, stopDeadline_) - loop_.now();
     if (left <= Duration::zero()) {
@@ -112,12 +118,12 @@ Task<> PodWorker::drain(Duration grace) {
 }
 
 // `done`: nobody waits for it any more.
-Task<> PodWorker::passBarrier(PodWorker* self, std::shared_ptr<bool> done) {
+Task<> PodWorker::passBarrier(PodWorker* self, std::shared_ptr<bool> done, bool over) {
   const TimePoint until = self->loop_.now() + kMasterAway;
   std::string complaint;
   while (!*done && !self->quitting_) {
-    auto drained =
-        co_await self->context_.barrier->pass({self->ns_, self->name_, self->uid_, self->pod_->resourceVersion()});
+    const uint64_t revision = std::max(self->pod_->resourceVersion(), self->sentAt_);
+    auto drained = co_await self->context_.barrier->pass({self->ns_, self->name_, self->uid_, revision, over});
     complaint = drained.ok() ? drained->complaint() : drained.error().message();
     const bool away =
         !drained.ok() && (drained.error().is(Code::kUnavailable) || drained.error().is(Code::kDeadlineExceeded));
@@ -138,12 +144,16 @@ Task<> PodWorker::stopPod(PodWorker* self) {
   // A container that is about to run is let run, then stopped: no step is cut in the middle.
   while (self->busy_ > 0 && !self->quitting_) co_await self->changed_.wait();
   if (self->quitting_) co_return;
-  const Duration grace = self->graceOf();
-  self->stopDeadline_ = std::min(self->stopDeadline_, self->loop_.now() + grace);
+  const TimePoint since = self->loop_.now();
+  self->holding_ = self->context_.barrier != nullptr && self->pod_->deleting();
+  self->stopDeadline_ = std::min(self->stopDeadline_, self->latestEnd());
   self->publish();
-  co_await self->drain(grace);
+  // The wait is part of the grace period, and leaves the containers time of their own.
+  co_await self->drain(self->graceOf() / 2, false);
   if (self->quitting_) co_return;
-  co_await self->stopAll(grace);
+  co_await self->holdSessions(since);
+  if (self->quitting_) co_return;
+  co_await self->stopAll(self->graceOf());
   if (self->quitting_) co_return;
   co_await self->tearDown();
   if (self->quitting_) co_return;

@@ -71,6 +71,92 @@ TEST_F(PodStopTest, StopSignalAndHookWaitForTheBarrier) {
   EXPECT_FALSE(happened("Undrained"));
 }
 
+TEST_F(PodStopTest, UsersKeepThePodUntilTheyHaveLeft) {
+  context_.barrier = &barrier_;
+  start(kWeb);
+  barrier_.hold({true, true, 2, 1, {}});
+  remove(30);
+  barrier_.answer(client::Drained());
+  loop_.advance(15s);
+  ASSERT_NE(runtime_.running("web"), nullptr);
+  EXPECT_TRUE(runtime_.running("web")->signals.empty());
+  EXPECT_TRUE(happened("DrainingSessions", "2 sessions and 1 connection held until"));
+  EXPECT_EQ(condition(client::kSessionsHeldCondition), "True");
+  EXPECT_EQ(condition("Ready"), "True");
+  barrier_.hold({true, true, 0, 0, {"n2"}});
+  loop_.advance(500ms);
+  EXPECT_TRUE(runtime_.running("web")->signals.empty());  // one of the nodes does not tell
+  barrier_.hold({true, true, 0, 0, {}});
+  loop_.advance(1s);
+  // Those who come back are sent elsewhere first.
+  ASSERT_EQ(barrier_.asked.size(), 2U);
+  EXPECT_TRUE(barrier_.asked[1].over);
+  EXPECT_EQ(condition("Ready"), "False");
+  EXPECT_TRUE(runtime_.running("web")->signals.empty());
+  barrier_.answer(client::Drained());
+  loop_.runReady();
+  EXPECT_TRUE(over_);
+  EXPECT_TRUE(happened("SessionsEnded"));
+}
+
+TEST_F(PodStopTest, TheDeadlineCutsUsersAndLeavesTheContainersTime) {
+  context_.barrier = &barrier_;
+  runtime_.deaf.insert("web");
+  start(kWeb);
+  barrier_.hold({true, false, 0, 1, {}});
+  remove(10);
+  barrier_.answer(client::Drained());
+  loop_.advance(7900ms);
+  EXPECT_TRUE(runtime_.running("web")->signals.empty());
+  loop_.advance(200ms);
+  EXPECT_EQ(runtime_.running("web")->signals, std::vector<int>{SIGTERM});
+  EXPECT_TRUE(happened("SessionsCut", "1 connection cut after 8 s: the deadline has passed"));
+  EXPECT_EQ(barrier_.asked.size(), 1U);  // without cookies nobody comes back
+  loop_.advance(2s);
+  EXPECT_TRUE(over_);
+}
+
+TEST_F(PodStopTest, ADeadlineOfItsOwnOutlastsTheGracePeriodWhichFollows) {
+  context_.barrier = &barrier_;
+  runtime_.deaf.insert("web");
+  ObjectPtr pod = seed(R"({"terminationGracePeriodSeconds":5,"containers":[{"name":"web","image":"web:1"}]})");
+  run(client_.change(kPods, "default", "web", [](json::object& o) {
+    client::objectAt(client::metadataOf(o), "annotations")[client::kSessionDeadlineAnnotation] = "1h";
+  }));
+  barrier_.hold({true, false, 0, 1, {}});
+  remove(5);
+  barrier_.answer(client::Drained());
+  loop_.advance(59min);
+  EXPECT_TRUE(runtime_.running("web")->signals.empty());
+  // The agent is another one meanwhile, and no master answers: what was held is held.
+  stopWorker();
+  barrier_.none = true;
+  run(client_.find(kPods, "default", "web"), true);
+  loop_.advance(50s);
+  ASSERT_NE(runtime_.running("web"), nullptr);
+  EXPECT_TRUE(runtime_.running("web")->signals.empty());
+  barrier_.none = false;
+  loop_.advance(10s);
+  EXPECT_EQ(runtime_.running("web")->signals, std::vector<int>{SIGTERM});
+  EXPECT_FALSE(over_);
+  loop_.advance(6s);
+  EXPECT_TRUE(over_);
+}
+
+TEST_F(PodStopTest, ADeletionAtOnceCutsUsers) {
+  context_.barrier = &barrier_;
+  start(kWeb);
+  barrier_.hold({true, true, 3, 0, {}});
+  remove(30);
+  barrier_.answer(client::Drained());
+  loop_.advance(1s);
+  EXPECT_FALSE(over_);
+  client_.drop(kPods, "default", "web");
+  loop_.runReady();
+  EXPECT_TRUE(over_);
+  EXPECT_TRUE(happened("SessionsCut", "3 sessions cut after 1 s: the pod was deleted at once"));
+}
+
 TEST_F(PodStopTest, BarrierTakesAtMostHalfOfTheGracePeriodAndIsPartOfIt) {
   context_.barrier = &barrier_;
   runtime_.deaf = {"web"};

@@ -138,6 +138,11 @@ void PodWorker::restoreFromDisk() {
     const json::object* found = named(array(from, {list}), record.name);
     if (found != nullptr) restore(record, *found);
   }
+  for (const json::value& one : array(from, {"conditions"})) {
+    if (!one.is_object() || text(one.get_object(), "type") != client::kSessionsHeldCondition) continue;
+    const json::object& held = one.get_object();
+    sessions_ = {text(held, "status") == "True", std::string(text(held, "reason")), std::string(text(held, "message"))};
+  }
   std::string_view phase = text(from, "phase");
   if (phase == "Succeeded" || phase == "Failed") {
     finished_ = true;
@@ -288,7 +293,7 @@ void PodWorker::applyDeletion() {
   if (!pod_->deleting()) return;
   stopWanted_ = true;
   if (stopping_) {
-    const TimePoint deadline = loop_.now() + graceOf();
+    const TimePoint deadline = latestEnd();
     auto asked = client::time(pod_->root(), {"metadata", "deletionTimestamp"});
     // A shorter grace period brings the end nearer; nothing takes it farther away.
     if (asked && deadline < stopDeadline_) {
@@ -410,6 +415,8 @@ json::object PodWorker::computeStatus() {
   facts.hostIps = hostIps();
   facts.startTime = startTime_;
   facts.now = loop_.wallNow();
+  facts.sessions = sessions_;
+  facts.abandoned = abandoned_;
   if (tornDown_) {
     facts.reason = failReason_;
     facts.message = failMessage_;

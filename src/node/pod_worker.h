@@ -150,8 +150,20 @@ class PodWorker {
   static Task<> stopContainer(PodWorker* self, size_t i, Duration grace, std::string why);
   static Task<> preStop(PodWorker* self, size_t i, Duration grace, std::shared_ptr<bool> done);
   // Until nobody sends to the pod any more; bounded, and cut short when there is no time for it.
-  Task<> drain(Duration grace);
-  static Task<> passBarrier(PodWorker* self, std::shared_ptr<bool> done);
+  // `over`: not even the users that it has.
+  Task<> drain(Duration limit, bool over);
+  static Task<> passBarrier(PodWorker* self, std::shared_ptr<bool> done, bool over);
+  bool anyRuns() const;
+  // By now, the last moment at which a container may be killed.
+  TimePoint latestEnd() const;
+  // While users have sessions or connections (pod_sessions.cc).
+  struct HeldAnswer;
+  Task<> holdSessions(TimePoint since);  // when the stop began
+  bool mayHold() const;
+  Duration holdLeft() const;
+  static Task<> askHeld(PodWorker* self, client::HeldQuestion question, std::shared_ptr<HeldAnswer> answer);
+  void tellHeld(const client::Held& held);
+  void tellHoldOver(const client::Held& last, TimePoint since);
   Task<> stopAll(Duration grace);
   Task<> tearDown();
   Task<> tellDeleted();
@@ -200,6 +212,10 @@ class PodWorker {
   bool stopWanted_ = false, stopping_ = false, removedFromApi_ = false;
   bool tearing_ = false, tornDown_ = false, stopped_ = false, over_ = false, quitting_ = false;
   TimePoint stopDeadline_ = TimePoint::max();
+  bool holding_ = false;    // the grace period may begin later
+  bool abandoned_ = false;  // see PodFacts
+  std::optional<PodFacts::Sessions> sessions_;
+  TimePoint sessionsToldAt_{};
   int busy_ = 0;  // steps under way that a teardown waits for
   std::string failReason_, failMessage_;
   Timer stepTimer_, deadlineTimer_;

@@ -180,6 +180,12 @@ Task<Result<client::Drained>> ApiBarrier::pass(client::DrainQuestion pod) {
   co_return client::decodeDrained(*answer);
 }
 
+Task<Result<client::Held>> ApiBarrier::held(client::HeldQuestion pod) {
+  auto answer = co_await client_.raw("GET", client::heldTarget(node_, pod));
+  if (!answer.ok()) co_return std::move(answer).error();
+  co_return client::decodeHeld(*answer);
+}
+
 Task<Result<Tokens::Token>> ApiTokens::request(std::string ns, std::string account, TokenRequest wanted,
                                                std::string podName, std::string podUid) {
   json::object spec{

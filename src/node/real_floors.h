@@ -88,6 +88,7 @@ class ApiBarrier final : public Barrier {
  public:
   ApiBarrier(client::HttpClient& client, std::string node) : client_(client), node_(std::move(node)) {}
   Task<Result<client::Drained>> pass(client::DrainQuestion pod) override;
+  Task<Result<client::Held>> held(client::HeldQuestion pod) override;
 
  private:
   client::HttpClient& client_;

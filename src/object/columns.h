@@ -15,6 +15,8 @@ struct Entry {
   Function function;
 };
 
+inline constexpr std::string_view kPodSessions = "podSessions";  // TableOptions::podSessions knows better
+
 Function find(std::string_view name);
 std::span<const Entry> podColumns();
 std::span<const Entry> otherColumns();

@@ -125,10 +125,19 @@ json::value podReadinessGates(const Object& object, WallTime) {
   return json::value(fmt::format("{}/{}", met, total));
 }
 
-constexpr Entry kColumns[] = {{"podReady", podReady},
-                              {"podStatus", podStatus},
-                              {"podRestarts", podRestarts},
-                              {"podReadinessGates", podReadinessGates}};
+json::value podSessions(const Object&, WallTime) {
+  return "<none>";
+}
+
+// Of PodSessions.
+json::value sessions(const Object& object, WallTime) {
+  const json::value* count = object.root().if_contains("sessions");
+  return count && count->is_int64() ? json::value(std::to_string(count->get_int64())) : json::value("<none>");
+}
+
+constexpr Entry kColumns[] = {{"podReady", podReady},       {"podStatus", podStatus},
+                              {"podRestarts", podRestarts}, {"podReadinessGates", podReadinessGates},
+                              {kPodSessions, podSessions},  {"sessions", sessions}};
 
 }  // namespace
 

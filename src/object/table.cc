@@ -30,6 +30,7 @@ json::value missingCell(const Column& column) {
 }
 
 json::value cell(const Column& column, columns::Function function, const Object& object, const TableOptions& options) {
+  if (column.function == columns::kPodSessions && options.podSessions) return json::value(options.podSessions(object));
   if (function) return function(object, options.now);
   const json::value* value = follow(object.root(), column.path);
   if (!value || (value->is_string() && value->get_string().empty())) return missingCell(column);

@@ -1,6 +1,7 @@
 // `kubectl get` as the server renders it: meta.k8s.io/v1 Table.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,6 +20,8 @@ struct TableOptions {
   WallTime now;        // ages count to it
   std::string resourceVersion, continueToken;
   std::optional<int64_t> remaining;
+  // The cell of a pod that its document does not tell: SESSIONS. Empty: as a pod of which nothing is counted.
+  std::function<std::string(const Object& pod)> podSessions;
 };
 
 // The encoded Table.
