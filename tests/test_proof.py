@@ -14,7 +14,7 @@ OPERATIONS = 100
 # Requests a second, all together. The short form shares two cores with other tests.
 RATE = float(os.environ.get("DHOW_PROOF_RATE", 2000 if FULL else 300))
 LONGEST = 12 if FULL else 2
-CUSTOMERS = {"chats": 40, "calls": 20, "visitors": 4} if FULL else {"chats": 10, "calls": 5, "visitors": 2}
+CUSTOMERS = {"chats": 40, "calls": 20, "visitors": 4, "shoppers": 60} if FULL else {"chats": 10, "calls": 5, "visitors": 2, "shoppers": 10}
 
 
 @pytest.fixture(scope="module")
