@@ -102,9 +102,9 @@ class Proof:
     def failures(self):
         return sorted(tuple(failure) for told in self.told.values() for failure in told["failures"])
 
-    def failures_since(self, moment):
+    def failures_between(self, dead, back):
         """Those of connections and sessions that did not exist before."""
-        return [failure for failure in self.failures() if failure[2] > moment]
+        return [failure for failure in self.failures() if failure[2] > dead and failure[0] < back]
 
     def report(self):
         lines = [f"{len(self.operations)} operations in {self.seconds:.0f} s: " + ", ".join(
@@ -227,7 +227,7 @@ class Proof:
         return role_process(self.cluster, "agent", node) != before
 
     def kill_node(self):
-        """Its power fails, and comes back once the others have noticed. Gives the moment from which on nothing may fail."""
+        """Its power fails, and comes back once the others have noticed. Gives the moments between which nothing new may fail."""
         node = random.choice(sorted(self.nodes())[1:])
         with self.operation("killed node"):
             self.cluster.dhow("machine", "stop", node)
@@ -235,18 +235,20 @@ class Proof:
             eventually(lambda: not node_is_ready(self.cluster, node), timeout=60)
             self.cluster.dhow("machine", "start", node)
             eventually(lambda: node_is_ready(self.cluster, node) and self.answers(node), timeout=60)
-        return dead
+        return dead, time.time()
 
     def cut_zone(self):
+        """The same of a zone. Once it is back its stand-ins leave, and cut the connections that they have: told, and not yet nothing."""
         zone = random.choice(("local-east-2", "local-east-3"))  # the master stands in the first
         with self.operation("zone cut off"):
             self.cluster.dhow("zone", "cut", zone)
             dead = time.time()
             eventually(lambda: "Down" in self.kubectl("get", "zone", zone).stdout, timeout=60)
+            back = time.time()
             self.cluster.dhow("zone", "restore", zone)
             self.kubectl("wait", "--for=condition=Ready", f"zone/{zone}", "--timeout=60s")
             eventually(lambda: all(self.answers(node) for node in self.nodes()), timeout=60)
-        return dead
+        return dead, back
 
     def canary(self):
         """A tenth of the requests for the catalog go to the service for a while."""

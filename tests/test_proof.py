@@ -72,8 +72,9 @@ def test_what_dies_costs_only_what_was_on_its_way_there(cluster, tmp_path, what)
         cluster.kubectl("rollout", "status", f"deployment/{name}", "--timeout=60s")
     proof = Proof(cluster, tmp_path, RATE, LONGEST, **CUSTOMERS)
     with proof.running():
-        dead = proof.kill_node() if what == "node" else proof.cut_zone()
+        dead, back = proof.kill_node() if what == "node" else proof.cut_zone()
     print(proof.report())
-    print(f"{len(proof.failures())} were on connections to what died")
-    assert not proof.failures_since(dead)
+    before, after = [f for f in proof.failures() if f[2] <= dead], [f for f in proof.failures() if f[0] >= back]
+    print(f"{len(before)} were on connections to what died, {len(after)} at its return")
+    assert not proof.failures_between(dead, back)
     assert all(told["requests"] > 5 for told in proof.told.values())
