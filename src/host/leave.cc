@@ -11,6 +11,7 @@
 #include "host/living_masters.h"
 #include "host/services.h"
 #include "host_client.h"
+#include "ingress/edge.h"
 #include "network/links.h"
 #include "network/nat_table.h"
 #include "network/policy_table.h"
@@ -152,6 +153,7 @@ Task<Result<>> leave(Loop& loop, BlockingPool& pool, HostConfig config, platform
   }
   Outcome outcome;
   if (config.node) {
+    ingress::endEdge(paths.run() + "/node/ingress");
     auto removed = co_await removePods(loop, pool, config, programs);
     outcome.add(std::move(removed));
     outcome.add(removeTables(config));

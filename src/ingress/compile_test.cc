@@ -49,8 +49,10 @@ class Compile : public testing::Test {
  protected:
   Compiled run() {
     documents_.service = [](std::string_view, std::string_view name) {
-      return name == "missing" ? nullptr
-                               : parse(R"({"metadata":{"name":"web","namespace":"a"},"spec":{"ports":[{"port":80}]}})");
+      return name == "missing"
+                 ? nullptr
+                 : parse(
+                       R"({"metadata":{"name":"web","namespace":"a"},"spec":{"clusterIP":"10.96.0.9","ports":[{"port":80}]}})");
     };
     documents_.configMap = [](std::string_view, std::string_view name) {
       return name == "pages"
@@ -89,6 +91,34 @@ TEST_F(Compile, PagesOfAConfigMapStandInForErrors) {
   EXPECT_THAT(messages(compiled), ElementsAre(HasSubstr("the key \"x\" of the config map \"pages\" is no error page")));
   documents_.ingresses = {ingress("i", "shop.test", path("web"), R"("dhow.io/error-pages":"none")")};
   EXPECT_THAT(messages(run()), ElementsAre(HasSubstr("the config map \"none\" that error-pages names is not there")));
+}
+
+TEST_F(Compile, CopiesGoToServicesOfTheNamespace) {
+  const std::string mirror = "nginx.ingress.kubernetes.io/mirror-target";
+  auto lines = [&](std::string_view target) {
+    documents_.ingresses = {ingress("i", "shop.test", path("web"), fmt::format(R"("{}":"{}")", mirror, target))};
+    const Compiled compiled = run();
+    const std::string web = compiled.config.prefixes.at("i|shop.test/");
+    return join(compiled.config.backends.at(backendOf(web)).lines, "\n") + "|" + join(messages(compiled), "\n");
+  };
+  for (std::string_view good : {"http://copy.a.svc.cluster.local:80/in$request_uri", "http://copy/in$request_uri"})
+    EXPECT_THAT(lines(good),
+                testing::AllOf(HasSubstr("set-var(txn.mirror) str('10.96.0.9:80/in*')"), testing::EndsWith("|")));
+  for (std::string_view bad : {"https://copy$request_uri", "http://copy.other$request_uri", "http://copy:x/",
+                               "http://a'b/", "http://copy/%[env(HOME)]$request_uri"})
+    EXPECT_THAT(lines(bad),
+                testing::AllOf(testing::Not(HasSubstr("txn.mirror")), HasSubstr("mirror-target is not used")))
+        << bad;
+  EXPECT_THAT(lines("http://copy:81$request_uri"), HasSubstr("has no address with port 81"));
+}
+
+TEST_F(Compile, BackendsAreVerifiedOrNotTalkedTo) {
+  documents_.ingresses = {ingress("i", "shop.test", path("web"),
+                                  R"("nginx.ingress.kubernetes.io/backend-protocol":"HTTPS",
+                                     "nginx.ingress.kubernetes.io/proxy-ssl-verify":"on")")};
+  const Compiled compiled = run();
+  EXPECT_THAT(compiled.config.backends.begin()->second.lines, Contains("http-request deny deny_status 503"));
+  EXPECT_THAT(messages(compiled), Contains(HasSubstr("nothing is served but 503")));
 }
 
 TEST_F(Compile, NothingIsServedWithoutIngresses) {

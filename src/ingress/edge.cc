@@ -30,6 +30,7 @@ constexpr Duration kRetry = std::chrono::seconds(2);
 constexpr Duration kRetryPorts = std::chrono::seconds(10);
 constexpr Duration kCountEvery = std::chrono::seconds(1);
 constexpr int kCountShare = 20;  // a count that takes long leaves that much time for other things
+constexpr std::chrono::milliseconds kEndPatience(5000);
 constexpr Duration kPatience = std::chrono::seconds(5);  // with a secret that nobody tells of
 
 }  // namespace
@@ -449,6 +450,15 @@ Task<uint64_t> Edge::untilApplied(uint64_t revision, Duration limit) {
     co_await r.flushed.waitFor(left);
   }
   co_return r.applied();
+}
+
+void endEdge(const std::string& run) {
+  Haproxy::Options places;
+  places.run = run;
+  endKept(places.pidFile(), kEndPatience);
+  // It would wait for connections, of which none is left.
+  endKept(run + "/filter.pid", std::chrono::milliseconds::zero());
+  removeFilterSocket(places.filterSocket);
 }
 
 }  // namespace dhow::ingress

@@ -67,4 +67,8 @@ class Edge {
   std::unique_ptr<Rep> rep_;
 };
 
+// Ends what outlives the agent of a node that leaves its cluster: HAProxy and the filter. `run` as in the options.
+// Blocks.
+void endEdge(const std::string& run);
+
 }  // namespace dhow::ingress

@@ -86,6 +86,12 @@ void FilterProcess::stop() {
   if (process_.running()) ::kill(process_.pid, SIGTERM);
   process_ = {};
   ::unlink(pidFile().c_str());
+  removeFilterSocket(options_.socket);
+}
+
+void removeFilterSocket(const std::string& socket) {
+  ::unlink(socket.c_str());
+  ::rmdir(socket.substr(0, socket.rfind('/')).c_str());
 }
 
 }  // namespace dhow::ingress

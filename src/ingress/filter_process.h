@@ -34,4 +34,7 @@ class FilterProcess {
   KeptProcess process_;
 };
 
+// And the folder that was made for it.
+void removeFilterSocket(const std::string& socket);
+
 }  // namespace dhow::ingress

@@ -117,7 +117,7 @@ Result<> Haproxy::recover() {
   }
   RETURN_IF_ERROR(prepare());
   if (slots_.contains(kFilterBackend)) ensureFilter();
-  if (auto found = findKept(options_.run + "/pid")) {
+  if (auto found = findKept(options_.pidFile())) {
     process_ = std::move(*found);
     // One that an agent without an access log has started has its messages there.
     char out[4096];
@@ -142,7 +142,7 @@ Result<> Haproxy::start() {
   char old[256];
   while (::recv(notify_.get(), old, sizeof old, 0) > 0) continue;
   ASSIGN_OR_RETURN(Process process, Process::spawn(spawn));
-  ASSIGN_OR_RETURN(process_, keep(options_.run + "/pid", process.pid()));
+  ASSIGN_OR_RETURN(process_, keep(options_.pidFile(), process.pid()));
   layout_.accessLog = true;
   return waitReady();
 }
@@ -220,7 +220,7 @@ void Haproxy::stop() {
   if (process_.pid > 0) ::waitpid(process_.pid, nullptr, WNOHANG);
   process_ = {};
   filter_.stop();
-  for (const std::string& path : {options_.folder + "/haproxy.cfg", options_.run + "/pid"}) ::unlink(path.c_str());
+  for (const std::string& path : {options_.folder + "/haproxy.cfg", options_.pidFile()}) ::unlink(path.c_str());
   removeStale({});
 }
 
@@ -248,7 +248,10 @@ Result<> Haproxy::apply(Config wanted) {
     known_ = true;
     return {};
   }
-  if (wanted.files.contains(kFilterFile)) ensureFilter();
+  if (wanted.files.contains(kFilterFile)) {
+    RETURN_IF_ERROR(prepare());  // it needs the folder of rules
+    ensureFilter();
+  }
   if (known_ && running() && sameStructure(wanted)) {
     auto changed = change(wanted);
     if (changed.ok()) return {};

@@ -25,6 +25,7 @@ class Haproxy {
     std::string filterSocket =
         "/run/dhow-edge/filter.sock";  // HAProxy's workers are not root: all may look into its folder
     std::string findingsPipe() const { return run + "/findings.pipe"; }
+    std::string pidFile() const { return run + "/pid"; }
     std::string adminSocket() const { return run + "/admin.sock"; }
     std::string metricsSocket() const { return run + "/metrics.sock"; }
     std::string logPipe() const { return run + "/access.pipe"; }

@@ -517,5 +517,16 @@ TEST(Haproxy, WhatItRefusesAnswers503AndStopsNothingElse) {
   });
 }
 
+TEST(Haproxy, EndsWithTheNodeThatLeaves) {
+  apart([](const Haproxy::Options& options) {
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(serving({})));
+    EXPECT_TRUE(proxy.running());
+    endKept(options.pidFile(), std::chrono::seconds(5));
+    EXPECT_FALSE(proxy.running());
+    EXPECT_FALSE(findKept(options.pidFile()).has_value());
+  });
+}
+
 }  // namespace
 }  // namespace dhow::ingress

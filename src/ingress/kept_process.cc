@@ -1,6 +1,8 @@
 #include "kept_process.h"
 
 #include <poll.h>
+#include <unistd.h>
+#include <csignal>
 
 #include "base/files.h"
 #include "base/process.h"
@@ -42,6 +44,16 @@ std::optional<KeptProcess> findKept(const std::string& file) {
   out.pidfd = std::move(*opened);
   if (!out.running()) return std::nullopt;
   return out;
+}
+
+void endKept(const std::string& file, std::chrono::milliseconds patience) {
+  auto found = findKept(file);
+  if (found) {
+    ::kill(found->pid, SIGTERM);
+    struct pollfd one{found->pidfd.get(), POLLIN, 0};
+    if (::poll(&one, 1, static_cast<int>(patience.count())) == 0) ::kill(found->pid, SIGKILL);
+  }
+  ::unlink(file.c_str());
 }
 
 Result<KeptProcess> keep(const std::string& file, pid_t pid) {

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
 
@@ -20,6 +21,8 @@ struct KeptProcess {
 
 // The one that the file names, when it runs.
 std::optional<KeptProcess> findKept(const std::string& file);
+// Asks the one that the file names to end, ends it after `patience`, and removes the file.
+void endKept(const std::string& file, std::chrono::milliseconds patience);
 // A child, which the file names from now on.
 Result<KeptProcess> keep(const std::string& file, pid_t pid);
 
