@@ -192,7 +192,7 @@ def test_a_rollout_waits_for_users_who_are_there_and_not_for_those_who_left(worl
     status = eventually(lambda: (lambda s: s if "Warning" in s.stderr else None)(
         cluster.kubectl("rollout", "status", "deployment/web", "--timeout=1s", check=False)))
     assert "old replicas are pending termination" in status.stdout
-    assert re.search(r'Warning: deployment "web": pod \S+: 1 session .*held until \S+Z at most', status.stderr), status.stderr
+    assert re.search(r'Warning: deployment "web": pod \S+: \d+ sessions? .*held until \S+Z at most', status.stderr), status.stderr
     # The idle limit is six seconds.
     end = time.monotonic() + 9
     while time.monotonic() < end:
