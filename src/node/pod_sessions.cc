@@ -74,6 +74,8 @@ Task<> PodWorker::holdSessions(TimePoint since) {
   }
   if (quitting_) co_return;
   holding_ = false;
+  // Whoever knew how many there are does not tell any more.
+  if (!ended && !last.any()) last.missing.emplace_back("the masters");
   if (held) tellHoldOver(ended ? client::Held() : last, since);
   if (sticky && anyRuns() && !fenced_ && !removedFromApi_) {
     // A user who comes back is sent elsewhere before the pod is told to stop.
@@ -106,14 +108,16 @@ void PodWorker::tellHeld(const client::Held& held) {
 
 void PodWorker::tellHoldOver(const client::Held& last, TimePoint since) {
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(loop_.now() - since).count();
-  const bool cut = last.any();
+  const bool cut = last.any() || !last.missing.empty();
   std::string message;
   if (cut) {
-    message = fmt::format("{} cut after {} s: {}", client::describe(last.sessions, last.connections), seconds,
-                          removedFromApi_ ? "the pod was deleted at once"
-                          : fenced_       ? "the node lost its lease"
-                          : !anyRuns()    ? "its containers have ended"
-                                          : "the deadline has passed");
+    message =
+        fmt::format("{} cut after {} s: {}",
+                    last.any() ? client::describe(last.sessions, last.connections) : "What was held may be", seconds,
+                    removedFromApi_ ? "the pod was deleted at once"
+                    : fenced_       ? "the node lost its lease"
+                    : !anyRuns()    ? "its containers have ended"
+                                    : "the deadline has passed");
     context_.events.warning(*pod_, "SessionsCut", message);
   } else {
     message = fmt::format("No session and no connection is held any more after {} s", seconds);
