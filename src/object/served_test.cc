@@ -31,7 +31,8 @@ TEST(Table, Pods) {
           R"({"metadata":{"name":"p","creationTimestamp":"2026-01-01T00:00:00Z"},"spec":{"containers":[{"name":"a"},{"name":"b"}]},
     "status":{"phase":"Running","podIP":"10.0.0.1","containerStatuses":[{"name":"a","ready":true,"restartCount":0,"state":{"running":{}}},
     {"name":"b","ready":false,"restartCount":3,"state":{"waiting":{"reason":"CrashLoopBackOff"}},"lastState":{"terminated":{"exitCode":1,"finishedAt":"2026-01-01T00:04:30Z"}}}]}})"),
-      (json::array{"p", "1/2", "CrashLoopBackOff", "3 (30s ago)", "5m", "10.0.0.1", "<none>", "<none>", "<none>"}));
+      (json::array{"p", "1/2", "CrashLoopBackOff", "3 (30s ago)", "5m", "10.0.0.1", "<none>", "<none>", "<none>",
+                   "<none>"}));
   EXPECT_EQ(
       cells(
           "v1", "Pod",
