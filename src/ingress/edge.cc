@@ -391,9 +391,15 @@ Task<> Edge::start() {
   r.gate.spawn(Rep::waitSynced(&r));
 }
 
+void Edge::endWaits() {
+  rep_->stopping = true;
+  rep_->flushed.notify();
+  rep_->counted.notify();
+}
+
 Task<> Edge::stop() {
   Rep& r = *rep_;
-  r.stopping = true;
+  endWaits();
   r.subscriptions.clear();
   r.gateways.stop();
   r.retry.cancel();
@@ -401,8 +407,6 @@ Task<> Edge::stop() {
   r.countTimer.cancel();
   r.watched.reset();
   r.watchedFilter.reset();
-  r.flushed.notify();
-  r.counted.notify();
   co_await r.accessLog.stop();
   co_await r.findings.stop();
   co_await r.gate.close();

@@ -46,6 +46,8 @@ class Edge {
 
   // Takes up what an earlier agent left, or what is on disk, before any master has told anything.
   Task<> start();
+  // Who waits for something here is answered now; before stop(), so that those who serve such questions can end.
+  void endWaits();
   // HAProxy goes on.
   Task<> stop();
   // All changes of EndpointSlices up to this revision are in force.

@@ -581,6 +581,7 @@ Task<> Agent::stop() {
   r.nodes.reset();
   r.namespaces.reset();
   r.masterSlice.reset();
+  r.edge.endWaits();
   if (r.tunnels) {
     if (r.server) co_await r.server->stop();
     co_await r.tunnels->stop();
