@@ -62,7 +62,7 @@ void wafLines(std::vector<std::string>& out, const WafPolicy& policy, Files& fil
     if (policy.prevent && !policy.partly)
       out.push_back(fmt::format("http-request deny deny_status 413 if {{ req.body_len gt {} }}", kFilterBody));
   }
-  out.push_back("http-request send-spoe-group edge inspect");
+  out.push_back("http-request send-spoe-group edge inspect if { nbsrv(edge_filter) gt 0 }");
   if (policy.prevent) out.push_back("http-request deny deny_status 403 if { var(txn.filter.blocked) -m bool }");
   if (!policy.failOpen) out.push_back("http-request deny deny_status 503 unless { var(txn.filter.judged) -m bool }");
 }
@@ -84,12 +84,15 @@ void mirrorLines(std::vector<std::string>& out, const Mirror& mirror, Files& fil
         fmt::format("http-request wait-for-body time 60s if {{ var(txn.mirror) -m found }} "
                     "{{ req.hdr_val(content-length) gt 0 }} {{ req.hdr_val(content-length) le {} }}",
                     kFilterBody));
-  out.push_back("http-request send-spoe-group edge mirror if { var(txn.mirror) -m found }");
+  out.push_back("http-request send-spoe-group edge mirror if { var(txn.mirror) -m found } { nbsrv(edge_filter) gt 0 }");
 }
 
+// One that is not there is noticed at once, as a request that asks it waits until `timeout processing`.
 std::string filterBackend(const std::string& socket) {
-  return fmt::format("backend {}\n  mode tcp\n  timeout connect 2s\n  timeout server 3m\n  server filter unix@{}\n",
-                     kFilterBackend, socket);
+  return fmt::format(
+      "backend {}\n  mode tcp\n  timeout connect 2s\n  timeout server 3m\n  server filter unix@{} check inter 1s "
+      "fastinter 100ms downinter 100ms rise 1 fall 1 observe layer4 error-limit 1 on-error mark-down\n",
+      kFilterBackend, socket);
 }
 
 }  // namespace dhow::ingress
