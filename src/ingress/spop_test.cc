@@ -123,7 +123,6 @@ TEST(Spop, AConnectionBeginsWithAGreeting) {
   std::string question;
   writeText(question, "inspect");
   question += '\0';
-  std::string ack = agentHello(16380);
   Ack said(7, 300);
   said.set("name", "inspect");
   said.set("yes", true);
