@@ -175,30 +175,15 @@ Result<> Haproxy::reload() {
   ++reloads_;
   RETURN_IF_ERROR(waitReady());
   // It is ready, too, when the new worker could not start and the one before goes on (management guide, section 4).
-  if (isReloaded()) return {};
+  if (workers().fresh) return {};
   const std::string log = readFile(options_.folder + "/haproxy.log", kLongestConfig).valueOr("");
   const size_t last = log.rfind("Reloading HAProxy"), alert = last == log.npos ? last : log.find("[ALERT]", last);
   return Error(Code::kFailedPrecondition,
                "HAProxy does not reload: " + (alert == log.npos ? "" : log.substr(alert, kLongestReason)));
 }
 
-// Whether the last reload has brought a new worker.
-bool Haproxy::isReloaded() const {
-  auto shown = master_.ask("show proc");
-  if (!shown.ok()) return false;
-  bool old = false, fresh = false;
-  for (const std::string& line : split(*shown, '\n')) {
-    if (line.starts_with("#")) old = line.starts_with("# old workers");
-    auto words = split(line, ' ');
-    std::erase(words, "");
-    fresh = fresh || (!old && words.size() > 2 && words[1] == "worker" && words[2] == "0");
-  }
-  return fresh;
-}
-
-// Those that a reload has replaced and that still have connections. They answer questions, and take no commands.
-std::vector<std::string> Haproxy::oldWorkers() const {
-  std::vector<std::string> out;
+Haproxy::Workers Haproxy::workers() const {
+  Workers out;
   auto shown = master_.ask("show proc");
   if (!shown.ok()) return out;
   bool old = false;
@@ -206,7 +191,12 @@ std::vector<std::string> Haproxy::oldWorkers() const {
     if (line.starts_with("#")) old = line.starts_with("# old workers");
     auto words = split(line, ' ');
     std::erase(words, "");
-    if (old && words.size() > 2 && words[1] == "worker") out.push_back(words[0]);
+    if (words.size() < 3 || words[1] != "worker") continue;
+    if (old) {
+      out.old.push_back(words[0]);
+    } else {
+      out.fresh = out.fresh || words[2] == "0";
+    }
   }
   return out;
 }
@@ -425,7 +415,7 @@ Result<> Haproxy::readTables() {
   const int64_t now =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   sessions_.keepOnly(tables_.idle);
-  const std::vector<std::string> replaced = tables_.idle.empty() ? std::vector<std::string>() : oldWorkers();
+  const std::vector<std::string> replaced = tables_.idle.empty() ? std::vector<std::string>() : workers().old;
   for (const auto& [table, idle] : tables_.idle) {
     const std::string command = "show table " + table;
     ASSIGN_OR_RETURN(std::string shown, control_.ask(command, "", kLongestTable));
@@ -453,7 +443,7 @@ Result<std::map<std::string, client::PodUse>> Haproxy::count() {
   const std::string command = "show stat -1 4 -1";  // all proxies, their servers
   ASSIGN_OR_RETURN(std::string shown, control_.ask(command, "", kLongestTable));
   SessionTables::addConnections(shown, connections);
-  for (const std::string& worker : oldWorkers()) {
+  for (const std::string& worker : workers().old) {
     auto old = master_.ask(fmt::format("@!{} {}", worker, command), "", kLongestTable);
     if (old.ok()) SessionTables::addConnections(*old, connections);
   }

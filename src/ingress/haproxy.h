@@ -63,8 +63,11 @@ class Haproxy {
   bool sameStructure(const Config& wanted) const;
   Result<> change(const Config& wanted);
   Result<> changeServers(const Config& wanted);
-  bool isReloaded() const;
-  std::vector<std::string> oldWorkers() const;
+  struct Workers {
+    bool fresh = false;            // the last reload has brought a new one
+    std::vector<std::string> old;  // replaced, with connections still: they answer questions, and take no commands
+  };
+  Workers workers() const;
   void forgetReplaced(const std::string& backend, const Slots& before, const Slots& after);
   Result<> readTables();
   Result<> changeCertificates(const Config& wanted);
