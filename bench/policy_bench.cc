@@ -1,7 +1,6 @@
 // What network policies cost: CPU time per packet of a connection and per new connection between two pods of a node,
 // without policies and with a thousand rules, in turns, in namespaces of its own.
 #include <arpa/inet.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "measure.h"
 #include "network/bridge_network.h"
 #include "network/nat_table.h"
 #include "network/policy_table.h"
@@ -17,21 +17,11 @@
 namespace {
 
 using namespace dhow;
+using bench::cpuSeconds;
+using bench::must;
 
 constexpr uint16_t kPort = 8080;
 constexpr int kDatagrams = 20'000, kConnections = 1'000, kTurns = 61;
-
-template <class T>
-T must(Result<T> result) {
-  if (result.ok()) return std::move(*result);
-  std::fprintf(stderr, "%s\n", result.error().message().c_str());
-  std::exit(1);
-}
-void must(Result<> result) {
-  if (result.ok()) return;
-  std::fprintf(stderr, "%s\n", result.error().message().c_str());
-  std::exit(1);
-}
 
 sockaddr_in at(const IpAddress& address, uint16_t port) {
   sockaddr_in out{};
@@ -39,14 +29,6 @@ sockaddr_in at(const IpAddress& address, uint16_t port) {
   out.sin_port = htons(port);
   out.sin_addr.s_addr = htonl(address.v4Value());
   return out;
-}
-
-// Of this process; packets are worked off inside the calls that send them.
-double cpuSeconds() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6; };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 struct Bench {

@@ -5,7 +5,6 @@
 //   service-bench [SERVICES [ENDPOINTS-OF-EACH]]
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -13,12 +12,15 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "measure.h"
 #include "network/bridge_network.h"
 #include "network/nat_table.h"
 #include "network/service_proxy.h"
 #include "node/service_ports.h"
 
 using namespace dhow;
+using bench::cpuSeconds;
+using bench::must;
 
 namespace {
 
@@ -27,18 +29,6 @@ constexpr uint16_t kPort = 8080;
 constexpr double kShareGoal = 0.95;
 constexpr double kInstallGoal = 2000, kChangeGoal = 5;  // milliseconds
 const node::ServiceView kView{"node-1", "zone-1", "10.96.0.10"};
-
-template <class T>
-T must(Result<T> result) {
-  if (result.ok()) return std::move(*result);
-  std::fprintf(stderr, "%s\n", result.error().message().c_str());
-  std::exit(1);
-}
-void must(Result<> result) {
-  if (result.ok()) return;
-  std::fprintf(stderr, "%s\n", result.error().message().c_str());
-  std::exit(1);
-}
 
 template <class Work>
 double milliseconds(const Work& work) {
@@ -73,14 +63,6 @@ std::string sliceText(int i, int endpoints, int shift) {
 
 std::vector<ServicePort> portsOf(const std::string& service, const std::string& slice) {
   return node::servicePorts(*must(object::Object::parse(service)), {must(object::Object::parse(slice))}, kView);
-}
-
-// Of this process; packets are worked off inside the calls that send them.
-double cpuSeconds() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6; };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 // A pod that serves and one that asks; both ends are played by this thread.
