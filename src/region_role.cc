@@ -64,7 +64,7 @@ struct Region {
   std::shared_ptr<http::TlsClient> clientTls;
   std::vector<std::unique_ptr<IdentityKeeper>> keepers;
   bool stopping = false;
-  bool looks = false;  // for machines that are gone, in a moment
+  bool looks = false, lookAgain = false;  // for machines that are gone
   Gate gate{loop};
   int code = 0;
   UniqueFd sockets;  // for the program that takes this one's place
@@ -177,18 +177,21 @@ Result<> Region::startLoadBalancer() {
 }
 
 void Region::machinesChanged() {
-  if (stopping || std::exchange(looks, true)) return;
-  gate.spawn(lookForGone(this));
+  lookAgain = true;
+  if (!stopping && !std::exchange(looks, true)) gate.spawn(lookForGone(this));
 }
 
 Task<> Region::lookForGone(Region* self) {
+  // One after the other: what was seen before must not be told after what was seen later.
+  while (std::exchange(self->lookAgain, false) && !self->stopping) {
+    auto machines = co_await self->provider->list();
+    if (!machines.ok() || self->stopping) continue;
+    std::set<std::string> gone;
+    for (const platform::MachineInfo& machine : *machines)
+      if (machine.made && !machine.master && (!machine.running || machine.cut)) gone.insert(machine.name);
+    self->loadBalancer->setGone(gone);
+  }
   self->looks = false;
-  auto machines = co_await self->provider->list();
-  if (!machines.ok() || self->stopping) co_return;
-  std::set<std::string> gone;
-  for (const platform::MachineInfo& machine : *machines)
-    if (machine.made && !machine.master && (!machine.running || machine.cut)) gone.insert(machine.name);
-  self->loadBalancer->setGone(gone);
 }
 
 Result<> Region::startApi() {

@@ -78,11 +78,12 @@ Task<Result<>> Front::serveDrain(Call& call, std::string node) {
   client::DrainQuestion question{std::string(query.get("namespace")), std::string(query.get("name")),
                                  std::string(query.get("uid")), parseUint(query.get("revision")).value_or(0),
                                  query.get("over") == "1"};
-  CO_RETURN_IF_ERROR(checkNames(question.ns, question.name, question.uid));
+  const bool ofPod = !question.name.empty();
+  if (ofPod) CO_RETURN_IF_ERROR(checkNames(question.ns, question.name, question.uid));
   // The pod's deletion may have been told to the agent by another server.
   if (question.revision > 0)
     CO_RETURN_IF_ERROR(co_await registry_.caches().waitFor(static_cast<Revision>(question.revision)));
-  CO_RETURN_IF_ERROR(checkOwner(registry_.caches(), node, question.ns, question.name, question.uid));
+  if (ofPod) CO_RETURN_IF_ERROR(checkOwner(registry_.caches(), node, question.ns, question.name, question.uid));
   auto drained = co_await barrier_.pass(std::move(question));
   CO_RETURN_IF_ERROR(drained);
   co_return co_await sendJson(call, 200, client::encodeDrained(*drained));

@@ -125,6 +125,11 @@ bool DrainBarrier::told(const client::DrainQuestion& question, const std::set<st
 
 Task<Result<client::Drained>> DrainBarrier::pass(client::DrainQuestion question) {
   client::Drained out;
+  if (question.name.empty()) {
+    out.missing = co_await unconfirmed(question.revision);
+    if (stopping_) co_return Error(Code::kUnavailable, "the server is stopping");
+    co_return out;
+  }
   const std::set<std::string> services = tellersOf(question);
   // Nobody sends to it; nor has anybody of late, as far as a change of the slices tells.
   auto touched = touched_.find(question.ns);

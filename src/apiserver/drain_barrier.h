@@ -51,7 +51,8 @@ class DrainBarrier {
   void start();
   Task<> stop();
 
-  // The pod's deletion is in the caches. kUnavailable after stop(); else what was passed, and without whom.
+  // The pod's deletion is in the caches. Without a pod's name the slices of that revision are waited for alone.
+  // kUnavailable after stop(); else what was passed, and without whom.
   Task<Result<client::Drained>> pass(client::DrainQuestion question);
 
  private:

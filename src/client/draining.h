@@ -4,7 +4,8 @@
 //   GET kTunnelPrefix + <node> + kDrainSuffix ?namespace=&name=&uid=&revision=     agent to master, with the node's
 //     certificate; `revision` is the pod's resourceVersion with its deletion. Answered when nobody sends to the pod any
 //     more, or with who has not confirmed that: {"told": true, "missing": ["node-3"]}. With &over=1: no more, not even
-//     the users that it has: the slices must say that it does not serve.
+//     the users that it has: the slices must say that it does not serve. Without a name: answered when all
+//     EndpointSlices up to the revision are in force everywhere.
 //   GET kAppliedPath ?revision=&limit=     master to agent (through its tunnel) and to the region: answered when all
 //     EndpointSlices up to the revision are in force there, or after `limit` milliseconds: {"applied": 42}.
 #pragma once

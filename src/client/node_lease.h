@@ -37,6 +37,11 @@ inline constexpr char kFencesItself[] = "dhow.io/fences-itself";
 inline constexpr char kRunsProgram[] = "dhow.io/program";
 // A condition of a Node that serves Ingresses.
 inline constexpr char kServesIngress[] = "dhow.io/ServesIngress";
+// An annotation of a Node whose machine is about to be taken away, with the time since when (RFC 3339): nobody new is
+// sent to its Ingresses, and those who are there end in peace. The agent answers by that condition: its reason is
+// kIngressLeaves until nobody is left, then it is False.
+inline constexpr char kIngressLeavesSince[] = "dhow.io/ingress-leaves-since";
+inline constexpr char kIngressLeaves[] = "Leaving";
 
 // Returns when the node is Ready and, unless `program` is empty, its agent runs that one. kDeadlineExceeded.
 Task<Result<>> awaitNode(Loop& loop, Client& api, std::string name, std::string program, Duration limit);

@@ -23,6 +23,11 @@ std::string_view internalAddress(const Object& node) {
   return {};
 }
 
+bool mayServe(const Object& node) {
+  return !node.deleting() && node.annotation(kIngressLeavesSince).empty() &&
+         conditionTrue(node.root(), kServesIngress) && conditionTrue(node.root(), "Ready");
+}
+
 json::array servicePorts(const std::vector<EdgeServices::Port>& ports) {
   json::array out;
   for (const auto& port : ports)
@@ -77,9 +82,7 @@ void EdgeServices::watch(Controller& controller, std::function<void(WorkQueue&)>
   });
   controller.watch(nodes_, [changed](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     auto relevant = [](const ObjectPtr& node) {
-      return node ? std::tuple(conditionTrue(node->root(), kServesIngress), conditionTrue(node->root(), "Ready"),
-                               node->deleting(), std::string(internalAddress(*node)))
-                  : std::tuple(false, false, true, std::string());
+      return node ? std::tuple(mayServe(*node), std::string(internalAddress(*node))) : std::tuple(false, std::string());
     };
     if (relevant(before) != relevant(after)) changed(queue);
   });
@@ -88,9 +91,7 @@ void EdgeServices::watch(Controller& controller, std::function<void(WorkQueue&)>
 std::vector<ObjectPtr> EdgeServices::serving() const {
   std::vector<ObjectPtr> out;
   for (const ObjectPtr& node : nodes_.list())
-    if (!node->deleting() && conditionTrue(node->root(), kServesIngress) && conditionTrue(node->root(), "Ready") &&
-        !internalAddress(*node).empty())
-      out.push_back(node);
+    if (mayServe(*node) && !internalAddress(*node).empty()) out.push_back(node);
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a->name() < b->name(); });
   return out;
 }

@@ -5,6 +5,7 @@
 #include "base/strings.h"
 #include "client/fields.h"
 #include "gateway_status.h"
+#include "object/labels.h"
 #include "object/resource_names.h"
 
 namespace dhow::controllers {
@@ -15,7 +16,7 @@ using ingress::RouteKind;
 
 namespace {
 
-constexpr const char* kManager = "gateway-controller.dhow.io";
+constexpr const char* kManager = object::kGatewaySliceController;
 constexpr const char* kEverything = "all";
 
 const Resource& resourceOf(RouteKind kind) {

@@ -1,6 +1,7 @@
 #include "ingress.h"
 
 #include "client/fields.h"
+#include "object/labels.h"
 #include "object/resource_names.h"
 
 namespace dhow::controllers {
@@ -22,7 +23,7 @@ IngressController::IngressController(Context context)
       services_(context.caches.of(resources::kServices)),
       secrets_(context.caches.of(resources::kSecrets)),
       configMaps_(context.caches.of(resources::kConfigMaps)),
-      edge_(context, "ingress-controller.dhow.io"),
+      edge_(context, object::kIngressSliceController),
       events_(context.loop, context.client, {.component = "ingress-controller"}),
       controller_(context.loop, {.name = "ingress", .workers = 1},
                   [this](std::string key) { return reconcile(std::move(key)); }) {

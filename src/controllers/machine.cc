@@ -14,6 +14,7 @@ namespace {
 
 constexpr Duration kBlockedRetry = std::chrono::seconds(5);
 constexpr Duration kWaitingRetry = std::chrono::seconds(20);  // for what no event tells: patience that runs out
+constexpr Duration kHeard = std::chrono::seconds(20);         // an agent that does not say that it lets go cannot
 
 }  // namespace
 
@@ -60,6 +61,7 @@ MachineController::MachineController(Context context, MachineProvider& provider,
   controller_.watch(nodes_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     const ObjectPtr& node = after ? after : before;
     const bool news = !before || !after || nodeReady(*before) != nodeReady(*after) ||
+                      conditionTrue(before->root(), kServesIngress) != conditionTrue(after->root(), kServesIngress) ||
                       flag(before->root(), {"spec", "unschedulable"}) != flag(after->root(), {"spec", "unschedulable"});
     if (news) queue.add(std::string(node->name()));
   });
@@ -352,23 +354,57 @@ Task<Result<bool>> MachineController::drain(ObjectPtr machine, ObjectPtr node) {
   }
   const auto deadline = std::chrono::seconds(number(machine->root(), {"spec", "drainDeadlineSeconds"}, 1800));
   const bool late = started && now - *started >= deadline;
-  if (drained->message.empty())
+  std::string message = drained->message;
+  if (late && !message.empty()) message = "the drain's deadline has passed: " + message;
+  bool empty = drained->done();
+  if (empty) {
+    Result<std::string> clients = co_await letClientsGo(machine, node, started.value_or(now) + deadline);
+    if (!clients.ok()) co_return std::move(clients).error();
+    message = *std::move(clients);
+    empty = message.empty();
+  }
+  if (message.empty())
     status.erase("message");
   else
-    status["message"] = late ? fmt::format("the drain's deadline has passed: {}", drained->message) : drained->message;
-  const DrainState state = drained->done()            ? DrainState::kDone
+    status["message"] = message;
+  const DrainState state = empty                      ? DrainState::kDone
                            : drained->message.empty() ? DrainState::kDraining
                            : late                     ? DrainState::kLate
                                                       : DrainState::kBlocked;
   setMachineReady(status, now);
-  setMachineDrained(status, state,
-                    drained->message.empty() ? fmt::format("{} pods are left", drained->left) : drained->message, now);
+  if (message.empty()) message = fmt::format("{} pods are left", drained->left);
+  setMachineDrained(status, state, drained->message.empty() ? message : drained->message, now);
   const bool news = text(machine->root(), {"status", "drain", "blockedBy"}) != drained->blockedBy;
   Result<> written = co_await writeStatus(context_, kinds::kMachines, machine, std::move(status));
   if (!written.ok()) co_return std::move(written).error();
   if (news && !drained->blockedBy.empty()) events_.warning(*machine, "DrainBlocked", drained->message);
   if (!drained->done()) controller_.queue().addAfter(key, drained->blockedBy.empty() ? kWaitingRetry : kBlockedRetry);
-  co_return drained->done();
+  co_return empty;
+}
+
+// Clients of Ingresses have their connections through any node, whether or not it has pods: they end before it goes, at
+// most until the drain's deadline. Empty: nobody is left.
+Task<Result<std::string>> MachineController::letClientsGo(ObjectPtr machine, ObjectPtr node, WallTime deadline) {
+  const json::object* serves = condition(node->root(), kServesIngress);
+  if (serves == nullptr || text(*serves, "status") != "True") co_return std::string();
+  const std::string key(machine->name());
+  const WallTime now = context_.loop.wallNow();
+  const auto since = client::time(node->root(), {"metadata", "annotations", kIngressLeavesSince});
+  if (!since) {
+    json::object change{{"metadata", {{"annotations", {{kIngressLeavesSince, formatTime(now)}}}}}};
+    Result<ObjectPtr> asked = co_await context_.client.patch(kinds::kNodes, "", std::string(node->name()), "",
+                                                             PatchType::kMerge, std::move(change));
+    Result<> told = unlessGone(std::move(asked));
+    if (!told.ok()) co_return std::move(told).error();
+  }
+  const bool heard = text(*serves, "reason") == kIngressLeaves;
+  const WallTime end = heard ? deadline : std::min(deadline, since.value_or(now) + kHeard);
+  if (now >= end) {
+    log::warn("machine", "machine {} goes although clients of Ingresses may have connections there", key);
+    co_return std::string();
+  }
+  controller_.queue().addAfter(key, end - now);
+  co_return fmt::format("clients of Ingresses have connections there, which end by {}", formatTime(deadline));
 }
 
 Task<Result<>> MachineController::takeAway(ObjectPtr machine) {

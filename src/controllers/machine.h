@@ -39,6 +39,7 @@ class MachineController final : public Component {
   Task<Result<>> retire(ObjectPtr machine, ObjectPtr node, bool zoneDown);
   // Whether the node is empty; tells in the machine's status what is left and what keeps it.
   Task<Result<bool>> drain(ObjectPtr machine, ObjectPtr node);
+  Task<Result<std::string>> letClientsGo(ObjectPtr machine, ObjectPtr node, WallTime deadline);
   Task<Result<>> takeAway(ObjectPtr machine);  // by the provider, and the pods of its node with it
   Task<Result<>> forgetNode(std::string name);
   Task<Result<>> setPhase(ObjectPtr machine, std::string_view phase, std::string message);

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "client/node_lease.h"
 #include "object/kinds.h"
 
 namespace dhow::controllers {
@@ -129,7 +130,8 @@ Task<Result<Drained>> drainStep(Context context, PodMover& mover, ObjectPtr node
 
 Task<Result<>> uncordon(Context context, ObjectPtr node) {
   if (node->annotation(kCordoned).empty()) co_return Result<>();
-  json::object change{{"metadata", {{"annotations", {{kCordoned, nullptr}}}}}, {"spec", {{"unschedulable", nullptr}}}};
+  json::object change{{"metadata", {{"annotations", {{kCordoned, nullptr}, {kIngressLeavesSince, nullptr}}}}},
+                      {"spec", {{"unschedulable", nullptr}}}};
   Result<ObjectPtr> done = co_await context.client.patch(kinds::kNodes, "", std::string(node->name()), "",
                                                          PatchType::kMerge, std::move(change));
   co_return unlessGone(std::move(done));

@@ -19,11 +19,12 @@ namespace asio = boost::asio;
 namespace {
 
 constexpr int kPipeSize = 1 << 20;  // the most that one without privileges may have
-constexpr size_t kReadAtOnce = 256 << 10;
+constexpr size_t kReadAtOnce = 64 << 10;
 constexpr size_t kLongestLine = 64 << 10;
 constexpr size_t kFileSize = 16 << 20;
 constexpr int kFiles = 8;
-constexpr Duration kRetry = std::chrono::seconds(1);  // when the disk takes nothing
+constexpr Duration kRetry = std::chrono::seconds(1);         // when the disk takes nothing
+constexpr Duration kGather = std::chrono::milliseconds(50);  // so that lines are taken by the hundred
 
 }  // namespace
 
@@ -61,7 +62,7 @@ struct AccessLog::Rep {
 
   // What is in the pipe, into the file.
   Result<> drain() {
-    std::string buffer(kReadAtOnce, '\0');
+    buffer.resize(kReadAtOnce);
     while (true) {
       const ssize_t count = ::read(readable.native_handle(), buffer.data(), buffer.size());
       if (count < 0 && errno == EINTR) continue;
@@ -89,10 +90,8 @@ struct AccessLog::Rep {
       Result<> done = co_await self->pool.run(self->loop, [self] { return self->drain(); });
       if (!done.ok() && !std::exchange(complained, true))
         log::error("ingress", "lines are missing in the access log: {}", done.error().message());
-      if (done.ok())
-        complained = false;
-      else
-        co_await self->stopped.waitFor(kRetry);
+      if (done.ok()) complained = false;
+      if (!self->stopping) co_await self->stopped.waitFor(done.ok() ? kGather : kRetry);
     }
   }
 
@@ -100,6 +99,7 @@ struct AccessLog::Rep {
   BlockingPool& pool;
   const std::string pipe;
   RotatedFile out;
+  std::string buffer;
   std::string rest;  // a line that has not ended
   asio::posix::stream_descriptor readable;
   bool stopping = false;

@@ -189,6 +189,10 @@ struct Edge::Rep {
   static Task<> flush(Rep* self) {
     while (!self->stopping) {
       const bool changes = self->structure || !self->changedServices.empty();
+      if (!changes && self->leaveDue) {
+        co_await letGo(self);
+        continue;
+      }
       if (!changes && !self->countWanted) break;
       if (changes) {
         self->applying = true;
@@ -205,9 +209,57 @@ struct Edge::Rep {
     self->flushing = false;
   }
 
+  // A step of leaving: connections are asked to end, then the next of those who have some still is waited for.
+  static Task<> letGo(Rep* self) {
+    self->leaveDue = false;
+    struct Step {
+      Result<> asked;
+      std::vector<UniqueFd> workers;
+    };
+    Haproxy* haproxy = &self->haproxy;
+    const bool first = std::exchange(self->endAsked, true) == false;
+    const Step step = co_await self->pool.run(self->loop, [haproxy, first] {
+      Step out;
+      if (first) out.asked = haproxy->endConnections();
+      if (out.asked.ok()) out.workers = haproxy->replaced();
+      return out;
+    });
+    if (!self->leaving || self->stopping) co_return;
+    if (!step.asked.ok()) {
+      log::error("ingress", "{}", step.asked.error().message());
+      self->endAsked = false;
+      self->retry = self->loop.after(kRetry, [self] { self->leaveNow(); });
+    } else if (step.workers.empty()) {
+      co_await self->pool.run(self->loop, [haproxy] { haproxy->stop(); });
+      self->left = true;
+      self->tellServing();
+    } else {
+      self->watch(self->watchedWorker, step.workers.front(), [self] { self->leaveNow(); });
+    }
+  }
+
+  void leaveNow() {
+    leaveDue = leaving && !left;
+    wake();
+  }
+
+  void setLeaving(bool now) {
+    if (std::exchange(leaving, now) == now) return;
+    endAsked = leaveDue = false;
+    if (now) return leaveNow();
+    watchedWorker.reset();
+    if (std::exchange(left, false)) structureChanged();
+  }
+
   // False: they come again when there is news, or by a timer.
   static Task<bool> applyChanges(Rep* self) {
     const uint64_t revision = self->slices.revision();
+    if (self->left) {
+      self->structure = false;
+      self->changedServices.clear();
+      self->appliedRevision = revision;
+      co_return true;
+    }
     const bool all = std::exchange(self->structure, false);
     const std::set<std::string> changed = std::exchange(self->changedServices, {});
     if (all && !self->compileAll()) {
@@ -322,24 +374,31 @@ struct Edge::Rep {
   }
 
   using Watched = std::unique_ptr<boost::asio::posix::stream_descriptor>;
-  // Its end is an event.
-  void watch(Watched& watched, const UniqueFd& pidfd, const char* name) {
+  // A process's end is an event.
+  void watch(Watched& watched, const UniqueFd& pidfd, std::function<void()> ended) {
     if (watched) return;
     const int fd = pidfd ? ::fcntl(pidfd.get(), F_DUPFD_CLOEXEC, 3) : -1;
     if (fd < 0) return;
     watched = std::make_unique<boost::asio::posix::stream_descriptor>(loop.executor(), fd);
     watched->async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                        [this, &watched, name](const boost::system::error_code& error) {
+                        [this, &watched, ended = std::move(ended)](const boost::system::error_code& error) {
                           if (error) return;
                           watched.reset();
-                          if (stopping) return;
-                          log::warn("ingress", "{} has ended", name);
-                          tellServing();
-                          structureChanged();
+                          if (!stopping) ended();
                         });
   }
-  void watchProcess() { watch(watched, haproxy.pidfd(), "HAProxy"); }
-  void watchFilter() { watch(watchedFilter, haproxy.filterPidfd(), "the filter"); }
+  void hasEnded(const char* name) {
+    if (left) return;
+    log::warn("ingress", "{} has ended", name);
+    tellServing();
+    structureChanged();
+  }
+  void watchProcess() {
+    watch(watched, haproxy.pidfd(), [this] { hasEnded("HAProxy"); });
+  }
+  void watchFilter() {
+    watch(watchedFilter, haproxy.filterPidfd(), [this] { hasEnded("the filter"); });
+  }
 
   uint64_t applied() const {
     const bool settled = synced && !structure && !applying && changedServices.empty();
@@ -363,10 +422,11 @@ struct Edge::Rep {
   bool structure = false, synced = false, flushing = false, stopping = false, serving = false;
   bool waiting = false, impatient = false;
   bool applying = false, countWanted = false;
+  bool leaving = false, leaveDue = false, endAsked = false, left = false;
   uint64_t appliedRevision = 0;
   uint64_t countsBegun = 0, countsDone = 0;
   client::SessionReport report;  // `changed`: all that are counted
-  Watched watched, watchedFilter;
+  Watched watched, watchedFilter, watchedWorker;
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions;
   Timer retry, patience, countTimer;
   Signal flushed, counted;
@@ -391,6 +451,10 @@ Task<> Edge::start() {
   r.gate.spawn(Rep::waitSynced(&r));
 }
 
+void Edge::setLeaving(bool leaving) {
+  rep_->setLeaving(leaving);
+}
+
 void Edge::endWaits() {
   rep_->stopping = true;
   rep_->flushed.notify();
@@ -407,6 +471,7 @@ Task<> Edge::stop() {
   r.countTimer.cancel();
   r.watched.reset();
   r.watchedFilter.reset();
+  r.watchedWorker.reset();
   co_await r.accessLog.stop();
   co_await r.findings.stop();
   co_await r.gate.close();

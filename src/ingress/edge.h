@@ -43,6 +43,9 @@ class Edge {
   ~Edge();
   // Whether requests are served here; before start().
   std::function<void(bool serving)> onServing;
+  // The node is about to be taken away, and nobody new is sent here: connections are ended as soon as nothing is under
+  // way on them, WebSockets when they end, and HAProxy with the last one. False: it stays after all.
+  void setLeaving(bool leaving);
 
   // Takes up what an earlier agent left, or what is on disk, before any master has told anything.
   Task<> start();

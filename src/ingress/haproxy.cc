@@ -201,6 +201,22 @@ Haproxy::Workers Haproxy::workers() const {
   return out;
 }
 
+Result<> Haproxy::endConnections() {
+  if (!running()) return {};
+  RETURN_IF_ERROR(readTables());
+  RETURN_IF_ERROR(reload());
+  return readTables();
+}
+
+std::vector<UniqueFd> Haproxy::replaced() const {
+  std::vector<UniqueFd> out;
+  for (const std::string& worker : workers().old) {
+    auto fd = pidfdOf(static_cast<pid_t>(parseInt(worker).value_or(-1)));
+    if (fd.ok()) out.push_back(*std::move(fd));
+  }
+  return out;
+}
+
 void Haproxy::stop() {
   if (running()) {
     ::kill(process_.pid, SIGTERM);

@@ -36,6 +36,12 @@ class Haproxy {
   Result<> recover();
   // After an error what was in force goes on, or nobody knows what is; the next call makes sure by a reload.
   Result<> apply(Config wanted);
+  // All connections that there are come to an end: what they still ask is answered, and they are closed. By a reload,
+  // so that the pods of sections stay known meanwhile.
+  Result<> endConnections();
+  // The workers of before reloads that have connections still; each is readable when it ends.
+  std::vector<UniqueFd> replaced() const;
+  void stop();
   bool running() const { return process_.running(); }
   // Readable when it ends; invalid when none runs.
   const UniqueFd& pidfd() const { return process_.pidfd; }
@@ -52,7 +58,6 @@ class Haproxy {
   Result<> prepare();
   Result<> start();
   Result<> reload();
-  void stop();
   void ensureFilter();
   Result<> waitReady();
   Result<> write(const Config& wanted);

@@ -18,7 +18,7 @@ constexpr std::string_view kDefaults = R"(defaults
   option redispatch 1
   retries 3
   retry-on conn-failure empty-response
-  timeout connect 5s
+  timeout connect 1500ms
   timeout client 60s
   timeout server 60s
   timeout http-request 10s

@@ -10,6 +10,7 @@
 #include "dns_config.h"
 #include "fence.h"
 #include "ingress/edge.h"
+#include "ingress_leave.h"
 #include "masters.h"
 #include "network/address_announcer.h"
 #include "network/dns.h"
@@ -195,6 +196,7 @@ struct Agent::Rep {
         fence(parts.loop, options.runDir + "/lease"),
         edgeObjects(objects),
         edge(parts.loop, parts.pool, caches, edgeObjects, edgeOptions(options)),
+        ingressLeave(parts.loop, caches, barrier, options.name),
         gate(parts.loop) {
     caches.select(resources::kPods, {"", "", "spec.nodeName=" + options.name});
   }
@@ -223,6 +225,7 @@ struct Agent::Rep {
   Timer healthChanges;
   EdgeObjects edgeObjects;
   ingress::Edge edge;
+  IngressLeave ingressLeave;
   std::unique_ptr<FileWatch> resolvWatch;
   std::unique_ptr<NetSink> sink;
   std::unique_ptr<ServiceFeed> services;
@@ -539,6 +542,10 @@ Task<Result<>> Agent::start() {
   r.nodeStatus.setUserNamespaces(r.context->userNamespaces.ok());
   r.network.releaseOthers();
   r.edge.onServing = [&r](bool serving) { r.nodeStatus.setServesIngress(serving); };
+  r.ingressLeave.onLeave = [&r](bool leave) {
+    r.nodeStatus.setIngressLeaves(leave);
+    r.edge.setLeaving(leave);
+  };
   co_await r.edge.start();
 
   r.agentServer = std::make_unique<AgentServer>(r.parts.loop, r.parts.pool, *r.pods, *r.services, r.edge);
@@ -561,6 +568,7 @@ Task<Result<>> Agent::start() {
   r.nodes =
       r.caches.of(resources::kNodes).subscribe([&r](const ObjectPtr&, const ObjectPtr& after) { r.sawNode(after); });
   r.nodeStatus.onRange = [&r](const Object& node) { r.takeRanges(node); };
+  r.ingressLeave.start();
   r.gate.spawn(Rep::setRoutesOnceKnown(&r));
   r.namespaces = r.caches.of(resources::kNamespaces).subscribe([&r](const ObjectPtr& before, const ObjectPtr& after) {
     if (!before || !after) r.tellNamespaces();
@@ -590,6 +598,7 @@ Task<> Agent::stop() {
   // First, as tasks below may wait for a cache that no master has filled.
   co_await r.caches.stop();
   co_await r.nodeStatus.stop();
+  co_await r.ingressLeave.stop();
   co_await r.edge.stop();
   if (r.policies) co_await r.policies->stop();
   if (r.pods) co_await r.pods->stop();

@@ -93,8 +93,8 @@ class ServiceSource {
 class Barrier {
  public:
   virtual ~Barrier() = default;
-  // Returns when nobody sends to the pod any more, or with who has not confirmed that in time. kUnavailable: no master
-  // answers.
+  // Returns when nobody sends to the pod any more, or with who has not confirmed that in time; without a pod's name
+  // when everybody sends by the slices of that revision. kUnavailable: no master answers.
   virtual Task<Result<client::Drained>> pass(client::DrainQuestion pod) = 0;
   // What users hold of it; see client/sessions.h for when it returns.
   virtual Task<Result<client::Held>> held(client::HeldQuestion pod) = 0;

@@ -139,6 +139,10 @@ void NodeStatus::setServesIngress(bool serves) {
   changed_.notify();
 }
 
+void NodeStatus::setIngressLeaves(bool leaves) {
+  if (std::exchange(ingressLeaves_, leaves) != leaves) changed_.notify();
+}
+
 void NodeStatus::poke() {
   changed_.notify();
   leaseWake_.notify();
@@ -191,7 +195,9 @@ json::array NodeStatus::conditions() const {
                     : conditionOf("Ready", false, "KubeletNotReady",
                                   "container runtime network not ready: no pod range was given to this node yet"));
   if (servesIngress_) {
-    out.push_back(*servesIngress_
+    out.push_back(*servesIngress_ && ingressLeaves_
+                      ? conditionOf(client::kServesIngress, true, client::kIngressLeaves, "who is served here still is")
+                  : *servesIngress_
                       ? conditionOf(client::kServesIngress, true, "HAProxyRuns", "Ingresses are served here")
                       : conditionOf(client::kServesIngress, false, "HAProxyDoesNotRun", "no Ingress is served here"));
   }

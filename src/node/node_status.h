@@ -38,6 +38,8 @@ class NodeStatus {
   void setNetworkReady(bool ready);
   // Requests for Ingresses are served here. Nodes that never did do not speak of it.
   void setServesIngress(bool serves);
+  // Those who are served here still are, but nobody new (client::kIngressLeaves).
+  void setIngressLeaves(bool leaves);
   // Before start(): whether pods can have user namespaces of their own.
   void setUserNamespaces(bool can) { userNamespaces_ = can; }
   // Contact with a master was made: try now.
@@ -67,6 +69,7 @@ class NodeStatus {
   Images& images_;
   json::object reported_;
   std::optional<bool> servesIngress_;
+  bool ingressLeaves_ = false;
   bool networkReady_ = false, userNamespaces_ = false, registered_ = false, stopping_ = false;
   // The lease had lapsed: the master may have put its own word in the place of ours.
   bool statusDue_ = false;
