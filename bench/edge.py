@@ -6,6 +6,7 @@ network namespace and a data folder of its own and is removed at the end. Needs 
 
 import argparse
 import ctypes
+import fcntl
 import glob
 import os
 import re
@@ -47,6 +48,40 @@ defaults
   timeout http-request 10s
 frontend web
   bind {address}:8081
+  acl ours hdr(host) -i web.example
+  use_backend pods if ours
+backend pods
+  server pod {pod}:8080
+"""
+# The same with what an Ingress does for each request by default: headers of who asks, an id, the log, another try where a pod closes.
+DUTIES = """
+defaults
+  mode http
+  option idle-close-on-response
+  option redispatch 1
+  retries 3
+  retry-on conn-failure empty-response
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  timeout http-request 10s
+frontend web
+  bind {address}:8082
+  log stdout len 32768 format raw local0
+  option httplog
+  capture request header Host len 256
+  capture request header User-Agent len 512
+  capture request header Referer len 512
+  unique-id-format %[uuid]
+  http-request set-header X-Request-ID %[unique-id] unless {{ req.hdr(X-Request-ID) -m found }}
+  http-request set-header X-Forwarded-For %[src]
+  http-request set-header X-Real-IP %[src]
+  http-request set-header X-Forwarded-Host %[req.hdr(host)]
+  http-request set-header X-Forwarded-Port %[dst_port]
+  http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Forwarded-Scheme http
+  http-request del-header ssl-client-verify
+  http-request del-header X-Forwarded-Prefix
   acl ours hdr(host) -i web.example
   use_backend pods if ours
 backend pods
@@ -127,12 +162,12 @@ class Bench:
         publish_shell(cluster)
         self.nodes = [f"{cluster.name}-node-{i}" for i in (1, 2, 3)]
         path = {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}
-        apply(cluster, *[shell_pod(name, "exec sleep 100000", node=node) for name, node in (("web", self.nodes[1]), ("ask", self.nodes[0]))],
+        apply(cluster, *[shell_pod(name, "exec sleep 100000", node=node) for name, node in (("web", self.nodes[1]), ("ask", self.nodes[0]), ("other", self.nodes[0]))],
               {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
                "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}},
               {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"},
                "spec": {"rules": [{"host": "web.example", "http": {"paths": [path]}}]}})
-        self.web, self.ask = wait_ready(cluster, "web", "ask")
+        self.web, self.ask, self.other = wait_ready(cluster, "web", "ask", "other")
         self.start_haproxy(f"/proc/{main_process(self.web)}/ns/net", "web", SERVER)
         self.address = cluster.get("service", "web")["spec"]["clusterIP"]
         eventually(lambda: in_pod_network(self.ask, "curl", "-sf", f"http://{self.address}/", check=False).stdout == "it works")
@@ -141,7 +176,19 @@ class Bench:
         path = f"{self.folder}/{name}.cfg"
         with open(path, "w") as f:
             f.write(text)
-        self.started.append(subprocess.Popen(["nsenter", f"--net={netns}", "--", "haproxy", "-db", "-f", path]))
+        self.started.append(subprocess.Popen(["nsenter", f"--net={netns}", "--", "haproxy", "-db", "-f", path], stdout=self.log()))
+
+    def log(self):
+        """Where HAProxy writes its log, as an agent has it: a pipe that somebody empties now and then."""
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+        os.set_blocking(writer, False)
+
+        def empty():
+            while os.read(reader, 1 << 18):
+                time.sleep(0.05)
+        threading.Thread(target=empty, daemon=True).start()
+        return writer
 
     @staticmethod
     def join_cgroups(pid, other):
@@ -168,13 +215,14 @@ class Bench:
         return float(re.search(r"Requests/sec:\s+([\d.]+)", shown)[1]), (cpu_seconds(pids) - before) / max(done, 1)
 
     def compare(self, what, goal, inside, measured, plain, *args, pids=None):
-        """The share of `plain`'s requests per second that `measured` reaches; neighbouring turns are compared. With the processes that serve
-        each: also the share for the same CPU time, which other work on the machine changes less."""
+        """The share of `plain`'s requests per second that `measured` reaches; neighbouring turns are compared. `inside`: for both, or for each. With
+        the processes that serve each: also the share for the same CPU time, which other work on the machine changes less."""
+        inside = inside if isinstance(inside, dict) else {measured: inside, plain: inside}
         shares, rates, costs = [], [], {measured: [], plain: []}
         for turn in range(self.options.turns):
             pair = {}
             for url in (measured, plain) if turn % 2 else (plain, measured):
-                pair[url], cost = self.load(inside, url, (pids or {}).get(url, []), *args)
+                pair[url], cost = self.load(inside[url], url, (pids or {}).get(url, []), *args)
                 costs[url].append(cost)
             shares.append(pair[measured] / pair[plain])
             rates.append(pair[plain])
@@ -191,8 +239,9 @@ class Bench:
         print(f"  {what}: {figure}, {about}", file=sys.stderr, flush=True)
 
     def service(self):
-        inside = ["nsenter", f"--net=/proc/{main_process(self.ask)}/ns/net", "--"]
         pod, service = f"http://{self.web['status']['podIP']}:8080/", f"http://{self.address}/"
+        # A client for each: what one has sent by one way must not have the ports of what it sends by the other.
+        inside = {url: ["nsenter", f"--net=/proc/{main_process(client)}/ns/net", "--"] for url, client in ((service, self.ask), (pod, self.other))}
         self.compare("a service's address against its pod's, connections kept", 0.95, inside, service, pod)
         self.compare("a service's address against its pod's, a connection for each request", 0.95, inside, service, pod, "-H", "Connection: close")
 
@@ -203,18 +252,18 @@ class Bench:
         with open(configuration) as f:
             binds = re.findall(r"^  bind ((?!127)[\d.]+):(\d+) id \d+$", f.read(), re.MULTILINE)
         address, port = binds[0]
-        self.start_haproxy(self.netns(node), "alone", ALONE.format(address=address, pod=self.web["status"]["podIP"]))
         serving = [pid for pid, line in processes_naming(os.path.basename(os.path.dirname(configuration)) + "/haproxy.cfg")
                    if line.split()[0].endswith("haproxy") and os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(self.netns(node)).st_ino]
-        self.join_cgroups(self.started[-1].pid, serving[0])
-        inside, host = self.cluster.net.inside([]), ("-H", "Host: web.example")
-        ours, alone = f"http://{address}:{port}/", f"http://{address}:8081/"
-        for url in (ours, alone):
-            eventually(lambda: run([*inside, "curl", "-sf", *host, url], check=False).stdout == "it works")
-        pids = {ours: serving, alone: [self.started[-1].pid]}
-        self.compare("an Ingress against HAProxy by hand, connections kept", 0.9, inside, ours, alone, *host, pids=pids)
-        self.compare("an Ingress against HAProxy by hand, a connection for each request", 0.9, inside, ours, alone, *host, "-H", "Connection: close",
-                     pids=pids)
+        inside, host, ours = self.cluster.net.inside([]), ("-H", "Host: web.example"), f"http://{address}:{port}/"
+        ways = [("that only forwards", "alone", ALONE, 8081, 0.9), ("that does the same", "duties", DUTIES, 8082, 0.9)]
+        for what, name, text, at, goal in ways:
+            self.start_haproxy(self.netns(node), name, text.format(address=address, pod=self.web["status"]["podIP"]))
+            pid, other = self.started[-1].pid, f"http://{address}:{at}/"
+            self.join_cgroups(pid, serving[0])
+            for url in (ours, other):
+                eventually(lambda: run([*inside, "curl", "-sf", *host, url], check=False).stdout == "it works")
+            for how, more in (("connections kept", ()), ("a connection for each request", ("-H", "Connection: close"))):
+                self.compare(f"an Ingress against HAProxy by hand {what}, {how}", goal, inside, ours, other, *host, *more, pids={ours: serving, other: [pid]})
 
     def change(self):
         """From the answer of the API until the element is in the table of the last node."""

@@ -275,6 +275,14 @@ TEST_F(DrainBarrierTest, ConsumerThatCannotTellIsNotWaitedFor) {
   EXPECT_EQ(drained(pass(pod("a"))).missing, std::vector<std::string>{"n2"});
 }
 
+TEST_F(DrainBarrierTest, SlicesAloneAreWaitedForWithoutAPod) {
+  const uint64_t revision = slice({{"a", false}});
+  Passing& slices = pass({"", "", "", revision});
+  EXPECT_FALSE(slices.result);
+  applyEverywhere(revision);
+  EXPECT_EQ(drained(slices).complaint(), "");
+}
+
 TEST_F(DrainBarrierTest, DeadConsumersAreNotAsked) {
   consumers_.names.clear();
   slice({{"a", true}});

@@ -10,6 +10,7 @@
 
 #include <cerrno>
 
+#include "access_record.h"
 #include "base/log.h"
 
 namespace dhow::ingress {
@@ -34,7 +35,11 @@ std::string recordsIn(std::string_view lines) {
   while (!lines.empty()) {
     const size_t end = std::min(lines.find('\n'), lines.size());
     const std::string_view line = lines.substr(0, end);
-    if (line.starts_with("{\"time\":") && line.ends_with('}')) out.append(line).push_back('\n');
+    if (line.starts_with("{\"time\":") && line.ends_with('}')) {
+      out.append(line).push_back('\n');
+    } else if (auto record = recordOf(line)) {
+      out.append(*record).push_back('\n');
+    }
     lines.remove_prefix(std::min(end + 1, lines.size()));
   }
   return out;

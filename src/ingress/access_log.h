@@ -1,4 +1,4 @@
-// Requests as HAProxy tells of them, a line of JSON each (frontend_lines.cc has the fields), in a file that is rotated
+// Requests as HAProxy tells of them, a line of JSON each (access_record.h), in a file that is rotated
 // by size. HAProxy writes into a named pipe and never waits: what comes while nobody reads stays in the pipe, and what
 // does not fit there is lost. So an agent that restarts finds what came meanwhile. On the loop's thread; files on the
 // pool.
@@ -15,7 +15,7 @@
 
 namespace dhow::ingress {
 
-// Of whole lines those that are records; where the pipe was full one may have been cut.
+// The records of whole lines; where the pipe was full one may have been cut.
 std::string recordsIn(std::string_view lines);
 
 // Opens the pipe for both ends, and makes it when it is not there: neither end closes it for the other.

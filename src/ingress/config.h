@@ -78,6 +78,12 @@ struct Frontend {
   std::string owner;               // "Gateway/<ns>/<name>"; empty: the Ingresses
   std::vector<std::string> acls;   // that the lines below use
   std::vector<std::string> afterExact, afterPrefixes;  // lines that set txn.to of some requests anew
+  // What its routes have, so that others need not be looked for with each request. What was needed once stays.
+  struct Routes {
+    bool otherHosts = false;  // wildcards, aliases, all hosts: the host alone does not say which site it is
+    bool exact = false, splits = false;
+    bool operator==(const Routes&) const = default;
+  } routes;
   bool operator==(const Frontend&) const = default;
 };
 
@@ -95,6 +101,8 @@ struct Config {
   std::map<std::string, Certificate> certificates;  // by file name
   std::map<std::string, std::string> files;         // others that lines name, as @name
   bool empty() const { return frontends.empty(); }
+  // Sets what the frontends' routes have.
+  void lookAtRoutes();
   bool operator==(const Config&) const = default;
 };
 

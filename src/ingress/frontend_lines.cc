@@ -1,5 +1,8 @@
 #include "frontend_lines.h"
 
+#include <algorithm>
+
+#include "access_record.h"
 #include "base/strings.h"
 
 namespace dhow::ingress {
@@ -65,8 +68,8 @@ void lookup(Lines& out, const Frontend& frontend, const Layout& layout, const Lo
       "!" + found);
 }
 
-void sites(Lines& out, const Frontend& frontend, const Layout& layout) {
-  lookup(out, frontend, layout, {"txn.host", "txn.site", frontend.name, "", true});
+void sites(Lines& out, const Frontend& frontend, const Layout& layout, std::string_view guard = "") {
+  lookup(out, frontend, layout, {"txn.host", "txn.site", frontend.name, guard, true});
 }
 
 // A client that knows that a certificate is for two names may ask for both on one connection. What is decided by the
@@ -84,7 +87,7 @@ void misdirected(Lines& out, const Frontend& frontend, const Layout& layout) {
                    kOther, prefix)});
 }
 
-void own(Lines& out, const Frontend& frontend, std::vector<std::string> Frontend::* list) {
+void ownLines(Lines& out, const Frontend& frontend, std::vector<std::string> Frontend::* list) {
   for (size_t i = 0; i < (frontend.*list).size(); ++i) out.push_back({(frontend.*list)[i], list, i});
 }
 
@@ -96,46 +99,25 @@ void splits(Lines& out, const Frontend& frontend, const Layout& layout) {
                    rule, layout.map("splits"))});
 }
 
-// One line of JSON for each request or connection. What clients say is bounded and escaped; 2.6 takes 2048 bytes a
-// line.
-constexpr std::string_view kTime =
-    "\"time\":\"%[date,utime(%Y-%m-%dT%H:%M:%S)].%[date(0,ms),mod(1000),add(1000),concat(),bytes(1,3)]Z\",\"client\":"
-    "\"%ci\"";
-constexpr std::string_view kPlace =
-    "\"route\":\"%[var(txn.to),field(2,@)]\",\"namespace\":\"%[be_name,field(2,_)]\",\"service\":\"%[be_name,field(3,_)"
-    "]\","
-    "\"server\":\"%si:%sp\"";
-constexpr std::string_view kHost = "\"%[var(txn.host),bytes(0,256),json(utf8s)]\"";
-constexpr size_t kLongestUri = 1024, kLongestHeader = 512, kLongestId = 128;
+// A line for each request, and one of JSON for each connection of mode tcp. What clients say is bounded and escaped.
+constexpr std::string_view kConnection =
+    "{\"time\":\"%[date,utime(%Y-%m-%dT%H:%M:%S)].%[date(0,ms),mod(1000),add(1000),concat(),bytes(1,3)]Z\",\"client\":"
+    "\"%ci\",\"host\":\"%[var(txn.host),bytes(0,256),json(utf8s)]\",\"protocol\":\"TCP\",\"bytes_in\":%U,\"bytes_out\":"
+    "%B,"
+    "\"duration_ms\":%Tt,\"connect_ms\":%Tc,\"gateway\":\"@owner\",\"route\":\"%[var(txn.to),field(2,@)]\","
+    "\"namespace\":\"%[be_name,field(2,_)]\",\"service\":\"%[be_name,field(3,_)]\",\"server\":\"%si:%sp\","
+    "\"tls\":\"%sslv\",\"end\":\"%ts\"}";
 
 void log(Lines& out, const Frontend& frontend) {
-  auto text = [](std::string_view variable) { return fmt::format("\"%[var(txn.{}),json(utf8s)]\"", variable); };
-  const std::string gateway = frontend.owner.empty() ? "" : fmt::format(",\"gateway\":\"{}\"", frontend.owner);
-  std::string format;
-  if (frontend.mode == Mode::kHttp)
-    format = fmt::format(
-        "{},\"method\":{},\"host\":{},\"path\":{},\"protocol\":\"HTTP/"
-        "%[var(txn.version)]\",\"status\":%ST,\"bytes_in\":%U,\"bytes_out\":%B,"
-        "\"duration_ms\":%Ta,\"queue_ms\":%Tw,\"connect_ms\":%Tc,\"response_ms\":%Tr{},{},\"request_id\":{},"
-        "\"tls\":\"%sslv\",\"user_agent\":{},\"referer\":{},\"waf\":\"%[var(txn.filter.rules)]\",\"end\":\"%ts\"",
-        kTime, text("method"), kHost, text("uri"), gateway, kPlace, text("id"), text("agent"), text("referer"));
-  else
-    format = fmt::format(
-        "{},\"host\":{},\"protocol\":\"TCP\",\"bytes_in\":%U,\"bytes_out\":%B,\"duration_ms\":%Tt,\"connect_ms\":%Tc{},"
-        "{},"
-        "\"tls\":\"%sslv\",\"end\":\"%ts\"",
-        kTime, kHost, gateway, kPlace);
   out.push_back({"log stdout len 32768 format raw local0"});
-  out.push_back({"log-format '{" + format + "}'"});
-  if (frontend.mode != Mode::kHttp) return;
-  auto keep = [&](std::string_view variable, std::string_view what, size_t most) {
-    out.push_back({fmt::format("http-request set-var(txn.{}) {},bytes(0,{})", variable, what, most)});
-  };
-  keep("method", "method", 32);
-  keep("version", "req.ver", 8);
-  keep("uri", "pathq", kLongestUri);
-  keep("agent", "req.fhdr(User-Agent)", kLongestHeader);
-  keep("referer", "req.fhdr(Referer)", kLongestHeader);
+  if (frontend.mode == Mode::kHttp) {
+    for (std::string& line : recordLines(frontend.owner)) out.push_back({std::move(line)});
+    return;
+  }
+  std::string format(kConnection);
+  constexpr std::string_view mark = "@owner";
+  format.replace(format.find(mark), mark.size(), frontend.owner);
+  out.push_back({"log-format '" + format + "'"});
 }
 
 std::string handoverBackend(std::string_view frontend) {
@@ -155,7 +137,36 @@ void handover(Lines& out, const Frontend& frontend, const Layout& layout) {
     if (listener.tls) add(fmt::format("http-request set-var(txn.tls) bool(true) if {{ so_id {} }}", id));
   }
   add(fmt::format("http-request del-header {}", kHandoverHeader));
-  add("http-request set-var(txn.tls) bool(true) if { ssl_fc }");
+  if (std::any_of(frontend.listeners.begin(), frontend.listeners.end(), [](const Listener& one) { return one.tls; }))
+    add("http-request set-var(txn.tls) bool(true) if { ssl_fc }");
+}
+
+// txn.to: where the request goes, by host and path.
+void route(Lines& out, const Frontend& frontend, const Layout& layout) {
+  auto add = [&](std::string line) { out.push_back({std::move(line)}); };
+  const std::string exact = layout.map("exact"), prefixes = layout.map("prefixes");
+  const bool own = !frontend.afterExact.empty() || !frontend.afterPrefixes.empty();
+  std::string_view guard, missing = kUnlessFound;
+  if (!own) {
+    // Mostly the host is a site, and nothing else can have the request. One with a slash would look like a path.
+    const std::string key = fmt::format("str({}|),concat(,txn.host)", frontend.name),
+                      plain = "!{ var(txn.host) -m sub / }";
+    const std::string first = "http-request set-var(txn.to) " + key;
+    if (frontend.routes.exact) add(fmt::format("{},concat(,txn.path),map_str({}) if {}", first, exact, plain));
+    add(fmt::format("{},concat(,txn.path,/),map_beg({}) if {}{}", first, prefixes, plain,
+                    frontend.routes.exact ? " !{ var(txn.to) -m found }" : ""));
+    guard = "!{ var(txn.to) -m found }";
+  }
+  if (own || frontend.routes.otherHosts) {
+    sites(out, frontend, layout, guard);
+    add(fmt::format("http-request set-var(txn.key) var(txn.site),concat(,txn.path){}", own ? "" : missing));
+    add(fmt::format("http-request set-var(txn.to) var(txn.key),map_str({}){}", exact, own ? "" : missing));
+    ownLines(out, frontend, &Frontend::afterExact);
+    add(fmt::format("http-request set-var(txn.key) var(txn.key),concat(/){}", own ? "" : missing));
+    add(fmt::format("http-request set-var(txn.to) var(txn.key),map_beg({}){}", prefixes, missing));
+    ownLines(out, frontend, &Frontend::afterPrefixes);
+  }
+  if (own || frontend.routes.splits) splits(out, frontend, layout);
 }
 
 void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
@@ -163,32 +174,23 @@ void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
   handover(out, frontend, layout);
   add("http-request set-var(txn.host) req.hdr(host),host_only,lower");
   misdirected(out, frontend, layout);
-  sites(out, frontend, layout);
   add("http-request set-var(txn.path) path");
-  add("http-request set-var(txn.key) var(txn.site),concat(,txn.path)");
-  add(fmt::format("http-request set-var(txn.to) var(txn.key),map_str({})", layout.map("exact")));
-  own(out, frontend, &Frontend::afterExact);
-  add("http-request set-var(txn.key) var(txn.key),concat(/)");
-  add(fmt::format("http-request set-var(txn.to) var(txn.key),map_beg({}){}", layout.map("prefixes"), kUnlessFound));
-  own(out, frontend, &Frontend::afterPrefixes);
-  splits(out, frontend, layout);
+  route(out, frontend, layout);
   // What backends are told about the client; what a client says of itself is not believed.
-  add("http-request set-header X-Forwarded-For %[src]");
-  add("http-request set-header X-Real-IP %[src]");
+  add("http-request set-header X-Forwarded-For %ci");
+  add("http-request set-header X-Real-IP %ci");
   add("http-request set-header X-Forwarded-Host %[req.hdr(host)]");
   add("http-request set-header X-Forwarded-Port " +
-      (frontend.port > 0 ? std::to_string(frontend.port) : std::string("%[dst_port]")));
+      (frontend.port > 0 ? std::to_string(frontend.port) : std::string("%fp")));
   for (std::string_view header : {"X-Forwarded-Proto", "X-Forwarded-Scheme"}) {
     add(fmt::format("http-request set-header {} http unless {{ var(txn.tls) -m found }}", header));
     add(fmt::format("http-request set-header {} https if {{ var(txn.tls) -m found }}", header));
   }
-  for (std::string_view header :
-       {"ssl-client-verify", "ssl-client-subject-dn", "ssl-client-cert", "X-Forwarded-Prefix"})
-    add(fmt::format("http-request del-header {}", header));
-  add("http-request set-header X-Request-ID %[uuid] unless { req.hdr(X-Request-ID) -m found }");
-  if (layout.accessLog) add(fmt::format("http-request set-var(txn.id) req.fhdr(X-Request-ID),bytes(0,{})", kLongestId));
-  // A client's certificate cannot be handed over. Who takes a request logs it.
-  add("http-request set-log-level silent if { stopping } !{ ssl_c_used }");
+  add("http-request del-header ssl-client- -m beg");
+  add("http-request del-header X-Forwarded-Prefix");
+  add(fmt::format("http-request set-header X-Request-ID %[{}] unless {{ req.hdr(X-Request-ID) -m found }}",
+                  layout.accessLog ? "unique-id" : "uuid"));
+  // A client's certificate cannot be handed over.
   add(fmt::format("use_backend {} if {{ stopping }} !{{ ssl_c_used }}", handoverBackend(frontend.name)));
   add("use_backend %[var(txn.to),field(1,@)] if { var(txn.to) -m found }");
   add("default_backend nothing");
@@ -216,7 +218,7 @@ std::vector<FrontendLine> frontendLines(const Frontend& frontend, const Layout& 
   if (frontend.mode != Mode::kHttp) out.push_back({"mode tcp"});
   binds(out, frontend, layout);
   if (layout.accessLog) log(out, frontend);
-  own(out, frontend, &Frontend::acls);
+  ownLines(out, frontend, &Frontend::acls);
   if (frontend.mode == Mode::kHttp)
     requests(out, frontend, layout);
   else
@@ -228,6 +230,7 @@ std::vector<std::string> handoverLines(const Frontend& frontend, const Layout& l
   if (frontend.mode != Mode::kHttp) return {};
   std::vector<std::string> out = {
       "backend " + handoverBackend(frontend.name),
+      "  http-request set-log-level silent",  // who takes a request logs it
       fmt::format("  http-request set-header {} {}", kHandoverHeader, layout.handoverSecret)};
   // In the version that the client speaks: calls of gRPC stay in HTTP/2, WebSockets in HTTP/1.1.
   for (const Listener& listener : frontend.listeners) {

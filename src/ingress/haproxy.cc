@@ -244,6 +244,16 @@ bool Haproxy::sameStructure(const Config& wanted) const {
 }
 
 Result<> Haproxy::apply(Config wanted) {
+  wanted.lookAtRoutes();
+  // What comes and goes shall cost one reload.
+  for (Frontend& frontend : wanted.frontends) {
+    auto known =
+        std::find_if(frontends_.begin(), frontends_.end(), [&](const Frontend& f) { return f.name == frontend.name; });
+    if (known == frontends_.end()) continue;
+    frontend.routes.otherHosts |= known->routes.otherHosts;
+    frontend.routes.exact |= known->routes.exact;
+    frontend.routes.splits |= known->routes.splits;
+  }
   if (wanted.empty()) {
     stop();
     loaded_ = {};

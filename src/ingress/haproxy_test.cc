@@ -133,6 +133,8 @@ TEST(Haproxy, EndpointsAndRoutesChangeWithoutAReload) {
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
     EXPECT_EQ(ask("a.test"), "one");
     EXPECT_EQ(ask("b.test"), "HTTP/1.1 404");
+    EXPECT_EQ(ask("A.test:80", "/x"), "one");
+    EXPECT_EQ(ask("a.test/x", "/x"), "HTTP/1.1 404");
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
     EXPECT_EQ(ask("a.test"), "two");
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002, Server::State::kLeaving}, {"127.0.0.1", 8003}})));
@@ -142,18 +144,23 @@ TEST(Haproxy, EndpointsAndRoutesChangeWithoutAReload) {
     Config routes = serving({{"127.0.0.1", 8001}});
     routes.sites["i|*.c.test"] = "i|*.c.test";
     routes.exact["i|*.c.test/x;y"] = "web";
+    // The first wildcard and the first exact path are another structure, once.
+    EXPECT_EQ(proxy.reloads(), 0u);
     EXPECT_APPLIED(proxy.apply(routes));
+    EXPECT_EQ(ask("a.test", "/x;y"), "one");
     EXPECT_EQ(ask("b.c.test", "/x;y"), "one");
     EXPECT_EQ(ask("b.c.test", "/"), "HTTP/1.1 404");
     EXPECT_EQ(ask("a.b.c.test", "/x;y"), "HTTP/1.1 404");
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
     EXPECT_EQ(ask("b.c.test", "/x;y"), "HTTP/1.1 404");
-    EXPECT_EQ(proxy.reloads(), 0u);
+    EXPECT_APPLIED(proxy.apply(routes));
+    EXPECT_EQ(ask("b.c.test", "/x;y"), "one");
+    EXPECT_EQ(proxy.reloads(), 1u);
     // More servers than there is room for.
     std::vector<Server> many;
     for (uint16_t port = 8001; port <= 8009; ++port) many.push_back({"127.0.0.1", port});
     EXPECT_APPLIED(proxy.apply(serving(many)));
-    EXPECT_EQ(proxy.reloads(), 1u);
+    EXPECT_EQ(proxy.reloads(), 2u);
   });
 }
 
@@ -244,6 +251,30 @@ TEST(Haproxy, AWorkerThatGoesHandsOverWhatItIsAskedWhenItsSectionIsNoMore) {
     after.backends["other"].servers = {{"127.0.0.1", 8002}};
     EXPECT_APPLIED(proxy.apply(after));
     EXPECT_EQ(kept.ask(), "two");
+  });
+}
+
+TEST(Haproxy, ConnectionsAreEndedInPeace) {
+  apart([](const Haproxy::Options& options) {
+    Backhand one("one", 8001), two("two", 8002);
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    auto idle = std::make_unique<Kept>();
+    EXPECT_EQ(idle->ask(), "one");
+    EXPECT_TRUE(proxy.replaced().empty());
+    EXPECT_APPLIED(proxy.endConnections());
+    std::vector<UniqueFd> left = proxy.replaced();
+    ASSERT_EQ(left.size(), 1u);
+    // Pods may come and go meanwhile.
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
+    EXPECT_EQ(idle->ask(), "two");
+    idle.reset();
+    struct pollfd ended{left[0].get(), POLLIN, 0};
+    EXPECT_EQ(::poll(&ended, 1, 10'000), 1);
+    EXPECT_TRUE(proxy.replaced().empty());
+    EXPECT_TRUE(proxy.running());
+    proxy.stop();
+    EXPECT_FALSE(proxy.running());
   });
 }
 

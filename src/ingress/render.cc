@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "access_record.h"
 #include "base/strings.h"
 #include "filter_lines.h"
 #include "frontend_lines.h"
@@ -55,8 +56,9 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
   stats socket {} mode 600 level admin expose-fd listeners
   ssl-default-bind-options ssl-min-ver TLSv1.2
   tune.ssl.default-dh-param 2048
+  tune.http.logurilen {}
 {})",
-                     layout.maxConnections, layout.hardStopSeconds, layout.socket,
+                     layout.maxConnections, layout.hardStopSeconds, layout.socket, kLongestRequestLine,
                      config.files.contains(kFilterFile) ? fmt::format("  tune.bufsize {}\n", kFilterBuffer) : "");
   text += kDefaults;
   if (!layout.dnsAddress.empty())
