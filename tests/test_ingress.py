@@ -165,7 +165,8 @@ def test_certificates_are_chosen_by_name_and_change_without_a_reload(world):
 
 def test_annotations_of_ingress_nginx(world):
     cluster = world.cluster
-    users = "ann:" + run(["openssl", "passwd", "-6", "secret"]).stdout
+    hashes = {kind: run(["openssl", "passwd", "-" + kind, "secret"]).stdout for kind in ("apr1", "6")}
+    users = f"ann:{hashes['apr1']}bob:{hashes['6']}cat:{{SHA}}5en6G6MezRroT3XKqkdPOmY/BfQ=\neve:secret\n"
     cluster.kubectl("create", "secret", "generic", "users", f"--from-literal=auth={users}")
     one = lambda name, annotations, *paths: ingress(name, {f"{name}.test": list(paths) or [path("red")]}, {NGINX + k: v for k, v in annotations.items()})
     world.apply(
@@ -196,7 +197,10 @@ def test_annotations_of_ingress_nginx(world):
     assert status == 302 and headers["location"] == "/app" and world.get("root.test", "/app")["name"] == "red"
     status, headers, _ = world.curl("http://login.test/")
     assert status == 401 and headers["www-authenticate"] == "Basic realm=\"it's me\""
-    assert world.get("login.test", "/", "-u", "ann:secret")["name"] == "red" and world.status("http://login.test/", "-u", "ann:wrong") == 401
+    for user in ("ann", "bob", "cat"):
+        assert world.get("login.test", "/", "-u", f"{user}:secret")["name"] == "red" and world.status("http://login.test/", "-u", f"{user}:wrong") == 401
+    assert world.status("http://login.test/", "-u", "eve:secret") == 401
+    eventually(lambda: 'the user "eve" is left out' in cluster.kubectl("describe", "ingress", "login").stdout)
     assert world.status("http://locked.test/") == 503
     assert world.status("http://inside.test/") == 403 and world.get("outside.test")["name"] == "red"
     assert world.status("http://small.test/", "--data", "x" * 100) == 200 and world.status("http://small.test/", "--data", "x" * 2000) == 413
@@ -290,21 +294,23 @@ def test_attacks_are_refused_or_told_and_requests_are_copied(world):
     world.apply(ingress("green", {"green.test": [path("green")]}))
     world.serves("green.test", "green")
     assert eventually(lambda: ["POST", "/copy/in/x?y=1", "a=b"] in world.get("green.test", "/asked")["asked"])
-    # A filter that dies comes back; a route that prevents answers 503 meanwhile, and never lets an attack pass.
+    # A filter that dies comes back; a route that prevents answers 503 meanwhile, and never lets an attack pass; one with users nobody without his password.
     pids = {pid for pid in filter(str.isdigit, os.listdir("/proc")) if world.is_filter(pid)}
     assert len(pids) == 2
     for pid in pids:
         os.kill(int(pid), signal.SIGKILL)
-    seen = set()
+    seen, guessed = set(), set()
 
     def back():
         seen.add(world.status("http://guarded.test" + ATTACKS[0][1]))
+        guessed.add(world.status("http://login.test/", "-u", "ann:wrong"))
         return len([pid for pid in filter(str.isdigit, os.listdir("/proc")) if world.is_filter(pid) and pid not in pids]) == 2
     eventually(back)
     for node in world.nodes():
         eventually(lambda node=node: world.status("http://guarded.test/", node=(node, 80)) == 200)
-    assert seen <= {403, 503} and world.status("http://guarded.test" + ATTACKS[0][1]) == 403
-    world.cluster.kubectl("delete", "ingress", "guarded", "watched", "excepted", "script", "copied", "green")
+        eventually(lambda node=node: world.status("http://login.test/", "-u", "ann:secret", node=(node, 80)) == 200)
+    assert guessed <= {401, 503} and seen <= {403, 503} and world.status("http://guarded.test" + ATTACKS[0][1]) == 403
+    world.cluster.kubectl("delete", "ingress", "guarded", "watched", "excepted", "script", "copied", "green", "login")
     eventually(lambda: not [pid for pid in filter(str.isdigit, os.listdir("/proc")) if world.is_filter(pid)])
 
 

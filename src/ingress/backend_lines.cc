@@ -97,7 +97,7 @@ void limits(Lines& out, const Annotations& a) {
   }
 }
 
-void identity(Lines& out, const Annotations& a, const Place& place) {
+void identity(Lines& out, const Annotations& a, const Place& place, Files& files) {
   if (!place.clientCertificates.empty()) {
     if (a.clientCertificate == Annotations::Verify::kOn)
       out.push_back("http-request deny deny_status 400 unless { ssl_c_used } { ssl_c_verify 0 }");
@@ -107,10 +107,7 @@ void identity(Lines& out, const Annotations& a, const Place& place) {
     if (a.passClientCertificate)
       out.push_back("http-request set-header ssl-client-cert %[ssl_c_der,base64] if { ssl_c_used }");
   }
-  if (!place.users.empty()) {
-    out.push_back(
-        fmt::format("http-request auth realm {} unless {{ http_auth({}) }}", quoted(a.authRealm), place.users));
-  }
+  if (!place.users.empty()) usersLines(out, place.users, quoted(a.authRealm), files);
 }
 
 void rewrite(Lines& out, const Annotations& a, const Place& place) {
@@ -203,7 +200,7 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place,
   redirects(out, a, place);
   if (a.cors) corsLines(out, *a.cors);
   limits(out, a);
-  identity(out, a, place);
+  identity(out, a, place, files);
   if (a.waf && a.closed.empty()) wafLines(out, *a.waf, files);
   if (!place.mirror.empty())
     mirrorLines(out,

@@ -12,7 +12,7 @@ struct Place {
   std::string key;                                // of the Ingress
   std::string path;                               // for rewrites
   bool regex = false, tls = false, root = false;  // root: it is the path / itself
-  std::string users;                              // a userlist
+  std::string users;                              // a file of them
   std::string clientCertificates;                 // a file of authorities
   std::vector<ErrorPage> pages;
   std::string mirror;  // "address:port" of the service that gets copies

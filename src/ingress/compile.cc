@@ -3,9 +3,11 @@
 #include <algorithm>
 
 #include "backend_lines.h"
+#include "base/digest.h"
 #include "base/strings.h"
 #include "client/fields.h"
 #include "credentials.h"
+#include "filter_lines.h"
 #include "patterns.h"
 #include "service_servers.h"
 #include "text.h"
@@ -23,7 +25,8 @@ namespace json = boost::json;
 constexpr std::string_view kAllHosts = "*";
 constexpr const char* kFrontend = "i";  // Ingresses share one, with both their ports
 constexpr std::string_view kSitePrefix = "i|";
-constexpr int kShares = 100;  // of a split
+constexpr int kShares = 100;         // of a split
+constexpr size_t kUsersDigest = 32;  // long enough that nobody finds a list of the same name as another's
 
 class Compiler {
  public:
@@ -133,10 +136,8 @@ void Compiler::protection(Source& source) {
       auto users = usersOf(*secret, a.authMap, problems);
       for (std::string& one : problems) problem(source, "AnnotationInvalid", std::move(one));
       if (users.ok()) {
-        source.users = "users_" + shortDigest(*users);
-        const std::string section = fmt::format("userlist {}\n{}", source.users, *users);
-        auto& all = out_.config.userlists;
-        if (std::find(all.begin(), all.end(), section) == all.end()) all.push_back(section);
+        source.users = kUsersPrefix + sha256Hex(*users).substr(0, kUsersDigest);
+        out_.config.files.emplace(source.users, std::move(*users));
       } else {
         a.closed = fmt::format("the secret \"{}\": {}", a.authSecret, users.error().message());
       }

@@ -96,7 +96,6 @@ struct Config {
   std::map<std::string, std::string> exact;     // site and path -> route
   std::map<std::string, std::string> prefixes;  // site and beginning, "/" at its end where elements count -> route
   std::map<std::string, std::string> splits;    // "split:x:0" to "split:x:99" -> route
-  std::vector<std::string> userlists;           // whole sections
   std::map<std::string, Backend> backends;
   std::map<std::string, Certificate> certificates;  // by file name
   std::map<std::string, std::string> files;         // others that lines name, as @name

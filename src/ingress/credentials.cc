@@ -5,7 +5,7 @@
 #include "base/pki.h"
 #include "base/strings.h"
 #include "client/fields.h"
-#include "text.h"
+#include "password_hash.h"
 
 namespace dhow::ingress {
 
@@ -33,12 +33,6 @@ Result<std::string> authorities(std::string_view pem) {
   }
   if (out.empty()) return Error(Code::kInvalid, "its ca.crt holds no certificate");
   return withoutBlankLines(out);
-}
-
-bool usableHash(std::string_view hash) {
-  for (std::string_view kind : {"$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$"})
-    if (hash.starts_with(kind)) return true;
-  return false;
 }
 
 }  // namespace
@@ -75,25 +69,26 @@ Result<std::string> usersOf(const object::Object& secret, bool map, std::vector<
       users.emplace_back(member.key(), trim(dataOf(secret, member.key())));
   } else {
     const std::string file = dataOf(secret, "auth");
-    for (const std::string& line : split(file, '\n'))
-      if (auto parts = splitOnce(trim(line), ':')) users.emplace_back(parts->first, parts->second);
+    for (const std::string& line : split(file, '\n')) {
+      auto parts = line.starts_with('#') ? std::nullopt : splitOnce(trim(line), ':');
+      // What follows another colon is a comment, as nginx has it.
+      if (parts) users.emplace_back(parts->first, parts->second.substr(0, parts->second.find(':')));
+    }
   }
   std::string out;
   size_t count = 0;
   for (const auto& [name, hash] : users) {
-    const bool plain = hash.starts_with("{PLAIN}");
     const bool named =
         !name.empty() && std::none_of(name.begin(), name.end(), [](unsigned char c) { return c <= ' '; });
-    if (!named || (!plain && !usableHash(hash))) {
-      problems.push_back(
-          fmt::format("the user \"{}\" is left out: its hash must be bcrypt or crypt(3)'s ($2y$, $5$, $6$), "
-                      "as `htpasswd -B` makes it",
-                      name));
+    if (!named || hash.find('\n') != std::string::npos || !isPasswordHash(hash)) {
+      problems.push_back(fmt::format(
+          "the user \"{}\" is left out: its hash must be one that `htpasswd` or `openssl passwd` makes, and "
+          "take no longer than a second",
+          name));
       continue;
     }
     if (++count > kMostUsers) return Error(Code::kInvalid, fmt::format("it has more than {} users", kMostUsers));
-    out += plain ? fmt::format("  user {} insecure-password {}\n", quoted(name), quoted(hash.substr(7)))
-                 : fmt::format("  user {} password {}\n", quoted(name), quoted(hash));
+    out += fmt::format("{}:{}\n", name, hash);
   }
   if (out.empty()) return Error(Code::kInvalid, map ? "it has no users" : "its key auth has no users");
   return out;

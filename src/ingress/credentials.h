@@ -11,7 +11,8 @@ Result<std::string> certificateOf(const object::Object& secret);
 // ca.crt of a secret, or of a config map.
 Result<std::string> authoritiesOf(const object::Object& secret);
 Result<std::string> authoritiesOfConfigMap(const object::Object& map);
-// The lines of a userlist from a secret of users and hashes. What cannot be used is told in `problems`.
+// Users and their hashes, a line each (passwords.h), from a secret of them: a file of htpasswd's format, or (`map`) a
+// key for each user. What cannot be used is told in `problems`.
 Result<std::string> usersOf(const object::Object& secret, bool map, std::vector<std::string>& problems);
 
 }  // namespace dhow::ingress

@@ -27,6 +27,7 @@
 #include "filter_lines.h"
 #include "filter_session.h"
 #include "mirror.h"
+#include "passwords.h"
 #include "waf.h"
 
 namespace dhow::ingress {
@@ -37,8 +38,8 @@ namespace json = boost::json;
 namespace {
 
 constexpr size_t kMostConnections = 1000;
-constexpr size_t kLongestRules = 1 << 20;
-constexpr size_t kMostRules = 64;     // texts that are kept
+constexpr size_t kLongestFile = 1 << 20;
+constexpr size_t kMostFiles = 64;     // texts that are kept
 constexpr size_t kLongestPart = 256;  // of what a finding tells
 constexpr size_t kMostTold = 8;       // matches of a finding
 constexpr size_t kMostInVariable = 16;
@@ -78,11 +79,28 @@ Result<UniqueFd> listenAt(const std::string& path, uid_t owner) {
 
 struct EdgeFilter::Rep final : FilterHandler {
   Rep(Loop& l, BlockingPool& p, Options o)
-      : loop(l), pool(p), options(std::move(o)), listener(l.executor()), mirrors(l), gate(l), connections(l) {}
+      : loop(l),
+        pool(p),
+        options(std::move(o)),
+        listener(l.executor()),
+        mirrors(l),
+        passwords(l, [this](const std::string& list) { return fileOf(kUsersPrefix, list); }),
+        gate(l),
+        connections(l) {}
 
   Task<> answer(const spop::Message& message, spop::Ack& ack) override {
     if (message.name == "inspect") co_await inspect(message, ack);
     if (message.name == "mirror") mirror(message);
+    if (message.name == "authenticate") co_await authenticate(message, ack);
+  }
+
+  Task<> authenticate(const spop::Message& message, spop::Ack& ack) {
+    auto right =
+        co_await passwords.check(std::string(textOf(message, "users")), std::string(textOf(message, "authorization")));
+    if (right.ok())
+      ack.set("user", *right);
+    else
+      complain("users cannot be told apart: " + right.error().message());
   }
 
   void mirror(const spop::Message& message) {
@@ -97,21 +115,21 @@ struct EdgeFilter::Rep final : FilterHandler {
   }
 
   // On the pool. Names are made of what files hold, so a text stays what it is.
-  Result<std::string> rulesOf(const std::string& name) {
+  Result<std::string> fileOf(std::string_view prefix, const std::string& name) {
     {
       const std::lock_guard hold(lock);
       if (auto found = texts.find(name); found != texts.end()) return found->second;
     }
-    if (!name.starts_with(kPolicyPrefix) || name.find('/') != std::string::npos)
-      return Error(Code::kInvalid, "\"" + name + "\" names no rules");
+    if (!name.starts_with(prefix) || name.find('/') != std::string::npos)
+      return Error(Code::kInvalid, "\"" + name + "\" names no file");
     UniqueFd file(::openat(folder.get(), name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!file) return Error::fromErrno("open " + name);
-    std::string text(kLongestRules, '\0');
+    std::string text(kLongestFile, '\0');
     const ssize_t size = ::read(file.get(), text.data(), text.size());
     if (size <= 0) return Error::fromErrno("read " + name);
     text.resize(static_cast<size_t>(size));
     const std::lock_guard hold(lock);
-    if (texts.size() >= kMostRules) texts.clear();
+    if (texts.size() >= kMostFiles) texts.clear();
     return texts[name] = std::move(text);
   }
 
@@ -122,7 +140,7 @@ struct EdgeFilter::Rep final : FilterHandler {
         ASSIGN_OR_RETURN(waf, Waf::load());
       }
     }
-    ASSIGN_OR_RETURN(const std::string rules, rulesOf(policy));
+    ASSIGN_OR_RETURN(const std::string rules, fileOf(kPolicyPrefix, policy));
     return waf->inspect(rules, request);
   }
 
@@ -140,7 +158,7 @@ struct EdgeFilter::Rep final : FilterHandler {
     request.headers = std::move(*headers);
     auto verdict = co_await pool.run(loop, [&] { return judge(policy, request); });
     if (!verdict.ok()) {
-      complain(verdict.error());
+      complain("requests cannot be judged: " + verdict.error().message());
       co_return;
     }
     ack.set("judged", true);
@@ -154,10 +172,10 @@ struct EdgeFilter::Rep final : FilterHandler {
   }
 
   // The same again and again is told once.
-  void complain(const Error& error) {
-    if (error.message() == complained) return;
-    complained = error.message();
-    log::error("ingress", "requests cannot be judged: {}", complained);
+  void complain(std::string problem) {
+    if (problem == complained) return;
+    complained = std::move(problem);
+    log::error("ingress", "{}", complained);
   }
 
   void tell(const WafRequest& request, const WafVerdict& verdict) {
@@ -220,6 +238,7 @@ struct EdgeFilter::Rep final : FilterHandler {
   std::vector<std::string> known;  // files of rules that were there when it began
   asio::posix::stream_descriptor listener;
   Mirrors mirrors;
+  Passwords passwords;
   Gate gate, connections;
   size_t open = 0;
   bool stopping = false;

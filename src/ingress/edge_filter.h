@@ -1,6 +1,7 @@
-// The process that HAProxy asks about requests of routes with a web application firewall, and gives copies of requests
-// to: a SPOE agent (spop.h) on a unix socket. It needs no rights: it drops root's once it has its socket and folder,
-// for it reads what anybody sends. Findings are lines of JSON on the standard output, a pipe for which it never waits.
+// The process that HAProxy asks about requests of routes with a web application firewall or with users, and gives
+// copies of requests to: a SPOE agent (spop.h) on a unix socket. It needs no rights: it drops root's once it has its
+// socket and folder, for it reads what anybody sends. Findings are lines of JSON on the standard output, a pipe for
+// which it never waits.
 #pragma once
 
 #include <memory>
@@ -16,7 +17,7 @@ class EdgeFilter {
  public:
   struct Options {
     std::string socket;
-    std::string rules;             // folder of files that questions name
+    std::string rules;             // folder of files that questions name: rules and users
     std::string user = "haproxy";  // whose rights it has then, and who may connect; empty: stays who it is
     int findings = 1;
   };

@@ -9,6 +9,7 @@
 
 #include "access_log.h"
 #include "base/files.h"
+#include "base/strings.h"
 #include "filter_lines.h"
 #include "haproxy.h"
 #include "haproxy_fixture.h"
@@ -115,6 +116,45 @@ TEST(EdgeFilter, JudgesAndCopiesRequests) {
       auto next = std::make_unique<Filter>(options, findings->get());
       EXPECT_EQ(ask("a.test", "/prevent/?q=shoes"), "one");
       // It waits for its connections, which HAProxy keeps for two minutes.
+      EXPECT_TRUE(proxy.apply({}).ok());
+    }
+  });
+}
+
+TEST(EdgeFilter, LetsUsersInWhomHaproxyCouldNotTellApart) {
+  apart([](Haproxy::Options options) {
+    Backhand one("one", 8001);
+    Config config = serving({{"127.0.0.1", 8001}});
+    config.files["users_x"] = "ann:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/\nbob:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n";
+    config.backends["web"].lines.clear();
+    usersLines(config.backends["web"].lines, "users_x", "'it'\\''s me'", config.files);
+    Haproxy proxy(options);
+    auto applied = proxy.apply(config);
+    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    auto user = [](std::string_view name, std::string_view password) {
+      return fmt::format("Authorization: Basic {}\r\n", toBase64(fmt::format("{}:{}", name, password)));
+    };
+    // Nobody tells, nobody comes in.
+    EXPECT_EQ(ask("a.test", "/", 80, user("ann", "secret")), "HTTP/1.1 503");
+    {
+      Filter filter(options, -1);
+      for (int i = 0; i < 100 && ask("a.test", "/", 80, user("ann", "secret")) != "one"; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      EXPECT_EQ(ask("a.test", "/", 80, user("ann", "secret")), "one");
+      EXPECT_EQ(ask("a.test", "/", 80, user("bob", "secret")), "one");
+      EXPECT_THAT(askWhole("a.test"),
+                  testing::AllOf(testing::StartsWith("HTTP/1.1 401"),
+                                 testing::HasSubstr("www-authenticate: Basic realm=\"it's me\"\r\n")));
+      for (const std::string& wrong : {user("ann", "wrong"), user("eve", "secret"), user("ann", std::string(4000, 'x')),
+                                       std::string("Authorization: Bearer x\r\n"), std::string("Authorization: \r\n")})
+        EXPECT_EQ(ask("a.test", "/", 80, wrong), "HTTP/1.1 401") << wrong;
+      // A list that is not there opens nothing.
+      Backend& other = config.backends["other"];
+      other.servers = config.backends["web"].servers;
+      usersLines(other.lines, "users_y", "x", config.files);
+      config.prefixes["i|a.test/"] = "other";
+      EXPECT_TRUE(proxy.apply(config).ok());
+      EXPECT_EQ(ask("a.test", "/", 80, user("ann", "secret")), "HTTP/1.1 503");
       EXPECT_TRUE(proxy.apply({}).ok());
     }
   });

@@ -10,10 +10,9 @@ namespace dhow::ingress {
 namespace {
 
 // One question at a time on a connection, so that none is lost when a filter is replaced.
-static_assert(kFilterBody == 65536);  // below, too
-constexpr std::string_view kEngine = R"([edge]
-spoe-agent edge
-  groups inspect mirror
+constexpr std::string_view kAgent = R"([{0}]
+spoe-agent {0}
+  groups {1}
   option var-prefix filter
   option continue-on-error
   no option async
@@ -23,7 +22,9 @@ spoe-agent edge
   timeout idle 2m
   timeout processing 5s
   use-backend edge_filter
-spoe-message inspect
+)";
+static_assert(kFilterBody == 65536);  // below, too
+constexpr std::string_view kRequests = R"(spoe-message inspect
   args policy=var(txn.waf) client=src port=src_port method=method uri=pathq version=req.ver headers=req.hdrs_bin body=req.body,bytes(0,65536)
 spoe-message mirror
   args target=var(txn.mirror) host=var(txn.mirror_host) method=method uri=pathq headers=req.hdrs_bin body=req.body,bytes(0,65536)
@@ -32,10 +33,18 @@ spoe-group inspect
 spoe-group mirror
   messages mirror
 )";
+// Apart from the others, so that it needs no buffers for whole requests.
+constexpr std::string_view kUsers = R"(spoe-message authenticate
+  args users=var(txn.users) authorization=req.fhdr(authorization,1),bytes(0,2048)
+spoe-group authenticate
+  messages authenticate
+)";
 
-void engine(std::vector<std::string>& out, Files& files) {
-  files.emplace(kFilterFile, kEngine);
-  std::string line = fmt::format("filter spoe engine edge config @{}", kFilterFile);
+void engine(std::vector<std::string>& out, Files& files, bool users = false) {
+  const std::string_view name = users ? "users" : "edge", file = users ? kUsersFile : kFilterFile;
+  files.emplace(file, users ? fmt::format(kAgent, name, "authenticate") + std::string(kUsers)
+                            : fmt::format(kAgent, name, "inspect mirror") + std::string(kRequests));
+  std::string line = fmt::format("filter spoe engine {} config @{}", name, file);
   if (std::find(out.begin(), out.end(), line) == out.end()) out.push_back(std::move(line));
 }
 
@@ -85,6 +94,17 @@ void mirrorLines(std::vector<std::string>& out, const Mirror& mirror, Files& fil
                     "{{ req.hdr_val(content-length) gt 0 }} {{ req.hdr_val(content-length) le {} }}",
                     kFilterBody));
   out.push_back("http-request send-spoe-group edge mirror if { var(txn.mirror) -m found } { nbsrv(edge_filter) gt 0 }");
+}
+
+void usersLines(std::vector<std::string>& out, const std::string& list, const std::string& realm, Files& files) {
+  engine(out, files, true);
+  const std::string ask = "http-request auth realm " + realm, closed = "http-request deny deny_status 503";
+  out.push_back(fmt::format("http-request set-var(txn.users) str({})", list));
+  out.push_back(closed + " if { nbsrv(edge_filter) eq 0 }");
+  out.push_back(ask + " unless { req.hdr(authorization) -m found }");
+  out.push_back("http-request send-spoe-group users authenticate");
+  out.push_back(closed + " unless { var(txn.filter.user) -m found }");
+  out.push_back(ask + " unless { var(txn.filter.user) -m bool }");
 }
 
 // One that is not there is noticed at once, as a request that asks it waits until `timeout processing`.

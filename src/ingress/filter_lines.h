@@ -9,15 +9,26 @@
 
 namespace dhow::ingress {
 
-constexpr const char* kFilterFile = "spoe.conf";  // of Config::files; where it is, the filter runs
+// Of Config::files; where one of them is, the filter runs.
+constexpr const char* kFilterFile = "spoe.conf";       // it is asked about whole requests
+constexpr const char* kUsersFile = "spoe_users.conf";  // it is asked about users
 constexpr const char* kFilterBackend = "edge_filter";
-constexpr const char* kPolicyPrefix = "waf_";  // of files with rules
+constexpr const char* kPolicyPrefix = "waf_";   // of files with rules
+constexpr const char* kUsersPrefix = "users_";  // of files with users (passwords.h)
 
 // With the filter a whole request is kept before it goes on: its body, head and URI have to fit into a buffer.
 constexpr size_t kFilterBody = 64 << 10, kFilterHead = 16 << 10, kFilterUri = 8 << 10;
 constexpr size_t kFilterBuffer = kFilterBody + kFilterHead + kFilterUri + (8 << 10);
 
 using Files = std::map<std::string, std::string>;
+
+inline bool asksFilter(const Files& files) {
+  return files.contains(kFilterFile) || files.contains(kUsersFile);
+}
+// What the filter reads itself, without root's rights.
+inline bool isForFilter(std::string_view file) {
+  return file.starts_with(kPolicyPrefix) || file.starts_with(kUsersPrefix);
+}
 
 void wafLines(std::vector<std::string>& out, const WafPolicy& policy, Files& files);
 
@@ -30,6 +41,9 @@ struct Mirror {
   bool withBody = true;
 };
 void mirrorLines(std::vector<std::string>& out, const Mirror& mirror, Files& files);
+
+// Lets in who shows a user and password of the list (a file of Config::files); `realm` as the line has it.
+void usersLines(std::vector<std::string>& out, const std::string& list, const std::string& realm, Files& files);
 
 // The section through which HAProxy reaches the filter.
 std::string filterBackend(const std::string& socket);

@@ -232,8 +232,7 @@ void Haproxy::stop() {
 
 bool Haproxy::sameStructure(const Config& wanted) const {
   if (std::any_of(missing_.begin(), missing_.end(), [this](uint16_t port) { return isFree(port); })) return false;
-  if (wanted.frontends != frontends_ || wanted.userlists != loaded_.userlists || wanted.files != loaded_.files)
-    return false;
+  if (wanted.frontends != frontends_ || wanted.files != loaded_.files) return false;
   for (const auto& [name, backend] : wanted.backends) {
     auto found = slots_.find(name);
     if (found == slots_.end()) return false;
@@ -264,8 +263,8 @@ Result<> Haproxy::apply(Config wanted) {
     known_ = true;
     return {};
   }
-  if (wanted.files.contains(kFilterFile)) {
-    RETURN_IF_ERROR(prepare());  // it needs the folder of rules
+  if (asksFilter(wanted.files)) {
+    RETURN_IF_ERROR(prepare());  // it needs the folder of its files
     ensureFilter();
   }
   if (known_ && running() && sameStructure(wanted)) {
@@ -321,7 +320,7 @@ Result<> Haproxy::load(Config wanted) {
     return loaded;
   }
   removeStale(wanted);
-  if (!wanted.files.contains(kFilterFile)) filter_.stop();
+  if (!asksFilter(wanted.files)) filter_.stop();
   loaded_ = std::move(wanted);
   frontends_ = std::move(frontends);
   known_ = true;
@@ -377,7 +376,7 @@ Result<> Haproxy::write(const Config& wanted) {
   RETURN_IF_ERROR(put(layout_.map("prefixes"), renderMap(wanted.prefixes)));
   RETURN_IF_ERROR(put(layout_.map("splits"), renderMap(wanted.splits)));
   for (const auto& [name, content] : wanted.files)
-    RETURN_IF_ERROR(writeFile(layout_.file(name), content, name.starts_with(kPolicyPrefix) ? 0644 : 0600));
+    RETURN_IF_ERROR(writeFile(layout_.file(name), content, isForFilter(name) ? 0644 : 0600));
   for (const auto& [name, certificate] : wanted.certificates)
     RETURN_IF_ERROR(put(layout_.certificate(name), certificate.pem));
   for (const Frontend& frontend : wanted.frontends)

@@ -5,6 +5,8 @@
 #include "access_log.h"
 #include "filter_session.h"
 #include "mirror.h"
+#include "password_hash.h"
+#include "passwords.h"
 #include "spop.h"
 #include "waf.h"
 
@@ -64,6 +66,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else {
     (void)readMatch(text);
     (void)recordsIn(text);
+    if (const auto credentials = basicCredentials(text)) (void)hashOf(*credentials, text);
+    (void)isPasswordHash(text);
   }
   return 0;
 }

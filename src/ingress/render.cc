@@ -69,8 +69,7 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
         "frontend metrics\n  bind unix@{} mode 600\n  http-request use-service prometheus-exporter if {{ path /metrics "
         "}}\n",
         layout.metrics);
-  if (config.files.contains(kFilterFile)) text += filterBackend(layout.filter);
-  for (const std::string& section : config.userlists) text += section;
+  if (asksFilter(config.files)) text += filterBackend(layout.filter);
   for (const auto& [name, idle] : tablesOf(config).idle)
     text +=
         fmt::format("backend {}\n  stick-table type string len {} size {} expire {}s store gpt0,server_id,server_key\n",
