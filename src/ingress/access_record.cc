@@ -156,8 +156,8 @@ std::optional<std::string> recordOf(std::string_view line) {
   std::string name(host.substr(0, host.starts_with('[') ? host.find(']') + 1 : host.find(':')));
   std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::tolower(c); });
   const std::vector<std::string> backend = split(fields[kBackend], '_');  // "b_<namespace>_<service>_..."
-  const WallTime time{std::chrono::duration_cast<WallTime::duration>(
-      std::chrono::seconds(parseInt(fields[kSeconds]).value_or(0)))};
+  const WallTime time{
+      std::chrono::duration_cast<WallTime::duration>(std::chrono::seconds(parseInt(fields[kSeconds]).value_or(0)))};
   std::string out = fmt::format("{{\"time\":\"{}.{:0>3}Z\"", formatTime(time).substr(0, 19), fields[kMilliseconds]);
   auto number = [&](std::string_view key, Field field) {
     fmt::format_to(std::back_inserter(out), ",\"{}\":{}", key, *parseInt(fields[field]));

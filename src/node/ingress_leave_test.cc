@@ -18,12 +18,13 @@ class IngressLeaveTest : public ::testing::Test {
  protected:
   IngressLeaveTest() : api_(loop_), barrier_(loop_), leave_(loop_, api_, barrier_, "n1") {
     api_.seed(resources::kNodes, R"({"metadata":{"name":"n1"}})");
-    api_.seed(resources::kEndpointSlices,
-              {{"metadata", json::object{{"name", "dhow-ingress"},
-                                         {"namespace", "kube-system"},
-                                         {"labels", json::object{{object::kSliceManagedByLabel,
-                                                                  object::kIngressSliceController}}}}},
-               {"endpoints", both()}});
+    api_.seed(
+        resources::kEndpointSlices,
+        {{"metadata",
+          json::object{{"name", "dhow-ingress"},
+                       {"namespace", "kube-system"},
+                       {"labels", json::object{{object::kSliceManagedByLabel, object::kIngressSliceController}}}}},
+         {"endpoints", both()}});
     leave_.onLeave = [this](bool leave) { told_.push_back(leave); };
     leave_.start();
     loop_.runReady();

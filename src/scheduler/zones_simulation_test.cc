@@ -342,6 +342,41 @@ TEST(ZonesSimulation, UpgradeSurgesDrainsAndReplacesUnderTheOldNames) {
   for (const ObjectPtr& node : region.server.caches().of(kinds::kNodes).list()) EXPECT_EQ(node->label("tier"), "new");
 }
 
+TEST(ZonesSimulation, MachineGoesWhenTheClientsOfItsIngressesHaveGone) {
+  Region region(15);
+  region.pool(4);
+  ASSERT_TRUE(region.loop.runUntil([&] { return region.whole(4); }, 60s));
+  auto serves = [&](std::string_view node, std::string_view status, std::string_view reason) {
+    json::object condition{{"type", kServesIngress}, {"status", status}, {"reason", reason}};
+    json::object body{{"status", {{"conditions", json::array{std::move(condition)}}}}};
+    auto told = runOn(region.loop, region.admin->patch(kinds::kNodes, "", std::string(node), "status",
+                                                       PatchType::kStrategicMerge, std::move(body)));
+    EXPECT_TRUE(told.ok()) << told.error().message();
+  };
+  for (const ObjectPtr& node : region.server.caches().of(kinds::kNodes).list())
+    serves(node->name(), "True", "HAProxyRuns");
+  std::string leaving;
+  auto asked = [&] {
+    for (const ObjectPtr& node : region.server.caches().of(kinds::kNodes).list())
+      if (!node->annotation(kIngressLeavesSince).empty()) leaving = node->name();
+    return !leaving.empty();
+  };
+  region.change(kinds::kNodePools, "default", {{"spec", {{"count", 3}}}});
+  ASSERT_TRUE(region.loop.runUntil(asked, 30s)) << region.describe();
+  serves(leaving, "True", kIngressLeaves);
+  region.loop.advance(120s);
+  ASSERT_NE(region.machine(leaving), nullptr);
+  EXPECT_EQ(text(region.machine(leaving)->root(), {"status", "message"}).substr(0, 20), "clients of Ingresses");
+  serves(leaving, "False", "HAProxyDoesNotRun");
+  EXPECT_TRUE(region.loop.runUntil([&] { return region.whole(3); }, 10s)) << region.describe();
+  // One that says nothing of it cannot.
+  leaving.clear();
+  region.change(kinds::kNodePools, "default", {{"spec", {{"count", 2}}}});
+  ASSERT_TRUE(region.loop.runUntil(asked, 30s)) << region.describe();
+  EXPECT_FALSE(region.loop.runUntil([&] { return region.whole(2); }, 15s));
+  EXPECT_TRUE(region.loop.runUntil([&] { return region.whole(2); }, 15s)) << region.describe();
+}
+
 TEST(ZonesSimulation, FullZonesLeaveStandInsOutAndSaySo) {
   Region region(8);
   region.pool(6);
