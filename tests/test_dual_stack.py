@@ -168,6 +168,66 @@ def test_node_ports_and_load_balancers_answer_by_ipv6(world):
     cluster.kubectl("delete", "service", "front")
 
 
+def test_ingresses_and_gateways_answer_by_ipv6(world):
+    cluster, nginx = world.cluster, "nginx.ingress.kubernetes.io/"
+
+    def ingress(name, backend, **annotations):
+        return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name, "annotations": {nginx + k.replace("_", "-"): v for k, v in annotations.items()}},
+                "spec": {"rules": [{"host": name + ".test", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": backend, "port": {"number": 80}}}}]}}]}}
+
+    def ask(address, host, *args):
+        return run(cluster.net.inside(["curl", "-s", "-m", "3", "-H", f"Host: {host}.test", "-w", "%{http_code}", *args, url(address)]), check=False).stdout.split()
+
+    def served(addresses, host):
+        for address in addresses:
+            eventually(lambda: {tuple(ask(address, host)) for _ in range(10)} == {(name, "200") for name in BOTH})
+
+    apply(cluster, ingress("both", "require"), ingress("newer", "six"), ingress("few", "six", limit_rps="1"),
+          {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "gate"},
+           "spec": {"gatewayClassName": "dhow", "listeners": [{"name": "web", "port": 8000, "protocol": "HTTP"}]}},
+          {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "gate"},
+           "spec": {"parentRefs": [{"name": "gate"}], "rules": [{"backendRefs": [{"name": "six", "port": 80}]}]}})
+    addresses = [entry["ip"] for entry in eventually(lambda: (lambda all: len(all) == 2 and all)(cluster.get("ingress", "newer")["status"]["loadBalancer"].get("ingress", [])))]
+    assert [":" in address for address in addresses] == [False, True]
+    assert ",".join(addresses) in cluster.kubectl("get", "ingress", "newer").stdout
+    assert cluster.get("service", "dhow-ingress", "-n", "kube-system")["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+    edge_slices = lambda: cluster.get("endpointslices", "-n", "kube-system", "-l", "kubernetes.io/service-name=dhow-ingress")["items"]  # noqa: E731
+    slices = edge_slices()
+    assert sorted((one["addressType"], len(one["endpoints"])) for one in slices) == [("IPv4", 2), ("IPv6", 2)]
+    nodes = [a["address"] for node in cluster.get("nodes")["items"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"]
+    for host in ("both", "newer"):
+        served([*addresses, *nodes], host)
+    # A gateway's own addresses, as its status tells them.
+    gates = eventually(lambda: (lambda all: len(all) == 2 and [one["value"] for one in all])(cluster.get("gateway", "gate").get("status", {}).get("addresses", [])))
+    for gate in gates:
+        eventually(lambda: {run(cluster.net.inside(curl(gate, 8000)), check=False).stdout.strip() for _ in range(10)} == BOTH)
+    # Who asks is known by its address: in the log, by what counts, by what lets in.
+    name, six = addresses[1], nodes[1]
+    ask(name, "newer", "-A", "newcomer")
+
+    def logged():
+        logs = [cluster.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/logs/ingress/access.log?tailLines=200", check=False).stdout for node in world.nodes]
+        return next((line for log in logs for line in map(json.loads, log.splitlines()) if line["user_agent"] == "newcomer"), None)
+
+    line = eventually(logged)
+    assert ":" in line["client"] and line["service"] == "six" and line["server"].rsplit(":", 1)[0] in [ips(world.pods[web])[1] for web in BOTH], line
+    client = eventually(lambda: run(cluster.net.inside(["ip", "-6", "route", "get", six])).stdout.split(" src ")[1].split()[0])
+    apply(cluster, ingress("inside", "six", whitelist_source_range=client), ingress("outside", "six", denylist_source_range=client))
+    eventually(lambda: ask(six, "inside")[-1:] == ["200"] and ask(six, "outside")[-1:] == ["403"])
+    assert ask(nodes[0], "inside")[-1] == "403" and ask(nodes[0], "outside")[-1] == "200"
+    assert {ask(six, "few")[-1] for _ in range(40)} == {"200", "503"} and ask(nodes[0], "few")[-1] == "200"
+    # Pods come and go without a reload.
+    cluster.kubectl("label", "pod", "web-0", "app-")
+    for address in addresses:
+        eventually(lambda: {tuple(ask(address, "newer")) for _ in range(10)} == {("web-1", "200")})
+    cluster.kubectl("label", "pod", "web-0", "app=web")
+    served(addresses, "newer")
+    assert edge_slices() == slices, "nobody writes what is there already"
+    cluster.kubectl("delete", "ingress,gateway,httproute", "--all")
+    eventually(lambda: not edge_slices())
+    assert not [s for s in cluster.get("services", "-n", "kube-system")["items"] if s["metadata"]["name"].startswith("dhow-gateway-")]
+
+
 def test_names_have_aaaa_and_ptr(world):
     def dig(*question):
         return sorted(in_pod_network(world.pods["ask-1"], "dig", f"@{DNS}", "+short", "+tries=1", *question).stdout.split())

@@ -6,6 +6,7 @@
 #include "client/node_lease.h"
 #include "object/labels.h"
 #include "object/resource_names.h"
+#include "slice_writer.h"
 
 namespace dhow::controllers {
 
@@ -15,11 +16,14 @@ namespace resources = object::resources;
 namespace {
 
 constexpr const char* kManagedBy = "app.kubernetes.io/managed-by";
+constexpr const char* kPolicy = "PreferDualStack";
 
-std::string_view internalAddress(const Object& node) {
-  for (const auto& address : array(node.root(), {"status", "addresses"}))
-    if (address.is_object() && text(address.get_object(), "type") == "InternalIP")
-      return text(address.get_object(), "address");
+std::string_view internalAddress(const Object& node, bool six) {
+  for (const auto& one : array(node.root(), {"status", "addresses"})) {
+    if (!one.is_object() || text(one.get_object(), "type") != "InternalIP") continue;
+    const std::string_view address = text(one.get_object(), "address");
+    if ((address.find(':') != std::string_view::npos) == six) return address;
+  }
   return {};
 }
 
@@ -82,7 +86,9 @@ void EdgeServices::watch(Controller& controller, std::function<void(WorkQueue&)>
   });
   controller.watch(nodes_, [changed](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     auto relevant = [](const ObjectPtr& node) {
-      return node ? std::tuple(mayServe(*node), std::string(internalAddress(*node))) : std::tuple(false, std::string());
+      return node ? std::tuple(mayServe(*node), std::string(internalAddress(*node, false)),
+                               std::string(internalAddress(*node, true)))
+                  : std::tuple(false, std::string(), std::string());
     };
     if (relevant(before) != relevant(after)) changed(queue);
   });
@@ -91,7 +97,7 @@ void EdgeServices::watch(Controller& controller, std::function<void(WorkQueue&)>
 std::vector<ObjectPtr> EdgeServices::serving() const {
   std::vector<ObjectPtr> out;
   for (const ObjectPtr& node : nodes_.list())
-    if (mayServe(*node) && !internalAddress(*node).empty()) out.push_back(node);
+    if (mayServe(*node) && !internalAddress(*node, false).empty()) out.push_back(node);
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a->name() < b->name(); });
   return out;
 }
@@ -118,7 +124,23 @@ std::vector<std::string> EdgeServices::addresses(std::string_view name) const {
 Task<Result<>> EdgeServices::keep(Wanted wanted) {
   wanted.labels[kManagedBy] = manager_;
   CO_RETURN_IF_ERROR(co_await keepService(wanted));
-  co_return co_await keepSlice(wanted);
+  std::vector<json::object> slices{sliceOf(wanted, false)};
+  const ObjectPtr service = find(wanted.name);
+  const auto families = service ? strings(array(service->root(), {"spec", "ipFamilies"})) : std::vector<std::string>();
+  if (std::find(families.begin(), families.end(), "IPv6") != families.end()) slices.push_back(sliceOf(wanted, true));
+  auto written = co_await writeSlices(context_, kNamespace, slicesOf(wanted.name), std::move(slices));
+  // The cache will hear of it.
+  if (!written.ok() && !written.error().is(Code::kAlreadyExists)) co_return written;
+  co_return Result<>();
+}
+
+std::vector<ObjectPtr> EdgeServices::slicesOf(std::string_view name) const {
+  std::vector<ObjectPtr> out;
+  for (const ObjectPtr& slice : slices_.list(kNamespace))
+    if (!slice->deleting() && slice->label(object::kServiceNameLabel) == name &&
+        slice->label(object::kSliceManagedByLabel) == manager_)
+      out.push_back(slice);
+  return out;
 }
 
 Task<Result<>> EdgeServices::keepService(const Wanted& wanted) {
@@ -126,7 +148,7 @@ Task<Result<>> EdgeServices::keepService(const Wanted& wanted) {
   if (!present) {
     json::object metadata{{"name", wanted.name}, {"labels", wanted.labels}};
     if (!wanted.annotations.empty()) metadata["annotations"] = wanted.annotations;
-    json::object spec{{"type", "LoadBalancer"}, {"ports", servicePorts(wanted.ports)}};
+    json::object spec{{"type", "LoadBalancer"}, {"ipFamilyPolicy", kPolicy}, {"ports", servicePorts(wanted.ports)}};
     if (wanted.loadBalancerIp && !wanted.loadBalancerIp->empty()) spec["loadBalancerIP"] = *wanted.loadBalancerIp;
     json::object service{
         {"apiVersion", "v1"}, {"kind", "Service"}, {"metadata", std::move(metadata)}, {"spec", std::move(spec)}};
@@ -142,11 +164,12 @@ Task<Result<>> EdgeServices::keepService(const Wanted& wanted) {
   const json::array asked = servicePorts(wanted.ports);
   for (size_t i = 0; samePorts && i < asked.size(); ++i)
     samePorts = ports[i].is_object() && holds(ports[i].get_object(), asked[i].get_object());
-  if (samePorts && holds(client::object(present->root(), {"metadata", "labels"}), wanted.labels) &&
+  if (samePorts && text(present->root(), {"spec", "ipFamilyPolicy"}) == kPolicy &&
+      holds(client::object(present->root(), {"metadata", "labels"}), wanted.labels) &&
       holds(client::object(present->root(), {"metadata", "annotations"}), wanted.annotations) &&
       (!wanted.loadBalancerIp || text(present->root(), {"spec", "loadBalancerIP"}) == *wanted.loadBalancerIp))
     co_return Result<>();
-  json::object spec{{"ports", withNodePorts(asked, ports)}};
+  json::object spec{{"ipFamilyPolicy", kPolicy}, {"ports", withNodePorts(asked, ports)}};
   if (wanted.loadBalancerIp) {
     if (wanted.loadBalancerIp->empty())
       spec["loadBalancerIP"] = nullptr;
@@ -161,10 +184,12 @@ Task<Result<>> EdgeServices::keepService(const Wanted& wanted) {
   co_return Result<>();
 }
 
-json::object EdgeServices::sliceOf(const Wanted& wanted) const {
+json::object EdgeServices::sliceOf(const Wanted& wanted, bool six) const {
   json::array endpoints;
   for (const ObjectPtr& node : serving()) {
-    json::object one{{"addresses", json::array{json::string(internalAddress(*node))}},
+    const std::string_view address = internalAddress(*node, six);
+    if (address.empty()) continue;
+    json::object one{{"addresses", json::array{json::string(address)}},
                      {"conditions", json::object{{"ready", true}, {"serving", true}, {"terminating", false}}},
                      {"nodeName", node->name()}};
     if (auto zone = node->label(object::kZoneLabel); !zone.empty()) one["zone"] = zone;
@@ -172,33 +197,12 @@ json::object EdgeServices::sliceOf(const Wanted& wanted) const {
   }
   return {{"apiVersion", "discovery.k8s.io/v1"},
           {"kind", "EndpointSlice"},
-          {"metadata", json::object{{"name", wanted.name},
+          {"metadata", json::object{{"name", wanted.name + (six ? "-ipv6" : "")},
                                     {"labels", json::object{{object::kServiceNameLabel, wanted.name},
                                                             {object::kSliceManagedByLabel, manager_}}}}},
-          {"addressType", "IPv4"},
+          {"addressType", six ? "IPv6" : "IPv4"},
           {"endpoints", std::move(endpoints)},
           {"ports", slicePorts(wanted.ports)}};
-}
-
-Task<Result<>> EdgeServices::keepSlice(const Wanted& wanted) {
-  json::object slice = sliceOf(wanted);
-  ObjectPtr present = slices_.get(kNamespace, wanted.name);
-  if (!present) {
-    auto made = co_await context_.client.create(resources::kEndpointSlices, kNamespace, std::move(slice), "");
-    if (!made.ok() && !made.error().is(Code::kAlreadyExists)) co_return std::move(made).error();
-    co_return Result<>();
-  }
-  const json::array& ports = array(present->root(), {"ports"});
-  const json::array& asked = slice["ports"].as_array();
-  bool same = array(present->root(), {"endpoints"}) == slice["endpoints"].as_array() && ports.size() == asked.size();
-  for (size_t i = 0; same && i < asked.size(); ++i)
-    same = ports[i].is_object() && holds(ports[i].get_object(), asked[i].get_object());
-  if (same) co_return Result<>();
-  json::object change{{"endpoints", slice["endpoints"]}, {"ports", slice["ports"]}};
-  auto written = co_await context_.client.patch(resources::kEndpointSlices, kNamespace, wanted.name, "",
-                                                PatchType::kMerge, guardedPatch(*present, std::move(change)));
-  if (!written.ok()) co_return std::move(written).error();
-  co_return Result<>();
 }
 
 Task<Result<>> EdgeServices::remove(std::string name) {
@@ -207,12 +211,7 @@ Task<Result<>> EdgeServices::remove(std::string name) {
     auto removed = co_await context_.client.remove(resources::kServices, kNamespace, name, {});
     if (!removed.ok() && !removed.error().is(Code::kNotFound)) co_return removed;
   }
-  ObjectPtr slice = slices_.get(kNamespace, name);
-  if (slice && slice->label(object::kSliceManagedByLabel) == manager_) {
-    auto removed = co_await context_.client.remove(resources::kEndpointSlices, kNamespace, name, {});
-    if (!removed.ok() && !removed.error().is(Code::kNotFound)) co_return removed;
-  }
-  co_return Result<>();
+  co_return co_await writeSlices(context_, kNamespace, slicesOf(name), {});
 }
 
 }  // namespace dhow::controllers

@@ -1,5 +1,6 @@
 // Services of type LoadBalancer in kube-system that lead to the nodes whose proxies serve: a condition of theirs says
-// so (client::kServesIngress). Each has an EndpointSlice of its name.
+// so (client::kServesIngress). Each has an EndpointSlice of its name, and in clusters of two families one of the nodes'
+// IPv6 addresses, too.
 #pragma once
 
 #include <optional>
@@ -37,8 +38,8 @@ class EdgeServices {
  private:
   std::vector<client::ObjectPtr> serving() const;
   Task<Result<>> keepService(const Wanted& wanted);
-  Task<Result<>> keepSlice(const Wanted& wanted);
-  boost::json::object sliceOf(const Wanted& wanted) const;
+  std::vector<client::ObjectPtr> slicesOf(std::string_view name) const;
+  boost::json::object sliceOf(const Wanted& wanted, bool six) const;
 
   Context context_;
   const std::string manager_;

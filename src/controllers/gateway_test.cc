@@ -100,6 +100,47 @@ TEST_F(GatewayTest, AServiceLeadsToPortsOfTheNodesThatNoOtherGatewayHas) {
   EXPECT_THAT(ports("two"), ElementsAre(Pair(80, 28002)));
 }
 
+TEST_F(GatewayTest, IPv6ComesAndGoesWithTheService) {
+  gateway("g", kWeb);
+  const std::string name(serviceOf("g")->name());
+  EXPECT_EQ(text(serviceOf("g")->root(), {"spec", "ipFamilyPolicy"}), "PreferDualStack");
+  auto addresses = [&](const std::string& slice) {
+    std::vector<std::string> out;
+    if (auto found = api.find(kinds::kEndpointSlices, "kube-system", slice))
+      for (const auto& one : array(found->root(), {"endpoints"}))
+        for (std::string& address : strings(array(one.as_object(), {"addresses"}))) out.push_back(std::move(address));
+    return out;
+  };
+  auto families = [&](json::array now) {
+    api.change(kinds::kServices, "kube-system", name,
+               [&](json::object& o) { o["spec"].as_object()["ipFamilies"] = std::move(now); });
+    loop.advance(1s);
+  };
+  families({"IPv4"});
+  EXPECT_EQ(api.find(kinds::kEndpointSlices, "kube-system", name + "-ipv6"), nullptr);
+  families({"IPv4", "IPv6"});
+  auto six = api.find(kinds::kEndpointSlices, "kube-system", name + "-ipv6");
+  ASSERT_NE(six, nullptr);
+  EXPECT_EQ(text(six->root(), {"addressType"}), "IPv6");
+  EXPECT_THAT(addresses(name + "-ipv6"), testing::IsEmpty());
+  api.change(kinds::kNodes, "", "n1", [](json::object& o) {
+    o["status"].as_object()["addresses"].as_array().push_back({{"type", "InternalIP"}, {"address", "fd00::5"}});
+  });
+  loop.advance(1s);
+  EXPECT_THAT(addresses(name + "-ipv6"), ElementsAre("fd00::5"));
+  EXPECT_THAT(addresses(name), ElementsAre("10.0.0.5"));
+  api.clearActions();
+  loop.advance(10s);
+  EXPECT_THAT(api.actionNames(), testing::IsEmpty());
+  families({"IPv4"});
+  EXPECT_EQ(api.find(kinds::kEndpointSlices, "kube-system", name + "-ipv6"), nullptr);
+  // A service that was made before there were two families gets the second one.
+  api.change(kinds::kServices, "kube-system", name,
+             [](json::object& o) { o["spec"].as_object()["ipFamilyPolicy"] = "SingleStack"; });
+  loop.advance(1s);
+  EXPECT_EQ(text(serviceOf("g")->root(), {"spec", "ipFamilyPolicy"}), "PreferDualStack");
+}
+
 TEST_F(GatewayTest, TheStatusSaysHowFarItIs) {
   gateway("g", kWeb + R"(,{"name":"udp","port":53,"protocol":"UDP"})");
   EXPECT_EQ(condition(status(kinds::kGatewayClasses, "dhow"), "Accepted"), "True Accepted");

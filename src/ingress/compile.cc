@@ -268,8 +268,9 @@ std::string Compiler::routeTo(const Source& source, const json::object& backend,
           for (std::string& line : sessionLines(*a.affinity, out.sessions->table)) out.lines.push_back(std::move(line));
         }
       } else {
-        out.lines.push_back(fmt::format("server external {}:{} resolvers cluster init-addr none {}", port->externalName,
-                                        port->number, out.serverOptions));
+        // A node may reach nothing by IPv6, which HAProxy would prefer.
+        out.lines.push_back(fmt::format("server external {}:{} resolvers cluster resolve-prefer ipv4 init-addr none {}",
+                                        port->externalName, port->number, out.serverOptions));
       }
     }
   }

@@ -39,10 +39,10 @@ std::string endpoint(std::string_view address, bool ready, bool terminating = fa
                      ready, terminating);
 }
 
-ObjectPtr slice(const std::string& endpoints) {
-  return parse(
-      R"({"metadata":{"name":"s","namespace":"a"},"ports":[{"name":"","port":8080,"protocol":"TCP"}],"endpoints":[)" +
-      endpoints + "]}");
+ObjectPtr slice(const std::string& endpoints, std::string_view family = "IPv4") {
+  return parse(fmt::format(
+      R"({{"metadata":{{"name":"s","namespace":"a"}},"addressType":"{}","ports":[{{"name":"","port":8080,"protocol":"TCP"}}],"endpoints":[{}]}})",
+      family, endpoints));
 }
 
 class Compile : public testing::Test {
@@ -224,6 +224,30 @@ TEST(Servers, TheLastThatLeaveAreUsed) {
   EXPECT_EQ(servers(endpoint("10.0.0.2", false, true)),
             (std::vector<Server>{{"10.0.0.2", 8080, Server::State::kLast, ""}}));
   EXPECT_TRUE(servers(endpoint("10.0.0.3", false)).empty());
+}
+
+TEST(Servers, APodOfTwoFamiliesIsOne) {
+  const ObjectPtr four = slice(endpoint("10.0.0.1", true)), six = slice(endpoint("fd00::1", true), "IPv6"),
+                  none = slice(""), name = slice(endpoint("web.example", true), "FQDN");
+  const std::vector<Server> byFour{{"10.0.0.1", 8080, Server::State::kReady, ""}},
+      bySix{{"fd00::1", 8080, Server::State::kReady, ""}};
+  EXPECT_EQ(serversOf({six, four}, ""), byFour);
+  EXPECT_EQ(serversOf({none, six}, ""), bySix);
+  EXPECT_EQ(serversOf({name, six}, ""), bySix);
+  EXPECT_TRUE(serversOf({name}, "").empty());
+}
+
+TEST(Text, EndpointsOfBothFamilies) {
+  EXPECT_EQ(endpointText("10.0.0.1", 80), "10.0.0.1:80");
+  EXPECT_EQ(endpointText("fd00::1", 80), "[fd00::1]:80");
+  for (std::string_view address : {"10.0.0.1", "fd00::1", "::"}) {
+    const std::string text = endpointText(address, 65535);
+    ASSERT_TRUE(readEndpoint(text));
+    EXPECT_EQ(readEndpoint(text)->address, address);
+    EXPECT_EQ(readEndpoint(text)->port, 65535);
+  }
+  for (std::string_view bad : {"", "x", "[::1]", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:65536", "[::1]:x"})
+    EXPECT_FALSE(readEndpoint(bad)) << bad;
 }
 
 TEST(Annotations, OthersAreNotOurs) {

@@ -56,6 +56,7 @@ struct Certificate {
 struct Listener {
   uint16_t port = 0;
   bool tls = false;
+  bool v4 = true, v6 = true;  // on which of the node's addresses
   auto operator<=>(const Listener&) const = default;
 };
 

@@ -4,6 +4,7 @@
 
 #include "access_record.h"
 #include "base/strings.h"
+#include "text.h"
 
 namespace dhow::ingress {
 
@@ -14,6 +15,8 @@ using Mode = Frontend::Mode;
 
 // A listener's id is its port, and with this added that of the one where a worker takes over what came to that port.
 constexpr int kHandedOver = 100'000;
+// The same of the one on the node's IPv6 address.
+constexpr int kSix = 200'000;
 // By which a worker proves that it is one.
 constexpr std::string_view kHandoverHeader = "X-Dhow-Handover";
 constexpr std::string_view kUnlessFound = " unless { var(txn.to) -m found }";
@@ -23,8 +26,8 @@ std::string_view ruleOf(const Frontend& frontend) {
 }
 
 void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
-  for (const Listener& listener : frontend.listeners) {
-    std::string line = fmt::format("bind {}:{} id {}", layout.address, listener.port, listener.port);
+  auto bind = [&](const Listener& listener, const std::string& address, int id) {
+    std::string line = fmt::format("bind {} id {}", endpointText(address, listener.port), id);
     if (listener.tls) {
       line += " ssl crt-list " + layout.certificateList(frontend.name);
       // An Ingress's sections look at what was found wrong with a certificate; a Gateway lets in none that is.
@@ -34,6 +37,10 @@ void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
       if (frontend.mode == Mode::kHttp) line += " alpn h2,http/1.1";
     }
     out.push_back({std::move(line)});
+  };
+  for (const Listener& listener : frontend.listeners) {
+    if (listener.v4) bind(listener, layout.address, listener.port);
+    if (listener.v6 && !layout.address6.empty()) bind(listener, layout.address6, kSix + listener.port);
   }
 }
 
@@ -236,8 +243,8 @@ std::vector<std::string> handoverLines(const Frontend& frontend, const Layout& l
   for (const Listener& listener : frontend.listeners) {
     for (int version : {1, 2}) {
       const std::string name = fmt::format("port{}_h{}", listener.port, version);
-      out.push_back(fmt::format("  use-server {} if {{ so_id {} {} }} {{ fc_http_major {} }}", name, listener.port,
-                                kHandedOver + listener.port, version));
+      out.push_back(fmt::format("  use-server {} if {{ so_id {} {} {} }} {{ fc_http_major {} }}", name, listener.port,
+                                kHandedOver + listener.port, kSix + listener.port, version));
       out.push_back(fmt::format("  server {} {} send-proxy-v2{}", name, Layout::handover(listener.port),
                                 version == 2 ? " proto h2" : ""));
     }

@@ -25,6 +25,7 @@
 #include "base/process.h"
 #include "base/strings.h"
 #include "filter_lines.h"
+#include "text.h"
 
 namespace dhow::ingress {
 
@@ -70,6 +71,7 @@ Haproxy::Haproxy(Options options)
               .filter = options_.filterSocket,
               .metrics = options_.metricsSocket(),
               .address = options_.address,
+              .address6 = options_.address6,
               .dnsAddress = options_.dnsAddress,
               .maxConnections = connectionsFor()},
       filter_({.program = options_.filterProgram,
@@ -231,7 +233,7 @@ void Haproxy::stop() {
 }
 
 bool Haproxy::sameStructure(const Config& wanted) const {
-  if (std::any_of(missing_.begin(), missing_.end(), [this](uint16_t port) { return isFree(port); })) return false;
+  if (std::any_of(missing_.begin(), missing_.end(), [this](Binding one) { return isFree(one); })) return false;
   if (wanted.frontends != frontends_ || wanted.files != loaded_.files) return false;
   for (const auto& [name, backend] : wanted.backends) {
     auto found = slots_.find(name);
@@ -331,13 +333,22 @@ Result<> Haproxy::load(Config wanted) {
   return {};
 }
 
-bool Haproxy::isFree(uint16_t port) const {
-  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+bool Haproxy::isFree(Binding binding) const {
+  UniqueFd fd(::socket(binding.six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int one = 1;
   ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (binding.six) {
+    // An address that is not there, or not yet, must not keep the other family from being served.
+    ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+    struct sockaddr_in6 address{};
+    address.sin6_family = AF_INET6;
+    address.sin6_port = htons(binding.port);
+    return ::inet_pton(AF_INET6, options_.address6.c_str(), &address.sin6_addr) == 1 &&
+           ::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+  }
   struct sockaddr_in address{};
   address.sin_family = AF_INET;
-  address.sin_port = htons(port);
+  address.sin_port = htons(binding.port);
   if (::inet_pton(AF_INET, options_.address.c_str(), &address.sin_addr) != 1) return true;
   return ::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 || errno != EADDRINUSE;
 }
@@ -348,12 +359,18 @@ void Haproxy::leavePortsOfOthers(Config& wanted, std::string_view inForce) {
   std::set<std::string> own;
   for (const std::string& line : split(inForce, '\n'))
     if (line.starts_with("  bind ")) own.insert(split(line, ' ')[3]);
+  auto mayHave = [&](const std::string& address, Binding binding) {
+    const std::string text = endpointText(address, binding.port);
+    if (own.contains(text) || isFree(binding)) return true;
+    log::error("ingress", "{} cannot be had, perhaps as somebody else has it: it is not served", text);
+    missing_.insert(binding);
+    return false;
+  };
   for (Frontend& frontend : wanted.frontends)
-    std::erase_if(frontend.listeners, [&](const Listener& listener) {
-      if (own.contains(fmt::format("{}:{}", options_.address, listener.port)) || isFree(listener.port)) return false;
-      log::error("ingress", "somebody else has port {}: it is not served here", listener.port);
-      missing_.insert(listener.port);
-      return true;
+    std::erase_if(frontend.listeners, [&](Listener& listener) {
+      listener.v4 = mayHave(options_.address, {false, listener.port});
+      listener.v6 = !options_.address6.empty() && mayHave(options_.address6, {true, listener.port});
+      return !listener.v4 && !listener.v6;
     });
 }
 

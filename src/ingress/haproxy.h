@@ -20,7 +20,7 @@ class Haproxy {
     std::string program = "/usr/sbin/haproxy";
     std::string folder;  // of its files; survives a reboot
     std::string run;     // of sockets and pid; a short path
-    std::string address, dnsAddress;
+    std::string address, address6, dnsAddress;
     std::string filterProgram;  // dhow; empty: somebody else runs the filter
     std::string filterSocket =
         "/run/dhow-edge/filter.sock";  // HAProxy's workers are not root: all may look into its folder
@@ -62,7 +62,12 @@ class Haproxy {
   Result<> waitReady();
   Result<> write(const Config& wanted);
   Result<> load(Config wanted);
-  bool isFree(uint16_t port) const;
+  struct Binding {
+    bool six = false;
+    uint16_t port = 0;
+    auto operator<=>(const Binding&) const = default;
+  };
+  bool isFree(Binding binding) const;
   void leavePortsOfOthers(Config& wanted, std::string_view inForce);
   void removeStale(const Config& wanted) const;
   bool sameStructure(const Config& wanted) const;
@@ -85,7 +90,7 @@ class Haproxy {
   Control control_, master_;
   Config loaded_;                    // what is in force
   std::vector<Frontend> frontends_;  // as they were asked for: what was refused is not in force
-  std::set<uint16_t> missing_;       // ports that somebody else has
+  std::set<Binding> missing_;        // that cannot be had
   std::map<std::string, Slots> slots_;
   Tables tables_;  // that are in force
   SessionTables sessions_;

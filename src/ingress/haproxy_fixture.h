@@ -31,15 +31,31 @@ inline sockaddr_in loopback(uint16_t port) {
   return out;
 }
 
+inline sockaddr_in6 loopback6(uint16_t port) {
+  sockaddr_in6 out{};
+  out.sin6_family = AF_INET6;
+  out.sin6_port = htons(port);
+  out.sin6_addr = in6addr_loopback;
+  return out;
+}
+
+// Calls bind() or connect() with this machine's own address.
+template <class F>
+int atLoopback(F call, const UniqueFd& fd, uint16_t port, bool six) {
+  const sockaddr_in four = loopback(port);
+  const sockaddr_in6 other = loopback6(port);
+  return six ? call(fd.get(), reinterpret_cast<const sockaddr*>(&other), sizeof other)
+             : call(fd.get(), reinterpret_cast<const sockaddr*>(&four), sizeof four);
+}
+
 // Answers every request with its name.
 class Backhand {
  public:
-  Backhand(std::string name, uint16_t port)
-      : name_(std::move(name)), fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  Backhand(std::string name, uint16_t port, bool six = false)
+      : name_(std::move(name)), fd_(::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     const int one = 1;
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    auto address = loopback(port);
-    EXPECT_EQ(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(atLoopback(::bind, fd_, port, six), 0);
     EXPECT_EQ(::listen(fd_.get(), 64), 0);
     thread_ = std::thread([this] {
       while (true) {
@@ -82,10 +98,9 @@ class Backhand {
 };
 
 inline std::string askWhole(std::string_view host, std::string_view path = "/", uint16_t port = 80,
-                            std::string_view more = "") {
-  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  auto address = loopback(port);
-  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return "refused";
+                            std::string_view more = "", bool six = false) {
+  UniqueFd fd(::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (atLoopback(::connect, fd, port, six) != 0) return "refused";
   const std::string request =
       fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}Connection: close\r\n\r\n", path, host, more);
   (void)::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL);
@@ -98,8 +113,8 @@ inline std::string askWhole(std::string_view host, std::string_view path = "/", 
 
 // What the backend says, or the beginning of another answer.
 inline std::string ask(std::string_view host, std::string_view path = "/", uint16_t port = 80,
-                       std::string_view more = "") {
-  const std::string answer = askWhole(host, path, port, more);
+                       std::string_view more = "", bool six = false) {
+  const std::string answer = askWhole(host, path, port, more, six);
   if (!answer.starts_with("HTTP/1.1 200")) return answer.substr(0, std::min<size_t>(12, answer.size()));
   return answer.substr(answer.find("\r\n\r\n") + 4);
 }

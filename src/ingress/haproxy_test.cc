@@ -19,9 +19,8 @@ namespace {
 // A connection that stays, as browsers keep theirs.
 class Kept {
  public:
-  Kept() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    auto address = loopback(80);
-    EXPECT_EQ(::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  explicit Kept(bool six = false) : fd_(::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    EXPECT_EQ(atLoopback(::connect, fd_, 80, six), 0);
   }
   // The body, or the status where it is not 200.
   std::string ask() {
@@ -275,6 +274,78 @@ TEST(Haproxy, ConnectionsAreEndedInPeace) {
     EXPECT_TRUE(proxy.running());
     proxy.stop();
     EXPECT_FALSE(proxy.running());
+  });
+}
+
+TEST(Haproxy, ServesAndIsServedByBothFamilies) {
+  apart([](Haproxy::Options options) {
+    options.address6 = "::1";
+    Backhand one("one", 8001), six("six", 8001, true), other("other", 8002, true);
+    Config config = serving({{"::1", 8001}});
+    config.prefixes["i|a.test/few/"] = "few";
+    config.prefixes["i|a.test/not/"] = "not";
+    config.backends["few"] = {
+        {"stick-table type ipv6 size 100k expire 1m store http_req_rate(5s)", "http-request track-sc0 src",
+         "http-request deny deny_status 503 if { sc0_http_req_rate gt 2 }"},
+        "",
+        {{"127.0.0.1", 8001}},
+        "",
+        ""};
+    config.backends["not"] = {
+        {"acl denied src ::1/128", "http-request deny deny_status 403 if denied"}, "", {{"::1", 8001}}, "", ""};
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_FALSE(proxy.portsMissing());
+    for (bool family : {false, true}) EXPECT_EQ(ask("a.test", "/", 80, "", family), "six");
+    EXPECT_THAT(six.last(), testing::AllOf(testing::HasSubstr("x-forwarded-for: ::1\r\n"),
+                                           testing::HasSubstr("x-forwarded-port: 80\r\n")));
+    EXPECT_EQ(ask("a.test", "/not/", 80, "", false), "six");
+    EXPECT_EQ(ask("a.test", "/not/", 80, "", true), "HTTP/1.1 403");
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(ask("a.test", "/few/", 80, "", true), i < 2 ? "one" : "HTTP/1.1 503");
+    EXPECT_EQ(ask("a.test", "/few/"), "one");
+    // Pods change their place and family without a reload.
+    Kept kept(true);
+    EXPECT_EQ(kept.ask(), "six");
+    for (const Server& server : {Server{"127.0.0.1", 8001}, Server{"::1", 8002}, Server{"::1", 8001}}) {
+      config.backends["web"].servers = {server};
+      EXPECT_APPLIED(proxy.apply(config));
+      EXPECT_EQ(ask("a.test"), server.port == 8002 ? "other" : server.address == "::1" ? "six" : "one");
+    }
+    EXPECT_EQ(proxy.reloads(), 0u);
+    auto log = openLogPipe(options.logPipe());
+    ASSERT_TRUE(log.ok());
+    // What a worker that goes hands over is still the client's.
+    config.backends["more"] = {{"balance roundrobin"}, "", {}, "", ""};
+    EXPECT_APPLIED(proxy.apply(config));
+    EXPECT_EQ(proxy.reloads(), 1u);
+    while (::read(log->get(), std::string(1 << 16, ' ').data(), 1 << 16) > 0) continue;
+    EXPECT_EQ(kept.ask(), "six");
+    EXPECT_THAT(six.last(), testing::HasSubstr("x-forwarded-for: ::1\r\n"));
+    const auto lines = linesOf(*log, 1);
+    ASSERT_EQ(lines.size(), 1u);
+    EXPECT_EQ(lines[0].at("client").as_string(), "::1");
+    auto raw = readMetrics(options.metricsSocket(), options.adminSocket());
+    ASSERT_TRUE(raw.ok());
+    EXPECT_THAT(labelledMetrics(*raw, config, [](const std::string& address) { return "pod of " + address; }),
+                testing::HasSubstr("server=\"[::1]:8001\",pod=\"pod of ::1\""));
+    // Who keeps it next finds servers at their places.
+    const auto slots = slotsIn(readFile(options.folder + "/haproxy.cfg", 1 << 20).valueOr(""));
+    EXPECT_THAT(slots.at("web"), testing::UnorderedElementsAre(Server{"::1", 8001, Server::State::kReady, ""},
+                                                               std::nullopt, std::nullopt, std::nullopt, std::nullopt,
+                                                               std::nullopt, std::nullopt, std::nullopt));
+  });
+}
+
+TEST(Haproxy, AnAddressThatIsNotThereKeepsNobodyFromTheOther) {
+  apart([](Haproxy::Options options) {
+    options.address6 = "2001:db8::1";
+    Backhand one("one", 8001);
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    EXPECT_EQ(ask("a.test"), "one");
+    EXPECT_TRUE(proxy.portsMissing());
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    EXPECT_EQ(proxy.reloads(), 0u);
   });
 }
 

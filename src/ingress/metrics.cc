@@ -4,6 +4,7 @@
 
 #include "base/strings.h"
 #include "control.h"
+#include "text.h"
 
 namespace dhow::ingress {
 
@@ -64,7 +65,8 @@ Result<RawMetrics> readMetrics(const std::string& metricsSocket, const std::stri
   ASSIGN_OR_RETURN(std::string servers, exchange(adminSocket, "show servers conn\n", kLongestMetrics));
   for (const std::string& line : split(servers, '\n')) {
     const std::vector<std::string> words = split(line, ' ');
-    if (words.size() > 3 && !line.starts_with('#')) out.servers[words[0]] = fmt::format("{}:{}", words[2], words[3]);
+    if (words.size() > 3 && !line.starts_with('#'))
+      out.servers[words[0]] = endpointText(words[2], parseUint(words[3]).value_or(0));
   }
   return out;
 }
@@ -94,8 +96,9 @@ std::string labelledMetrics(const RawMetrics& raw, const Config& config,
       out.append(line.substr(proxy.begin));
     } else {
       out.append(line.substr(proxy.begin, server.begin - proxy.begin));
-      out += fmt::format("server=\"{}\",pod=\"{}\"", found->second,
-                         podOf(found->second.substr(0, found->second.rfind(':'))));
+      const auto endpoint = readEndpoint(found->second);
+      out +=
+          fmt::format("server=\"{}\",pod=\"{}\"", found->second, endpoint ? podOf(std::string(endpoint->address)) : "");
       out.append(line.substr(server.end));
     }
     out.push_back('\n');

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "http/stream.h"
+#include "text.h"
 
 namespace dhow::ingress {
 
@@ -38,12 +39,10 @@ Result<MirrorCopy> copyOf(const MirrorRequest& request) {
   const bool withUri = target.ends_with('*');
   if (withUri) target.remove_suffix(1);
   const size_t slash = std::min(target.find('/'), target.size());
-  const std::string_view place = target.substr(0, slash);
-  const size_t colon = place.rfind(':');
-  auto port = colon == std::string_view::npos ? std::nullopt : parseUint(place.substr(colon + 1));
-  if (!port || *port == 0 || *port > UINT16_MAX) return noCopy("its target is no address");
-  out.address = place.substr(0, colon);
-  out.port = static_cast<uint16_t>(*port);
+  const auto endpoint = readEndpoint(target.substr(0, slash));
+  if (!endpoint) return noCopy("its target is no address");
+  out.address = endpoint->address;
+  out.port = endpoint->port;
   std::string path(target.substr(slash));
   if (withUri) path += request.uri;
   if (path.empty()) path = "/";

@@ -6,6 +6,7 @@
 #include "base/strings.h"
 #include "filter_lines.h"
 #include "frontend_lines.h"
+#include "text.h"
 
 namespace dhow::ingress {
 
@@ -98,9 +99,9 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
     auto placed = slots.find(name);
     for (size_t i = 0; placed != slots.end() && i < placed->second.size(); ++i) {
       const auto& server = placed->second[i];
-      section +=
-          fmt::format("  server s{} {}:{} {}{}\n", i, server ? server->address : "127.0.0.1", server ? server->port : 1,
-                      withFiles(backend.serverOptions, config, layout), stateOption(server));
+      section += fmt::format("  server s{} {} {}{}\n", i,
+                             server ? endpointText(server->address, server->port) : endpointText("127.0.0.1", 1),
+                             withFiles(backend.serverOptions, config, layout), stateOption(server));
     }
     line += static_cast<size_t>(std::count(section.begin(), section.end(), '\n'));
     text += section;
@@ -115,11 +116,9 @@ std::map<std::string, Slots> slotsIn(std::string_view config) {
     if (line.starts_with("backend ")) slots = &out[line.substr(8)];
     if (slots == nullptr || !line.starts_with("  server s")) continue;
     const std::vector<std::string> words = split(trim(line), ' ');
-    const size_t colon = words.size() > 2 ? words[2].rfind(':') : std::string::npos;
-    if (words[1] != fmt::format("s{}", slots->size()) || colon == std::string::npos) continue;
-    auto port = parseInt(std::string_view(words[2]).substr(colon + 1));
-    if (!port || *port <= 0 || *port > UINT16_MAX) continue;
-    Server server{words[2].substr(0, colon), static_cast<uint16_t>(*port), Server::State::kReady, ""};
+    const auto endpoint = words.size() > 2 ? readEndpoint(words[2]) : std::nullopt;
+    if (words[1] != fmt::format("s{}", slots->size()) || !endpoint) continue;
+    Server server{std::string(endpoint->address), endpoint->port, Server::State::kReady, ""};
     if (words.back() == "disabled") server.state = Server::State::kLeaving;
     if (words[words.size() - 2] == "weight") server.state = Server::State::kDraining;
     if (server.port == 1 && server.state == Server::State::kLeaving)

@@ -4,6 +4,7 @@
 
 #include "base/strings.h"
 #include "client/fields.h"
+#include "text.h"
 
 namespace dhow::ingress {
 
@@ -43,12 +44,16 @@ std::string addressOf(const object::Object& service, int64_t port) {
   const std::string_view address = text(service.root(), {"spec", "clusterIP"});
   auto found = findPort(service, "", port);
   if (address.empty() || address == "None" || !found || !found->externalName.empty()) return "";
-  return fmt::format("{}:{}", address, port);
+  return endpointText(address, static_cast<uint64_t>(port));
 }
 
-std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_view portName) {
+namespace {
+
+std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_view portName,
+                              std::string_view family) {
   std::vector<Server> ready, serving, leaving;
   for (const ObjectPtr& slice : slices) {
+    if (text(slice->root(), {"addressType"}) != family) continue;
     int64_t port = 0;
     for (const auto& value : array(slice->root(), {"ports"})) {
       if (!value.is_object() || text(value.get_object(), "name") != portName) continue;
@@ -88,6 +93,14 @@ std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_
                         [](const Server& a, const Server& b) { return a.address == b.address && a.port == b.port; }),
             out.end());
   return out;
+}
+
+}  // namespace
+
+std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_view portName) {
+  // A pod is one server, however many families it has.
+  std::vector<Server> out = serversOf(slices, portName, "IPv4");
+  return out.empty() ? serversOf(slices, portName, "IPv6") : out;
 }
 
 Annotations::Protocol protocolOf(std::string_view app) {

@@ -15,7 +15,7 @@ struct ServicePort {
 };
 // By name, or by number where the name is empty.
 std::optional<ServicePort> findPort(const object::Object& service, std::string_view name, int64_t number);
-// "address:port" of the service itself; empty when it has none, or no such port.
+// The service's own endpoint (text.h); empty when it has none, or no such port.
 std::string addressOf(const object::Object& service, int64_t port);
 Annotations::Protocol protocolOf(std::string_view appProtocol);
 

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/digest.h"
+#include "base/strings.h"
 
 namespace dhow::ingress {
 
@@ -54,6 +56,25 @@ inline std::string routeOf(std::string_view backend, std::string_view kind, std:
 
 inline std::string backendOf(std::string_view route) {
   return std::string(route.substr(0, route.find('@')));
+}
+
+// "10.0.0.1:80", "[fd00::1]:80".
+inline std::string endpointText(std::string_view address, uint64_t port) {
+  return address.find(':') == std::string_view::npos ? fmt::format("{}:{}", address, port)
+                                                     : fmt::format("[{}]:{}", address, port);
+}
+
+struct Endpoint {
+  std::string_view address;
+  uint16_t port = 0;
+};
+inline std::optional<Endpoint> readEndpoint(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  auto port = colon == std::string_view::npos ? std::nullopt : parseUint(text.substr(colon + 1));
+  if (!port || *port == 0 || *port > UINT16_MAX) return std::nullopt;
+  std::string_view address = text.substr(0, colon);
+  if (address.starts_with('[') && address.ends_with(']')) address = address.substr(1, address.size() - 2);
+  return Endpoint{address, static_cast<uint16_t>(*port)};
 }
 
 // For names that are made of what they stand for.

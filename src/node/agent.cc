@@ -109,6 +109,7 @@ ingress::Edge::Options edgeOptions(const NodeOptions& options) {
   out.folder = options.dataDir + "/ingress";
   out.run = options.runDir + "/ingress";
   out.address = options.address;
+  out.address6 = options.address6;
   out.dnsAddress = options.dnsAddress;
   char program[4096];
   const ssize_t length = ::readlink("/proc/self/exe", program, sizeof program);
