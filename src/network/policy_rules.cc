@@ -36,13 +36,12 @@ struct Question {
   const char* peers;  // "": everyone
   Ports ports;
 };
-// What most rules say first: one port for some pods. The first that is answered ends it, and who matches nothing is
-// dropped.
+// What most rules say first: one port for some pods. The first that is answered ends it.
 constexpr Question kQuestions[] = {{kPods, Ports::kOne},   {"", Ports::kOne},      {kPods, Ports::kAll},
                                    {"", Ports::kAll},      {kBlocks, Ports::kOne}, {kBlocks, Ports::kAll},
                                    {kPods, Ports::kRange}, {"", Ports::kRange},    {kBlocks, Ports::kRange}};
 
-void buildJudgement(NftBatch& batch, const Direction& direction) {
+void askAll(NftBatch& batch, const Direction& direction) {
   const std::string zero = NftKey().number(0);
   const auto [kClass, kPeer, kRange, kPort, kLookup] = registersOf(batch.family());
   for (const auto& [peers, ports] : kQuestions) {
@@ -64,7 +63,21 @@ void buildJudgement(NftBatch& batch, const Direction& direction) {
     }
     batch.addRule(direction.chain, rule.leave());
   }
+}
+
+// A batch changes all hash sets at once, but for whoever looks next: the kernel asks for the generation at each lookup,
+// not once for each packet. A packet that is asked while a batch is committed gives some answers by the sets before it
+// and some by those after it, and may be allowed by both and find neither. So who found nothing is asked once more: if
+// the batch came during the first turn, the second one knows only what is new. And who is not isolated any more, or
+// became so on his way to himself, is not dropped either. What is allowed at once pays for none of this.
+void buildJudgement(NftBatch& batch, const Direction& direction) {
+  askAll(batch, direction);
+  NftRule self(batch.family());
+  self.sourceAddress(kAddress).destinationAddress(kAddress + addressRegisters(batch.family())).in(kSelf, kAddress);
+  batch.addRule(direction.chain, self.leave());
+  askAll(batch, direction);
   NftRule drop(batch.family());
+  (drop.*direction.own)(kAddress).map(direction.classes, kAddress, registersOf(batch.family()).classNumber);
   batch.addRule(direction.chain, drop.drop());
 }
 
@@ -102,9 +115,6 @@ void buildRules(NftBatch& batch, const PolicyTableOptions& options) {
     NftRule discovery(IpFamily::kV6);  // pods ask for their gateway
     batch.addRule(kInput, discovery.icmpV6(kFirstDiscovery, kRedirect).accept());
   }
-  NftRule self(batch.family());
-  self.sourceAddress(1).destinationAddress(1 + addressRegisters(batch.family())).in(kSelf, 1).accept();
-  batch.addRule(kForward, self);
   for (const IpAddress& address : options.dns) {
     if (!address.is(batch.family())) continue;
     for (Protocol protocol : {Protocol::kUdp, Protocol::kTcp}) {

@@ -18,6 +18,13 @@ using BySet = std::map<std::string, std::vector<NftBatch::Element>>;
 // Numbers of a process begin so far behind those of the one before that a packet under way never mistakes one.
 constexpr uint32_t kNumbersOfAProcess = 1 << 20;
 
+bool holds(const Elements& all, const std::string& set, const NftBatch::Element& element) {
+  auto elements = all.find(set);
+  if (elements == all.end()) return false;
+  auto same = elements->second.find(element.key + element.keyEnd);
+  return same != elements->second.end() && same->second == element;
+}
+
 uint32_t numberIn(const std::string& bytes) {
   uint32_t out = 0;
   std::memcpy(&out, bytes.data(), std::min(bytes.size(), sizeof out));
@@ -57,15 +64,16 @@ struct FamilyTable {
   void renumber(Numbers<T>& numbers, const std::vector<T>& now);
   bool setPeers(const Peers& changed);
   bool dropPeer(const IpAddress& address);
-  void keepClasses(std::initializer_list<const Subjects*> users);
-  Result<> setSubjects(Subjects now, const Peers& changed);
+  Result<> cut(const Subjects& next);
+  void setSubjects(Subjects now);
   Elements wanted() const;
   std::pair<std::string, NftBatch::Element> podElement(const IpAddress& address) const;
 
   Result<> commit(BySet removals, BySet additions);
   void changePods(const Peers& changed, BySet& removals, BySet& additions);
-  Result<> change(const Vocabulary& before, const Peers& changed);
-  Result<> install(bool anew);
+  void compare(const Elements& wanted, BySet& removals, BySet& additions) const;
+  Result<> change(const Peers& changed);
+  Result<> install(bool anew, bool fresh);
   Result<> adoptNumbers();
   Result<> replace();
   Result<> remove();
@@ -129,66 +137,39 @@ void collectRules(const Subjects& subjects, Rules& out) {
   }
 }
 
-void FamilyTable::keepClasses(std::initializer_list<const Subjects*> users) {
+void FamilyTable::setSubjects(Subjects now) {
+  subjects = std::move(now);
   Rules rules;
-  for (const Subjects* user : users) collectRules(*user, rules);
-  std::vector<std::vector<PolicyRule>> all;
-  for (const auto* one : rules) all.push_back(*one);
-  renumber(vocabulary.classes, all);
-}
-
-// Pods whose rules change are allowed what either of them allows.
-Subjects between(const Subjects& former, Subjects now) {
-  for (auto& [address, subject] : now) {
-    auto before = former.find(address);
-    if (before == former.end()) continue;
-    auto join = [](const auto& old, auto& rules) {
-      if (old && rules && *old != *rules) rules->insert(rules->begin(), old->begin(), old->end());
-    };
-    join(before->second.ingress, subject.ingress);
-    join(before->second.egress, subject.egress);
-  }
-  return now;
+  collectRules(subjects, rules);
+  std::vector<std::vector<PolicyRule>> classes;
+  for (const auto* one : rules) classes.push_back(*one);
+  renumber(vocabulary.classes, classes);
 }
 
 // The kernel's interval sets change a moment after the others, so that a packet may meet a new class and an old piece.
-// Therefore addresses and ports are cut first as the rules before and after need it, which changes nothing for anybody,
-// and the classes change when that is done. A packet is asked about one rule after the other, so one under way may be
-// asked some by its old class and some by its new one: what both allow must be found in any mixture of them, which the
-// step in between sees to.
-Result<> FamilyTable::setSubjects(Subjects now, const Peers& changed) {
-  Subjects former = std::exchange(subjects, std::move(now));
-  Vocabulary before;
-  before.pieces = vocabulary.pieces;
-  before.ranges = vocabulary.ranges;
+// Therefore addresses and ports are cut first as the rules of now and those to come need it, which changes nothing for
+// anybody: pieces and ranges that the kernel may still have for a moment may do what they may, too, and until change()
+// takes that away.
+Result<> FamilyTable::cut(const Subjects& next) {
   Rules rules;
-  collectRules(former, rules);
   collectRules(subjects, rules);
+  collectRules(next, rules);
   auto pieces = piecesOf(rules);
   std::erase_if(pieces, [&](const Piece& piece) { return !piece.first.is(family); });
+  const auto formerPieces = vocabulary.pieces;
+  const auto formerRanges = vocabulary.ranges;
   renumber(vocabulary.pieces, pieces);
   renumber(vocabulary.ranges, rangesOf(rules));
-  if (kernel != Kernel::kInstalled) {
-    keepClasses({&subjects});
-    return {};
-  }
-  keepClasses({&former, &subjects});
-  Result<> done;
-  if (before.pieces != vocabulary.pieces || before.ranges != vocabulary.ranges) {
-    std::swap(former, subjects);
-    done = change(before, changed);
-    std::swap(former, subjects);
-  }
-  Subjects both = between(former, subjects);
-  if (done.ok() && both != subjects) {
-    keepClasses({&both, &subjects});
-    std::swap(both, subjects);
-    done = change(vocabulary, changed);
-    std::swap(both, subjects);
-  }
-  keepClasses({&subjects});
-  if (done.ok()) done = change(vocabulary, changed);
-  return done;
+  const bool same = formerPieces == vocabulary.pieces && formerRanges == vocabulary.ranges;
+  if (same || kernel != Kernel::kInstalled) return {};
+  Elements elements = wanted();
+  Vocabulary both = vocabulary;
+  both.pieces.insert(formerPieces.begin(), formerPieces.end());
+  both.ranges.insert(formerRanges.begin(), formerRanges.end());
+  addAllowed(both, elements);
+  BySet removals, additions;
+  compare(elements, removals, additions);
+  return commit(std::move(removals), std::move(additions));
 }
 
 std::pair<std::string, NftBatch::Element> FamilyTable::podElement(const IpAddress& address) const {
@@ -260,54 +241,46 @@ void FamilyTable::changePods(const Peers& changed, BySet& removals, BySet& addit
   }
 }
 
-// `before`: pieces and ranges that the kernel may still have for a moment; what they may do is added for as long.
-// Allowances go in a batch of their own, when nothing leads to them any more.
-Result<> FamilyTable::change(const Vocabulary& before, const Peers& changed) {
-  BySet removals, additions, obsolete;
-  const Elements now = wanted();
-  auto kept = [&](const Elements& others, const std::string& set, const NftBatch::Element& element) {
-    auto other = others.find(set);
-    if (other == others.end()) return false;
-    auto same = other->second.find(element.key + element.keyEnd);
-    return same != other->second.end() && same->second == element;
-  };
+// What is to be added, and what is to be removed but allowances.
+void FamilyTable::compare(const Elements& wanted, BySet& removals, BySet& additions) const {
   for (const auto& [set, elements] : installed) {
     if (set == kPods || ofAllowed(set)) continue;
     for (const auto& [key, element] : elements) {
-      if (!kept(now, set, element)) removals[set].push_back(element);
+      if (!holds(wanted, set, element)) removals[set].push_back(element);
     }
   }
-  auto add = [&](const Elements& wanted, const Elements* but) {
-    for (const auto& [set, elements] : wanted) {
-      for (const auto& [key, element] : elements) {
-        if (!kept(installed, set, element) && (but == nullptr || !kept(*but, set, element)))
-          additions[set].push_back(element);
-      }
+  for (const auto& [set, elements] : wanted) {
+    for (const auto& [key, element] : elements) {
+      if (!holds(installed, set, element)) additions[set].push_back(element);
     }
-  };
-  add(now, nullptr);
-  if (before.pieces != vocabulary.pieces || before.ranges != vocabulary.ranges) {
-    Vocabulary both = vocabulary;
-    both.pieces.insert(before.pieces.begin(), before.pieces.end());
-    both.ranges.insert(before.ranges.begin(), before.ranges.end());
-    Elements transition;
-    addAllowed(both, transition);
-    add(transition, &now);
   }
+}
+
+// Classes and identities change in one batch, so that rules and peers are of one time (see buildJudgement() for a
+// packet that meets it). Allowances go in a batch of their own, when nothing leads to them any more.
+Result<> FamilyTable::change(const Peers& changed) {
+  BySet removals, additions, obsolete;
+  const Elements now = wanted();
+  compare(now, removals, additions);
   changePods(changed, removals, additions);
   RETURN_IF_ERROR(commit(std::move(removals), std::move(additions)));
   for (const char* set : {kAllowed, kAllowedPorts}) {
     for (const auto& [key, element] : installed[set]) {
-      if (!kept(now, set, element)) obsolete[set].push_back(element);
+      if (!holds(now, set, element)) obsolete[set].push_back(element);
     }
   }
   return commit(std::move(obsolete), {});
 }
 
 // Everything in one batch. A table of the same build is emptied and filled, so that its hooks, and with them the pods'
-// isolation, stay; `anew`: whatever is there goes.
-Result<> FamilyTable::install(bool anew) {
+// isolation, stay; `anew`: whatever is there goes. `fresh`: none is there, and nobody gets a class before the interval
+// sets are filled.
+Result<> FamilyTable::install(bool anew, bool fresh) {
   Elements all = wanted();
+  if (fresh) {
+    all.erase(kIngress);
+    all.erase(kEgress);
+  }
   for (const auto& [address, peer] : peers) all[kPods].insert(podElement(address));
   NftBatch batch(options.table, family);
   if (anew) {
@@ -328,14 +301,17 @@ Result<> FamilyTable::install(bool anew) {
   kernel = Kernel::kInstalled;
   installed = std::move(all);
   lastChanges = changes;
-  return {};
+  return fresh ? change({}) : Result<>();
 }
 
 // Pieces and ranges keep the numbers that a former process gave them, so that the moment in which the kernel still has
 // its interval sets is none.
 Result<> FamilyTable::adoptNumbers() {
   ASSIGN_OR_RETURN(const bool there, nftTableExists(socket, options.table, family));
-  if (!there) return {};
+  if (!there) {
+    kernel = Kernel::kNone;
+    return {};
+  }
   constexpr size_t kField = 4;
   ASSIGN_OR_RETURN(auto blocks, nftListElements(socket, options.table, kBlocks, family));
   ASSIGN_OR_RETURN(auto ranges, nftListElements(socket, options.table, kRanges, family));
@@ -358,11 +334,12 @@ Result<> FamilyTable::adoptNumbers() {
 }
 
 Result<> FamilyTable::replace() {
+  const bool fresh = kernel == Kernel::kNone;
   kernel = Kernel::kUnknown;
-  auto done = install(false);
+  auto done = install(false, fresh);
   if (done.ok()) return done;
   log::info("network", "policies: {}; the table is made anew", done.error().message());
-  return install(true);
+  return install(true, false);
 }
 
 Result<> FamilyTable::remove() {
@@ -382,14 +359,16 @@ Result<> FamilyTable::apply(Subjects wanted, const Peers& changed) {
     auto adopted = adoptNumbers();
     if (!adopted.ok()) log::info("network", "policies of a former process: {}", adopted.error().message());
   }
-  const bool kinds = setPeers(changed);
   Result<> done;
-  const bool installed = kernel == Kernel::kInstalled;
-  if (wanted != subjects) {
-    done = setSubjects(std::move(wanted), changed);
-  } else if (installed && kinds) {
-    done = change(vocabulary, changed);
-  } else if (installed) {
+  const bool installed = kernel == Kernel::kInstalled, rules = wanted != subjects;
+  if (rules) {
+    done = cut(wanted);
+    setSubjects(std::move(wanted));
+  }
+  const bool kinds = setPeers(changed);
+  if (installed && done.ok() && (rules || kinds)) {
+    done = change(changed);
+  } else if (installed && done.ok()) {
     BySet removals, additions;
     changePods(changed, removals, additions);
     done = commit(std::move(removals), std::move(additions));

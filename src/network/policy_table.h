@@ -2,8 +2,9 @@
 // Rules are data in sets and maps, as services are: the first packet of a connection costs the same however many
 // policies there are, later ones a look at connection tracking, and a change is the elements that it changes, in one
 // batch. IPv6 has a table of its own with the same name and the same sets. While a pod stays isolated there is no
-// moment in which it is not. Traffic from the node itself to its pods always passes (probes), so do a pod's connections
-// with itself and its questions to the cluster's DNS. Any thread; calls block.
+// moment in which it is not, and a packet that is allowed before and after a change is not lost meanwhile. Traffic from
+// the node itself to its pods always passes (probes), so do a pod's connections with itself and its questions to the
+// cluster's DNS. Any thread; calls block.
 #pragma once
 
 #include <map>

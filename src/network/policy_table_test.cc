@@ -412,6 +412,146 @@ TEST_F(PolicyTableTest, EditsNeverOpenWhatIsClosedNorCloseWhatIsOpen) {
   EXPECT_EQ(count(3), sent);
 }
 
+// Two states of the table, turned into one another again and again while packets come: a packet that both allow always
+// arrives, one that neither allows never does.
+struct TableState {
+  std::vector<PolicyRule> ingress;
+  bool isolated = true;
+  std::vector<uint32_t> groups = {1};  // of the friend
+  std::optional<std::vector<PolicyRule>> egress = std::nullopt;
+};
+struct Edit {
+  const char* name;
+  TableState one, other;
+  friend void PrintTo(const Edit& edit, std::ostream* out) { *out << edit.name; }
+};
+class PolicyTableEditTest : public PolicyTableTest, public testing::WithParamInterface<Edit> {
+ protected:
+  void enter(const TableState& state) {
+    subjects_[target().address] = {.ingress = state.isolated ? std::optional(state.ingress) : std::nullopt,
+                                   .egress = state.egress};
+    apply({{friendly().address, PolicyPeer{.groups = state.groups}}});
+  }
+  const End& target() const { return ends_[0]; }
+  const End& friendly() const { return ends_[1]; }
+  const End& hostile() const { return ends_[2]; }
+};
+
+TEST_P(PolicyTableEditTest, LosesNothingThatIsAllowedBeforeAndAfterIt) {
+  std::unique_ptr<ServiceProxy> proxy;
+  within(node_, [&] {
+    auto opened =
+        ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRanges = {prefix("10.96.0.0/16")}});
+    ASSERT_OK(opened);
+    proxy = std::move(*opened);
+  });
+  ServicePort toTarget;
+  toTarget.key = "target";
+  toTarget.protocol = kUdp;
+  toTarget.port = 80;
+  toTarget.clusterIps = {ip("10.96.0.30")};
+  toTarget.endpoints = {{target().address, 80, true}};
+  ASSERT_OK(proxy->apply({toTarget}));
+  struct Stream {
+    const End *from, *to;
+    IpAddress at;
+    bool always = true, ever = false;
+    UniqueFd socket = {};
+    uint32_t sent = 0, came = 0;
+  };
+  std::vector<Stream> streams;
+  streams.push_back({&friendly(), &target(), target().address});
+  streams.push_back({&target(), &friendly(), friendly().address});
+  streams.push_back({&hostile(), &target(), target().address});
+  streams.push_back({&target(), &target(), toTarget.clusterIps[0]});
+  peers_[hostile().address] = PolicyPeer{.groups = {9}};
+  apply(peers_);
+  for (const TableState* state : {&GetParam().one, &GetParam().other}) {
+    enter(*state);
+    for (Stream& stream : streams) {
+      const bool open = allowed(*stream.from, *stream.to, kUdp, 80);
+      stream.always &= open;
+      stream.ever |= open;
+    }
+  }
+  std::erase_if(streams, [](const Stream& stream) { return stream.ever && !stream.always; });
+  for (Stream& stream : streams) stream.socket = boundSocket(stream.from->netns, true, stream.from->address, 0);
+  // Nobody answers, so each packet is one of a new connection.
+  std::atomic<bool> over = false;
+  auto arrived = [&] {
+    uint32_t number = 0;
+    for (const End* end : {&target(), &friendly()}) {
+      while (recv(end->udp.at(80).get(), &number, sizeof number, 0) == sizeof number) streams[number].came++;
+    }
+  };
+  std::thread traffic([&] {
+    for (uint32_t turn = 0; !over; turn++) {
+      // The first most of all.
+      const uint32_t number = turn % 4 == 0 ? turn / 4 % static_cast<uint32_t>(streams.size()) : 0;
+      auto at = socketAddress(streams[number].at.str(), 80);
+      (void)sendto(streams[number].socket.get(), &number, sizeof number, 0, reinterpret_cast<sockaddr*>(&at),
+                   sizeof at);
+      streams[number].sent++;
+      if (turn % 8 == 0) arrived();
+    }
+  });
+  for (int i = 0; i < 2000; i++) enter(i % 2 == 0 ? GetParam().one : GetParam().other);
+  over = true;
+  traffic.join();
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  auto missing = [](const Stream& stream) { return stream.always && stream.came < stream.sent; };
+  arrived();
+  while (std::any_of(streams.begin(), streams.end(), missing) && std::chrono::steady_clock::now() < end) {
+    poll(nullptr, 0, 1);
+    arrived();
+  }
+  for (const Stream& stream : streams) {
+    EXPECT_GT(stream.sent, 0U);
+    EXPECT_EQ(stream.came, stream.always ? stream.sent : 0U) << stream.from->address.str() << " -> " << stream.at.str();
+  }
+}
+
+PolicyRule forGroup(uint32_t group, uint16_t first, uint16_t last) {
+  return {.groups = {group}, .ports = {{kUdp, first, last}}};
+}
+PolicyRule allPortsFor(uint32_t group) {
+  return {.groups = {group}, .everyPort = true};
+}
+PolicyRule forBlock(const char* hole) {
+  return {.blocks = {{prefix("0.0.0.0/0"), {prefix("10.0.0.0/8"), prefix(hole)}}}, .ports = {{kUdp, 80, 80}}};
+}
+PolicyRule forAll() {
+  return {.everyone = true, .everyPort = true};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, PolicyTableEditTest,
+    testing::Values(Edit{"PeerFromARangeToAPort",
+                         {.ingress = {forGroup(1, 80, 90), forGroup(2, 80, 80)}},
+                         {.ingress = {forGroup(1, 80, 90), forGroup(2, 80, 80)}, .groups = {2}}},
+                    Edit{"PeerFromARangeToAllPorts",
+                         {.ingress = {forGroup(1, 80, 90), allPortsFor(2)}},
+                         {.ingress = {forGroup(1, 80, 90), allPortsFor(2)}, .groups = {2}}},
+                    Edit{"RuleFromARangeToAllPorts", {.ingress = {forGroup(1, 80, 90)}}, {.ingress = {allPortsFor(1)}}},
+                    Edit{"RuleFromARangeToEverybody", {.ingress = {forGroup(1, 80, 90)}}, {.ingress = {forAll()}}},
+                    Edit{"RuleAndPeerTogether",
+                         {.ingress = {forGroup(1, 80, 80)}},
+                         {.ingress = {forGroup(2, 80, 80)}, .groups = {2}}},
+                    Edit{"RuleAndPeerAndBlock",
+                         {.ingress = {forGroup(1, 80, 80), forBlock("172.16.0.0/12")}},
+                         {.ingress = {forGroup(2, 80, 80), forBlock("192.168.0.0/16")}, .groups = {2}}},
+                    Edit{"RuleAndPeerAndRange",
+                         {.ingress = {forGroup(1, 80, 90)}},
+                         {.ingress = {forGroup(2, 70, 85)}, .groups = {2}}},
+                    Edit{"Egress",
+                         {.ingress = {}, .egress = std::vector{forGroup(1, 80, 90), forBlock("172.16.0.0/12")}},
+                         {.ingress = {}, .groups = {2}, .egress = std::vector{forGroup(2, 80, 80), allPortsFor(3)}}},
+                    Edit{"Isolation", {.ingress = {forGroup(1, 80, 90)}}, {.ingress = {}, .isolated = false}},
+                    Edit{"IsolationInTheOtherDirection",
+                         {.ingress = {allPortsFor(1)}},
+                         {.ingress = {}, .isolated = false, .egress = std::vector{allPortsFor(1)}}}),
+    [](const auto& info) { return std::string(info.param.name); });
+
 // What was let through once goes on; a new connection is judged anew.
 TEST_F(PolicyTableTest, ConnectionsOutliveTheirPermission) {
   TestServer server(pods_[0].netns, "pod0", 9000);
