@@ -31,9 +31,9 @@ std::string cellOf(const client::Held& held, const Object& pod, WallTime now) {
 }  // namespace
 
 struct SessionCounts::Node {
-  uint64_t change = 0;                                                 // of the newest report
-  std::map<std::string, std::pair<uint64_t, client::PodUse>> counted;  // by uid
-  bool unable = false;                                                 // its agent knows no such question
+  uint64_t change = 0;                            // of the newest report
+  std::map<std::string, client::PodUse> counted;  // by uid
+  bool unable = false;                            // its agent knows no such question
   // Counting anew: one question is under way at a time, and one that comes meanwhile is served by the next.
   uint64_t wanted = 0, begun = 0, done = 0;
   bool refreshing = false;
@@ -53,7 +53,14 @@ SessionCounts::~SessionCounts() = default;
 
 void SessionCounts::start() {
   tunnels_.onAdded = [this](const std::string& node) {
-    if (!stopping_) gate_.spawn(follow(this, node, tunnels_.find(node)));
+    if (stopping_) return;
+    // Another agent may be there, which counts in its own way and heard no question of ours.
+    Node& known = *at(node);
+    known.change = 0;
+    known.unable = false;
+    known.begun = known.done;
+    refreshed_.notify();
+    gate_.spawn(follow(this, node, tunnels_.find(node)));
   };
 }
 
@@ -64,49 +71,51 @@ Task<> SessionCounts::stop() {
   co_await gate_.close();
 }
 
-Task<Result<>> SessionCounts::ask(std::string node, std::shared_ptr<http::Client> agent,
-                                  client::SessionQuestion question) {
+std::shared_ptr<SessionCounts::Node> SessionCounts::at(const std::string& node) {
+  std::shared_ptr<Node>& known = known_[node];
+  if (!known) known = std::make_shared<Node>();
+  return known;
+}
+
+Task<Result<>> SessionCounts::ask(std::string node, std::shared_ptr<http::Client> agent, bool fresh, Duration limit) {
+  const client::SessionQuestion question{at(node)->change, fresh, limit};
   http::Request request;
   auto response = co_await agent->fetch(fmt::format("http://{}{}", node, client::sessionsTarget(question)),
                                         std::move(request), kLongestReport);
   CO_RETURN_IF_ERROR(response);
-  if (response->status == 404) co_return Error(Code::kUnimplemented, "its agent cannot tell");
+  if (auto now = tunnels_.find(node); now && now != agent) co_return Error(Code::kUnavailable, "it has dialed in anew");
+  if (response->status == 404) {
+    Node& known = *at(node);
+    known.unable = true;
+    known.counted.clear();
+    changed_.notify();
+    refreshed_.notify();
+    co_return Error(Code::kUnimplemented, "its agent cannot tell");
+  }
   if (response->status != 200) co_return Error(Code::kUnavailable, response->body.substr(0, 200));
   CO_ASSIGN_OR_RETURN(client::SessionReport report, client::decodeSessions(response->body));
-  take(node, std::move(report));
+  take(*at(node), std::move(report));
   co_return Result<>();
 }
 
-void SessionCounts::take(const std::string& node, client::SessionReport report) {
-  std::shared_ptr<Node>& known = known_[node];
-  if (!known) known = std::make_shared<Node>();
-  bool news = false;
+void SessionCounts::take(Node& known, client::SessionReport report) {
+  // Of two answers that cross, the newer one knows all that the other does.
+  if (report.change < known.change) return;
+  known.change = report.change;
+  bool news = std::erase_if(known.counted, [&](const auto& one) { return !report.all.contains(one.first); }) > 0;
   for (auto& [uid, entry] : report.changed) {
-    auto& have = known->counted[uid];
-    if (entry.first <= have.first) continue;
-    have = std::move(entry);
-    news = true;
+    auto [have, fresh] = known.counted.try_emplace(uid);
+    news = news || fresh || have->second != entry.second;
+    have->second = std::move(entry.second);
   }
-  // Of two answers that cross, the newer one knows which pods are counted.
-  if (report.change >= known->change)
-    news = std::erase_if(known->counted, [&](const auto& one) { return !report.all.contains(one.first); }) > 0 || news;
-  known->change = std::max(known->change, report.change);
   if (news) changed_.notify();
 }
 
 // As long as that connection lives.
 Task<> SessionCounts::follow(SessionCounts* self, std::string node, std::shared_ptr<http::Client> agent) {
-  std::shared_ptr<Node>& slot = self->known_[node];
-  if (!slot) slot = std::make_shared<Node>();
-  const std::shared_ptr<Node> known = slot;
-  known->unable = false;
   while (!self->stopping_ && self->tunnels_.find(node) == agent) {
-    auto asked = co_await self->ask(node, agent, {known->change, false, client::kSessionsLimit});
-    if (self->stopping_) break;
-    if (!asked.ok() && asked.error().is(Code::kUnimplemented)) {
-      known->unable = true;
-      co_return;
-    }
+    auto asked = co_await self->ask(node, agent, false, client::kSessionsLimit);
+    if (self->stopping_ || (!asked.ok() && asked.error().is(Code::kUnimplemented))) co_return;
     co_await self->stopped_.waitFor(kAskAgain);
   }
   if (self->stopping_) co_return;
@@ -118,15 +127,13 @@ Task<> SessionCounts::follow(SessionCounts* self, std::string node, std::shared_
   }
 }
 
-Task<> SessionCounts::refreshOne(SessionCounts* self, std::string node) {
-  const std::shared_ptr<Node> known = self->known_[node];
+Task<> SessionCounts::refreshOne(SessionCounts* self, std::string node, std::shared_ptr<Node> known) {
   while (!self->stopping_ && known->begun < known->wanted) {
     const uint64_t begun = known->begun = known->wanted;
     auto agent = self->tunnels_.find(node);
     if (!agent) break;
-    auto asked = co_await self->ask(node, agent, {known->change, true, kFreshLimit});
+    auto asked = co_await self->ask(node, agent, true, kFreshLimit);
     if (asked.ok()) known->done = begun;
-    if (!asked.ok() && asked.error().is(Code::kUnimplemented)) known->unable = true;
     self->refreshed_.notify();
   }
   known->refreshing = false;
@@ -135,24 +142,27 @@ Task<> SessionCounts::refreshOne(SessionCounts* self, std::string node) {
 
 // Counts that are newer than this call; gives the nodes that did not tell.
 Task<std::vector<std::string>> SessionCounts::refresh() {
+  struct Wanted {
+    std::shared_ptr<Node> node;
+    uint64_t count;
+  };
   const TimePoint end = loop_.now() + kFreshLimit;
-  std::map<std::string, uint64_t> waiting;
+  std::map<std::string, Wanted> waiting;
   for (const std::string& name : nodes_.edges()) {
-    std::shared_ptr<Node>& known = known_[name];
-    if (!known) known = std::make_shared<Node>();
-    waiting[name] = known->wanted = known->begun + 1;
+    auto known = at(name);
+    known->wanted = std::max(known->wanted, known->begun + 1);
+    waiting[name] = {known, known->wanted};
   }
   while (!stopping_) {
     for (const auto& [name, wanted] : waiting) {
-      auto known = known_.find(name);
-      if (known == known_.end() || known->second->refreshing || known->second->begun >= wanted || !tunnels_.find(name))
-        continue;
-      known->second->refreshing = true;
-      gate_.spawn(refreshOne(this, name));
+      Node& known = *wanted.node;
+      if (known.refreshing || known.begun >= wanted.count || !tunnels_.find(name)) continue;
+      known.refreshing = true;
+      gate_.spawn(refreshOne(this, name, wanted.node));
     }
-    std::erase_if(waiting, [this](const auto& one) {
-      auto known = known_.find(one.first);
-      return known != known_.end() && (known->second->unable || known->second->done >= one.second);
+    std::erase_if(waiting, [](const auto& one) {
+      const auto& [known, count] = one.second;
+      return known->unable || known->done >= count;
     });
     const Duration left = end - loop_.now();
     if (waiting.empty() || left <= Duration::zero()) break;
@@ -172,10 +182,10 @@ std::map<std::string, client::Held> SessionCounts::all() const {
     for (const auto& [uid, entry] : known->second->counted) {
       client::Held& held = out[uid];
       held.counted = true;
-      held.sticky |= entry.second.sticky;
-      held.connections += entry.second.connections;
-      users[uid].merge(entry.second.users);
-      ended[uid].merge(entry.second.ended);
+      held.sticky |= entry.sticky;
+      held.connections += entry.connections;
+      users[uid].merge(entry.users);
+      ended[uid].merge(entry.ended);
     }
   }
   for (auto& [uid, held] : out) {
@@ -193,7 +203,7 @@ client::Held SessionCounts::of(const std::string& uid) const {
     if (known == known_.end()) continue;
     auto entry = known->second->counted.find(uid);
     if (entry == known->second->counted.end()) continue;
-    const client::PodUse& use = entry->second.second;
+    const client::PodUse& use = entry->second;
     out.counted = true;
     out.sticky |= use.sticky;
     out.connections += use.connections;

@@ -40,9 +40,10 @@ class SessionCounts {
   struct Node;
   client::Held of(const std::string& uid) const;
   static Task<> follow(SessionCounts* self, std::string node, std::shared_ptr<http::Client> agent);
-  static Task<> refreshOne(SessionCounts* self, std::string node);
-  Task<Result<>> ask(std::string node, std::shared_ptr<http::Client> agent, client::SessionQuestion question);
-  void take(const std::string& node, client::SessionReport report);
+  static Task<> refreshOne(SessionCounts* self, std::string node, std::shared_ptr<Node> known);
+  std::shared_ptr<Node> at(const std::string& node);  // known from now on
+  Task<Result<>> ask(std::string node, std::shared_ptr<http::Client> agent, bool fresh, Duration limit);
+  void take(Node& known, client::SessionReport report);
   Task<std::vector<std::string>> refresh();
 
   Loop& loop_;

@@ -1,10 +1,9 @@
 // Servers that fall silent, on the virtual clock: connections are pairs of buffers, no socket takes part.
 #include <gtest/gtest.h>
 
-#include <deque>
-
 #include "base/gate.h"
 #include "client/http_client.h"
+#include "http/fake_stream.h"
 #include "http/server.h"
 #include "object/resource_names.h"
 
@@ -14,57 +13,12 @@ namespace {
 using namespace std::chrono_literals;
 using object::resources::kPods;
 
-// One direction of a connection.
-struct Pipe {
-  explicit Pipe(Loop& loop) : changed(loop) {}
-  std::string bytes;
-  bool ended = false;
-  bool lost = false;  // what is written vanishes, as behind a cut cable
-  Signal changed;
-};
-
-class PipeStream final : public http::Stream {
- public:
-  PipeStream(std::shared_ptr<Pipe> in, std::shared_ptr<Pipe> out) : in_(std::move(in)), out_(std::move(out)) {}
-  ~PipeStream() override { close(); }
-  Task<Result<size_t>> read(std::span<char> into) override {
-    auto in = in_;
-    while (in->bytes.empty() && !in->ended) co_await in->changed.wait();
-    const size_t n = std::min(into.size(), in->bytes.size());
-    std::copy_n(in->bytes.begin(), n, into.begin());
-    in->bytes.erase(0, n);
-    co_return n;
-  }
-  Task<Result<>> write(std::string_view bytes) override {
-    if (out_->ended) co_return Error(Code::kUnavailable, "the connection is closed");
-    if (!out_->lost) out_->bytes.append(bytes);
-    out_->changed.notify();
-    co_return Result<>();
-  }
-  Task<> shutdownWrite() override {
-    end(*out_);
-    co_return;
-  }
-  void close() override {
-    end(*in_);
-    if (!out_->lost) end(*out_);
-  }
-
- private:
-  static void end(Pipe& pipe) {
-    pipe.ended = true;
-    pipe.changed.notify();
-  }
-  std::shared_ptr<Pipe> in_, out_;
-};
-
 struct KeepAliveTest : testing::Test {
   KeepAliveTest() : served(loop), server(loop, {}, [this](auto&, auto& writer) { return serve(this, writer); }) {}
   void TearDown() override {
     for (auto& pipe : pipes) {
       pipe->lost = false;
-      pipe->ended = true;
-      pipe->changed.notify();
+      pipe->end();
     }
     over = true;
     served.notify();
@@ -80,11 +34,11 @@ struct KeepAliveTest : testing::Test {
     while (!self->over && !writer.closed()) co_await self->served.waitFor(10s);
   }
   static Task<Result<std::unique_ptr<http::Stream>>> dial(KeepAliveTest* self) {
-    auto up = std::make_shared<Pipe>(self->loop);
-    auto down = std::make_shared<Pipe>(self->loop);
+    auto up = std::make_shared<http::FakePipe>(self->loop);
+    auto down = std::make_shared<http::FakePipe>(self->loop);
     self->pipes.insert(self->pipes.end(), {up, down});
-    self->gate.spawn(self->server.serve(std::make_unique<PipeStream>(up, down), {}));
-    std::unique_ptr<http::Stream> stream = std::make_unique<PipeStream>(down, up);
+    self->gate.spawn(self->server.serve(std::make_unique<http::FakeStream>(up, down), {}));
+    std::unique_ptr<http::Stream> stream = std::make_unique<http::FakeStream>(down, up);
     co_return stream;
   }
   void start(Duration requestTimeout) {
@@ -108,7 +62,7 @@ struct KeepAliveTest : testing::Test {
   Gate gate{loop};
   bool answers = true;
   bool over = false;
-  std::vector<std::shared_ptr<Pipe>> pipes;
+  std::vector<std::shared_ptr<http::FakePipe>> pipes;
   http::Server server;
   std::unique_ptr<HttpClient> client;
 };
