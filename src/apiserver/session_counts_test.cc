@@ -47,8 +47,8 @@ class FakeAgent {
   }
   void dialIn() {
     if (!server_)
-      server_ = std::make_unique<http::Server>(loop_, http::Server::Options{},
-                                               [this](auto& request, auto& writer) { return serve(this, request, writer); });
+      server_ = std::make_unique<http::Server>(
+          loop_, http::Server::Options{}, [this](auto& request, auto& writer) { return serve(this, request, writer); });
     up_ = std::make_shared<http::FakePipe>(loop_);
     down_ = std::make_shared<http::FakePipe>(loop_);
     gate_.spawn(server_->serve(std::make_unique<http::FakeStream>(down_, up_), {}));
@@ -81,9 +81,9 @@ class FakeAgent {
     changed_.notify();
   }
 
-  bool unable = false;    // knows no such question
-  bool mute = false;      // never answers
-  bool holdNews = false;  // answers that wait for news stay on the way
+  bool unable = false;                    // knows no such question
+  bool mute = false;                      // never answers
+  bool holdNews = false;                  // answers that wait for news stay on the way
   int fresh = 0, open = 0, mostOpen = 0;  // questions for fresh counts: all; at a time
 
  private:
@@ -143,10 +143,10 @@ class SessionCountsTest : public testing::Test {
         one_(loop_, "n1", tunnels_),
         two_(loop_, "n2", tunnels_) {
     for (std::string name : {"n1", "n2"}) {
-      client_.seed(kNodes, {{"metadata", json::object{{"name", name}}},
-                            {"status", json::object{{"conditions", json::array{json::object{
-                                                                       {"type", client::kServesIngress},
-                                                                       {"status", "True"}}}}}}});
+      client_.seed(kNodes,
+                   {{"metadata", json::object{{"name", name}}},
+                    {"status", json::object{{"conditions", json::array{json::object{{"type", client::kServesIngress},
+                                                                                    {"status", "True"}}}}}}});
       client_.seed(kLeases, {{"metadata", json::object{{"name", name}, {"namespace", "kube-node-lease"}}},
                              {"spec", json::object{{"renewTime", "0"}}}});
     }
@@ -285,8 +285,7 @@ TEST_F(SessionCountsTest, HeldTellsWhoIsMissing) {
   Asked& asked = ask();
   pass(3s);
   // What it told before still counts.
-  EXPECT_EQ(told(asked),
-            (Held{.counted = true, .sticky = true, .sessions = 2, .connections = 0, .missing = {"n2"}}));
+  EXPECT_EQ(told(asked), (Held{.counted = true, .sticky = true, .sessions = 2, .connections = 0, .missing = {"n2"}}));
   EXPECT_EQ(asked.at - began, 2s);
   two_.hangUp();
   loop_.runReady();
