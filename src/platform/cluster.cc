@@ -319,8 +319,11 @@ Task<Result<>> Cluster::Rep::startNodes(const ClusterConfig& config, const std::
 
 namespace {
 
-// Watches until no name is left in `waiting`.
-Task<Result<>> watchNodes(Loop& loop, HttpClient& api, const ClusterConfig& config, std::set<std::string> waiting) {
+constexpr Duration kWatchAgain = std::chrono::milliseconds(200);
+
+// Watches until no name is left in `waiting`. kUnavailable: the watch has ended.
+Task<Result<>> watchNodes(Loop& loop, HttpClient& api, const ClusterConfig& config, std::set<std::string>& waiting,
+                          TimePoint end) {
   auto listed = co_await api.list(object::resources::kNodes, {});
   CO_RETURN_IF_ERROR(listed);
   for (const auto& node : listed->items) {
@@ -330,7 +333,7 @@ Task<Result<>> watchNodes(Loop& loop, HttpClient& api, const ClusterConfig& conf
   auto watcher = co_await api.watch(object::resources::kNodes, {}, listed->resourceVersion);
   CO_RETURN_IF_ERROR(watcher);
   bool late = false;
-  auto limit = loop.after(kStartLimit, [&] {
+  auto limit = loop.after(end - loop.now(), [&] {
     late = true;
     (*watcher)->close();
   });
@@ -358,7 +361,12 @@ Task<Result<>> Cluster::Rep::waitNodesReady(const ClusterConfig& config, const s
   for (const auto& machine : machines) {
     if (!machine.master) waiting.insert(machine.name);
   }
-  auto done = co_await watchNodes(loop, *api, config, std::move(waiting));
+  const TimePoint end = loop.now() + kStartLimit;
+  auto done = co_await watchNodes(loop, *api, config, waiting, end);
+  while (!done.ok() && done.error().is(Code::kUnavailable) && loop.now() < end) {
+    co_await loop.sleep(kWatchAgain);
+    done = co_await watchNodes(loop, *api, config, waiting, end);
+  }
   co_await api->stop();
   co_return done;
 }
