@@ -13,6 +13,7 @@
 
 #include <boost/json/parse.hpp>
 
+#include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -69,6 +70,7 @@ class Backhand {
           last_.assign(request, static_cast<size_t>(size));
           ++requests_;
         }
+        changed_.notify_all();
         const std::string answer =
             fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", name_.size(), name_);
         (void)::send(client.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
@@ -83,6 +85,12 @@ class Backhand {
     const std::lock_guard hold(lock_);
     return requests_;
   }
+  // Waits until there were so many.
+  size_t await(size_t requests) {
+    std::unique_lock hold(lock_);
+    changed_.wait_for(hold, std::chrono::seconds(20), [&] { return requests_ >= requests; });
+    return requests_;
+  }
   std::string last() {
     const std::lock_guard hold(lock_);
     return last_;
@@ -90,6 +98,7 @@ class Backhand {
 
  private:
   std::mutex lock_;
+  std::condition_variable changed_;
   std::string last_;
   size_t requests_ = 0;
   std::string name_;

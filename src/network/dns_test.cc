@@ -241,9 +241,26 @@ TEST(ResolvConfTest, GivesTheNameservers) {
   EXPECT_EQ("fd00::1", servers[1].str());
 }
 
+// The machine's clock, which a test may put forward.
+class AheadLoop final : public Loop {
+ public:
+  void run() { real_.run(); }
+  void stop() { real_.stop(); }
+  void putForward(Duration by) { ahead_ += by; }
+  boost::asio::any_io_executor executor() override { return real_.executor(); }
+  TimePoint now() const override { return real_.now() + ahead_; }
+  WallTime wallNow() const override { return real_.wallNow() + ahead_; }
+  Timer after(Duration delay, std::function<void()> run) override { return real_.after(delay, std::move(run)); }
+  uint64_t random() override { return real_.random(); }
+
+ private:
+  RealLoop real_;
+  Duration ahead_{0};
+};
+
 // A loop on a thread of its own.
 struct LoopThread {
-  RealLoop loop;
+  AheadLoop loop;
   Timer keep = loop.after(std::chrono::hours(1), [] {});
   std::thread thread{[this] { loop.run(); }};
   ~LoopThread() {
@@ -381,7 +398,7 @@ TEST_F(DnsServerTest, RemembersWhichUpstreamAnswersAndGivesOldAnswersWhenNoneDoe
   EXPECT_EQ(Texts{"203.0.113.1"}, ask("example.org"));
   thread_.stop(*upstream_);
   EXPECT_EQ(Texts{"203.0.113.1"}, ask("example.org")) << "from the cache";
-  std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // the time to live of short.org
+  thread_.call([&] { thread_.loop.putForward(std::chrono::milliseconds(1100)); });  // the time to live of short.org
   EXPECT_EQ(Texts{"203.0.113.1"}, ask("short.org")) << "stale";
   EXPECT_EQ(Texts{"code 2"}, ask("no.org"));
   const int asked = world_.asked;
