@@ -9,16 +9,21 @@ import pytest
 from harness import Cluster, eventually, run
 from pods import HELLO, apply, main_process, publish_shell, shell_pod, wait_ready
 
-# Answers with its name and what it was asked, as JSON (/asked: what it was asked before); with another status where the path is /status/<it>. Speaks WebSocket enough to echo.
+# Answers with its name and what it was asked, as JSON (/asked: what it was asked before); with another status where the path is /status/<it>, or /once/<it>/...
+# when it is asked first; after so many seconds where it is /wait/<it>. Speaks WebSocket enough to echo.
 ECHO = """
-import base64, hashlib, http.server, json, socketserver, sys
+import base64, hashlib, http.server, json, socketserver, sys, time
 asked = []
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode("latin1")
+        kind, _, wanted = self.path[1:].partition("/")
+        status = int(wanted[:3]) if kind == "status" or kind == "once" and not any(one[1] == self.path for one in asked) else 200
         if self.path != "/asked":
             asked.append([self.command, self.path, body])
+        if kind == "wait":
+            time.sleep(float(wanted))
         if self.headers.get("Upgrade") == "websocket":
             accept = base64.b64encode(hashlib.sha1((self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest())
             self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
@@ -27,7 +32,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.connection.sendall(data)
             return
         body = json.dumps({"name": sys.argv[1], "path": self.path, **({"asked": asked[-50:]} if self.path == "/asked" else {}), "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
-        self.send_response(int(self.path[8:11]) if self.path.startswith("/status/") else 200)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -40,7 +46,7 @@ Server(("0.0.0.0", 8080), Handler).serve_forever()
 """
 
 
-# Speaks TLS at 8443 and gRPC's HTTP/2 at 50051.
+# Speaks TLS at 8443, gRPC's HTTP/2 at 50051, and HTTP behind the PROXY protocol at 8090.
 LAYERS = """
 defaults
   mode http
@@ -52,6 +58,9 @@ frontend tls
 frontend grpc
   bind :50051 proto h2
   http-request return status 200 content-type application/grpc hdr grpc-status 0 lf-string '{{"name":"grpc","path":"%[path]","version":"%HV","x":"%[req.hdr(x-set)]"}}'
+frontend proxied
+  bind :8090 accept-proxy
+  http-request return status 200 content-type application/json lf-string '{{"name":"proxied","client":"%[src]"}}'
 """
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 
 from edge import EdgeWorld, edge_world
-from harness import eventually, run
+from harness import PATIENCE, eventually, run
 from pods import apply, role_process
 
 NGINX, APPGW = "nginx.ingress.kubernetes.io/", "appgw.ingress.kubernetes.io/"
@@ -379,6 +379,115 @@ def test_clients_and_backends_are_held_to_what_was_agreed(world):
     told = slow.communicate(timeout=30)[0].split("\n")[:-1]
     assert len(told) == 200 and all(" 408 " in line for line in told), told[:5]
     cluster.kubectl("delete", "ingress", "grpc", "plain", "verified", "distrusted", "unverified", "clients", "few")
+
+
+# A connection of a load balancer that speaks for another.
+PROXIED = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 80), 5)
+s.sendall(b"PROXY TCP4 203.0.113.9 192.0.2.1 1234 80\\r\\nGET / HTTP/1.1\\r\\nHost: first.test\\r\\nConnection: close\\r\\n\\r\\n")
+while data := s.recv(4096): sys.stdout.write(data.decode())
+"""
+
+
+def test_answers_are_compressed_requests_come_again_and_proxies_speak_for_clients(world):
+    cluster = world.cluster
+    world.start_layers("blue", "ahead")
+    one = lambda name, annotations, *paths, **spec: ingress(name, {f"{name}.test": list(paths) or [path("red")]}, {k if "/" in k else NGINX + k: v for k, v in annotations.items()}, **spec)
+    proxied = {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "proxied", "port": {"number": 8090}}}}
+    world.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "proxied"}, "spec": {"selector": {"app": "blue"}, "ports": [{"port": 8090}]}},
+                one("zipped", {"dhow.io/compression": "true"}), one("again", {"proxy-next-upstream": "error http_503", "proxy-next-upstream-tries": "2"}),
+                one("never", {"proxy-next-upstream": "off"}), one("told", {"dhow.io/proxy-protocol": "v2"}, proxied), one("told-one", {"dhow.io/proxy-protocol": "v1"}, proxied),
+                one("brief", {"proxy-read-timeout": "1", "dhow.io/proxy-protocol": "v3"}), one("refused", {"denylist-source-range": "0.0.0.0/0,::/0"}),
+                one("admitted", {"allowlist-source-range": "0.0.0.0/0,::/0"}), one("main-too", {}),
+                ingress("canary-too", {"main-too.test": [path("blue")]}, {NGINX + "canary": "true", NGINX + "canary-by-cookie": "taste"}))
+    world.serves("admitted.test", "red")
+    # Compression: where it is asked for, by both.
+    status, headers, body = world.curl("http://zipped.test/", "--compressed")
+    assert (status, headers["content-encoding"], json.loads(body)["name"]) == (200, "gzip", "red") and "accept-encoding" in headers["vary"].lower()
+    assert "content-encoding" not in world.curl("http://zipped.test/")[1] and "content-encoding" not in world.curl("http://first.test/", "--compressed")[1]
+    # Again, when it is safe, and as often as it may.
+    asked = lambda where: [each[0] for each in world.get("admitted.test", "/asked")["asked"] if each[1] == where]
+    assert world.get("again.test", "/once/503/a")["status"] == 200 and asked("/once/503/a") == ["GET", "GET"]
+    assert world.get("again.test", "/once/503/b", "-X", "POST")["status"] == 503 and asked("/once/503/b") == ["POST"]
+    assert world.status("http://again.test/status/503") == 503 and asked("/status/503") == ["GET", "GET"]
+    assert world.status("http://never.test/once/503/c") == 503 and asked("/once/503/c") == ["GET"]
+    # Of those who are slow nobody else hears.
+    begun = time.monotonic()
+    assert world.status("http://brief.test/wait/4") == 504 and time.monotonic() - begun < 3
+    assert eventually(lambda: '"v3" is neither v1 nor v2' in cluster.kubectl("describe", "ingress", "brief").stdout)
+    assert world.status("http://refused.test/") == 403 and world.get("admitted.test")["name"] == "red"
+    assert world.get("main-too.test", "/", "-b", "taste=always")["name"] == "blue" and world.get("main-too.test", "/", "-b", "taste=never")["name"] == "red"
+    # PROXY protocol towards pods, and from those who may speak for clients.
+    clients = {node: world.get("admitted.test", node=(node, 80))["headers"]["x-real-ip"] for node in world.nodes()}
+    for host in ("told.test", "told-one.test"):
+        for node, client in clients.items():
+            answer = world.get(host, node=(node, 80))
+            assert (answer["name"], answer["client"]) == ("proxied", client)
+    spoken = lambda node: run(cluster.net.inside([sys.executable, "-c", PROXIED, node]), check=False).stdout
+    assert " 400 " in spoken(world.nodes()[0]).split("\n")[0]
+    for source, told in ((",".join(["192.0.2.0/24", *clients.values()]), "203.0.113.9"), ("nobody", None), (None, None)):
+        cluster.kubectl("annotate", "ingressclass", "dhow", "--overwrite", "dhow.io/proxy-protocol-from" + (f"={source}" if source else "-"))
+        for node in world.nodes():
+            eventually(lambda node=node: (f'"x-forwarded-for": "{told}"' in spoken(node)) if told else world.status("http://first.test/", node=(node, 80)) == 200)
+            if told:
+                assert world.status("http://first.test/", node=(node, 80)) == 0, "without the header"
+                assert world.get("first.test", "/", "--haproxy-protocol", scheme="https", node=(node, 443))["name"] == "red"
+    eventually(lambda: 'proxy-protocol-from is not used: "nobody" is no range' in cluster.kubectl("get", "events").stdout)
+    cluster.kubectl("delete", "ingress", "zipped", "again", "never", "told", "told-one", "brief", "refused", "admitted", "main-too", "canary-too")
+
+
+def test_what_is_wrong_stops_no_other(world):
+    """Classes of others, hosts that namespaces want both, certificates that are none, names that lead back, and backends that never answer."""
+    cluster = world.cluster
+    cluster.kubectl("create", "namespace", "rival")
+    klass = lambda name, controller: {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name}, "spec": {"controller": controller}}
+    named = lambda name, to, **more: {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, **more}, "spec": {"type": "ExternalName", "externalName": to}}
+    base = world.certificate("torn.test", "torn")
+    other = world.certificate("torn.test", "untorn")
+    cluster.kubectl("create", "secret", "generic", "torn", "--type=kubernetes.io/tls", "--from-literal=tls.crt=nonsense", f"--from-file=tls.key={base}.key")
+    cluster.kubectl("create", "secret", "generic", "swapped", "--type=kubernetes.io/tls", f"--from-file=tls.crt={base}.crt", f"--from-file=tls.key={other}.key")
+    world.apply(klass("mine", "dhow.io/ingress"), klass("theirs", "example.test/other"),
+                ingress("mine", {"mine.test": [path("blue")]}, ingressClassName="mine"), ingress("theirs", {"theirs.test": [path("blue")]}, ingressClassName="theirs"),
+                ingress("unknown", {"unknown.test": [path("blue")]}, ingressClassName="none-such"),
+                ingress("torn", {"torn.test": [path("red")], "swapped.test": [path("red")]}, tls=[{"hosts": [f"{name}.test"], "secretName": name} for name in ("torn", "swapped")]),
+                named("here", "dhow-ingress.kube-system.svc.cluster.local"), named("there", "elsewhere.default.svc.cluster.local"), named("elsewhere", "there.default.svc.cluster.local"),
+                named("address", "127.0.0.1"), named("outer", "red.default.svc.cluster.local"),
+                *[ingress(name, {f"{name}.test": [path(name)]}) for name in ("here", "there", "address")])
+    # A name of the cluster's own is a way to a service; its port is the pod's here, for the rule names it.
+    outer = ingress("outer", {"outer.test": [path("outer")]})
+    apply(cluster, ingress("first", {"first.test": [path("stolen"), path("own", "/own")], "rival.test": [path("own")]}),
+          {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "own"}, "spec": {"ports": [{"port": 80, "targetPort": 8080}]}},
+          {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "own"}, "subsets": [{"addresses": [{"ip": world.pods["green"]["status"]["podIP"]}], "ports": [{"port": 8080}]}]},
+          namespace="rival")
+    world.apply(outer)
+    world.serves("mine.test", "blue")
+    world.serves("rival.test", "green")
+    world.serves("outer.test", "red")
+    # Both namespaces' paths of one host, and of one path the older's.
+    assert world.get("first.test")["name"] == "red" and world.get("first.test", "/own")["name"] == "green"
+    eventually(lambda: 'served by the older Ingress "default/first"' in cluster.kubectl("-n", "rival", "describe", "ingress", "first").stdout)
+    for name in ("theirs", "unknown"):
+        assert world.status(f"http://{name}.test/") == 404 and not cluster.get("ingress", name).get("status", {}).get("loadBalancer", {}).get("ingress")
+    told = eventually(lambda: (lambda text: text.count("CertificateInvalid") == 2 and text)(cluster.kubectl("describe", "ingress", "torn").stdout))
+    assert "stands in for it" in told and "BEGIN" in world.served_certificate("torn.test") and world.get("torn.test", scheme="https")["name"] == "red"
+    # One request that leads back to where it came from is one more, and not thousands.
+    assert world.status("http://here.test/") == 508 and len(eventually(lambda: world.access_log(host="here.test"))) <= 2
+    assert world.status("http://there.test/") == 503 and world.status("http://address.test/") == 503
+    eventually(lambda: '"127.0.0.1" is an address' in cluster.kubectl("describe", "ingress", "address").stdout)
+    # A flood of requests to what does not answer.
+    flood = "import socket, sys\ns = [socket.create_connection((sys.argv[1], 80), 5) for _ in range(1000)]\nfor one in s: one.sendall(b'GET /wait/30 HTTP/1.1\\r\\nHost: first.test\\r\\n\\r\\n')\nprint('open', flush=True)\nsys.stdin.read()"
+    flooding = subprocess.Popen(cluster.net.inside([sys.executable, "-c", flood, world.address]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert flooding.stdout.readline() == "open\n"
+        for _ in range(20):
+            begun = time.monotonic()
+            assert world.get("rival.test")["name"] == "green" and time.monotonic() - begun < 2 * PATIENCE
+    finally:
+        flooding.kill()
+    cluster.kubectl("delete", "ingress", "mine", "theirs", "unknown", "torn", "here", "there", "address", "outer")
+    cluster.kubectl("delete", "ingressclass", "mine", "theirs")
+    cluster.kubectl("delete", "namespace", "rival", "--wait=false")
 
 
 class Traffic:

@@ -85,6 +85,7 @@ Task<Result<>> IngressController::keepStatus(ObjectPtr ingress) {
 void IngressController::tellProblems(const std::vector<ObjectPtr>& ingresses) {
   std::set<std::string> services, secrets, configMaps;
   ingress::Documents documents;
+  documents.classes = classes_.list();
   documents.ingresses = ingresses;
   documents.service = [&](std::string_view ns, std::string_view name) {
     services.insert(fmt::format("{}/{}", ns, name));

@@ -27,9 +27,6 @@ constexpr std::string_view kNeedless[] = {"proxy-buffering",
                                           "proxy-request-buffering",
                                           "proxy-http-version",
                                           "proxy-max-temp-file-size",
-                                          "proxy-next-upstream",
-                                          "proxy-next-upstream-timeout",
-                                          "proxy-next-upstream-tries",
                                           "client-body-buffer-size",
                                           "service-upstream",
                                           "affinity-mode",
@@ -53,6 +50,27 @@ constexpr std::string_view kNeedless[] = {"proxy-buffering",
                                           "proxy-busy-buffers-size",
                                           "enable-rewrite-log",
                                           "session-cookie-expires"};
+
+// The first of them that is no address and no range of addresses; empty: there is none.
+std::string_view wrongRange(const std::vector<std::string>& ranges) {
+  for (const std::string& range : ranges) {
+    const std::string address = range.substr(0, range.find('/'));
+    unsigned char bytes[16];
+    const bool four = ::inet_pton(AF_INET, address.c_str(), bytes) == 1;
+    const bool six = !four && ::inet_pton(AF_INET6, address.c_str(), bytes) == 1;
+    auto length =
+        address.size() == range.size() ? std::optional<int64_t>(0) : parseInt(range.substr(address.size() + 1));
+    if ((!four && !six) || !length || *length < 0 || *length > (four ? 32 : 128)) return range;
+  }
+  return {};
+}
+
+std::vector<std::string> itemsOf(std::string_view value, char separator) {
+  std::vector<std::string> out;
+  for (const std::string& part : split(value, separator))
+    if (auto one = trim(part); !one.empty()) out.emplace_back(one);
+  return out;
+}
 
 class Parser {
  public:
@@ -106,28 +124,18 @@ class Parser {
     return "";
   }
   std::vector<std::string> items(const std::string& value, char separator) {
-    std::vector<std::string> out;
-    for (const std::string& part : split(value, separator))
-      if (auto one = trim(part); !one.empty()) out.emplace_back(one);
+    std::vector<std::string> out = itemsOf(value, separator);
     if (out.size() <= kMostItems) return out;
     wrong(fmt::format("more than {} entries", kMostItems));
     return {};
   }
   std::vector<std::string> ranges(const std::string& value) {
     std::vector<std::string> out = items(value, ',');
-    for (const std::string& range : out) {
-      const std::string address = range.substr(0, range.find('/'));
-      unsigned char bytes[16];
-      const bool four = ::inet_pton(AF_INET, address.c_str(), bytes) == 1;
-      const bool six = !four && ::inet_pton(AF_INET6, address.c_str(), bytes) == 1;
-      auto length =
-          address.size() == range.size() ? std::optional<int64_t>(0) : parseInt(range.substr(address.size() + 1));
-      if ((four || six) && length && *length >= 0 && *length <= (four ? 32 : 128)) continue;
-      wrong(fmt::format("\"{}\" is no range of addresses", range));
-      close("its ranges of addresses cannot be read");
-      return {};
-    }
-    return out;
+    const std::string_view bad = wrongRange(out);
+    if (bad.empty()) return out;
+    wrong(fmt::format("\"{}\" is no range of addresses", bad));
+    close("its ranges of addresses cannot be read");
+    return {};
   }
   std::optional<int64_t> bytes(const std::string& value) {
     std::string_view digits = value;
@@ -156,6 +164,7 @@ class Parser {
   std::vector<Known> own();
   void protocol(const std::string& value);
   void mirrorTarget(std::string value);
+  void nextUpstream(const std::string& value);
 
   const object::Object& ingress_;
   ParsedAnnotations out_;
@@ -218,6 +227,40 @@ void Parser::mirrorTarget(std::string value) {
   }
   mirror_.service = labels[0];
   isMirrored_ = true;
+}
+
+// nginx's conditions under which a request is sent again, as HAProxy names them. A connection that was not made is one
+// of each: nothing was sent.
+void Parser::nextUpstream(const std::string& value) {
+  struct Condition {
+    std::string_view nginx, haproxy;
+  };
+  constexpr Condition kConditions[] = {{"error", "empty-response"},
+                                       {"timeout", "response-timeout"},
+                                       {"invalid_header", "junk-response"},
+                                       {"http_403", "403"},
+                                       {"http_404", "404"},
+                                       {"http_500", "500"},
+                                       {"http_502", "502"},
+                                       {"http_503", "503"},
+                                       {"http_504", "504"}};
+  std::string when = "conn-failure";
+  const std::vector<std::string> words = items(value, ' ');
+  for (const std::string& word : words) {
+    const auto* found = std::find_if(std::begin(kConditions), std::end(kConditions),
+                                     [&](const Condition& one) { return one.nginx == word; });
+    if (found != std::end(kConditions))
+      when += fmt::format(" {}", found->haproxy);
+    else if (word == "off")
+      when = "none";
+    else
+      wrong(
+          fmt::format("\"{}\" is not one of error, timeout, invalid_header, http_403, http_404, http_500, http_502, "
+                      "http_503, http_504, off",
+                      word));
+    if (word == "off") break;
+  }
+  if (!words.empty()) out_.values.retries.when = std::move(when);
 }
 
 std::vector<Parser::Known> Parser::nginx() {
@@ -308,6 +351,15 @@ std::vector<Parser::Known> Parser::nginx() {
       {"proxy-connect-timeout", time(a.connectTimeout)},
       {"proxy-send-timeout", time(a.sendTimeout)},
       {"proxy-read-timeout", time(a.readTimeout)},
+      {"proxy-next-upstream", [this](const std::string& v) { nextUpstream(v); }},
+      {"proxy-next-upstream-tries",
+       [this, &a](const std::string& v) {  // 0 is any number there
+         if (auto tries = integer(v, 0, 100)) a.retries.tries = *tries;
+       }},
+      {"proxy-next-upstream-timeout",
+       [this](const std::string& v) {
+         if (v != "0") wrong("how often a request is sent again is bounded by proxy-next-upstream-tries alone");
+       }},
       {"whitelist-source-range", list(a.allowed)},
       {"allowlist-source-range", list(a.allowed)},
       {"denylist-source-range", list(a.denied)},
@@ -401,6 +453,14 @@ std::vector<Parser::Known> Parser::own() {
   Annotations& a = out_.values;
   return {
       {"error-pages", [this, &a](const std::string& v) { a.errorPages = token(v); }},
+      {"compression", [this, &a](const std::string& v) { a.compression = flag(v, false); }},
+      {"proxy-protocol",
+       [this, &a](const std::string& v) {
+         if (v == "v1" || v == "v2")
+           a.proxyProtocol = v;
+         else
+           wrong(fmt::format("\"{}\" is neither v1 nor v2", v));
+       }},
       {"session-idle",
        [this](const std::string& v) {
          if (auto limit = client::sessionTime(v))
@@ -461,6 +521,16 @@ ParsedAnnotations Parser::parse() {
 
 ParsedAnnotations parseAnnotations(const object::Object& ingress) {
   return Parser(ingress).parse();
+}
+
+ParsedRanges proxiesOf(const object::Object& ingressClass) {
+  constexpr std::string_view kAnnotation = "dhow.io/proxy-protocol-from";
+  ParsedRanges out{itemsOf(ingressClass.annotation(kAnnotation), ','), ""};
+  if (const std::string_view bad = wrongRange(out.ranges); !bad.empty())
+    out = {{}, fmt::format("the annotation {} is not used: \"{}\" is no range of addresses", kAnnotation, bad)};
+  else if (out.ranges.size() > kMostItems)
+    out = {{}, fmt::format("the annotation {} is not used: more than {} entries", kAnnotation, kMostItems)};
+  return out;
 }
 
 }  // namespace dhow::ingress

@@ -38,6 +38,12 @@ struct Annotations {
   int64_t bodySize = 0;                                             // bytes; 0: any
   std::optional<int64_t> connectTimeout, sendTimeout, readTimeout;  // seconds
   std::vector<std::string> allowed, denied;                         // ranges
+  struct Retries {
+    std::string when;   // HAProxy's words; empty: what holds by default
+    int64_t tries = 0;  // the first one among them; 0: what holds by default
+  } retries;
+  bool compression = false;   // of answers, for clients that take gzip
+  std::string proxyProtocol;  // in which version pods are told of clients, v1 or v2; empty: in none
   int64_t limitPerMinute = 0, limitConnections = 0, limitBurst = 5;
 
   bool accessLog = true;
@@ -83,5 +89,12 @@ struct ParsedAnnotations {
   std::vector<std::string> problems;  // whole sentences without a full stop
 };
 ParsedAnnotations parseAnnotations(const object::Object& ingress);
+
+// Of an IngressClass: load balancers in front that tell of clients by PROXY protocol (dhow.io/proxy-protocol-from).
+struct ParsedRanges {
+  std::vector<std::string> ranges;
+  std::string problem;  // empty: none
+};
+ParsedRanges proxiesOf(const object::Object& ingressClass);
 
 }  // namespace dhow::ingress

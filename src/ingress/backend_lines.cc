@@ -178,6 +178,25 @@ std::vector<std::string> sessionLines(const Annotations::Affinity& cookie, const
   return out;
 }
 
+std::vector<std::string> loopLines(std::string_view id) {
+  return {fmt::format("http-request return status 508 content-type 'text/plain; charset=utf-8' string 'loop detected' "
+                      "if {{ req.hdr(CDN-Loop) -m str {} }}",
+                      id),
+          fmt::format("http-request add-header CDN-Loop {}", id)};
+}
+
+namespace {
+
+void compression(Lines& out) {
+  out.push_back("compression algo gzip");
+  out.push_back(
+      "compression type text/ application/json application/javascript application/x-javascript application/xml "
+      "application/xhtml+xml application/rss+xml application/atom+xml application/x-web-app-manifest+json "
+      "application/vnd.ms-fontobject application/x-font-ttf font/ttf font/opentype image/svg+xml image/x-icon");
+}
+
+}  // namespace
+
 std::vector<std::string> backendLines(const Annotations& a, const Place& place,
                                       std::map<std::string, std::string>& files) {
   Lines out;
@@ -196,6 +215,12 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place,
     out.push_back("timeout connect 3500ms");
   if (a.readTimeout || a.sendTimeout)
     out.push_back(fmt::format("timeout server {}s", std::max(a.readTimeout.value_or(0), a.sendTimeout.value_or(0))));
+  if (a.retries.tries == 1)
+    out.push_back("retry-on none");
+  else if (!a.retries.when.empty())
+    out.push_back("retry-on " + a.retries.when);
+  if (a.retries.tries > 0) out.push_back(fmt::format("retries {}", a.retries.tries - 1));
+  if (a.compression) compression(out);
   access(out, a);
   redirects(out, a, place);
   if (a.cors) corsLines(out, *a.cors);
@@ -228,6 +253,7 @@ std::string serverOptions(Annotations::Protocol protocol, const Annotations& a, 
     const std::string& name = a.backendName.empty() ? a.upstreamHost : a.backendName;
     out += name.empty() ? " sni var(txn.host)" : " sni str(" + name + ")";
   }
+  if (!a.proxyProtocol.empty()) out += a.proxyProtocol == "v1" ? " send-proxy" : " send-proxy-v2";
   return out;
 }
 

@@ -1,5 +1,7 @@
 #include "ingress/compile.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 
 #include "backend_lines.h"
@@ -28,6 +30,11 @@ constexpr std::string_view kSitePrefix = "i|";
 constexpr int kShares = 100;         // of a split
 constexpr size_t kUsersDigest = 32;  // long enough that nobody finds a list of the same name as another's
 
+void guardAgainstLoops(Backend& backend, const object::Object& service) {
+  std::vector<std::string> lines = loopLines("dhow-" + shortDigest(service.uid()));
+  backend.lines.insert(backend.lines.begin(), lines.begin(), lines.end());
+}
+
 class Compiler {
  public:
   explicit Compiler(const Documents& documents) : documents_(documents) {}
@@ -52,12 +59,14 @@ class Compiler {
   void errorPages(Source& source);
   void mirror(Source& source);
   void rules(Source& source);
+  void proxies();
   void paths(Source& source, const std::string& host, const json::array& paths);
   void path(Source& source, const std::string& host, const json::object& entry);
   void canary(const Source& source, const std::string& key, bool exact, const std::string& host,
               const std::string& path, const std::string& route);
   std::string site(const std::string& host);
   std::string notFoundPage(const Source& source);
+  void elsewhere(const Source& source, const object::Object& service, const ServicePort& port, Backend& backend);
   std::string routeTo(const Source& source, const json::object& backend, Place place);
   Place placeOf(const Source& source, const std::string& host, const std::string& path) const;
   bool take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
@@ -233,6 +242,21 @@ Place Compiler::placeOf(const Source& source, const std::string& host, const std
   return place;
 }
 
+// A service of type ExternalName.
+void Compiler::elsewhere(const Source& source, const object::Object& service, const ServicePort& port,
+                         Backend& backend) {
+  const std::string& name = port.externalName;
+  // No other controller follows one, and here it might be the node's own.
+  if (unsigned char bytes[4]; ::inet_pton(AF_INET, name.c_str(), bytes) == 1) {
+    problem(source, "BackendNotServed", fmt::format("the externalName \"{}\" is an address and no name", name));
+    return;
+  }
+  guardAgainstLoops(backend, service);
+  // A node may reach nothing by IPv6, which HAProxy would prefer.
+  backend.lines.push_back(fmt::format("server external {}:{} resolvers cluster resolve-prefer ipv4 init-addr none {}",
+                                      name, port.number, backend.serverOptions));
+}
+
 // The route to the backend, which is made when it is not there yet.
 std::string Compiler::routeTo(const Source& source, const json::object& backend, Place place) {
   const Annotations& a = source.annotations.values;
@@ -257,20 +281,20 @@ std::string Compiler::routeTo(const Source& source, const json::object& backend,
                           portName.empty() ? std::to_string(portNumber) : portName));
     } else {
       out.serverOptions = serverOptions(a.protocol.value_or(protocolOf(port->appProtocol)), a, source.backendTls);
-      if (port->externalName.empty()) {
+      if (!port->externalName.empty()) {
+        elsewhere(source, *service, *port, out);
+      } else {
         out.service = fmt::format("{}/{}", source.ingress->ns(), name);
         out.port = port->name;
         out.servers = serversOf(documents_.slices(source.ingress->ns(), name), port->name);
+        // Whoever writes endpoints himself may write the address of a node.
+        if (client::object(service->root(), {"spec", "selector"}).empty()) guardAgainstLoops(out, *service);
         if (a.affinity) {
           out.sessions.emplace(kTablePrefix + shortDigest(fmt::format("{}|{}|{}|{}", source.ingress->key(), out.service,
                                                                       out.port, a.affinity->name)),
                                a.affinity->idle);
           for (std::string& line : sessionLines(*a.affinity, out.sessions->table)) out.lines.push_back(std::move(line));
         }
-      } else {
-        // A node may reach nothing by IPv6, which HAProxy would prefer.
-        out.lines.push_back(fmt::format("server external {}:{} resolvers cluster resolve-prefer ipv4 init-addr none {}",
-                                        port->externalName, port->number, out.serverOptions));
       }
     }
   }
@@ -412,6 +436,17 @@ void Compiler::rules(Source& source) {
     fallbacks_.emplace_back(site(host) + "/", routeTo(source, fallback, placeOf(source, host, "/")));
 }
 
+void Compiler::proxies() {
+  std::set<std::string> all;
+  for (const ObjectPtr& one : documents_.classes) {
+    if (text(one->root(), {"spec", "controller"}) != kIngressController) continue;
+    ParsedRanges parsed = proxiesOf(*one);
+    if (!parsed.problem.empty()) out_.problems.push_back({one, "AnnotationInvalid", std::move(parsed.problem)});
+    all.insert(parsed.ranges.begin(), parsed.ranges.end());
+  }
+  frontend_.proxies.assign(all.begin(), all.end());
+}
+
 Compiled Compiler::run() {
   std::vector<Source> sources;
   for (const ObjectPtr& ingress : documents_.ingresses)
@@ -443,6 +478,7 @@ Compiled Compiler::run() {
   if (!sources.empty()) {
     frontend_.name = kFrontend;
     frontend_.listeners = {{kHttpPort, false}, {kHttpsPort, true}};
+    proxies();
     out_.config.frontends.push_back(std::move(frontend_));
   }
   return std::move(out_);

@@ -19,6 +19,7 @@ constexpr std::string_view kIngressController = "dhow.io/ingress";
 constexpr uint16_t kHttpPort = 80, kHttpsPort = 443;
 
 struct Documents {
+  std::vector<ObjectPtr> classes;    // all IngressClasses
   std::vector<ObjectPtr> ingresses;  // of our classes, no others
   using Find = std::function<ObjectPtr(std::string_view ns, std::string_view name)>;
   Find service, secret, configMap;

@@ -215,6 +215,63 @@ TEST_F(Compile, NoValueLeavesItsPlaceInALine) {
   EXPECT_THAT(rendered.config, testing::Not(HasSubstr("env(HOME)")));
 }
 
+TEST_F(Compile, RetriesCompressionAndProxiesAreLines) {
+  auto backend = [&](const std::string& annotations) {
+    documents_.ingresses = {ingress("i", "shop.test", path("web"), annotations)};
+    const Compiled compiled = run();
+    const Backend& one = compiled.config.backends.begin()->second;
+    return join(one.lines, "\n") + "|" + one.serverOptions + "|" + join(messages(compiled), "\n");
+  };
+  const std::string next = R"("nginx.ingress.kubernetes.io/proxy-next-upstream)";
+  EXPECT_THAT(backend(next + R"(":"error timeout http_502 non_idempotent",)" + next + R"(-tries":"3")"),
+              testing::AllOf(HasSubstr("retry-on conn-failure empty-response response-timeout 502\nretries 2|"),
+                             HasSubstr("\"non_idempotent\" is not one of")));
+  EXPECT_THAT(backend(next + R"(":"off")"), HasSubstr("retry-on none|"));
+  EXPECT_THAT(backend(next + R"(-tries":"1",)" + next + R"(":"error")"), HasSubstr("retry-on none\nretries 0|"));
+  EXPECT_THAT(backend(next + R"(-tries":"0",)" + next + R"(-timeout":"5")"),
+              testing::AllOf(testing::Not(HasSubstr("retries")), HasSubstr("is bounded by proxy-next-upstream-tries")));
+  EXPECT_THAT(backend(R"("dhow.io/compression":"true","dhow.io/proxy-protocol":"v1")"),
+              testing::AllOf(HasSubstr("compression algo gzip\n"), HasSubstr("| send-proxy|")));
+  EXPECT_THAT(backend(R"("dhow.io/proxy-protocol":"v2","nginx.ingress.kubernetes.io/backend-protocol":"HTTPS")"),
+              HasSubstr("sni var(txn.host) send-proxy-v2|"));
+}
+
+TEST_F(Compile, LoadBalancersInFrontAreThoseOfOurClasses) {
+  auto klass = [](std::string_view name, std::string_view controller, std::string_view ranges) {
+    return parse(fmt::format(
+        R"({{"metadata":{{"name":"{}","annotations":{{"dhow.io/proxy-protocol-from":"{}"}}}},"spec":{{"controller":"{}"}}}})",
+        name, ranges, controller));
+  };
+  documents_.ingresses = {ingress("i", "shop.test", path("web"))};
+  documents_.classes = {klass("a", "dhow.io/ingress", "192.0.2.1, 2001:db8::/32"),
+                        klass("b", "x.test/y", "198.51.100.0/24"),
+                        klass("c", "dhow.io/ingress", "203.0.113.0/24 } accept")};
+  const Compiled compiled = run();
+  EXPECT_THAT(renderConfig(compiled.config, {}, Layout{}).config,
+              HasSubstr("  tcp-request connection expect-proxy layer4 if { src 192.0.2.1 2001:db8::/32 }\n"));
+  EXPECT_THAT(messages(compiled), ElementsAre(HasSubstr("proxy-protocol-from is not used")));
+  EXPECT_EQ(compiled.problems[0].about->name(), "c");
+}
+
+TEST_F(Compile, WhatMayLeadBackComesOnce) {
+  auto lines = [&](const std::string& spec) {
+    documents_.ingresses = {ingress("i", "shop.test", path("web"))};
+    (void)run();
+    documents_.service = [&](std::string_view, std::string_view) {
+      return parse(R"({"metadata":{"name":"web","namespace":"a"},"spec":)" + spec + "}");
+    };
+    const Compiled compiled = compile(documents_);
+    return join(compiled.config.backends.begin()->second.lines, "\n") + join(messages(compiled), "\n");
+  };
+  const auto guarded = testing::AllOf(HasSubstr("return status 508"), HasSubstr("add-header CDN-Loop dhow-"));
+  EXPECT_THAT(lines(R"({"type":"ExternalName","externalName":"x.test"})"),
+              testing::AllOf(guarded, HasSubstr("server external x.test:80 ")));
+  EXPECT_THAT(lines(R"({"ports":[{"port":80}]})"), guarded) << "its endpoints are somebody's";
+  EXPECT_THAT(lines(R"({"ports":[{"port":80}],"selector":{"app":"web"}})"), testing::Not(HasSubstr("508")));
+  EXPECT_THAT(lines(R"({"type":"ExternalName","externalName":"127.0.0.1"})"),
+              testing::AllOf(testing::Not(HasSubstr("server external")), HasSubstr("\"127.0.0.1\" is an address")));
+}
+
 TEST(Servers, TheLastThatLeaveAreUsed) {
   auto servers = [](const std::string& endpoints) { return serversOf({slice(endpoints)}, ""); };
   EXPECT_EQ(

@@ -132,6 +132,7 @@ struct Edge::Rep {
   // False: something that is named is not known yet, and its news comes.
   bool compileAll() {
     Documents documents;
+    documents.classes = classes.list();
     std::set<NamedObjects::Name> names;
     for (const auto& ingress : ingresses.list()) {
       if (!isOurs(*ingress) || ingress->deleting()) continue;

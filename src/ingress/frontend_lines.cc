@@ -44,6 +44,16 @@ void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
   }
 }
 
+// Load balancers in front say whose connection it is; of anybody else it would be a lie.
+void proxies(Lines& out, const Frontend& frontend) {
+  constexpr size_t kRangesALine = 50;  // a line holds 64 words
+  for (size_t i = 0; i < frontend.proxies.size(); i += kRangesALine) {
+    std::string line = "tcp-request connection expect-proxy layer4 if { src";
+    for (size_t j = i; j < std::min(frontend.proxies.size(), i + kRangesALine); ++j) line += " " + frontend.proxies[j];
+    out.push_back({line + " }"});
+  }
+}
+
 // Which entry of the map of sites counts for a name: its own, or that of the wildcard above it with the most labels, or
 // that of all. A lookup that finds nothing leaves its variable as it was. `guard`: only if.
 struct Lookup {
@@ -224,6 +234,7 @@ std::vector<FrontendLine> frontendLines(const Frontend& frontend, const Layout& 
   Lines out;
   if (frontend.mode != Mode::kHttp) out.push_back({"mode tcp"});
   binds(out, frontend, layout);
+  proxies(out, frontend);
   if (layout.accessLog) log(out, frontend);
   ownLines(out, frontend, &Frontend::acls);
   if (frontend.mode == Mode::kHttp)
