@@ -14,6 +14,9 @@ from harness import PATIENCE, eventually
 from hosts import Network, join_command
 from test_join import WEB
 
+RANGES = ("--pod-range", "10.244.0.0/16,fd00:10:244::/56", "--service-range", "10.96.0.0/16,fd00:10:96::/108")
+SIX = "fd00:31::200"
+POOL6 = {"apiVersion": "dhow.io/v1", "kind": "AddressPool", "metadata": {"name": "street6"}, "spec": {"addresses": [SIX + "/128"], "autoAssign": False}}
 POOL = {"apiVersion": "dhow.io/v1", "kind": "AddressPool", "metadata": {"name": "street"}, "spec": {"addresses": ["172.31.1.200-172.31.1.203"]}}
 
 # Asks again and again, each time over a new connection, and tells when an answer came after none: the longest gap is how long it was away.
@@ -40,10 +43,12 @@ class Street:
     def __init__(self):
         self.network = Network(segments=1)
         self.master = self.network.host("host-m", 1)
-        server, token, pin = join_command(self.master.start("server", "--name", "street", "--zone", "east-0", shows="dhow join"))
+        server, token, pin = join_command(self.master.start("server", "--name", "street", "--zone", "east-0", *RANGES, shows="dhow join"))
+        self.client("ip", "-6", "address", "add", "fd00:31::1/64", "dev", "seg1", "nodad", check=True)
         self.nodes = {}
         for i in (1, 2, 3):
             host = self.nodes[f"host-{i}"] = self.network.host(f"host-{i}", 1)
+            host.run("ip", "-6", "address", "add", f"fd00:31::1{i}/64", "dev", "eth0", "nodad")
             host.start("join", server, "--token", token, "--ca-hash", pin, "--zone", f"east-{i}", shows="is node")
         self.macs = {re.search(r"link/ether (\S+)", host.run("ip", "link", "show", "eth0").stdout).group(1): name
                      for name, host in self.nodes.items()}
@@ -52,7 +57,10 @@ class Street:
         return subprocess.run(self.network.router.inside(list(args)), capture_output=True, text=True, check=check, timeout=30 * PATIENCE)
 
     def holders(self, address):
-        """Who answers who-has: each node that does, once."""
+        """Who answers who-has, or a neighbour's solicitation: each node that does, once."""
+        if ":" in address:
+            said = self.client("ndisc6", "-m", "-n", "-r", "2", "-w", "500", address, "seg1").stdout.lower()
+            return sorted({self.macs[mac] for mac in re.findall(r"link-layer address: ([0-9a-f:]+)", said)})
         said = self.client("arping", "-c", "2", "-w", "2", "-I", "seg1", address).stdout.lower()
         return sorted({self.macs[mac] for mac in re.findall(r"reply from \S+ \[([0-9a-f:]+)\]", said)})
 
@@ -81,15 +89,19 @@ def service(name, **spec):
 
 def test_each_address_is_answered_by_one_node(street):
     web = {**WEB, "spec": {**WEB["spec"], "replicas": 3}}
-    objects = [web, POOL, *[service(f"web-{i}") for i in range(3)], service("asked", loadBalancerIP="172.31.1.203"), service("late")]
+    objects = [web, POOL, POOL6, service("six", ipFamilies=["IPv6"], loadBalancerIP=SIX), *[service(f"web-{i}") for i in range(3)], service("asked", loadBalancerIP="172.31.1.203"), service("late")]
     for o in objects:
         street.master.kubectl("apply", "-f", "-", input=json.dumps(o))
     street.master.kubectl("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
     eventually(lambda: len(street.master.get("service", "asked")["status"]["loadBalancer"].get("ingress", [])) == 1)
+    holders = []
     for n in range(200, 204):
         address = f"172.31.1.{n}"
         eventually(lambda: street.serves(address))
-        assert len(street.holders(address)) == 1
+        holders += street.holders(address)
+    assert len(holders) == 4 and len(set(holders)) > 1, "one each, and not all the same"
+    eventually(lambda: street.master.get("service", "six")["status"]["loadBalancer"]["ingress"] == [{"ip": SIX, "ipMode": "VIP"}])
+    assert eventually(lambda: len(street.holders(SIX)) == 1)
     # As people see the pool; the service that found none left says so.
     shown = street.master.kubectl("get", "addresspools").stdout.split()
     assert shown[:7] == ["NAME", "ADDRESSES", "AUTO-ASSIGN", "USED", "FREE", "READY", "AGE"]

@@ -115,6 +115,35 @@ def test_transports_sizes_and_extensions(names):
     assert "Db.NAMES.svc.cluster.LOCAL." in header(pod, "Db.NAMES.svc.cluster.LOCAL").split("ANSWER SECTION")[1]
 
 
+def test_names_elsewhere_are_aliases_even_when_they_lead_in_a_circle(cluster, names):
+    elsewhere = {"outer": "web.names.svc.cluster.local", "there": "back.names.svc.cluster.local", "back": "there.names.svc.cluster.local", "own": "own.names.svc.cluster.local"}
+    apply(cluster, *[{"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"type": "ExternalName", "externalName": to}}
+                     for name, to in elsewhere.items()], namespace="names")
+    pod, web = names[0], cluster.get("service", "web", "-n", "names")["spec"]["clusterIP"]
+    eventually(lambda: dig(pod, "outer.names.svc.cluster.local") == sorted([web, "web.names.svc.cluster.local."]))
+    assert dig(pod, "outer.names.svc.cluster.local", "CNAME") == ["web.names.svc.cluster.local."]
+    for name in ("there", "own"):
+        eventually(lambda: dig(pod, f"{name}.names.svc.cluster.local", "CNAME") == [elsewhere[name] + "."])
+        for _ in range(20):
+            told = header(pod, f"{name}.names.svc.cluster.local", "A", "+time=2")
+            assert "status: " in told and "connection timed out" not in told, told
+    assert dig(pod, "web.names.svc.cluster.local") == [web]
+
+
+def test_large_answers_are_cut_and_whole_by_tcp(cluster, names):
+    many = [f"10.7.{n}.{m}" for n in range(4) for m in range(1, 26)]
+    apply(cluster, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "many"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}},
+          {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "many"}, "subsets": [{"addresses": [{"ip": ip} for ip in many], "ports": [{"port": 80}]}]}, namespace="names")
+    pod, name = names[0], "many.names.svc.cluster.local"
+    eventually(lambda: len(dig(pod, name, "A", "+tcp")) == 100)
+    assert set(dig(pod, name, "A", "+tcp")) == set(many)
+    for options in (("+noedns", "+ignore"), ("+bufsize=512", "+ignore"), ("+bufsize=4096", "+ignore")):
+        told = header(pod, name, "A", *options)
+        size = int(told.split("MSG SIZE  rcvd: ")[1].split()[0])
+        assert " tc" in told.split("flags:")[1].split(";")[0] and size <= (1232 if "+bufsize=4096" in options else 512), told
+    assert len(dig(pod, name)) == 100, "dig asks again by TCP"
+
+
 def test_names_are_forwarded_as_the_config_map_says(cluster, names):
     machine = endpoint_addresses(cluster, "kubernetes", "default")[0]
     upstream = subprocess.Popen(cluster.net.inside([sys.executable, "-u", "-c", UPSTREAM, str(PORT)]), stdout=subprocess.PIPE, text=True)
@@ -158,7 +187,7 @@ def test_questions_are_not_tracked(cluster, names):
 def test_pods_have_the_resolver_that_they_ask_for(cluster, names):
     config = {"nameservers": ["192.0.2.53"], "searches": ["a.example"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}
     show = "cat /etc/resolv.conf /etc/hosts; hostname; sleep 100000"
-    pods = {"first": dict(dnsConfig=config), "none": dict(dnsPolicy="None", dnsConfig=config), "host": dict(hostNetwork=True),
+    pods = {"first": dict(dnsConfig=config), "default": dict(dnsPolicy="Default"), "none": dict(dnsPolicy="None", dnsConfig=config), "host": dict(hostNetwork=True),
             "both": dict(hostNetwork=True, dnsPolicy="ClusterFirstWithHostNet"),
             "fqdn": dict(hostname="one", subdomain="db", setHostnameAsFQDN=True, hostAliases=[{"ip": "192.0.2.9", "hostnames": ["foo", "bar"]}])}
     apply(cluster, *[shell_pod(name, show, **spec) for name, spec in pods.items()], namespace="names")
@@ -168,7 +197,8 @@ def test_pods_have_the_resolver_that_they_ask_for(cluster, names):
     assert seen["first"][0].startswith(search) and seen["first"][0].endswith(" a.example")
     assert seen["first"][1:4] == [f"nameserver {DNS}", "nameserver 192.0.2.53", "options ndots:2 edns0"]
     assert seen["none"][:3] == ["search a.example", "nameserver 192.0.2.53", "options ndots:2 edns0"]
-    assert f"nameserver {DNS}" not in seen["host"]
+    for name in ("host", "default"):
+        assert f"nameserver {DNS}" not in seen[name] and "cluster.local" not in seen[name][0]
     assert seen["both"][0].startswith(search) and f"nameserver {DNS}" in seen["both"]
     assert "192.0.2.9\tfoo\tbar" in seen["fqdn"] and seen["fqdn"][-1] == "one.db.names.svc.cluster.local"
     bad = shell_pod("bad", "true", dnsPolicy="None")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import time
 
 from edge import EdgeWorld, edge_world
 from harness import eventually, run
@@ -153,6 +154,7 @@ def test_filters_change_what_passes(world):
               rule(ref("red"), matches=[prefix("/strip")], filters=[rewrite(path=new("/"))]),
               rule(ref("red"), matches=[prefix("/full")], filters=[rewrite(path={"type": "ReplaceFullPath", "replaceFullPath": "/all"})]),
               rule(ref("red", filters=[modify]), ref("blue", weight=0), matches=[prefix("/own")]),
+              rule(ref("red"), matches=[prefix("/wait")], timeouts={"request": "1s"}),
               {"matches": [prefix("/secure")], "filters": [redirect(scheme="https", statusCode=301)]},
               {"matches": [prefix("/moved")], "filters": [redirect(hostname="there.test", path=new("/gone"), port=8443)]},
               *[rule(ref("red"), matches=[prefix("/mirror/" + name)], filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": ref(to), **share}}])
@@ -169,6 +171,8 @@ def test_filters_change_what_passes(world):
     for asked, code, location in (("/secure/a?b", 301, "https://filters.test/secure/a?b"), ("/moved/a?b", 302, "http://there.test:8443/gone/a?b")):
         status, answer, _ = world.curl("http://filters.test" + asked)
         assert (status, answer["location"]) == (code, location)
+    begun = time.monotonic()
+    assert world.status("http://filters.test/wait/4") == 504 and time.monotonic() - begun < 3
     # Copies: all, some, none; one that leads nowhere is told, and is in nobody's way.
     for asked in ("/mirror/all?x", "/mirror/none", "/mirror/nowhere"):
         assert world.get("filters.test", asked)["name"] == "red"

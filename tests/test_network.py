@@ -3,12 +3,13 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from harness import eventually, run
-from pods import (apply, endpoint_addresses, in_pod, in_pod_network, main_process, publish_shell, shell_pod,
+from pods import (apply, endpoint_addresses, in_pod, in_pod_network, main_process, publish_shell, role_process, shell_pod,
                   wait_ready)
 
 # Answers each connection with the pod's own address.
@@ -300,6 +301,82 @@ def test_udp_service_leads_a_flow_that_lasts_to_who_serves_now(cluster, net):
         for process in [*servers, client]:
             process.kill()
             process.wait()
+
+
+# The kernel may have no SCTP of its own, but tracks it: INIT chunks by raw sockets (RFC 9260). A server tells to which port one came, and from whom.
+SCTP_SERVER = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+print("ready", flush=True)
+while True:
+    packet, peer = s.recvfrom(2048)
+    head = (packet[0] & 15) * 4
+    print(int.from_bytes(packet[head + 2:head + 4], "big"), peer[0], flush=True)
+"""
+SCTP_CLIENT = """
+import socket, struct, sys
+def crc(data):
+    sum = 0xffffffff
+    for byte in data:
+        sum ^= byte
+        for _ in range(8): sum = sum >> 1 ^ (0x82f63b78 if sum & 1 else 0)
+    return sum ^ 0xffffffff
+chunk = struct.pack("!BBHIIHHI", 1, 0, 20, 4711, 65536, 1, 1, 1)
+head = struct.pack("!HHI", 1234, int(sys.argv[2]), 0)
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+s.sendto(head + struct.pack("<I", crc(head + bytes(4) + chunk)) + chunk, (sys.argv[1], 0))
+"""
+
+
+def test_sctp_service_leads_to_its_pod(cluster, net):
+    apply(cluster, service("signals", {"pod": "web-1"}, [{"port": 38412, "targetPort": 7002, "protocol": "SCTP"}]), namespace="net")
+    ip = cluster.get("service", "signals", "-n", "net")["spec"]["clusterIP"]
+    server = subprocess.Popen(["nsenter", f"--net=/proc/{main_process(net[1])}/ns/net", "--", sys.executable, "-c", SCTP_SERVER], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout.readline() == "ready\n"
+        os.set_blocking(server.stdout.fileno(), False)
+
+        def led():
+            in_pod_network(net[0], sys.executable, "-c", SCTP_CLIENT, ip, "38412")
+            return server.stdout.readline() == f"7002 {net[0]['status']['podIP']}\n"
+
+        eventually(led)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_internal_traffic_stays_on_its_node_or_is_dropped(cluster, net):
+    apply(cluster, service("inside", {"app": "web"}, [{"port": 80, "targetPort": 8080}], internalTrafficPolicy="Local"),
+          service("one-inside", {"pod": "web-0"}, [{"port": 80, "targetPort": 8080}], internalTrafficPolicy="Local"), namespace="net")
+    both, one = (cluster.get("service", name, "-n", "net")["spec"]["clusterIP"] for name in ("inside", "one-inside"))
+    for pod in net:
+        eventually(lambda: all_seen(pod, both) == {pod["status"]["podIP"]})
+    eventually(lambda: fetch(net[0], one) == net[0]["status"]["podIP"])
+    assert in_pod_network(net[1], "curl", "-sS", "-m", "0.5", f"http://{one}/", check=False).returncode == 28, "dropped, as nobody of its node answers"
+    cluster.kubectl("-n", "net", "patch", "service", "one-inside", "-p", '{"spec":{"internalTrafficPolicy":"Cluster"}}')
+    eventually(lambda: fetch(net[1], one) == net[0]["status"]["podIP"])
+
+
+def test_tables_of_others_stay_as_they_are(cluster, net):
+    node = ["nsenter", f"--net=/run/dhow/{cluster.name}/{net[0]['spec']['nodeName']}.netns", "--", "nft"]
+    for family in ("inet", "ip", "ip6"):
+        run([*node, f"add table {family} foreign; add chain {family} foreign watch {{ type filter hook forward priority 5; }}; add rule {family} foreign watch tcp dport 9 drop"])
+    shown = lambda: [run([*node, "list", "table", family, "foreign"]).stdout for family in ("inet", "ip", "ip6")]
+    before = shown()
+    try:
+        apply(cluster, service("beside", {"pod": "web-0"}, [{"port": 80, "targetPort": 8080}]), namespace="net")
+        ip = cluster.get("service", "beside", "-n", "net")["spec"]["clusterIP"]
+        eventually(lambda: fetch(net[0], ip) == net[0]["status"]["podIP"])
+        agent = role_process(cluster, "agent", f"/{net[0]['spec']['nodeName']}/")
+        os.kill(agent, signal.SIGKILL)
+        eventually(lambda: role_process(cluster, "agent", f"/{net[0]['spec']['nodeName']}/") != agent)
+        cluster.kubectl("-n", "net", "delete", "service", "beside")
+        eventually(lambda: fetch(net[0], ip) == "")
+        assert "drop" in before[0] and shown() == before
+    finally:
+        for family in ("inet", "ip", "ip6"):
+            run([*node, "delete", "table", family, "foreign"])
 
 
 def test_api_answers_a_pod_with_its_own_token(cluster, net):

@@ -162,6 +162,31 @@ def test_policies_decide_who_reaches_whom(world):
         world.settled(source, "web", True)
 
 
+def test_whole_namespaces_protocols_and_addresses(world):
+    """A namespace without a selector of pods, UDP beside TCP, and egress to addresses but some."""
+    cluster = world.cluster
+    serve = "import socket\ns = socket.socket(type=socket.SOCK_DGRAM)\ns.bind(('', 7001))\nprint('ready', flush=True)\nwhile True: s.sendto(b'x', s.recvfrom(9)[1])"
+    ask = "import socket, sys\ns = socket.socket(type=socket.SOCK_DGRAM)\ns.settimeout(0.4)\ns.sendto(b'x', (sys.argv[1], 7001))\nprint(s.recv(9) == b'x')"
+    server = subprocess.Popen(["nsenter", f"--net=/proc/{main_process(world.pods['web'])}/ns/net", "--", sys.executable, "-c", serve], stdout=subprocess.PIPE, text=True)
+    datagrams = lambda source: in_pod_network(world.pods[source], sys.executable, "-c", ask, world.address("web"), check=False).stdout == "True\n"
+    try:
+        assert server.stdout.readline() == "ready\n"
+        assert datagrams("far") and datagrams("near")
+        apply(cluster, policy("udp", {"app": "web"}, ingress=[{"from": [{"namespaceSelector": {"matchLabels": {"team": "far"}}}], "ports": [{"port": 7001, "protocol": "UDP"}]}]))
+        eventually(lambda: datagrams("far") and not datagrams("near"))
+        world.settled("far", "web", False)
+        assert world.explain("far/far", "default/web", "--port", "7001", "--protocol", "udp")[0] and not world.explain("far/far", "default/web", "--port", "7001")[0]
+    finally:
+        server.kill()
+        server.wait()
+    cluster.kubectl("delete", "networkpolicy", "udp")
+    apply(cluster, policy("addresses", {"app": "client"}, policyTypes=["Egress"], egress=[{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": [world.address("far") + "/32"]}}]}]))
+    world.settled("near", "far", False)
+    world.settled("near", "web", True)
+    world.clear()
+    world.settled("near", "far", True)
+
+
 def test_kubectl_knows_the_kind(world):
     cluster = world.cluster
     made = policy("shown", {"app": "web"}, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, labelled(a="b")],
