@@ -15,7 +15,7 @@ from test_join import WEB
 
 # What answers is told by the host's name.
 SERVE = "mkdir /www && hostname > /www/name && exec httpd -f -p 8080 -h /www"
-DNS = "10.96.0.10"
+DNS, DNS6 = "10.96.0.10", "fd00:10:96::a"
 POLICIES = {"single": None, "prefer": "PreferDualStack", "require": "RequireDualStack"}
 
 
@@ -192,8 +192,8 @@ def test_ingresses_and_gateways_answer_by_ipv6(world):
     assert ",".join(addresses) in cluster.kubectl("get", "ingress", "newer").stdout
     assert cluster.get("service", "dhow-ingress", "-n", "kube-system")["spec"]["ipFamilyPolicy"] == "PreferDualStack"
     edge_slices = lambda: cluster.get("endpointslices", "-n", "kube-system", "-l", "kubernetes.io/service-name=dhow-ingress")["items"]  # noqa: E731
+    eventually(lambda: sorted((one["addressType"], len(one["endpoints"])) for one in edge_slices()) == [("IPv4", 2), ("IPv6", 2)])
     slices = edge_slices()
-    assert sorted((one["addressType"], len(one["endpoints"])) for one in slices) == [("IPv4", 2), ("IPv6", 2)]
     nodes = [a["address"] for node in cluster.get("nodes")["items"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"]
     for host in ("both", "newer"):
         served([*addresses, *nodes], host)
@@ -210,7 +210,7 @@ def test_ingresses_and_gateways_answer_by_ipv6(world):
         return next((line for log in logs for line in map(json.loads, log.splitlines()) if line["user_agent"] == "newcomer"), None)
 
     line = eventually(logged)
-    assert ":" in line["client"] and line["service"] == "six" and line["server"].rsplit(":", 1)[0] in [ips(world.pods[web])[1] for web in BOTH], line
+    assert ":" in line["client"] and line["service"] == "six" and line["server"] in [f"[{ips(world.pods[web])[1]}]:8080" for web in BOTH], line
     client = eventually(lambda: run(cluster.net.inside(["ip", "-6", "route", "get", six])).stdout.split(" src ")[1].split()[0])
     apply(cluster, ingress("inside", "six", whitelist_source_range=client), ingress("outside", "six", denylist_source_range=client))
     eventually(lambda: ask(six, "inside")[-1:] == ["200"] and ask(six, "outside")[-1:] == ["403"])
@@ -225,18 +225,24 @@ def test_ingresses_and_gateways_answer_by_ipv6(world):
     assert edge_slices() == slices, "nobody writes what is there already"
     cluster.kubectl("delete", "ingress,gateway,httproute", "--all")
     eventually(lambda: not edge_slices())
-    assert not [s for s in cluster.get("services", "-n", "kube-system")["items"] if s["metadata"]["name"].startswith("dhow-gateway-")]
+    eventually(lambda: not [s for s in cluster.get("services", "-n", "kube-system")["items"] if s["metadata"]["name"].startswith("dhow-gateway-")])
 
 
 def test_names_have_aaaa_and_ptr(world):
-    def dig(*question):
-        return sorted(in_pod_network(world.pods["ask-1"], "dig", f"@{DNS}", "+short", "+tries=1", *question).stdout.split())
+    def dig(*question, server=DNS):
+        return sorted(in_pod_network(world.pods["ask-1"], "dig", f"@{server}", "+short", "+tries=1", *question).stdout.split())
 
     four, six = world.addresses("require")
     name = "require.default.svc.cluster.local"
     assert dig(name, "A") == [four] and dig(name, "AAAA") == [six]
     assert dig("six.default.svc.cluster.local", "A") == [] and dig("six.default.svc.cluster.local", "AAAA") == world.addresses("six")
     assert dig("-x", six) == [name + "."]
+    # The same by IPv6, where pods' resolv.conf names IPv4 as kubeadm's does.
+    for more in ([], ["+tcp"]):
+        assert dig(name, "A", *more, server=DNS6) == [four] and dig(name, "AAAA", *more, server=DNS6) == [six]
+    # A pod is known by both its addresses: its search path is resolved for it.
+    for server in (DNS, DNS6):
+        assert dig("require.default.default.svc.cluster.local", "A", server=server) == sorted([four, name + "."])
     webs = [ips(world.pods[w]) for w in sorted(BOTH)]
     eventually(lambda: dig("bare.default.svc.cluster.local", "AAAA") == sorted(six for _, six in webs))
     assert dig("bare.default.svc.cluster.local", "A") == sorted(four for four, _ in webs)
@@ -284,6 +290,8 @@ def test_policies_hold_for_ipv6(world):
     # Who may send nowhere has a way to be asked.
     apply(cluster, {**policy("silent", policyTypes=["Egress"])})
     eventually(lambda: from_pod(world.pods["web-0"], ips(world.pods["web-1"])[1], 8080, "0.5")().returncode != 0)
+    for server in (DNS, DNS6):
+        assert in_pod_network(world.pods["web-0"], "dig", f"@{server}", "+short", "+tries=1", "six.default.svc.cluster.local", "AAAA").stdout.split() == world.addresses("six")
     settled("ask-1", True)
     cluster.kubectl("delete", "networkpolicy", "silent")
 

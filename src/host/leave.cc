@@ -96,9 +96,10 @@ Result<> removeLinks(const HostConfig& config) {
   RETURN_IF_ERROR(links.removeTogether(names));
   if (!pathExists(config.paths().nodeConfig())) return {};
   ASSIGN_OR_RETURN(auto options, node::loadNodeOptions(config.paths().nodeConfig()));
-  ASSIGN_OR_RETURN(auto dns, IpAddress::parse(options.dnsAddress));
+  ASSIGN_OR_RETURN(auto addresses, node::dnsAddressesOf(options));
   ASSIGN_OR_RETURN(auto loopback, links.find("lo"));
-  return links.removeAddress(loopback.index, IpPrefix::host(dns));
+  for (const IpAddress& dns : addresses) RETURN_IF_ERROR(links.removeAddress(loopback.index, IpPrefix::host(dns)));
+  return {};
 }
 
 // The other masters hear that this one does not come back. Its own server may have had no store to tell it to.

@@ -5,6 +5,7 @@
 
 #include "base/strings.h"
 #include "base/time.h"
+#include "text.h"
 
 namespace dhow::ingress {
 
@@ -178,7 +179,8 @@ std::optional<std::string> recordOf(std::string_view line) {
   addText(out, "route", fields[kRoute]);
   addText(out, "namespace", backend.size() > 2 ? std::string_view(backend[1]) : "-");
   addText(out, "service", backend.size() > 2 ? std::string_view(backend[2]) : "-");
-  addText(out, "server", fields[kServer]);
+  const auto server = readEndpoint(fields[kServer]);
+  addText(out, "server", server ? endpointText(server->address, server->port) : std::string(fields[kServer]));
   addText(out, "request_id", ownId == "-" ? fields[kId] : std::string_view(ownId));
   addText(out, "tls", fields[kTls]);
   addText(out, "user_agent", agent);

@@ -324,6 +324,7 @@ TEST(Haproxy, ServesAndIsServedByBothFamilies) {
     const auto lines = linesOf(*log, 1);
     ASSERT_EQ(lines.size(), 1u);
     EXPECT_EQ(lines[0].at("client").as_string(), "::1");
+    EXPECT_EQ(lines[0].at("server").as_string(), "[::1]:8001");
     auto raw = readMetrics(options.metricsSocket(), options.adminSocket());
     ASSERT_TRUE(raw.ok());
     EXPECT_THAT(labelledMetrics(*raw, config, [](const std::string& address) { return "pod of " + address; }),

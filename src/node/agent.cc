@@ -131,9 +131,9 @@ ClusterDns::Options dnsOptions(const NodeOptions& options) {
 // The node's own nameservers, this one left out.
 std::vector<DnsUpstream> upstreamsOf(const NodeOptions& options, const std::string& resolvConf) {
   std::vector<DnsUpstream> out;
-  auto own = IpAddress::parse(options.dnsAddress);
+  const auto own = dnsAddressesOf(options).valueOr(std::vector<IpAddress>());
   for (const IpAddress& upstream : parseNameservers(resolvConf)) {
-    if (!own.ok() || upstream != *own) out.push_back({upstream});
+    if (std::find(own.begin(), own.end(), upstream) == own.end()) out.push_back({upstream});
   }
   return out;
 }
@@ -392,14 +392,16 @@ struct Agent::Rep {
   }
 
   Result<> startDns() {
-    ASSIGN_OR_RETURN(IpAddress address, IpAddress::parse(options.dnsAddress));
+    ASSIGN_OR_RETURN(const std::vector<IpAddress> addresses, dnsAddressesOf(options));
     ASSIGN_OR_RETURN(NetLinks links, NetLinks::open());
     ASSIGN_OR_RETURN(Link loopback, links.find("lo"));
-    RETURN_IF_ERROR(links.addAddress(loopback.index, IpPrefix::host(address)));
     RETURN_IF_ERROR(dnsServer.start());
-    DnsServer::Options::Listen listen;
-    listen.address = address;
-    RETURN_IF_ERROR(dnsServer.listen(listen));
+    for (const IpAddress& address : addresses) {
+      RETURN_IF_ERROR(links.addAddress(loopback.index, IpPrefix::host(address)));
+      DnsServer::Options::Listen listen;
+      listen.address = address;
+      RETURN_IF_ERROR(dnsServer.listen(listen));
+    }
     followDnsConfig();
     followResolvConf();
     return {};
@@ -471,20 +473,19 @@ struct Agent::Rep {
       ASSIGN_OR_RETURN(IpPrefix range, IpPrefix::parse(*text));
       into->push_back(range);
     }
-    ASSIGN_OR_RETURN(IpAddress dnsAddress, IpAddress::parse(options.dnsAddress));
-    proxy.untrackedDns = {dnsAddress};
+    ASSIGN_OR_RETURN(proxy.untrackedDns, dnsAddressesOf(options));
+    const ServiceView view{options.name, options.zone, proxy.untrackedDns};
     ASSIGN_OR_RETURN(auto opened, ServiceProxy::open(std::move(proxy)));
     sink = std::make_unique<NetSink>(parts.loop, std::move(opened), dns, announcer.get());
-    services = std::make_unique<ServiceFeed>(
-        parts.loop, caches.of(resources::kServices), caches.of(resources::kEndpointSlices), *sink, offload,
-        ServiceView{options.name, options.zone, options.dnsAddress}, options.dataDir + "/services.jsonl");
+    services = std::make_unique<ServiceFeed>(parts.loop, caches.of(resources::kServices),
+                                             caches.of(resources::kEndpointSlices), *sink, offload, view,
+                                             options.dataDir + "/services.jsonl");
     return {};
   }
 
   Result<> openPolicies() {
     PolicyTableOptions table;
-    ASSIGN_OR_RETURN(IpAddress address, IpAddress::parse(options.dnsAddress));
-    table.dns = {address};
+    ASSIGN_OR_RETURN(table.dns, dnsAddressesOf(options));
     table.ipv6 = !options.podRange6.empty();
     ASSIGN_OR_RETURN(auto opened, PolicyTable::open(std::move(table)));
     policySink = std::make_unique<TableSink>(std::move(opened));

@@ -233,7 +233,7 @@ TEST(Resources, BeyondAnyMachineDoNotWrapAround) {
   EXPECT_EQ(oomScoreAdj(burstable, container, 1 << 20), 3);
 }
 
-const ServiceView kView{"n1", "z1", "10.96.0.10"};
+const ServiceView kView{"n1", "z1", {*IpAddress::parse("10.96.0.10"), *IpAddress::parse("fd00:10:96::a")}};
 const char* kService =
     R"({"kind":"Service","metadata":{"name":"web","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9","clusterIPs":["10.96.0.9"],
   "sessionAffinity":"ClientIP","ports":[{"name":"http","port":80,"targetPort":8080,"nodePort":30080}]},"status":{"loadBalancer":{"ingress":[{"ip":"10.89.7.1"}]}}})";
@@ -269,7 +269,16 @@ TEST(Services, PreferTheirZone) {
   auto ports = servicePorts(*make(kService), {slice}, kView);
   ASSERT_EQ(ports[0].endpoints.size(), 1u);
   EXPECT_EQ(ports[0].endpoints[0].address.str(), "10.244.1.2");
-  EXPECT_EQ(servicePorts(*make(kService), {slice}, {"n9", "z9", ""})[0].endpoints.size(), 2u);
+  EXPECT_EQ(servicePorts(*make(kService), {slice}, {"n9", "z9", {}})[0].endpoints.size(), 2u);
+}
+
+TEST(Services, WhatTheNodeAnswersItselfIsNotForwarded) {
+  for (std::string_view address : {"10.96.0.10", "fd00:10:96::a", "fd00:10:96::b"}) {
+    ObjectPtr dns = make(fmt::format(
+        R"({{"kind":"Service","metadata":{{"name":"dns","namespace":"kube-system"}},"spec":{{"clusterIP":"{}","ports":[{{"port":53,"protocol":"UDP"}}]}}}})",
+        address));
+    EXPECT_EQ(servicePorts(*dns, {}, kView).size(), address.ends_with("b") ? 1u : 0u) << address;
+  }
 }
 
 TEST(Services, LocalPolicyKnowsNoHintsAndServesTheLastThatEndsHere) {

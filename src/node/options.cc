@@ -198,4 +198,14 @@ json::object toJson(const NodeOptions& o) {
   return out;
 }
 
+Result<std::vector<IpAddress>> dnsAddressesOf(const NodeOptions& options) {
+  constexpr uint64_t kNumber = 10;
+  std::vector<IpAddress> out;
+  ASSIGN_OR_RETURN(out.emplace_back(), IpAddress::parse(options.dnsAddress));
+  if (options.serviceRange6.empty()) return out;
+  ASSIGN_OR_RETURN(IpPrefix range, IpPrefix::parse(options.serviceRange6));
+  out.push_back(range.network().plus(kNumber));
+  return out;
+}
+
 }  // namespace dhow::node

@@ -17,7 +17,7 @@
 //   serviceRange   "10.96.0.0/16"
 //   podRange6, serviceRange6   of IPv6, where the cluster has two families: "fd00:10:244::/56", "fd00:10:96::/108"
 //   address6, segment6   of this node: where nodes with an address inside are reached directly by IPv6; may be empty
-//   dnsAddress     "10.96.0.10"; answered on this node
+//   dnsAddress     "10.96.0.10"; answered on this node, and so is dnsAddressesOf()'s of IPv6
 //   domain         "cluster.local"
 //   resolvConf     whose nameservers answer what is not the cluster's; default /etc/resolv.conf
 //   registries     as `registries:` in registries.yaml (image/hosts.h)
@@ -44,6 +44,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "network/ip.h"
 
 namespace dhow::node {
 
@@ -80,5 +81,8 @@ struct NodeOptions {
 Result<NodeOptions> parseNodeOptions(std::string_view json);
 Result<NodeOptions> loadNodeOptions(const std::string& path);
 boost::json::object toJson(const NodeOptions& options);
+// Where this node answers questions for names: dnsAddress, and in clusters of two families the tenth of serviceRange6.
+// kInvalid when they are no addresses.
+Result<std::vector<IpAddress>> dnsAddressesOf(const NodeOptions& options);
 
 }  // namespace dhow::node

@@ -53,5 +53,15 @@ TEST(NodeOptions, NamesTheFieldThatIsWrong) {
   EXPECT_FALSE(parseNodeOptions(boost::json::serialize(toJson(plain))).ok());
 }
 
+TEST(NodeOptions, NamesAreAnsweredByEachFamily) {
+  auto one = sample();
+  EXPECT_EQ(dnsAddressesOf(one).value(), std::vector{*IpAddress::parse("10.96.0.10")});
+  one.serviceRange6 = "fd00:10:96::/108";
+  EXPECT_EQ(dnsAddressesOf(one).value(),
+            (std::vector{*IpAddress::parse("10.96.0.10"), *IpAddress::parse("fd00:10:96::a")}));
+  one.serviceRange6 = "fd00:10:96::";
+  EXPECT_TRUE(dnsAddressesOf(one).error().is(Code::kInvalid));
+}
+
 }  // namespace
 }  // namespace dhow::node

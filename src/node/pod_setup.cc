@@ -302,7 +302,7 @@ Task<Result<>> PodWorker::makeSandbox() {
   address_ = given.address;
   address6_ = given.address6;
   link_ = given.hostInterface;
-  if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, true);
+  tellAddresses(true);
   if (const std::vector<HostPort> ports = hostPorts(); !ports.empty()) {
     auto published = context_.network.publish(uid_, podIps(), ports);
     if (!published.ok()) {

@@ -162,7 +162,7 @@ void PodWorker::adopt(std::shared_ptr<runtime::Sandbox> sandbox) {
     if (adopted.ok() && !hostPorts().empty()) adopted = context_.network.publish(uid_, podIps(), hostPorts());
     if (!adopted.ok()) log::warn("node", "pod {}: {}", describe(), adopted.error().message());
   }
-  if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, true);
+  tellAddresses(true);
   if (!address_.empty() && context_.policies != nullptr) context_.policies->adopt(pod_, podIps());
   sandboxReady_ = true;
   setUpBegun_ = true;
@@ -516,8 +516,13 @@ Task<> PodWorker::writePod(PodWorker* self) {
   self->changed_.notify();
 }
 
+void PodWorker::tellAddresses(bool has) {
+  if (!context_.addressed) return;
+  for (const std::string& address : withoutEmpty({address_, address6_})) context_.addressed(address, ns_, has);
+}
+
 void PodWorker::releaseAddress() {
-  if (!address_.empty() && context_.addressed) context_.addressed(address_, ns_, false);
+  tellAddresses(false);
   if (context_.policies != nullptr) context_.policies->release(uid_);
   context_.network.release(uid_);
 }

@@ -100,6 +100,7 @@ class PodWorker {
 
   // Facts about the pod
   FieldContext fieldContext();
+  void tellAddresses(bool has);
   void releaseAddress();
   std::string describe() const;  // web_default(uid)
   Duration graceOf() const;

@@ -12,7 +12,7 @@ namespace dhow::node {
 
 struct ServiceView {
   std::string node, zone;
-  std::string dnsAddress;  // answered by this node itself, never forwarded
+  std::vector<IpAddress> dnsAddresses;  // answered by this node itself, never forwarded
 };
 // The service's ports with the endpoints that may get connections from this node now.
 std::vector<ServicePort> servicePorts(const object::Object& service, const std::vector<object::ObjectPtr>& slices,

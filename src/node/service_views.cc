@@ -125,7 +125,8 @@ std::vector<ServicePort> servicePorts(const Object& service, const std::vector<O
   const json::object& spec = object(service.root(), {"spec"});
   std::vector<IpAddress> addresses = clusterIps(service);
   if (addresses.empty() || text(spec, "type") == "ExternalName") return out;
-  if (addresses.front().str() == view.dnsAddress) return out;
+  if (std::find(view.dnsAddresses.begin(), view.dnsAddresses.end(), addresses.front()) != view.dnsAddresses.end())
+    return out;
   for (const json::value& entry : array(spec, {"ports"})) {
     if (!entry.is_object()) continue;
     const json::object& from = entry.get_object();

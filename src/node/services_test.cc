@@ -61,7 +61,7 @@ class ServiceFeedTest : public ::testing::Test {
   ServiceFeedTest()
       : client_(loop_),
         offload_(loop_),
-        feed_(loop_, client_.of(kServices), client_.of(kEndpointSlices), sink_, offload_, {"n1", "z1", ""}, "") {
+        feed_(loop_, client_.of(kServices), client_.of(kEndpointSlices), sink_, offload_, {"n1", "z1", {}}, "") {
     client_.seed(kServices, R"({"metadata":{"name":"web","namespace":"default"},
       "spec":{"clusterIP":"10.96.0.20","selector":{"app":"web"},"ports":[{"port":80,"protocol":"TCP"}]}})");
     client_.seed(kEndpointSlices, R"({"metadata":{"name":"web-1","namespace":"default",
