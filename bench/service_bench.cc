@@ -28,7 +28,7 @@ constexpr int kChanges = 201, kTurns = 41, kRequests = 2000, kConnections = 300;
 constexpr uint16_t kPort = 8080;
 constexpr double kShareGoal = 0.95;
 constexpr double kInstallGoal = 2000, kChangeGoal = 5;  // milliseconds
-const node::ServiceView kView{"node-1", "zone-1", "10.96.0.10"};
+const node::ServiceView kView{"node-1", "zone-1", {IpAddress::parse("10.96.0.10").value()}};
 
 template <class Work>
 double milliseconds(const Work& work) {
