@@ -185,6 +185,12 @@ def test_filters_change_what_passes(world):
     world.told("httproute", "mirrored", "ResolvedRefs", "BackendNotFound")
     world.apply(route("wrong", "web", rule(ref("red"), filters=[{"type": "ExtensionRef", "extensionRef": {"group": "x.test", "kind": "X", "name": "x"}}]), hostnames=["wrong.test"]))
     world.told("httproute", "wrong", "Accepted", "UnsupportedValue")
+    # Endpoints that somebody wrote lead back to the gateway: a request comes around once.
+    world.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "circle"}, "spec": {"ports": [{"port": 80, "targetPort": 80}]}},
+                {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "circle"},
+                 "subsets": [{"addresses": [{"ip": world.nodes()[0]}], "ports": [{"port": world.node_ports(world.address)[80]}]}]},
+                route("circle", "web", rule(ref("circle")), hostnames=["circle.test"]))
+    assert eventually(lambda: world.status("http://circle.test/") == 508)
     # A firewall, by annotation of a route.
     guarded = route("guarded", "web", rule(ref("red")), hostnames=["guarded.test"])
     guarded["metadata"]["annotations"] = {"dhow.io/waf": "prevent"}

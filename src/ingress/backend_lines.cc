@@ -2,6 +2,7 @@
 
 #include "base/digest.h"
 #include "base/strings.h"
+#include "client/fields.h"
 #include "filter_lines.h"
 #include "text.h"
 
@@ -178,7 +179,12 @@ std::vector<std::string> sessionLines(const Annotations::Affinity& cookie, const
   return out;
 }
 
-std::vector<std::string> loopLines(std::string_view id) {
+std::vector<std::string> loopLines(const object::Object& service) {
+  // Whoever writes endpoints himself may write the address of a node.
+  if (client::text(service.root(), {"spec", "type"}) != "ExternalName" &&
+      !client::object(service.root(), {"spec", "selector"}).empty())
+    return {};
+  const std::string id = "dhow-" + shortDigest(service.uid());  // another one in another cluster
   return {fmt::format("http-request return status 508 content-type 'text/plain; charset=utf-8' string 'loop detected' "
                       "if {{ req.hdr(CDN-Loop) -m str {} }}",
                       id),

@@ -23,8 +23,8 @@ struct Place {
 // request, or 0 when the application has ended the session by the header `Dhow-Session: end`.
 std::vector<std::string> sessionLines(const Annotations::Affinity& cookie, const std::string& table);
 // Of a backend that may lead back here, as a name elsewhere or endpoints that somebody wrote: a request that comes
-// again is answered with 508, by CDN-Loop (RFC 8586). `id`: of the service, among all clusters.
-std::vector<std::string> loopLines(std::string_view id);
+// again is answered with 508, by CDN-Loop (RFC 8586). Empty for other services.
+std::vector<std::string> loopLines(const object::Object& service);
 // Adds to `files` what the lines name.
 std::vector<std::string> backendLines(const Annotations& annotations, const Place& place,
                                       std::map<std::string, std::string>& files);

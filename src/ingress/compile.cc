@@ -30,11 +30,6 @@ constexpr std::string_view kSitePrefix = "i|";
 constexpr int kShares = 100;         // of a split
 constexpr size_t kUsersDigest = 32;  // long enough that nobody finds a list of the same name as another's
 
-void guardAgainstLoops(Backend& backend, const object::Object& service) {
-  std::vector<std::string> lines = loopLines("dhow-" + shortDigest(service.uid()));
-  backend.lines.insert(backend.lines.begin(), lines.begin(), lines.end());
-}
-
 class Compiler {
  public:
   explicit Compiler(const Documents& documents) : documents_(documents) {}
@@ -66,7 +61,7 @@ class Compiler {
               const std::string& path, const std::string& route);
   std::string site(const std::string& host);
   std::string notFoundPage(const Source& source);
-  void elsewhere(const Source& source, const object::Object& service, const ServicePort& port, Backend& backend);
+  void elsewhere(const Source& source, const ServicePort& port, Backend& backend);
   std::string routeTo(const Source& source, const json::object& backend, Place place);
   Place placeOf(const Source& source, const std::string& host, const std::string& path) const;
   bool take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
@@ -243,15 +238,13 @@ Place Compiler::placeOf(const Source& source, const std::string& host, const std
 }
 
 // A service of type ExternalName.
-void Compiler::elsewhere(const Source& source, const object::Object& service, const ServicePort& port,
-                         Backend& backend) {
+void Compiler::elsewhere(const Source& source, const ServicePort& port, Backend& backend) {
   const std::string& name = port.externalName;
   // No other controller follows one, and here it might be the node's own.
   if (unsigned char bytes[4]; ::inet_pton(AF_INET, name.c_str(), bytes) == 1) {
     problem(source, "BackendNotServed", fmt::format("the externalName \"{}\" is an address and no name", name));
     return;
   }
-  guardAgainstLoops(backend, service);
   // A node may reach nothing by IPv6, which HAProxy would prefer.
   backend.lines.push_back(fmt::format("server external {}:{} resolvers cluster resolve-prefer ipv4 init-addr none {}",
                                       name, port.number, backend.serverOptions));
@@ -280,15 +273,15 @@ std::string Compiler::routeTo(const Source& source, const json::object& backend,
               fmt::format("the service \"{}\" has no port {}", name,
                           portName.empty() ? std::to_string(portNumber) : portName));
     } else {
+      const std::vector<std::string> guard = loopLines(*service);
+      out.lines.insert(out.lines.begin(), guard.begin(), guard.end());
       out.serverOptions = serverOptions(a.protocol.value_or(protocolOf(port->appProtocol)), a, source.backendTls);
       if (!port->externalName.empty()) {
-        elsewhere(source, *service, *port, out);
+        elsewhere(source, *port, out);
       } else {
         out.service = fmt::format("{}/{}", source.ingress->ns(), name);
         out.port = port->name;
         out.servers = serversOf(documents_.slices(source.ingress->ns(), name), port->name);
-        // Whoever writes endpoints himself may write the address of a node.
-        if (client::object(service->root(), {"spec", "selector"}).empty()) guardAgainstLoops(out, *service);
         if (a.affinity) {
           out.sessions.emplace(kTablePrefix + shortDigest(fmt::format("{}|{}|{}|{}", source.ingress->key(), out.service,
                                                                       out.port, a.affinity->name)),

@@ -130,6 +130,7 @@ ResolvedBackend BackendResolver::resolve(const Route& route, const json::object&
   backend.servers = serversOf(documents_.slices(ns, name), port->name);
   backend.tcp = route.kind == RouteKind::kTls || route.kind == RouteKind::kTcp;
   if (backend.tcp) return out;
+  backend.lines = loopLines(*service);
   if (const Policy* policy = policyOf(ns, name, port->name)) {
     out.unusable = !policy->usable;
     if (out.unusable) return out;

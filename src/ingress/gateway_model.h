@@ -101,7 +101,7 @@ bool granted(const std::vector<ObjectPtr>& grants, std::string_view kind, std::s
 
 // gateway_backends.cc: what a reference leads to.
 struct ResolvedBackend {
-  Backend backend;                 // without lines
+  Backend backend;                 // its lines: those that come before all others
   std::string name;                // "ns_service_port", for names of sections
   std::string address;             // of the service itself, "address:port"; empty: it has none
   std::optional<Verdict> problem;  // of ResolvedRefs; requests are answered with 500

@@ -120,7 +120,7 @@ class Sections {
     ResolvedBackend resolved = resolver_.resolve(route.route, ref);
     if (resolved.problem || resolved.unusable) return broken(tcp);
     Backend& out = resolved.backend;
-    out.lines = {"balance roundrobin"};
+    out.lines.insert(out.lines.begin(), "balance roundrobin");
     out.lines.insert(out.lines.end(), lines.begin(), lines.end());
     const FilterLines own = filterLines(array(ref, {"filters"}), context);
     out.lines.insert(out.lines.end(), own.lines.begin(), own.lines.end());

@@ -284,6 +284,14 @@ TEST_F(Gateways, ABackendWhoseCertificateCannotBeCheckedIsNotTalkedTo) {
   EXPECT_EQ(verdicts.policies[0].parents.at(0).verdicts[1].reason, "InvalidCACertificateRef");
 }
 
+TEST_F(Gateways, WhatMayLeadBackComesOnce) {
+  documents_.gateways = {gateway("g", listener("web", 80))};
+  serve(route("r", rule(to("web"))));
+  (void)run();
+  EXPECT_THAT(lines(backendOf(config_.prefixes.at("g28000|*/"))), Contains(HasSubstr("return status 508")))
+      << "its endpoints are somebody's";
+}
+
 TEST_F(Gateways, OfAnotherNamespaceOnlyWhatAGrantAllowsIsUsed) {
   documents_.gateways = {gateway("g", listener("web", 80))};
   serve(route("r", rule(to("web", R"(,"namespace":"b")"))));
