@@ -495,7 +495,7 @@ TEST_P(PolicyTableEditTest, LosesNothingThatIsAllowedBeforeAndAfterIt) {
       if (turn % 8 == 0) arrived();
     }
   });
-  for (int i = 0; i < 2000; i++) enter(i % 2 == 0 ? GetParam().one : GetParam().other);
+  for (int i = 0; i < 1000; i++) enter(i % 2 == 0 ? GetParam().one : GetParam().other);
   over = true;
   traffic.join();
   const auto end = std::chrono::steady_clock::now() + kPatience;
