@@ -59,7 +59,7 @@ defaults
   mode http
   option idle-close-on-response
   option redispatch 1
-  retries 5
+  retries 3
   retry-on conn-failure empty-response
   timeout connect 5s
   timeout client 60s

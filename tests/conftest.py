@@ -8,7 +8,13 @@ sys.path.insert(0, os.path.dirname(__file__))
 from harness import Cluster, check_logs, run  # noqa: E402
 
 
+# Begun first, so that nobody waits for them at the end.
+LONG = ("test_real_machines_qemu", "test_cgroup_v2", "test_upgrade", "test_masters", "test_host_masters", "test_snapshot", "test_rotation", "test_drill")
+
+
 def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
     missing = [tool for tool in ("kubectl", "docker", "curl", "nsenter") if not shutil.which(tool)]
     reason = "needs root" if os.geteuid() != 0 else f"needs {', '.join(missing)}" if missing else None
     for item in items if reason else []:

@@ -13,16 +13,16 @@ namespace dhow::ingress {
 namespace {
 
 // A node that dies is known to be dead within ten seconds: until then a request may meet its pods again and again, and
-// all tries together take longer. One try is long enough for a packet that is lost to be sent again.
+// all tries together take longer.
 constexpr std::string_view kDefaults = R"(defaults
   mode http
   option dontlognull
   option http-keep-alive
   option idle-close-on-response
   option redispatch 1
-  retries 5
+  retries 3
   retry-on conn-failure empty-response
-  timeout connect 2s
+  timeout connect 3s
   timeout client 60s
   timeout server 60s
   timeout http-request 10s
