@@ -23,6 +23,14 @@ Result<> changeOne(const std::string& server, const std::optional<Server>& befor
   return after->state == Server::State::kLeaving ? Result<>() : say(server + "weight 1", "");
 }
 
+enum class Use { kAll, kKnown, kNone };
+
+// Whose requests a server gets.
+Use useOf(const std::optional<Server>& server) {
+  if (!server || server->state == Server::State::kLeaving) return Use::kNone;
+  return server->state == Server::State::kDraining ? Use::kKnown : Use::kAll;
+}
+
 }  // namespace
 
 bool place(const std::vector<Server>& servers, Slots& slots) {
@@ -59,9 +67,10 @@ Slots placedAsFits(const std::vector<Server>& servers, const Slots& slots) {
 }
 
 Result<> changeSlots(const std::string& backend, const Slots& before, const Slots& after, const Say& say) {
-  for (bool coming : {true, false})
+  // Whoever takes requests does so before others stop to.
+  for (Use use : {Use::kAll, Use::kKnown, Use::kNone})
     for (size_t i = 0; i < before.size(); ++i)
-      if (before[i] != after[i] && (after[i] && after[i]->state != Server::State::kLeaving) == coming)
+      if (before[i] != after[i] && useOf(after[i]) == use)
         RETURN_IF_ERROR(changeOne(fmt::format("set server {}/s{} ", backend, i), before[i], after[i], say));
   return {};
 }
