@@ -254,10 +254,14 @@ def test_requests_are_logged_and_counted_and_errors_have_pages(world):
     world.curl("http://nowhere.test/", "-H", "X-Request-ID: nowhere")
     line, = eventually(lambda: world.access_log(request_id="nowhere"))
     assert line["status"] == 404 and line["service"] == "-" and not world.access_log(host="quiet.test", service="red")
-    # Counts, where nodes tell theirs.
-    metrics = "\n".join(cluster.kubectl("get", "--raw", f"/api/v1/nodes/{cluster.name}-node-{i}/proxy/metrics").stdout for i in (1, 2))
-    answers = re.findall(r'haproxy_backend_http_responses_total{namespace="default",service="red",port="80",proxy="[^"]*",code="4xx"} (\d+)', metrics)
-    assert sum(map(int, answers)) >= 1
+    # Counts, where nodes tell theirs; a reload begins anew.
+    def counted():
+        world.curl("http://pages.test/status/404")
+        told = "\n".join(cluster.kubectl("get", "--raw", f"/api/v1/nodes/{cluster.name}-node-{i}/proxy/metrics").stdout for i in (1, 2))
+        answers = re.findall(r'haproxy_backend_http_responses_total{namespace="default",service="red",port="80",proxy="[^"]*",code="4xx"} (\d+)', told)
+        return sum(map(int, answers)) >= 1 and told
+
+    metrics = eventually(counted)
     assert f'server="{pod}:8080",pod="red"' in metrics and world.status("http://nowhere.test/metrics") == 404
 
 

@@ -214,11 +214,7 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place,
     out.push_back("hash-type consistent");
   if (!a.accessLog) out.push_back("http-request set-log-level silent");
   if (a.affinity) affinity(out, *a.affinity, place);
-  if (a.connectTimeout)
-    out.push_back(fmt::format("timeout connect {}s", *a.connectTimeout));
-  else if (a.affinity)  // another pod would not know the user: a SYN that is lost is sent again after one second, and
-                        // three
-    out.push_back("timeout connect 3500ms");
+  if (a.connectTimeout) out.push_back(fmt::format("timeout connect {}s", *a.connectTimeout));
   if (a.readTimeout || a.sendTimeout)
     out.push_back(fmt::format("timeout server {}s", std::max(a.readTimeout.value_or(0), a.sendTimeout.value_or(0))));
   if (a.retries.tries == 1)

@@ -12,8 +12,8 @@ namespace dhow::ingress {
 
 namespace {
 
-// A node that dies is known to be dead within ten seconds: until then a request may meet its pods again and again, and
-// all tries together take longer.
+// A node that dies is known to be dead within twelve seconds: until then a request may meet its pods again and again,
+// and the last try begins later. A packet that is lost is sent again after one second, and three.
 constexpr std::string_view kDefaults = R"(defaults
   mode http
   option dontlognull
@@ -22,7 +22,7 @@ constexpr std::string_view kDefaults = R"(defaults
   option redispatch 1
   retries 3
   retry-on conn-failure empty-response
-  timeout connect 3s
+  timeout connect 4s
   timeout client 60s
   timeout server 60s
   timeout http-request 10s
