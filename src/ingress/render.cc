@@ -22,7 +22,7 @@ constexpr std::string_view kDefaults = R"(defaults
   option redispatch 1
   retries 3
   retry-on conn-failure empty-response
-  timeout connect 4s
+  timeout connect 5s
   timeout client 60s
   timeout server 60s
   timeout http-request 10s
