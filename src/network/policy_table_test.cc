@@ -55,6 +55,14 @@ struct Probe {
 
 class PolicyTableTest : public testing::Test {
  protected:
+  void openProxy(std::unique_ptr<ServiceProxy>& proxy) {
+    within(node_, [&] {
+      auto opened =
+          ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRanges = {prefix("10.96.0.0/16")}});
+      ASSERT_OK(opened);
+      proxy = std::move(*opened);
+    });
+  }
   void SetUp() override {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root to make network namespaces";
     node_ = std::move(*Netns::create());
@@ -439,12 +447,7 @@ class PolicyTableEditTest : public PolicyTableTest, public testing::WithParamInt
 
 TEST_P(PolicyTableEditTest, LosesNothingThatIsAllowedBeforeAndAfterIt) {
   std::unique_ptr<ServiceProxy> proxy;
-  within(node_, [&] {
-    auto opened =
-        ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRanges = {prefix("10.96.0.0/16")}});
-    ASSERT_OK(opened);
-    proxy = std::move(*opened);
-  });
+  openProxy(proxy);
   ServicePort toTarget;
   toTarget.key = "target";
   toTarget.protocol = kUdp;
@@ -570,12 +573,7 @@ TEST_F(PolicyTableTest, ConnectionsOutliveTheirPermission) {
 // A service's address is nobody's: the pod behind it is the one that is judged, the caller itself when it is that.
 TEST_F(PolicyTableTest, ServicesAreJudgedByThePodBehind) {
   std::unique_ptr<ServiceProxy> proxy;
-  within(node_, [&] {
-    auto opened =
-        ServiceProxy::open({.podRanges = {prefix("10.244.0.0/16")}, .serviceRanges = {prefix("10.96.0.0/16")}});
-    ASSERT_OK(opened);
-    proxy = std::move(*opened);
-  });
+  openProxy(proxy);
   auto service = [&](const char* name, const char* address, size_t pod) {
     ServicePort port;
     port.key = name;
