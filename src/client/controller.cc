@@ -1,11 +1,18 @@
 #include "client/controller.h"
 
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
 #include "base/log.h"
 
 namespace dhow::client {
 
 Controller::Controller(Loop& loop, Options options, Reconcile reconcile)
-    : options_(std::move(options)), reconcile_(std::move(reconcile)), queue_(loop, options_.queue), gate_(loop) {
+    : loop_(loop),
+      options_(std::move(options)),
+      reconcile_(std::move(reconcile)),
+      queue_(loop, options_.queue),
+      gate_(loop) {
   queue_.onReady([this] { pump(); });
 }
 
@@ -51,6 +58,8 @@ void Controller::pump() {
 }
 
 Task<> Controller::work(Controller* self, std::string key) {
+  // Never inside the handler that added the key, which may go through what a reconciliation changes.
+  co_await boost::asio::post(self->loop_.executor(), boost::asio::use_awaitable);
   Result<> result = co_await self->reconcile_(key);
   if (result.ok()) {
     self->queue_.forget(key);

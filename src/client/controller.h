@@ -46,6 +46,7 @@ class Controller {
   static Task<> work(Controller* self, std::string key);
   void pump();
 
+  Loop& loop_;
   Options options_;
   Reconcile reconcile_;
   WorkQueue queue_;

@@ -121,6 +121,31 @@ TEST(Controller, WorksOnSeveralKeysAtOnceButNeverTwiceOnOne) {
   runOn(loop, controller.stop());
 }
 
+// A handler goes through names that a reconciliation removes.
+TEST(Controller, DoesNotBeginInsideTheHandlerThatAddsAKey) {
+  SimLoop loop;
+  FakeClient api(loop);
+  bool handling = false, inside = false;
+  int done = 0;
+  Controller controller(loop, {.name = "probe"}, [&](std::string) -> Task<Result<>> {
+    inside = inside || handling;
+    ++done;
+    co_return Result<>();
+  });
+  controller.watch(api.of(kConfigMaps), [&](const ObjectPtr&, const ObjectPtr&, WorkQueue& queue) {
+    handling = true;
+    for (const char* key : {"a", "b"}) queue.add(key);
+    handling = false;
+  });
+  controller.start();
+  loop.advance(1ms);
+  loop.post([&] { api.seed(kConfigMaps, {{"metadata", {{"name", "c"}}}}); });
+  loop.advance(1s);
+  EXPECT_EQ(done, 2);
+  EXPECT_FALSE(inside);
+  runOn(loop, controller.stop());
+}
+
 TEST(Controller, RetriesAfterAnError) {
   SimLoop loop;
   Probe probe(loop);
