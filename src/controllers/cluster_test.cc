@@ -624,6 +624,27 @@ TEST_F(NodeTest, NothingIsEvictedWhenAllAreSilent) {
   }
 }
 
+TEST_F(NodeTest, PodsOfASilentNodeAreNotReadyUnlessNobodyIsHeard) {
+  for (const char* name : {"n1", "n2"}) {
+    node(name, "a");
+    api.seed(kinds::kPods, {{"metadata", {{"name", name}}},
+                            {"spec", {{"nodeName", name}}},
+                            {"status", {{"conditions", json::array{{{"type", "Ready"}, {"status", "True"}}}}}}});
+  }
+  auto ready = [&](const char* name) { return podReady(*api.find(kinds::kPods, "default", name)); };
+  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  pass(20s);
+  alive.clear();
+  pass(100s);
+  EXPECT_TRUE(ready("n1") && ready("n2"));
+  alive.insert("n2");
+  api.change(kinds::kNodes, "", "n2", [](json::object& o) {
+    o["status"].as_object()["conditions"] = json::array{{{"type", "Ready"}, {"status", "True"}}};
+  });
+  pass(20s);
+  EXPECT_TRUE(!ready("n1") && ready("n2"));
+}
+
 TEST_F(NodeTest, SmallZoneMostOfWhichIsSilentIsLeftAlone) {
   for (int i = 0; i < 5; ++i) node(fmt::format("n{}", i), "a");
   node("other", "b");

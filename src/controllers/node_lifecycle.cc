@@ -182,11 +182,16 @@ Task<Result<>> NodeLifecycleController::reconcileNode(std::string key) {
   const Duration silent = silence(*node);
   if (silent < options_.grace) {
     nodesController_.queue().addAfter(key, options_.grace - silent);
-  } else if (readiness(*node) != "Unknown") {
-    Result<> marked = co_await markUnknown(node);
-    if (!marked.ok()) co_return marked;
-    Result<> pods = co_await markPodsNotReady(key);
-    co_return pods;  // the change of the node brings it back for its taints
+  } else {
+    // First of all nobody is sent there any more. A master that hears nobody leaves the pods where clients find them.
+    if (evictionAllowed()) {
+      Result<> pods = co_await markPodsNotReady(key);
+      if (!pods.ok()) co_return pods;
+    }
+    if (readiness(*node) != "Unknown") {
+      Result<> marked = co_await markUnknown(node);
+      co_return marked;  // the change of the node brings it back for its taints
+    }
   }
   Result<> synced = co_await syncTaints(node);
   co_return synced;

@@ -128,7 +128,7 @@ class Region {
     controllers::Options duties;
     duties.machines = &provider;
     duties.clusterName = "c";
-    duties.nodeMonitorGrace = std::chrono::seconds(12);
+    duties.nodeMonitorGrace = kSilentAfter;
     duties.heartbeats = heartbeats.get();
     Client* client = forControllers.get();
     Caches* caches = &server.caches();
@@ -452,11 +452,11 @@ inline Task<> FakeAgent::beat(FakeAgent* self) {
   }
   if (self->off_) co_return;
   if (ok && self->connected()) {
-    const bool had = self->holdsLease();
+    const bool lapsed = !self->renewed_ || sent - *self->renewed_ > 2 * kRenewEvery;
     self->renewed_ = sent;
     self->later("fence", kSelfFenceAfter + std::chrono::milliseconds(self->region_.loop.random() % 3000),
                 [self] { self->fence(); });
-    if (!had || !self->told_) {
+    if (lapsed || !self->told_) {
       co_await tellAll(self);
       self->sync();
     }
