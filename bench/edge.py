@@ -31,7 +31,7 @@ global
   nbthread 1
 defaults
   mode http
-  timeout connect 5s
+  timeout connect 3s
   timeout client 60s
   timeout server 60s
 frontend web
@@ -42,7 +42,7 @@ frontend web
 ALONE = """
 defaults
   mode http
-  timeout connect 5s
+  timeout connect 3s
   timeout client 60s
   timeout server 60s
   timeout http-request 10s
@@ -59,9 +59,9 @@ defaults
   mode http
   option idle-close-on-response
   option redispatch 1
-  retries 3
+  retries 4
   retry-on conn-failure empty-response
-  timeout connect 5s
+  timeout connect 3s
   timeout client 60s
   timeout server 60s
   timeout http-request 10s

@@ -12,17 +12,17 @@ namespace dhow::ingress {
 
 namespace {
 
-// A node that dies is known to be dead within twelve seconds: until then a request may meet its pods again and again,
-// and the last try begins later. A packet that is lost is sent again after one second, and three.
+// A node that dies is known to be dead within nine seconds: until then a request may meet its pods again and again, and
+// the last try begins later, after twelve. A packet that is lost is sent again after one second.
 constexpr std::string_view kDefaults = R"(defaults
   mode http
   option dontlognull
   option http-keep-alive
   option idle-close-on-response
   option redispatch 1
-  retries 3
+  retries 4
   retry-on conn-failure empty-response
-  timeout connect 5s
+  timeout connect 3s
   timeout client 60s
   timeout server 60s
   timeout http-request 10s
