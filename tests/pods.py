@@ -45,9 +45,18 @@ def wait_ready(cluster, *names, namespace="default", timeout=30):
     return [cluster.get("pod", n, "-n", namespace) for n in names]
 
 
+def stat_of(pid):
+    """The fields of /proc/PID/stat after the command, which may hold anything; none when the process has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
 def parent_of(pid):
-    with open(f"/proc/{pid}/status") as f:
-        return int(next(line.split()[1] for line in f if line.startswith("PPid:")))
+    stat = stat_of(pid)
+    return int(stat[1]) if stat else None
 
 
 def command_of(pid):
@@ -74,17 +83,18 @@ def processes_of(pod):
 
 def main_process(pod):
     """The process id of the first process of the pod's container."""
-    pids = processes_of(pod)
-    firsts = [pid for pid in pids if parent_of(pid) not in pids]
+    # Ids begin anew some time: the oldest is not always the lowest. What ended meanwhile was not the first.
+    stats = {pid: stat for pid in processes_of(pod) if (stat := stat_of(pid))}
+    firsts = [(int(stat[19]), pid) for pid, stat in stats.items() if int(stat[1]) not in stats]
     assert firsts, f"no process of {pod['metadata']['name']}"
-    return firsts[0]
+    return min(firsts)[1]
 
 
 def shim_of(pod):
     pid = main_process(pod)
     while command_of(pid)[:2] != ["dhow-shim", "sandbox"]:
         pid = parent_of(pid)
-        assert pid > 1, "no shim above the pod"
+        assert pid and pid > 1, "no shim above the pod"
     return pid
 
 
