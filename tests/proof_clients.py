@@ -150,7 +150,7 @@ class Clients:
 
     async def shop(self, kind, said):
         """One of the shop's sessions: the cart grows by one with each request, and is bought at the end."""
-        cookies, items, session = {}, 0, None
+        cookies, items, session, pod = {}, 0, None, None
         reader = writer = None
         until = time.monotonic() + random.uniform(SHORTEST, self.longest)
         try:
@@ -175,8 +175,8 @@ class Clients:
                     return
                 items += 1
                 if told["items"] != items or told["session"] != (session or told["session"]):
-                    raise Cut(f"the cart is lost: {items - 1} in it, then {told}")
-                session = told["session"]
+                    raise Cut(f"the cart is lost: {items - 1} in it by {pod} ({jar.strip()}), then {told}")
+                session, pod = told["session"], told["pod"]
                 if ("connection", "close") in headers or random.random() < 0.2:
                     writer.close()
                     writer = None

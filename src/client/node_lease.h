@@ -35,6 +35,8 @@ inline constexpr int kLeaseSeconds = 15;  // of the Lease
 inline constexpr char kFencesItself[] = "dhow.io/fences-itself";
 // And here, which programs its agent runs: "0.1.0-3f2a9c1b77de". Written when the agent has taken its pods over.
 inline constexpr char kRunsProgram[] = "dhow.io/program";
+// The reason of a pod's Ready that is False since its node is silent, whatever the pod is like.
+inline constexpr char kNodeNotReady[] = "NodeNotReady";
 // A condition of a Node that serves Ingresses.
 inline constexpr char kServesIngress[] = "dhow.io/ServesIngress";
 // An annotation of a Node whose machine is about to be taken away, with the time since when (RFC 3339): nobody new is

@@ -5,6 +5,7 @@
 #include "base/time.h"
 #include "client/bootstrap_token.h"
 #include "client/fake_client.h"
+#include "client/node_lease.h"
 #include "controllers/manager.h"
 #include "endpoints_mirror.h"
 #include "endpointslice.h"
@@ -203,6 +204,24 @@ TEST_F(EndpointsTest, TerminatingPodStillServes) {
   EXPECT_FALSE(flag(conditions, {"ready"}, true));
   EXPECT_TRUE(flag(conditions, {"serving"}));
   EXPECT_TRUE(flag(conditions, {"terminating"}));
+}
+
+TEST_F(EndpointsTest, PodOfASilentNodeServesThoseWhoKnowIt) {
+  pod("a", "10.244.0.1", true);
+  service();
+  run<EndpointSliceController>();
+  auto serving = [&](const char* reason) {
+    api.change(kinds::kPods, "default", "a", [&](json::object& o) {
+      objectAt(o, "status")["conditions"] =
+          json::array{json::object{{"type", "Ready"}, {"status", "False"}, {"reason", reason}}};
+    });
+    loop.advance(1s);
+    const json::object conditions = client::object(endpoints()[0].as_object(), {"conditions"});
+    EXPECT_FALSE(flag(conditions, {"ready"}, true));
+    return flag(conditions, {"serving"});
+  };
+  EXPECT_TRUE(serving(kNodeNotReady));
+  EXPECT_FALSE(serving("ContainersNotReady"));
 }
 
 TEST_F(EndpointsTest, SliceHoldsAHundredAtMost) {

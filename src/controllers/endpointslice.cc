@@ -3,6 +3,7 @@
 #include <boost/json/serialize.hpp>
 
 #include "base/strings.h"
+#include "client/node_lease.h"
 #include "client/pod_ports.h"
 #include "object/labels.h"
 #include "platform.h"
@@ -40,11 +41,18 @@ bool isHeadless(const Object& service) {
   return text(service.root(), {"spec", "clusterIP"}) == "None";
 }
 
+// A pod of a silent node may still be there for those who have a session with it: nobody else is sent to it, and who
+// does not reach it goes elsewhere.
+bool podServes(const Object& pod) {
+  const json::object* ready = condition(pod.root(), "Ready");
+  return podReady(pod) || (ready != nullptr && text(*ready, "reason") == kNodeNotReady);
+}
+
 // What of a pod the slices show.
 bool sameEndpoint(const Object& a, const Object& b) {
   return text(a.root(), {"status", "podIP"}) == text(b.root(), {"status", "podIP"}) &&
          array(a.root(), {"status", "podIPs"}) == array(b.root(), {"status", "podIPs"}) && podReady(a) == podReady(b) &&
-         a.deleting() == b.deleting() && podFinished(a) == podFinished(b) &&
+         podServes(a) == podServes(b) && a.deleting() == b.deleting() && podFinished(a) == podFinished(b) &&
          text(a.root(), {"spec", "nodeName"}) == text(b.root(), {"spec", "nodeName"}) &&
          client::object(a.root(), {"metadata", "labels"}) == client::object(b.root(), {"metadata", "labels"});
 }
@@ -103,7 +111,7 @@ json::object endpointOf(const Object& service, const Object& pod, std::string_vi
   const bool ready = podReady(pod);
   json::object endpoint{{"addresses", json::array{address}},
                         {"conditions", json::object{{"ready", publishesNotReady(service) || (ready && !pod.deleting())},
-                                                    {"serving", ready},
+                                                    {"serving", podServes(pod)},
                                                     {"terminating", pod.deleting()}}},
                         {"targetRef", targetOf(pod)},
                         {"nodeName", text(pod.root(), {"spec", "nodeName"})}};

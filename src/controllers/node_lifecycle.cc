@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "client/node_lease.h"
 #include "object/labels.h"
 
 namespace dhow::controllers {
@@ -207,7 +208,7 @@ Task<Result<>> NodeLifecycleController::markUnknown(ObjectPtr node) {
                                                              PatchType::kMerge, guardedPatch(*node, std::move(change)));
   if (written.ok()) {
     log::warn("node-lifecycle", "node {} is silent", node->name());
-    events_.normal(*node, "NodeNotReady", fmt::format("Node {} status is now: NodeNotReady", node->name()));
+    events_.normal(*node, kNodeNotReady, fmt::format("Node {} status is now: NodeNotReady", node->name()));
   }
   co_return unlessGone(std::move(written));
 }
@@ -216,14 +217,14 @@ Task<Result<>> NodeLifecycleController::markPodsNotReady(std::string node) {
   for (const ObjectPtr& pod : pods_.byIndex(kByNode, node)) {
     if (!podReady(*pod)) continue;
     json::object status = client::object(pod->root(), {"status"});
-    setCondition(status, "Ready", "False", "NodeNotReady", "", context_.loop.wallNow());
+    setCondition(status, "Ready", "False", kNodeNotReady, "", context_.loop.wallNow());
     json::object change{{"status", json::object{{"conditions", status["conditions"]}}}};
     Result<ObjectPtr> written =
         co_await context_.client.patch(kPods, std::string(pod->ns()), std::string(pod->name()), "status",
                                        PatchType::kMerge, guardedPatch(*pod, std::move(change)));
     Result<> done = unlessGone(std::move(written));
     if (!done.ok()) co_return done;
-    events_.warning(*pod, "NodeNotReady", "Node is not ready");
+    events_.warning(*pod, kNodeNotReady, "Node is not ready");
   }
   co_return Result<>();
 }

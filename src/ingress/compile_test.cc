@@ -34,9 +34,13 @@ ObjectPtr ingress(std::string_view name, std::string_view host, const std::strin
       name, name, made, annotations, host, paths, more));
 }
 
+std::string endpointThat(std::string_view address, bool ready, bool serving, bool terminating) {
+  return fmt::format(R"({{"addresses":["{}"],"conditions":{{"ready":{},"serving":{},"terminating":{}}}}})", address,
+                     ready, serving, terminating);
+}
+
 std::string endpoint(std::string_view address, bool ready, bool terminating = false) {
-  return fmt::format(R"({{"addresses":["{}"],"conditions":{{"ready":{},"serving":true,"terminating":{}}}}})", address,
-                     ready, terminating);
+  return endpointThat(address, ready, ready || terminating, terminating);
 }
 
 ObjectPtr slice(const std::string& endpoints, std::string_view family = "IPv4") {
@@ -281,6 +285,14 @@ TEST(Servers, TheLastThatLeaveAreUsed) {
   EXPECT_EQ(servers(endpoint("10.0.0.2", false, true)),
             (std::vector<Server>{{"10.0.0.2", 8080, Server::State::kLast, ""}}));
   EXPECT_TRUE(servers(endpoint("10.0.0.3", false)).empty());
+}
+
+TEST(Servers, ThoseOfASilentNodeAreLeftToTheirUsers) {
+  const std::string silent = endpointThat("10.0.0.2", false, true, false);
+  EXPECT_EQ(serversOf({slice(endpoint("10.0.0.1", true) + "," + silent)}, ""),
+            (std::vector<Server>{{"10.0.0.1", 8080, Server::State::kReady, ""},
+                                 {"10.0.0.2", 8080, Server::State::kDraining, ""}}));
+  EXPECT_EQ(serversOf({slice(silent)}, ""), (std::vector<Server>{{"10.0.0.2", 8080, Server::State::kLast, ""}}));
 }
 
 TEST(Servers, APodOfTwoFamiliesIsOne) {

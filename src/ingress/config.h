@@ -18,8 +18,8 @@ struct Server {
   uint16_t port = 0;
   enum class State : uint8_t {
     kReady,
-    kLast,      // its pod ends, and no other is ready: it is sent to until it has ended
-    kDraining,  // its pod ends, and serves the users that it has; no others are sent to it
+    kLast,      // draining, and no other is ready: it is sent to until it has ended
+    kDraining,  // its pod ends, or its node is silent: it serves the users that it has, no others are sent to it
     kLeaving,   // its pod ends: nothing new is sent to it
   };
   State state = State::kReady;

@@ -65,14 +65,14 @@ std::vector<Server> serversOf(const std::vector<ObjectPtr>& slices, std::string_
       if (!value.is_object()) continue;
       const auto& endpoint = value.get_object();
       const bool isReady = condition(endpoint, "ready", true);
-      const bool terminating = condition(endpoint, "terminating", false);
-      if (!isReady && !terminating) continue;
+      const bool serves = condition(endpoint, "serving", false);
+      if (!isReady && !serves && !condition(endpoint, "terminating", false)) continue;
       for (const std::string& address : client::strings(array(endpoint, {"addresses"}))) {
         Server server{address, static_cast<uint16_t>(port), Server::State::kReady,
                       std::string(text(endpoint, {"targetRef", "uid"}))};
         if (isReady) {
           ready.push_back(std::move(server));
-        } else if (condition(endpoint, "serving", false)) {
+        } else if (serves) {
           server.state = Server::State::kDraining;
           serving.push_back(std::move(server));
         } else {

@@ -5,6 +5,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "client/node_lease.h"
 
 namespace dhow::node {
 
@@ -254,7 +255,7 @@ void PodWorker::update(ObjectPtr pod) {
   if (context_.policies != nullptr) context_.policies->update(pod_);
   // The master took this node for lost and says so of its pods: it is told anew how they are.
   const json::object* ready = client::condition(pod_->root(), "Ready");
-  if (ready != nullptr && text(*ready, "status") == "False" && text(*ready, "reason") == "NodeNotReady")
+  if (ready != nullptr && text(*ready, "status") == "False" && text(*ready, "reason") == client::kNodeNotReady)
     status_.clear();
   tellAgain();
   // A readiness gate's condition may have changed.
