@@ -223,11 +223,34 @@ def test_annotations_of_ingress_nginx(world):
     assert answer["path"] == "/v2/cart" and "ApplicationGatewayAffinity=" in answer["answer"]["set-cookie"]
 
 
+def errors_have_another_backend(world):
+    eventually(lambda: 'custom-http-errors is not used: "x" is no status' in world.cluster.kubectl("describe", "ingress", "errors").stdout)
+    world.serves("errors.test", "red", "/status/200")
+    for node in world.nodes():
+        eventually(lambda node=node: world.get("errors.test", "/status/404", node=(node, 80))["name"] == "blue")
+    answer = world.get("errors.test", "/status/404?a=b", "-H", "Accept: text/html", "-H", "X-Request-ID: lost")
+    assert (answer["status"], answer["name"], answer["path"]) == (200, "blue", "/") and answer["answer"]["content-type"] == "application/json"
+    told = {"x-code": "404", "x-format": "text/html", "x-original-uri": "/status/404?a=b", "x-namespace": "default", "x-ingress-name": "errors",
+            "x-service-name": "red", "x-service-port": "80", "x-request-id": "lost", "host": "errors.test"}
+    assert {name: answer["headers"].get(name) for name in told} == told
+    assert world.get("errors.test", "/status/502", "--data", "x=y")["headers"]["x-code"] == "502" and world.get("errors.test", "/status/500")["name"] == "red"
+    # While no pod is there the other backend has the request as it is; nothing is reloaded when one comes or goes.
+    workers = world.workers()
+    for selector, name in (("nobody", "blue"), ("green", "green"), ("nobody", "blue")):
+        world.cluster.kubectl("patch", "service", "nobody", "-p", json.dumps({"spec": {"selector": {"app": selector}}}))
+        world.serves("errors.test", name, "/empty/x")
+    answer = world.get("errors.test", "/empty/x", "--data", "whole")
+    assert answer["path"] == "/empty/x" and answer["headers"]["x-code"] == "503" and answer["headers"]["x-service-name"] == "nobody"
+    assert world.workers() == workers
+    world.cluster.kubectl("delete", "ingress", "errors")
+
+
 def test_requests_are_logged_and_counted_and_errors_have_pages(world):
     cluster = world.cluster
     cluster.kubectl("create", "configmap", "pages", "--from-literal=503.html=<p>back soon</p>", "--from-literal=404=nothing here", "--from-literal=500.json={}",
                     "--from-literal=nonsense=x")
-    world.apply(ingress("pages", {"pages.test": [path("red", "/status"), path("nobody", "/empty")]}, {"dhow.io/error-pages": "pages", NGINX + "custom-http-errors": "404"}),
+    world.apply(ingress("pages", {"pages.test": [path("red", "/status"), path("nobody", "/empty")]}, {"dhow.io/error-pages": "pages"}),
+                ingress("errors", {"errors.test": [path("red", "/status"), path("nobody", "/empty")]}, {NGINX + "custom-http-errors": "404,502,x", NGINX + "default-backend": "blue"}),
                 ingress("quiet", {"quiet.test": [path("red")]}, {NGINX + "enable-access-log": "false"}))
     world.serves("pages.test", "red", "/status/200")
     world.serves("quiet.test", "red")
@@ -236,8 +259,8 @@ def test_requests_are_logged_and_counted_and_errors_have_pages(world):
         status, headers, body = world.curl("http://pages.test" + asked)
         assert (status, headers["content-type"].split(";")[0], body) == (code, kind, text), asked
     assert world.get("pages.test", "/status/502")["name"] == "red"
-    told = eventually(lambda: (lambda text: "ErrorPageInvalid" in text and text)(cluster.kubectl("describe", "ingress", "pages").stdout))
-    assert "dhow.io/error-pages serves pages" in told
+    eventually(lambda: "ErrorPageInvalid" in cluster.kubectl("describe", "ingress", "pages").stdout)
+    errors_have_another_backend(world)
     cluster.kubectl("create", "configmap", "pages", "--from-literal=404=moved away", "--dry-run=client", "-o", "json")
     cluster.kubectl("patch", "configmap", "pages", "-p", '{"data":{"404":"moved away"}}')
     eventually(lambda: world.curl("http://pages.test/other")[2] == "moved away")

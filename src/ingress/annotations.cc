@@ -19,6 +19,7 @@ constexpr std::string_view kGateway = "appgw.ingress.kubernetes.io/";
 constexpr std::string_view kOwn = "dhow.io/";
 constexpr size_t kLongestValue = 1024;  // of what becomes a line of HAProxy's configuration
 constexpr size_t kMostItems = 500;
+constexpr size_t kMostCustomErrors = 40;  // a line holds 64 words
 
 // Of ingress-nginx; they tune what nginx does and have no meaning here, and leaving them out changes nothing.
 constexpr std::string_view kNeedless[] = {"proxy-buffering",
@@ -165,6 +166,7 @@ class Parser {
   void protocol(const std::string& value);
   void mirrorTarget(std::string value);
   void nextUpstream(const std::string& value);
+  void customErrors(const std::string& value);
 
   const object::Object& ingress_;
   ParsedAnnotations out_;
@@ -261,6 +263,22 @@ void Parser::nextUpstream(const std::string& value) {
     if (word == "off") break;
   }
   if (!words.empty()) out_.values.retries.when = std::move(when);
+}
+
+void Parser::customErrors(const std::string& value) {
+  std::vector<int>& codes = out_.values.customErrors;
+  for (const std::string& one : items(value, ',')) {
+    auto code = parseInt(one);
+    if (code && *code >= 400 && *code <= 599)
+      codes.push_back(static_cast<int>(*code));
+    else
+      wrong(fmt::format("\"{}\" is no status from 400 to 599", one));
+  }
+  std::sort(codes.begin(), codes.end());
+  codes.erase(std::unique(codes.begin(), codes.end()), codes.end());
+  if (codes.size() <= kMostCustomErrors) return;
+  wrong(fmt::format("more than {} statuses", kMostCustomErrors));
+  codes.clear();
 }
 
 std::vector<Parser::Known> Parser::nginx() {
@@ -404,6 +422,8 @@ std::vector<Parser::Known> Parser::nginx() {
          if (auto number = integer(v, 1, 1'000'000)) canary_.total = static_cast<int>(*number);
        }},
       {"enable-access-log", yes(a.accessLog)},
+      {"custom-http-errors", [this](const std::string& v) { customErrors(v); }},
+      {"default-backend", name(a.defaultBackend)},
       {"mirror-target", [this](const std::string& v) { mirrorTarget(plain(v)); }},
       {"mirror-host", name(mirror_.host)},
       {"mirror-request-body",
@@ -484,8 +504,6 @@ ParsedAnnotations Parser::parse() {
         found->take(std::string(member.value().get_string()));
       else if (prefix == kNginx && isWafAnnotation(name))
         continue;  // wafPolicyOf()
-      else if (name == "custom-http-errors" || name == "default-backend")
-        wrong("HAProxy asks no second backend after an answer; dhow.io/error-pages serves pages of a config map");
       else if (prefix == kOwn)
         continue;  // others have some, too
       else if (prefix != kNginx || std::find(std::begin(kNeedless), std::end(kNeedless), name) == std::end(kNeedless))

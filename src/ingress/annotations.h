@@ -47,7 +47,9 @@ struct Annotations {
   int64_t limitPerMinute = 0, limitConnections = 0, limitBurst = 5;
 
   bool accessLog = true;
-  std::string errorPages;  // a config map
+  std::string errorPages;         // a config map
+  std::vector<int> customErrors;  // statuses that are answered by the default backend instead
+  std::string defaultBackend;     // a service, which answers, too, while the Ingress's own has no pod
   std::optional<WafPolicy> waf;
   struct Mirror {
     std::string service, path, host;

@@ -3,7 +3,6 @@
 #include "base/digest.h"
 #include "base/strings.h"
 #include "client/fields.h"
-#include "filter_lines.h"
 #include "text.h"
 
 namespace dhow::ingress {
@@ -179,6 +178,18 @@ std::vector<std::string> sessionLines(const Annotations::Affinity& cookie, const
   return out;
 }
 
+std::vector<std::string> defaultBackendLines(const ErrorBackend& errors) {
+  auto header = [](std::string_view name, std::string_view value) {
+    return fmt::format("http-request set-header {} {}", name, value);
+  };
+  return {header("X-Code", "503"),
+          header("X-Format", "%[req.fhdr(accept,1)]"),
+          header("X-Namespace", quoted(errors.ns)),
+          header("X-Ingress-Name", quoted(errors.ingress)),
+          header("X-Service-Name", quoted(errors.service)),
+          header("X-Service-Port", quoted(errors.port))};
+}
+
 std::vector<std::string> loopLines(const object::Object& service) {
   // Whoever writes endpoints himself may write the address of a node.
   if (client::text(service.root(), {"spec", "type"}) != "ExternalName" &&
@@ -237,6 +248,9 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place,
                  .host = a.mirror->host.empty() ? a.mirror->service : a.mirror->host,
                  .withBody = a.mirror->withBody},
                 files);
+  if (place.errors && !place.errors->codes.empty()) customErrorLines(out, *place.errors, files);
+  if (place.instead)
+    for (std::string& line : defaultBackendLines(*place.instead)) out.push_back(std::move(line));
   rewrite(out, a, place);
   errorPageLines(out, place.pages);
   return out;

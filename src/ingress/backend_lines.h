@@ -2,6 +2,7 @@
 #pragma once
 
 #include "error_pages.h"
+#include "filter_lines.h"
 #include "ingress/annotations.h"
 #include "ingress/config.h"
 
@@ -15,7 +16,9 @@ struct Place {
   std::string users;                              // a file of them
   std::string clientCertificates;                 // a file of authorities
   std::vector<ErrorPage> pages;
-  std::string mirror;  // "address:port" of the service that gets copies
+  std::string mirror;                   // "address:port" of the service that gets copies
+  std::optional<ErrorBackend> errors;   // who answers in place of the backend
+  std::optional<ErrorBackend> instead;  // it is the one that does, as no pod is there
 };
 
 // What counts the users of a backend with cookie affinity, after the lines that may refuse a request. The cookie names
@@ -28,6 +31,8 @@ std::vector<std::string> loopLines(const object::Object& service);
 // Adds to `files` what the lines name.
 std::vector<std::string> backendLines(const Annotations& annotations, const Place& place,
                                       std::map<std::string, std::string>& files);
+// What a default backend is told of a request that it answers because no pod does.
+std::vector<std::string> defaultBackendLines(const ErrorBackend& errors);
 void corsLines(std::vector<std::string>& out, const Annotations::Cors& cors);
 // At the end of each server's line.
 struct BackendTls {

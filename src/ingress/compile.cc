@@ -42,7 +42,7 @@ class Compiler {
     std::set<std::string> tlsHosts;
     std::string users, clientCertificates;  // names of what its lines need
     std::vector<ErrorPage> pages;
-    std::string mirror;
+    std::string mirror, defaultBackend;  // "address:port" of services
     BackendTls backendTls;
   };
   void problem(const Source& source, std::string_view reason, std::string message) {
@@ -53,6 +53,7 @@ class Compiler {
   void backendTls(Source& source, const ObjectPtr& secret);
   void errorPages(Source& source);
   void mirror(Source& source);
+  void defaultBackend(Source& source);
   void rules(Source& source);
   void proxies();
   void paths(Source& source, const std::string& host, const json::array& paths);
@@ -62,7 +63,14 @@ class Compiler {
   std::string site(const std::string& host);
   std::string notFoundPage(const Source& source);
   void elsewhere(const Source& source, const ServicePort& port, Backend& backend);
+  struct Section {
+    std::string route;
+    Backend* backend;
+  };
+  Section section(const Source& source, const std::string& label, const Place& place,
+                  const std::optional<ServicePort>& port, const ObjectPtr& service);
   std::string routeTo(const Source& source, const json::object& backend, Place place);
+  std::string defaultRoute(const Source& source, Place place);
   Place placeOf(const Source& source, const std::string& host, const std::string& path) const;
   bool take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
             const std::string& route, const std::string& host, const std::string& path);
@@ -211,6 +219,22 @@ void Compiler::mirror(Source& source) {
                         asked->port));
 }
 
+void Compiler::defaultBackend(Source& source) {
+  const Annotations& a = source.annotations.values;
+  if (a.defaultBackend.empty()) {
+    if (!a.customErrors.empty())
+      problem(source, "AnnotationInvalid",
+              "the annotation nginx.ingress.kubernetes.io/custom-http-errors is not used: "
+              "nginx.ingress.kubernetes.io/default-backend, which is asked instead, is missing beside it");
+    return;
+  }
+  ObjectPtr service = documents_.service(source.ingress->ns(), a.defaultBackend);
+  source.defaultBackend = service ? addressOf(*service, firstPort(*service)) : "";
+  if (source.defaultBackend.empty())
+    problem(source, "ServiceMissing",
+            fmt::format("the service \"{}\" that default-backend names has no address", a.defaultBackend));
+}
+
 // What answers where an Ingress has a page for what none of its paths is for.
 std::string Compiler::notFoundPage(const Source& source) {
   auto page =
@@ -252,50 +276,72 @@ void Compiler::elsewhere(const Source& source, const ServicePort& port, Backend&
 
 // The route to the backend, which is made when it is not there yet.
 std::string Compiler::routeTo(const Source& source, const json::object& backend, Place place) {
-  const Annotations& a = source.annotations.values;
   const std::string_view name = text(backend, {"service", "name"});
-  std::string label = "none";
-  Backend out;
-  out.lines = backendLines(a, place, out_.config.files);
   if (name.empty()) {
     problem(source, "BackendNotServed", "a backend that is no service is answered with 503");
-  } else {
-    ObjectPtr service = documents_.service(source.ingress->ns(), name);
-    const std::string portName(text(backend, {"service", "port", "name"}));
-    const int64_t portNumber = number(backend, {"service", "port", "number"}, 0);
-    auto port = service ? findPort(*service, portName, portNumber) : std::nullopt;
-    label =
-        fmt::format("{}_{}_{}", source.ingress->ns(), name, portName.empty() ? std::to_string(portNumber) : portName);
-    if (!service) {
-      problem(source, "ServiceMissing", fmt::format("the service \"{}\" is not there", name));
-    } else if (!port) {
-      problem(source, "ServiceMissing",
-              fmt::format("the service \"{}\" has no port {}", name,
-                          portName.empty() ? std::to_string(portNumber) : portName));
+    return section(source, "none", place, std::nullopt, nullptr).route;
+  }
+  const std::string portName(text(backend, {"service", "port", "name"}));
+  const int64_t portNumber = number(backend, {"service", "port", "number"}, 0);
+  const std::string portText = portName.empty() ? std::to_string(portNumber) : portName;
+  const ObjectPtr service = documents_.service(source.ingress->ns(), name);
+  const auto port = service ? findPort(*service, portName, portNumber) : std::nullopt;
+  if (!service)
+    problem(source, "ServiceMissing", fmt::format("the service \"{}\" is not there", name));
+  else if (!port)
+    problem(source, "ServiceMissing", fmt::format("the service \"{}\" has no port {}", name, portText));
+  if (!source.defaultBackend.empty())
+    place.errors =
+        ErrorBackend{source.annotations.values.customErrors, source.defaultBackend, std::string(source.ingress->ns()),
+                     std::string(source.ingress->name()),    std::string(name),     portText};
+  const Section own =
+      section(source, fmt::format("{}_{}_{}", source.ingress->ns(), name, portText), place, port, service);
+  if (!place.errors || (port && !port->externalName.empty())) return own.route;
+  const std::string instead = defaultRoute(source, place);
+  own.backend->replaceable = true;
+  return own.backend->served() ? own.route : instead;
+}
+
+// Where requests go while no pod of their own service is there.
+std::string Compiler::defaultRoute(const Source& source, Place place) {
+  const std::string& name = source.annotations.values.defaultBackend;
+  const ObjectPtr service = documents_.service(source.ingress->ns(), name);
+  const int64_t number = firstPort(*service);
+  place.instead = std::exchange(place.errors, std::nullopt);
+  return section(source, fmt::format("{}_{}_{}", source.ingress->ns(), name, number), place,
+                 findPort(*service, "", number), service)
+      .route;
+}
+
+// A section that leads to the service, or answers 503 where there is none.
+Compiler::Section Compiler::section(const Source& source, const std::string& label, const Place& place,
+                                    const std::optional<ServicePort>& port, const ObjectPtr& service) {
+  const Annotations& a = source.annotations.values;
+  Backend out;
+  out.lines = backendLines(a, place, out_.config.files);
+  if (port) {
+    const std::vector<std::string> guard = loopLines(*service);
+    out.lines.insert(out.lines.begin(), guard.begin(), guard.end());
+    out.serverOptions = serverOptions(a.protocol.value_or(protocolOf(port->appProtocol)), a, source.backendTls);
+    if (!port->externalName.empty()) {
+      elsewhere(source, *port, out);
     } else {
-      const std::vector<std::string> guard = loopLines(*service);
-      out.lines.insert(out.lines.begin(), guard.begin(), guard.end());
-      out.serverOptions = serverOptions(a.protocol.value_or(protocolOf(port->appProtocol)), a, source.backendTls);
-      if (!port->externalName.empty()) {
-        elsewhere(source, *port, out);
-      } else {
-        out.service = fmt::format("{}/{}", source.ingress->ns(), name);
-        out.port = port->name;
-        out.servers = serversOf(documents_.slices(source.ingress->ns(), name), port->name);
-        if (a.affinity) {
-          out.sessions.emplace(kTablePrefix + shortDigest(fmt::format("{}|{}|{}|{}", source.ingress->key(), out.service,
-                                                                      out.port, a.affinity->name)),
-                               a.affinity->idle);
-          for (std::string& line : sessionLines(*a.affinity, out.sessions->table)) out.lines.push_back(std::move(line));
-        }
+      out.service = fmt::format("{}/{}", source.ingress->ns(), service->name());
+      out.port = port->name;
+      out.servers = serversOf(documents_.slices(source.ingress->ns(), service->name()), port->name);
+      if (a.affinity) {
+        out.sessions.emplace(kTablePrefix + shortDigest(fmt::format("{}|{}|{}|{}", source.ingress->key(), out.service,
+                                                                    out.port, a.affinity->name)),
+                             a.affinity->idle);
+        for (std::string& line : sessionLines(*a.affinity, out.sessions->table)) out.lines.push_back(std::move(line));
       }
     }
   }
   std::string content = join(out.lines, "\n") + "\n" + out.serverOptions;
   if (out.sessions) content += fmt::format("\n{}", out.sessions->idle);
   const std::string id = fmt::format("b_{}_{}", label, shortDigest(content));
-  out_.config.backends.emplace(id, std::move(out));
-  return ingress::routeOf(id, "Ingress", source.ingress->key());
+  Backend& there = out_.config.backends.emplace(id, std::move(out)).first->second;
+  return {ingress::routeOf(id, "Ingress", source.ingress->key()), &there};
 }
 
 bool Compiler::take(const Source& source, std::map<std::string, std::string>& map, const std::string& key,
@@ -443,7 +489,7 @@ void Compiler::proxies() {
 Compiled Compiler::run() {
   std::vector<Source> sources;
   for (const ObjectPtr& ingress : documents_.ingresses)
-    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", "", {}, "", {}});
+    if (!ingress->deleting()) sources.push_back({ingress, parseAnnotations(*ingress), {}, "", "", {}, "", "", {}});
   auto order = [](const Source& source) {
     return std::tuple(source.annotations.values.canary.has_value(),
                       text(source.ingress->root(), {"metadata", "creationTimestamp"}), source.ingress->key());
@@ -454,6 +500,7 @@ Compiled Compiler::run() {
     protection(source);
     errorPages(source);
     mirror(source);
+    defaultBackend(source);
     certificates(source);
     rules(source);
   }

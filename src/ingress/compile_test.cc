@@ -97,6 +97,43 @@ TEST_F(Compile, PagesOfAConfigMapStandInForErrors) {
   EXPECT_THAT(messages(run()), ElementsAre(HasSubstr("the config map \"none\" that error-pages names is not there")));
 }
 
+TEST_F(Compile, ADefaultBackendAnswersInsteadOfErrorsAndOfPodsThatAreNotThere) {
+  const std::string codes = R"("nginx.ingress.kubernetes.io/custom-http-errors":"503, 404,x,200,404")",
+                    instead = R"("nginx.ingress.kubernetes.io/default-backend":"errors")";
+  documents_.ingresses = {ingress("i", "shop.test", path("web"), codes + "," + instead)};
+  const Compiled compiled = run();
+  const Config& config = compiled.config;
+  const std::string web = backendOf(config.prefixes.at("i|shop.test/"));
+  EXPECT_THAT(web, testing::StartsWith("b_a_web_80_"));
+  EXPECT_TRUE(config.backends.at(web).replaceable);
+  EXPECT_THAT(
+      config.backends.at(web).lines,
+      testing::AllOf(Contains("filter spoe engine errors config @spoe_errors.conf"),
+                     Contains("http-request set-var(txn.errors) str('10.96.0.9:80 a i web 80')"),
+                     Contains("http-response set-var(txn.error_code) status if { status 404 503 }"),
+                     Contains(HasSubstr("return status 200 content-type text/html lf-string")),
+                     Contains(testing::EndsWith("if { status 404 } { var(txn.filter.error_status) -m found }"))));
+  EXPECT_TRUE(config.files.contains("spoe_errors.conf"));
+  EXPECT_THAT(messages(compiled), ElementsAre(HasSubstr("\"x\" is no status"), HasSubstr("\"200\" is no status")));
+  // No pod is there: a request goes on as a whole.
+  const Compiled missing = [&] {
+    documents_.ingresses = {ingress("i", "shop.test", path("missing"), codes + "," + instead)};
+    return run();
+  }();
+  const std::string other = backendOf(missing.config.prefixes.at("i|shop.test/"));
+  EXPECT_THAT(other, testing::StartsWith("b_a_errors_80_"));
+  EXPECT_THAT(missing.config.backends.at(other).lines,
+              testing::AllOf(Contains("http-request set-header X-Code 503"),
+                             Contains("http-request set-header X-Service-Name 'missing'"),
+                             testing::Not(Contains(HasSubstr("spoe")))));
+  EXPECT_EQ(missing.config.backends.at(other).servers.size(), 1u);
+  documents_.ingresses = {ingress("i", "shop.test", path("web"), codes)};
+  EXPECT_THAT(messages(run()), Contains(HasSubstr("default-backend, which is asked instead, is missing")));
+  documents_.ingresses = {
+      ingress("i", "shop.test", path("web"), R"("nginx.ingress.kubernetes.io/default-backend":"missing")")};
+  EXPECT_THAT(messages(run()), ElementsAre(HasSubstr("\"missing\" that default-backend names has no address")));
+}
+
 TEST_F(Compile, CopiesGoToServicesOfTheNamespace) {
   const std::string mirror = "nginx.ingress.kubernetes.io/mirror-target";
   auto lines = [&](std::string_view target) {

@@ -1,6 +1,14 @@
 #include "config.h"
 
+#include <algorithm>
+
 namespace dhow::ingress {
+
+bool Backend::served() const {
+  return std::any_of(servers.begin(), servers.end(), [](const Server& server) {
+    return server.state == Server::State::kReady || server.state == Server::State::kLast;
+  });
+}
 
 void Config::lookAtRoutes() {
   for (Frontend& frontend : frontends) {

@@ -34,6 +34,7 @@ struct Backend {
   std::vector<Server> servers;     // sorted; change without a reload
   std::string service, port;       // "ns/name", and the name of its slices' port: where servers come from; may be empty
   bool tcp = false;                // connections, not requests
+  bool replaceable = false;        // while no pod serves it, its routes lead to another: those depend on `servers`
   // Its users are counted in a table, whose name begins with kTablePrefix. Backends with the same servers may share it.
   struct Sessions {
     std::string table;
@@ -41,6 +42,8 @@ struct Backend {
     bool operator==(const Sessions&) const = default;
   };
   std::optional<Sessions> sessions;
+  // Whether a pod serves it now.
+  bool served() const;
   bool operator==(const Backend&) const = default;
 };
 

@@ -170,9 +170,16 @@ struct Edge::Rep {
     return true;
   }
 
-  void updateServers(const std::set<std::string>& changed) {
-    for (auto& [name, backend] : config.backends)
-      if (changed.contains(backend.service)) backend.servers = serversOf(slicesOf(backend.service), backend.port);
+  // True: routes lead elsewhere now.
+  bool updateServers(const std::set<std::string>& changed) {
+    bool routes = false;
+    for (auto& [name, backend] : config.backends) {
+      if (!changed.contains(backend.service)) continue;
+      const bool served = backend.served();
+      backend.servers = serversOf(slicesOf(backend.service), backend.port);
+      routes = routes || (backend.replaceable && backend.served() != served);
+    }
+    return routes;
   }
 
   std::map<std::string, std::string> podsByAddress() const {
@@ -261,15 +268,10 @@ struct Edge::Rep {
       self->appliedRevision = revision;
       co_return true;
     }
-    const bool all = std::exchange(self->structure, false);
-    const std::set<std::string> changed = std::exchange(self->changedServices, {});
-    if (all && !self->compileAll()) {
-      // What is known goes on meanwhile: endpoints must not wait for a secret.
-      self->updateServers(changed);
-      if (self->config.empty()) co_return false;
-    } else {
-      self->updateServers(changed);
-    }
+    const bool structure = std::exchange(self->structure, false);
+    const bool routes = self->updateServers(std::exchange(self->changedServices, {}));
+    // What is known goes on when something is not yet: endpoints must not wait for a secret.
+    if ((structure || routes) && !self->compileAll() && self->config.empty()) co_return false;
     auto wanted = std::make_shared<Config>(self->config);
     Haproxy* haproxy = &self->haproxy;
     Result<> done =

@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "base/time.h"
+#include "error_backend.h"
 #include "filter_lines.h"
 #include "filter_session.h"
 #include "mirror.h"
@@ -84,6 +85,7 @@ struct EdgeFilter::Rep final : FilterHandler {
         options(std::move(o)),
         listener(l.executor()),
         mirrors(l),
+        errors(l),
         passwords(l, [this](const std::string& list) { return fileOf(kUsersPrefix, list); }),
         gate(l),
         connections(l) {}
@@ -92,6 +94,7 @@ struct EdgeFilter::Rep final : FilterHandler {
     if (message.name == "inspect") co_await inspect(message, ack);
     if (message.name == "mirror") mirror(message);
     if (message.name == "authenticate") co_await authenticate(message, ack);
+    if (message.name == "error") co_await replaceError(message, ack);
   }
 
   Task<> authenticate(const spop::Message& message, spop::Ack& ack) {
@@ -101,6 +104,22 @@ struct EdgeFilter::Rep final : FilterHandler {
       ack.set("user", *right);
     else
       complain("users cannot be told apart: " + right.error().message());
+  }
+
+  // Without an answer the one that failed stands.
+  Task<> replaceError(const spop::Message& message, spop::Ack& ack) {
+    const spop::Value* code = message.find("code");
+    auto answer =
+        co_await errors.ask({textOf(message, "place"), code == nullptr ? 0 : code->number, textOf(message, "format"),
+                             textOf(message, "uri"), textOf(message, "host"), textOf(message, "id")});
+    if (!answer.ok()) {
+      complain("an error is not replaced: " + answer.error().message());
+      co_return;
+    }
+    ack.set("error_status", std::to_string(answer->status));
+    if (!answer->type.empty()) ack.set("error_type", answer->type);
+    if (!answer->cacheControl.empty()) ack.set("error_cache", answer->cacheControl);
+    ack.set("error_body", answer->body);
   }
 
   void mirror(const spop::Message& message) {
@@ -238,6 +257,7 @@ struct EdgeFilter::Rep final : FilterHandler {
   std::vector<std::string> known;  // files of rules that were there when it began
   asio::posix::stream_descriptor listener;
   Mirrors mirrors;
+  ErrorBackends errors;
   Passwords passwords;
   Gate gate, connections;
   size_t open = 0;

@@ -127,6 +127,56 @@ TEST(EdgeFilter, JudgesAndCopiesRequests) {
   });
 }
 
+TEST(EdgeFilter, AsksSomebodyElseForErrors) {
+  apart([](Haproxy::Options options) {
+    Backhand gone("gone", 8001, false, "404 Not Found"), broken("broken", 8002, false, "500 Internal Server Error"),
+        page("<p>100% sorry</p>", 8003, false, "404 Not Found\r\nContent-Type: text/x\r\nCache-Control: max-age=7"),
+        long_(std::string(20'000, 'x'), 8004);
+    Config config = serving({{"127.0.0.1", 8001}});
+    auto route = [&](const std::string& path, uint16_t port, const std::string& instead) {
+      Backend& out = config.backends["to" + path];
+      config.prefixes[fmt::format("i|a.test/{}/", path)] = "to" + path;
+      out.servers = {{"127.0.0.1", port}};
+      customErrorLines(out.lines, {{404, 500}, instead, "ns", "ing", "svc", "http"}, config.files);
+      out.lines.emplace_back("http-request set-path /rewritten");
+    };
+    route("gone", 8001, "127.0.0.1:8003");
+    route("broken", 8002, "127.0.0.1:8003");
+    route("long", 8001, "127.0.0.1:8004");
+    route("nobody", 8001, "127.0.0.1:9");
+    Haproxy proxy(options);
+    auto applied = proxy.apply(config);
+    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    auto log = openLogPipe(options.logPipe());
+    ASSERT_TRUE(log.ok());
+    // Nobody can ask: the error stands.
+    EXPECT_THAT(askWhole("a.test", "/gone/"), testing::EndsWith("\r\n\r\ngone"));
+    EXPECT_EQ(linesOf(*log, 1).size(), 1u);
+    {
+      Filter filter(options, -1);
+      awaitFilter(*log, [] { return askWhole("a.test", "/gone/").ends_with("<p>100% sorry</p>"); });
+      const std::string answer =
+          askWhole("a.test", "/gone/x?y=1", 80, "Accept: text/html,*/*\r\nX-Request-ID: id-7\r\n");
+      EXPECT_THAT(answer,
+                  testing::AllOf(testing::StartsWith("HTTP/1.1 404"), testing::HasSubstr("content-type: text/x\r\n"),
+                                 testing::HasSubstr("cache-control: max-age=7\r\n"),
+                                 testing::EndsWith("\r\n\r\n<p>100% sorry</p>")));
+      EXPECT_THAT(page.last(), testing::StartsWith("GET / HTTP/1.1\r\n"));
+      for (std::string_view header :
+           {"X-Code: 404", "X-Format: text/html,*/*", "X-Original-URI: /gone/x?y=1", "X-Namespace: ns",
+            "X-Ingress-Name: ing", "X-Service-Name: svc", "X-Service-Port: http", "X-Request-ID: id-7", "Host: a.test"})
+        EXPECT_THAT(page.last(), testing::HasSubstr(fmt::format("{}\r\n", header)));
+      // Its status counts where it is one of the route's.
+      EXPECT_THAT(askWhole("a.test", "/broken/"),
+                  testing::AllOf(testing::StartsWith("HTTP/1.1 404"), testing::HasSubstr("sorry")));
+      EXPECT_THAT(page.last(), testing::HasSubstr("X-Code: 500\r\n"));
+      for (const char* path : {"/long/", "/nobody/"})
+        EXPECT_THAT(askWhole("a.test", path), testing::EndsWith("\r\n\r\ngone"));
+      EXPECT_TRUE(proxy.apply({}).ok());
+    }
+  });
+}
+
 TEST(EdgeFilter, LetsUsersInWhomHaproxyCouldNotTellApart) {
   apart([](Haproxy::Options options) {
     Backhand one("one", 8001);

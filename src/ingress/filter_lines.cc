@@ -33,18 +33,29 @@ spoe-group inspect
 spoe-group mirror
   messages mirror
 )";
-// Apart from the others, so that it needs no buffers for whole requests.
+// Apart from the others, so that these need no buffers for whole requests.
 constexpr std::string_view kUsers = R"(spoe-message authenticate
   args users=var(txn.users) authorization=req.fhdr(authorization,1),bytes(0,2048)
 spoe-group authenticate
   messages authenticate
 )";
 
-void engine(std::vector<std::string>& out, Files& files, bool users = false) {
-  const std::string_view name = users ? "users" : "edge", file = users ? kUsersFile : kFilterFile;
-  files.emplace(file, users ? fmt::format(kAgent, name, "authenticate") + std::string(kUsers)
-                            : fmt::format(kAgent, name, "inspect mirror") + std::string(kRequests));
-  std::string line = fmt::format("filter spoe engine {} config @{}", name, file);
+constexpr std::string_view kErrors = R"(spoe-message error
+  args place=var(txn.errors) code=var(txn.error_code) format=var(txn.error_format) uri=var(txn.error_uri) host=var(txn.host) id=var(txn.error_id)
+spoe-group error
+  messages error
+)";
+
+struct Engine {
+  std::string_view name, file, groups, messages;
+};
+constexpr Engine kRequestsEngine{"edge", kFilterFile, "inspect mirror", kRequests};
+constexpr Engine kUsersEngine{"users", kUsersFile, "authenticate", kUsers};
+constexpr Engine kErrorsEngine{"errors", kErrorsFile, "error", kErrors};
+
+void engine(std::vector<std::string>& out, Files& files, const Engine& which = kRequestsEngine) {
+  files.emplace(which.file, fmt::format(kAgent, which.name, which.groups) + std::string(which.messages));
+  std::string line = fmt::format("filter spoe engine {} config @{}", which.name, which.file);
   if (std::find(out.begin(), out.end(), line) == out.end()) out.push_back(std::move(line));
 }
 
@@ -97,7 +108,7 @@ void mirrorLines(std::vector<std::string>& out, const Mirror& mirror, Files& fil
 }
 
 void usersLines(std::vector<std::string>& out, const std::string& list, const std::string& realm, Files& files) {
-  engine(out, files, true);
+  engine(out, files, kUsersEngine);
   const std::string ask = "http-request auth realm " + realm, closed = "http-request deny deny_status 503";
   out.push_back(fmt::format("http-request set-var(txn.users) str({})", list));
   out.push_back(closed + " if { nbsrv(edge_filter) eq 0 }");
@@ -105,6 +116,38 @@ void usersLines(std::vector<std::string>& out, const std::string& list, const st
   out.push_back("http-request send-spoe-group users authenticate");
   out.push_back(closed + " unless { var(txn.filter.user) -m found }");
   out.push_back(ask + " unless { var(txn.filter.user) -m bool }");
+}
+
+void customErrorLines(std::vector<std::string>& out, const ErrorBackend& errors, Files& files) {
+  constexpr std::string_view kAnswer =
+      "http-response return status {} content-type text/html lf-string '%[var(txn.filter.error_body)]' if {}";
+  constexpr int kOk = 200;
+  engine(out, files, kErrorsEngine);
+  out.push_back(fmt::format(
+      "http-request set-var(txn.errors) str({})",
+      quoted(fmt::format("{} {} {} {} {}", errors.address, errors.ns, errors.ingress, errors.service, errors.port))));
+  // As it was asked: rewrites come later.
+  out.push_back("http-request set-var(txn.error_uri) pathq,bytes(0,2048)");
+  out.push_back("http-request set-var(txn.error_format) req.fhdr(accept,1),bytes(0,512)");
+  out.push_back("http-request set-var(txn.error_id) req.fhdr(x-request-id,1),bytes(0,128)");
+  std::string codes;
+  for (int code : errors.codes) codes += fmt::format(" {}", code);
+  out.push_back(fmt::format("http-response set-var(txn.error_code) status if {{ status{} }}", codes));
+  out.push_back(
+      "http-response send-spoe-group errors error if { var(txn.error_code) -m found } { nbsrv(edge_filter) gt 0 }");
+  // Its own status counts where it is one of these; a line has one that is fixed.
+  std::vector<int> statuses = errors.codes;
+  statuses.push_back(kOk);
+  for (int status : statuses)
+    out.push_back(fmt::format(kAnswer, status, fmt::format("{{ var(txn.filter.error_status) -m str {} }}", status)));
+  for (int code : errors.codes)
+    out.push_back(
+        fmt::format(kAnswer, code, fmt::format("{{ status {} }} {{ var(txn.filter.error_status) -m found }}", code)));
+  for (auto [header, variable] : {std::pair("Content-Type", "error_type"), std::pair("Cache-Control", "error_cache")})
+    out.push_back(
+        fmt::format("http-after-response set-header {0} %[var(txn.filter.{1})] if {{ var(txn.filter.{1}) -m "
+                    "found }}",
+                    header, variable));
 }
 
 // One that is not there is noticed at once, as a request that asks it waits until `timeout processing`.

@@ -10,8 +10,9 @@
 namespace dhow::ingress {
 
 // Of Config::files; where one of them is, the filter runs.
-constexpr const char* kFilterFile = "spoe.conf";       // it is asked about whole requests
-constexpr const char* kUsersFile = "spoe_users.conf";  // it is asked about users
+constexpr const char* kFilterFile = "spoe.conf";         // it is asked about whole requests
+constexpr const char* kUsersFile = "spoe_users.conf";    // it is asked about users
+constexpr const char* kErrorsFile = "spoe_errors.conf";  // it asks others for errors
 constexpr const char* kFilterBackend = "edge_filter";
 constexpr const char* kPolicyPrefix = "waf_";   // of files with rules
 constexpr const char* kUsersPrefix = "users_";  // of files with users (passwords.h)
@@ -23,7 +24,7 @@ constexpr size_t kFilterBuffer = kFilterBody + kFilterHead + kFilterUri + (8 << 
 using Files = std::map<std::string, std::string>;
 
 inline bool asksFilter(const Files& files) {
-  return files.contains(kFilterFile) || files.contains(kUsersFile);
+  return files.contains(kFilterFile) || files.contains(kUsersFile) || files.contains(kErrorsFile);
 }
 // What the filter reads itself, without root's rights.
 inline bool isForFilter(std::string_view file) {
@@ -44,6 +45,14 @@ void mirrorLines(std::vector<std::string>& out, const Mirror& mirror, Files& fil
 
 // Lets in who shows a user and password of the list (a file of Config::files); `realm` as the line has it.
 void usersLines(std::vector<std::string>& out, const std::string& list, const std::string& realm, Files& files);
+
+// Who answers instead of a backend whose answer has one of these codes (error_backend.h).
+struct ErrorBackend {
+  std::vector<int> codes;
+  std::string address;                     // "address:port" of the service that is asked
+  std::string ns, ingress, service, port;  // what it is told: for whom
+};
+void customErrorLines(std::vector<std::string>& out, const ErrorBackend& errors, Files& files);
 
 // The section through which HAProxy reaches the filter.
 std::string filterBackend(const std::string& socket);

@@ -52,8 +52,10 @@ int atLoopback(F call, const UniqueFd& fd, uint16_t port, bool six) {
 // Answers every request with its name.
 class Backhand {
  public:
-  Backhand(std::string name, uint16_t port, bool six = false)
-      : name_(std::move(name)), fd_(::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  Backhand(std::string name, uint16_t port, bool six = false, std::string status = "200 OK")
+      : name_(std::move(name)),
+        status_(std::move(status)),
+        fd_(::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     const int one = 1;
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     EXPECT_EQ(atLoopback(::bind, fd_, port, six), 0);
@@ -71,8 +73,8 @@ class Backhand {
           ++requests_;
         }
         changed_.notify_all();
-        const std::string answer =
-            fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", name_.size(), name_);
+        const std::string answer = fmt::format("HTTP/1.1 {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+                                               status_, name_.size(), name_);
         (void)::send(client.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
       }
     });
@@ -101,7 +103,7 @@ class Backhand {
   std::condition_variable changed_;
   std::string last_;
   size_t requests_ = 0;
-  std::string name_;
+  std::string name_, status_;
   UniqueFd fd_;
   std::thread thread_;
 };

@@ -40,6 +40,13 @@ std::optional<ServicePort> findPort(const object::Object& service, std::string_v
   return std::nullopt;
 }
 
+int64_t firstPort(const object::Object& service) {
+  for (const auto& value : array(service.root(), {"spec", "ports"}))
+    if (value.is_object())
+      if (const int64_t port = number(value.get_object(), {"port"}, 0); findPort(service, "", port)) return port;
+  return 0;
+}
+
 std::string addressOf(const object::Object& service, int64_t port) {
   const std::string_view address = text(service.root(), {"spec", "clusterIP"});
   auto found = findPort(service, "", port);
