@@ -218,11 +218,33 @@ def test_what_a_route_may_use_and_where_it_may_attach(world):
     address = world.programmed("guarded")
     world.told("httproute", "chosen", "ResolvedRefs", "RefNotPermitted", namespace="team")
     assert eventually(lambda: world.status("http://a.chosen.test/", address=address) == 500)
+    # The gateway's own pages, where nothing can be served and where no route is for a request.
+    cluster.kubectl("annotate", "gateway", "guarded", "dhow.io/error-pages=excuses")
+    world.told("gateway", "guarded", "ResolvedRefs", "InvalidErrorPages")
+    cluster.kubectl("create", "configmap", "excuses", "--from-literal=500=<p>broken</p>", "--from-literal=404.json={}")
+    world.told("gateway", "guarded", "ResolvedRefs", "ResolvedRefs")
+    for host, code, kind, text in (("a.chosen.test", 500, "text/html", "<p>broken</p>"), ("nowhere.test", 404, "application/json", "{}")):
+        for node in world.nodes():
+            eventually(lambda host=host, text=text, node=node: world.curl(f"http://{host}/", node=(node, world.node_ports(address)[80]))[2] == text)
+        status, headers, _ = world.curl(f"http://{host}/", address=address)
+        assert (status, headers["content-type"].split(";")[0]) == (code, kind)
+    assert "default backend" in world.curl("http://nowhere.test/")[2]
     grant = lambda name, kind, namespace, to: {"apiVersion": API, "kind": "ReferenceGrant", "metadata": {"name": name},
                                                "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": namespace}], "to": [{"group": "", **to}]}}
     world.apply(grant("routes", "HTTPRoute", "team", {"kind": "Service", "name": "red"}))
     world.serves("a.chosen.test", "red", address=address)
     world.told("httproute", "chosen", "ResolvedRefs", "ResolvedRefs", namespace="team")
+    # Copies go to another namespace where it allows that, and nowhere else.
+    copied = guest("copied", hostnames=["copied.chosen.test"])
+    copied["spec"]["rules"][0]["filters"] = [{"type": "RequestMirror", "requestMirror": {"backendRef": ref("green", namespace="default")}}]
+    apply(cluster, copied, namespace="team")
+    world.told("httproute", "copied", "ResolvedRefs", "RefNotPermitted", namespace="team")
+    world.serves("copied.chosen.test", "red", "/not/copied", address=address)
+    world.apply(grant("copies", "HTTPRoute", "team", {"kind": "Service", "name": "green"}), route("green", "web", rule(ref("green")), hostnames=["green.test"]))
+    world.told("httproute", "copied", "ResolvedRefs", "ResolvedRefs", namespace="team")
+    world.serves("green.test", "green")
+    assert eventually(lambda: world.get("copied.chosen.test", "/is/copied", address=address)["name"] == "red"
+                      and "/is/copied" in (asked := [one[1] for one in world.get("green.test", "/asked")["asked"]]) and "/not/copied" not in asked)
     cluster.kubectl("label", "namespace", "team", "guests-")
     world.told("httproute", "chosen", "Accepted", "NotAllowedByListeners", namespace="team")
     assert eventually(lambda: world.status("http://a.chosen.test/", address=address) == 404)

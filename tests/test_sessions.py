@@ -58,12 +58,12 @@ def deployment(name, replicas, version="1"):
 class User:
     """A browser: it keeps its cookies."""
 
-    def __init__(self, world, host):
-        self.world, self.host, self.cookies = world, host, None
+    def __init__(self, world, host, address=None):
+        self.world, self.host, self.address, self.cookies = world, host, address or world.address, None
 
     def get(self, path="/cgi-bin/who"):
         done = run(self.world.cluster.net.inside(
-            ["curl", "-si", "--max-time", "5", "--connect-to", f"::{self.world.address}:80", *(["-b", self.cookies] if self.cookies else []),
+            ["curl", "-si", "--max-time", "5", "--connect-to", f"::{self.address}:80", *(["-b", self.cookies] if self.cookies else []),
              f"http://{self.host}{path}"]))
         head, _, body = done.stdout.replace("\r", "").partition("\n\n")
         assert " 200 " in head.split("\n")[0], head
@@ -113,9 +113,9 @@ class World:
         return process
 
 
-def try_get(self):
+def try_get(self, path="/cgi-bin/who"):
     try:
-        return self.get()
+        return self.get(path)
     except AssertionError:
         return None
 
@@ -205,6 +205,28 @@ def test_a_rollout_waits_for_users_who_are_there_and_not_for_those_who_left(worl
     assert cluster.kubectl("rollout", "status", "deployment/web", "--timeout=10s").stdout.endswith("successfully rolled out\n")
     assert stays.get() not in old
     assert "SessionsEnded" in world.events(home)
+
+
+def test_users_of_a_gateways_route_stay_with_their_pod_too(world):
+    cluster = world.cluster
+    api = "gateway.networking.k8s.io/v1"
+    apply(cluster, {"apiVersion": api, "kind": "Gateway", "metadata": {"name": "door"}, "spec": {"gatewayClassName": "dhow", "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]}},
+          {"apiVersion": api, "kind": "HTTPRoute", "metadata": {"name": "door", "annotations": {NGINX + "affinity": "cookie", NGINX + "session-cookie-name": "DOOR", "dhow.io/session-idle": "1m"}},
+           "spec": {"parentRefs": [{"name": "door"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}})
+    cluster.kubectl("wait", "--for=condition=Programmed", "gateway/door", "--timeout=30s")
+    address = cluster.get("gateway", "door")["status"]["addresses"][0]["value"]
+    eventually(lambda: all(User(world, "door.test", address).try_get("/cgi-bin/bye") for _ in range(8)))  # both nodes
+    user = User(world, "door.test", address)
+    home = user.get()
+    assert re.fullmatch(r"DOOR=[0-9a-f]+\.[0-9a-f-]{36}", user.cookies)
+    eventually(lambda: user.get() == home and world.sessions().get(home, ["", ""])[1] == "1", every=0.5)
+    cluster.kubectl("delete", "pod", home, "--wait=false")
+    eventually(lambda: world.sessions()[home][3] == "Draining")
+    for _ in range(5):
+        assert user.get() == home and User(world, "door.test", address).get("/cgi-bin/bye") != home
+    assert user.get("/cgi-bin/bye") == home
+    eventually(lambda: not world.exists(home))
+    assert user.get() != home
 
 
 def test_connections_hold_a_pod_until_the_deadline_which_may_outlast_the_grace_period(world):

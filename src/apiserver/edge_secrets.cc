@@ -38,9 +38,10 @@ void ingressSecrets(const ObjectPtr& ingress, std::vector<std::string>& keys) {
   }
 }
 
-void ingressConfigMaps(const ObjectPtr& ingress, std::vector<std::string>& keys) {
-  const auto name = text(ingress->root(), {"metadata", "annotations", "dhow.io/error-pages"});
-  if (!name.empty()) keys.push_back(fmt::format("{}/{}", ingress->ns(), name));
+// Of an Ingress or a Gateway: pages for errors.
+void errorPages(const ObjectPtr& object, std::vector<std::string>& keys) {
+  const auto name = text(object->root(), {"metadata", "annotations", "dhow.io/error-pages"});
+  if (!name.empty()) keys.push_back(fmt::format("{}/{}", object->ns(), name));
 }
 
 void gatewaySecrets(const ObjectPtr& gateway, std::vector<std::string>& keys) {
@@ -56,6 +57,7 @@ void gatewaySecrets(const ObjectPtr& gateway, std::vector<std::string>& keys) {
 
 // Authorities of clients' certificates, and of backends'.
 void gatewayConfigMaps(const ObjectPtr& gateway, std::vector<std::string>& keys) {
+  errorPages(gateway, keys);
   auto add = [&](const boost::json::object& tls) {
     for (const auto& ref : array(tls, {"validation", "caCertificateRefs"})) {
       if (!ref.is_object() || text(ref.get_object(), "kind") != "ConfigMap") continue;
@@ -84,7 +86,7 @@ EdgeSecrets::EdgeSecrets(WatchCache& caches)
       grants_(caches.of(resources::kReferenceGrants)),
       policies_(caches.of(resources::kBackendTLSPolicies)) {
   ingresses_.addIndex(kBySecret, ingressSecrets);
-  ingresses_.addIndex(kByConfigMap, ingressConfigMaps);
+  ingresses_.addIndex(kByConfigMap, errorPages);
   gateways_.addIndex(kBySecret, gatewaySecrets);
   gateways_.addIndex(kByConfigMap, gatewayConfigMaps);
   policies_.addIndex(kByConfigMap, policyConfigMaps);

@@ -78,6 +78,7 @@ class Parser {
   explicit Parser(const object::Object& ingress) : ingress_(ingress) {}
 
   ParsedAnnotations parse();
+  ParsedAffinity parseAffinity();
 
  private:
   using Take = std::function<void(const std::string& value)>;
@@ -160,6 +161,7 @@ class Parser {
   Annotations::Cors& cors() { return cors_; }
   Annotations::Canary& canary() { return canary_; }
 
+  std::optional<Annotations::Affinity> affinityOf();
   std::vector<Known> nginx();
   std::vector<Known> gateway();
   std::vector<Known> own();
@@ -491,6 +493,25 @@ std::vector<Parser::Known> Parser::own() {
   };
 }
 
+std::optional<Annotations::Affinity> Parser::affinityOf() {
+  // Who has no cookie any more is another user.
+  if (affinity_.maxAge > 0) affinity_.idle = std::min(affinity_.idle, affinity_.maxAge);
+  return hasAffinity_ ? std::optional(affinity_) : std::nullopt;
+}
+
+ParsedAffinity Parser::parseAffinity() {
+  auto read = [this](std::string_view prefix, const std::vector<Known>& known) {
+    for (const Known& one : known) {
+      if (one.name != "affinity" && !one.name.starts_with("session-")) continue;
+      name_ = fmt::format("{}{}", prefix, one.name);
+      if (const std::string_view value = ingress_.annotation(name_); !value.empty()) one.take(std::string(value));
+    }
+  };
+  read(kNginx, nginx());
+  read(kOwn, own());
+  return {affinityOf(), std::move(out_.problems)};
+}
+
 ParsedAnnotations Parser::parse() {
   const auto& annotations = client::object(ingress_.root(), {"metadata", "annotations"});
   auto read = [&](std::string_view prefix, const std::vector<Known>& known) {
@@ -515,9 +536,7 @@ ParsedAnnotations Parser::parse() {
   read(kNginx, nginx());
   read(kOwn, own());
   Annotations& a = out_.values;
-  // Who has no cookie any more is another user.
-  if (affinity_.maxAge > 0) affinity_.idle = std::min(affinity_.idle, affinity_.maxAge);
-  if (hasAffinity_) a.affinity = affinity_;
+  a.affinity = affinityOf();
   if (hasCors_) a.cors = cors_;
   if (isCanary_) a.canary = canary_;
   if (isMirrored_) a.mirror = mirror_;
@@ -539,6 +558,10 @@ ParsedAnnotations Parser::parse() {
 
 ParsedAnnotations parseAnnotations(const object::Object& ingress) {
   return Parser(ingress).parse();
+}
+
+ParsedAffinity parseAffinity(const object::Object& object) {
+  return Parser(object).parseAffinity();
 }
 
 ParsedRanges proxiesOf(const object::Object& ingressClass) {

@@ -92,6 +92,13 @@ struct ParsedAnnotations {
 };
 ParsedAnnotations parseAnnotations(const object::Object& ingress);
 
+// What of them is about cookie affinity alone; of other objects than Ingresses, too.
+struct ParsedAffinity {
+  std::optional<Annotations::Affinity> affinity;
+  std::vector<std::string> problems;
+};
+ParsedAffinity parseAffinity(const object::Object& object);
+
 // Of an IngressClass: load balancers in front that tell of clients by PROXY protocol (dhow.io/proxy-protocol-from).
 struct ParsedRanges {
   std::vector<std::string> ranges;

@@ -137,18 +137,17 @@ void rewrite(Lines& out, const Annotations& a, const Place& place) {
     out.push_back("http-request set-header X-Forwarded-Prefix " + literal(a.forwardedPrefix));
 }
 
-void affinity(Lines& out, const Annotations::Affinity& cookie, const Place& place) {
+}  // namespace
+
+std::vector<std::string> affinityLines(const Annotations::Affinity& cookie, const std::string& owner) {
   std::string line = fmt::format("cookie {} insert indirect nocache httponly dynamic", cookie.name);
   if (cookie.secure || cookie.sameSite == "None") line += " secure";
   if (!cookie.domain.empty()) line += " domain " + quoted(cookie.domain);
   if (cookie.maxAge > 0) line += fmt::format(" attr 'Max-Age={}'", cookie.maxAge);
   if (!cookie.sameSite.empty()) line += fmt::format(" attr 'SameSite={}'", cookie.sameSite);
-  out.push_back(std::move(line));
   // All nodes must read each other's cookies; it hides addresses from nobody who knows where pods are.
-  out.push_back("dynamic-cookie-key " + sha256Hex(place.key).substr(0, 32));
+  return {std::move(line), "dynamic-cookie-key " + sha256Hex(owner).substr(0, 32)};
 }
-
-}  // namespace
 
 std::vector<std::string> sessionLines(const Annotations::Affinity& cookie, const std::string& table) {
   Lines out;
@@ -224,7 +223,8 @@ std::vector<std::string> backendLines(const Annotations& a, const Place& place,
   if (a.loadBalance == "uri" || a.loadBalance == "source" || a.loadBalance.starts_with("hdr("))
     out.push_back("hash-type consistent");
   if (!a.accessLog) out.push_back("http-request set-log-level silent");
-  if (a.affinity) affinity(out, *a.affinity, place);
+  if (a.affinity)
+    for (std::string& line : affinityLines(*a.affinity, place.key)) out.push_back(std::move(line));
   if (a.connectTimeout) out.push_back(fmt::format("timeout connect {}s", *a.connectTimeout));
   if (a.readTimeout || a.sendTimeout)
     out.push_back(fmt::format("timeout server {}s", std::max(a.readTimeout.value_or(0), a.sendTimeout.value_or(0))));

@@ -21,6 +21,8 @@ struct Place {
   std::optional<ErrorBackend> instead;  // it is the one that does, as no pod is there
 };
 
+// Of cookie affinity; `owner` is whose cookies it gives.
+std::vector<std::string> affinityLines(const Annotations::Affinity& cookie, const std::string& owner);
 // What counts the users of a backend with cookie affinity, after the lines that may refuse a request. The cookie names
 // the server and, after a dot, the user; the table has for each user the server and, in gpt0, the second of the last
 // request, or 0 when the application has ended the session by the header `Dhow-Session: end`.

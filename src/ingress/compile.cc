@@ -237,11 +237,10 @@ void Compiler::defaultBackend(Source& source) {
 
 // What answers where an Ingress has a page for what none of its paths is for.
 std::string Compiler::notFoundPage(const Source& source) {
-  auto page =
-      std::find_if(source.pages.begin(), source.pages.end(), [](const ErrorPage& one) { return one.status == 404; });
-  if (page == source.pages.end()) return "";
+  auto answer = errorPageAnswer(source.pages, 404);
+  if (!answer) return "";
   Backend out;
-  out.lines = {fmt::format("http-request return status 404 errorfile @{}", page->file)};
+  out.lines = {*std::move(answer)};
   const std::string id = "r_" + shortDigest(out.lines[0]);
   out_.config.backends.emplace(id, std::move(out));
   return ingress::routeOf(id, "Ingress", source.ingress->key());

@@ -79,9 +79,11 @@ struct Frontend {
   std::string clientCertificates;    // file of the authorities of clients, which must show a certificate; or empty
   bool anyDepth = false;             // the star of a wildcard is any number of labels; else it is one
   std::set<int> depths;              // of its wildcards: how many labels follow the star
-  std::set<std::string> names;    // hostnames of its listeners, where a connection of one must not be used for another
-  std::string owner;              // "Gateway/<ns>/<name>"; empty: the Ingresses
-  std::vector<std::string> acls;  // that the lines below use
+  std::set<std::string> names;  // hostnames of its listeners, where a connection of one must not be used for another
+  std::string owner;            // "Gateway/<ns>/<name>"; empty: the Ingresses
+  std::string otherwise;        // the backend of requests that no route is for; empty: a plain 404
+  std::map<int, std::string> errorFiles;               // by status, of Config::files: HAProxy's own errors
+  std::vector<std::string> acls;                       // that the lines below use
   std::vector<std::string> afterExact, afterPrefixes;  // lines that set txn.to of some requests anew
   // What its routes have, so that others need not be looked for with each request. What was needed once stays.
   struct Routes {

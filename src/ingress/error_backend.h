@@ -14,8 +14,8 @@ namespace dhow::ingress {
 constexpr size_t kLongestErrorAnswer = 12 << 10;
 
 struct ErrorQuestion {
-  std::string_view place;  // "address:port namespace ingress service port": who is asked, and for whom
-  uint64_t code = 0;       // of the answer that is replaced
+  std::string_view place;                  // "address:port namespace ingress service port": who is asked, and for whom
+  uint64_t code = 0;                       // of the answer that is replaced
   std::string_view format, uri, host, id;  // of the request: what it accepts, and its id
 };
 struct ErrorAnswer {

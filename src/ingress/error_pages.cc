@@ -68,6 +68,12 @@ std::vector<ErrorPage> errorPagesOf(const object::Object& map, std::map<std::str
   return out;
 }
 
+std::optional<std::string> errorPageAnswer(const std::vector<ErrorPage>& pages, int status) {
+  auto page = std::find_if(pages.begin(), pages.end(), [&](const ErrorPage& one) { return one.status == status; });
+  if (page == pages.end() || !page->whole) return std::nullopt;
+  return fmt::format("http-request return status {} errorfile @{}", status, page->file);
+}
+
 void errorPageLines(std::vector<std::string>& out, const std::vector<ErrorPage>& pages) {
   for (const ErrorPage& page : pages) {
     if (page.whole) out.push_back(fmt::format("errorfile {} @{}", page.status, page.file));

@@ -2,6 +2,7 @@
 // "404", or "404.html", "503.json", "500.txt" to say what a page is. Private to this folder.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ struct ErrorPage {
 // Sorted by status. Adds to `files`; what cannot be used is told in `problems`.
 std::vector<ErrorPage> errorPagesOf(const object::Object& map, std::map<std::string, std::string>& files,
                                     std::vector<std::string>& problems);
+// What answers with the page of this status, if there is one: a line of a backend's section.
+std::optional<std::string> errorPageAnswer(const std::vector<ErrorPage>& pages, int status);
 // Of a backend's section.
 void errorPageLines(std::vector<std::string>& out, const std::vector<ErrorPage>& pages);
 

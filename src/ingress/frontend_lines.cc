@@ -210,7 +210,8 @@ void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
   // A client's certificate cannot be handed over.
   add(fmt::format("use_backend {} if {{ stopping }} !{{ ssl_c_used }}", handoverBackend(frontend.name)));
   add("use_backend %[var(txn.to),field(1,@)] if { var(txn.to) -m found }");
-  add("default_backend nothing");
+  for (const auto& [status, file] : frontend.errorFiles) add(fmt::format("errorfile {} {}", status, layout.file(file)));
+  add("default_backend " + (frontend.otherwise.empty() ? "nothing" : frontend.otherwise));
 }
 
 void connections(Lines& out, const Frontend& frontend, const Layout& layout) {

@@ -23,11 +23,14 @@ RuleVerdicts judgeRules(const RouteModel& route) {
   std::vector<std::string> dropped;
   for (size_t i = 0; i < route.rules.size(); ++i)
     if (!route.rules[i].problem.empty()) dropped.push_back(fmt::format("{}: {}", i, route.rules[i].problem));
-  if (dropped.empty()) return {};
+  if (dropped.empty() && route.problems.empty()) return {};
+  if (dropped.empty())
+    return {std::nullopt, Verdict{"PartiallyInvalid", true, "UnsupportedValue", join(route.problems, "; ")}};
   if (dropped.size() == route.rules.size())
     return {Verdict{"Accepted", false, "UnsupportedValue", "rule " + join(dropped, "; rule ")}, std::nullopt};
   return {std::nullopt, Verdict{"PartiallyInvalid", true, "UnsupportedValue",
-                                "Dropped Rule " + join(dropped, "; Dropped Rule ") + "; answered with 500"}};
+                                "Dropped Rule " + join(dropped, "; Dropped Rule ") + "; answered with 500" +
+                                    (route.problems.empty() ? "" : "; ") + join(route.problems, "; ")}};
 }
 
 // The first reference that leads nowhere.
@@ -62,6 +65,18 @@ void readWaf(RouteModel& route) {
     if (rule.problem.empty()) rule.problem = waf.error().message();
 }
 
+// As Ingresses have it. Requests of a rule that are shared out by weight belong to no pod.
+void readAffinity(RouteModel& route) {
+  if (route.route.kind != RouteKind::kHttp) return;
+  ParsedAffinity parsed = parseAffinity(*route.route.object);
+  route.affinity = std::move(parsed.affinity);
+  route.problems = std::move(parsed.problems);
+  if (!route.affinity) return;
+  for (size_t i = 0; i < route.rules.size(); ++i)
+    if (isSplit(route.rules[i]))
+      route.problems.push_back(fmt::format("rule {} shares its requests out by weight: its users have no affinity", i));
+}
+
 GatewayVerdict verdictOf(const Gateway& gateway) {
   GatewayVerdict out{gateway.object, gateway.accepted, gateway.resolved, {}, {}};
   for (const GatewayListener& listener : gateway.listeners) {
@@ -86,12 +101,12 @@ GatewayVerdicts compileGateways(const GatewayDocuments& documents, Config& confi
   };
   std::sort(sorted.begin(), sorted.end(), older);
   std::vector<Gateway> gateways;
-  for (const ObjectPtr& one : sorted) gateways.push_back(readGateway(one, documents));
+  for (const ObjectPtr& one : sorted) gateways.push_back(readGateway(one, documents, config.files));
 
   std::vector<RouteModel> routes;
   if (!gateways.empty())
     for (const Route& one : documents.routes)
-      routes.push_back({one, {}, createdAt(*one.object), one.object->key(), {}, {}});
+      routes.push_back({one, {}, createdAt(*one.object), one.object->key(), {}, {}, {}, {}});
   std::sort(routes.begin(), routes.end(), [](const RouteModel& a, const RouteModel& b) {
     return std::tuple(std::string_view(a.created), std::string_view(a.key), a.route.kind) <
            std::tuple(std::string_view(b.created), std::string_view(b.key), b.route.kind);
@@ -101,6 +116,7 @@ GatewayVerdicts compileGateways(const GatewayDocuments& documents, Config& confi
   for (RouteModel& route : routes) {
     route.rules = readRules(route.route);
     readWaf(route);
+    readAffinity(route);
     const RuleVerdicts rules = judgeRules(route);
     std::vector<ParentVerdict> parents = attach(route, gateways, documents, rules.unusable);
     if (parents.empty()) continue;

@@ -14,6 +14,7 @@ using client::text;
 
 namespace {
 
+constexpr std::string_view kErrorPages = "dhow.io/error-pages";
 constexpr size_t kMostListeners = 64;  // by the specification
 
 Verdict no(std::string_view type, std::string_view reason, std::string message) {
@@ -217,6 +218,18 @@ void judge(Gateway& gateway) {
     gateway.resolved = no("ResolvedRefs", "ListenersNotResolved", "listeners: " + join(unresolved, ", "));
 }
 
+void readErrorPages(Gateway& gateway, const GatewayDocuments& documents, Files& files) {
+  const std::string_view name = gateway.object->annotation(kErrorPages);
+  if (name.empty()) return;
+  std::vector<std::string> problems;
+  if (ObjectPtr map = documents.configMap(gateway.object->ns(), name))
+    gateway.pages = errorPagesOf(*map, files, problems);
+  else
+    problems.push_back(fmt::format("the config map \"{}\" that {} names is not there", name, kErrorPages));
+  if (!problems.empty() && gateway.resolved.status)
+    gateway.resolved = no("ResolvedRefs", "InvalidErrorPages", join(problems, "; "));
+}
+
 }  // namespace
 
 bool granted(const std::vector<ObjectPtr>& grants, std::string_view kind, std::string_view from,
@@ -237,7 +250,7 @@ bool granted(const std::vector<ObjectPtr>& grants, std::string_view kind, std::s
   return false;
 }
 
-Gateway readGateway(const ObjectPtr& object, const GatewayDocuments& documents) {
+Gateway readGateway(const ObjectPtr& object, const GatewayDocuments& documents, Files& files) {
   Gateway out;
   out.object = object;
   const json::array& listeners = array(object->root(), {"spec", "listeners"});
@@ -250,6 +263,7 @@ Gateway readGateway(const ObjectPtr& object, const GatewayDocuments& documents) 
     out.accepted = no("Accepted", "Invalid", fmt::format("a gateway has at most {} listeners", kMostListeners));
   if (ObjectPtr service = documents.service(kGatewayServiceNamespace, gatewayService(*object)))
     out.nodePorts = nodePortsOf(*service);
+  readErrorPages(out, documents, files);
   return out;
 }
 
@@ -281,6 +295,8 @@ std::set<std::string> gatewaySecrets(const object::Object& gateway, const std::v
 
 std::set<std::string> gatewayConfigMaps(const object::Object& gateway, const std::vector<ObjectPtr>& grants) {
   std::set<std::string> out;
+  if (const std::string_view name = gateway.annotation(kErrorPages); !name.empty())
+    out.insert(fmt::format("{}/{}", gateway.ns(), name));
   eachObject(array(gateway.root(), {"spec", "listeners"}), [&](const json::object& listener) {
     const auto port = static_cast<uint16_t>(number(listener, {"port"}, 0));
     const json::object* validation = clientValidation(gateway.root(), port);

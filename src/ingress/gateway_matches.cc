@@ -9,6 +9,7 @@
 namespace dhow::ingress {
 
 using client::array;
+using client::number;
 using client::text;
 
 namespace {
@@ -122,6 +123,14 @@ std::vector<RuleModel> readRules(const Route& route) {
   eachObject(array(route.object->root(), {"spec", "rules"}),
              [&](const json::object& rule) { out.push_back(readRule(route.kind, rule)); });
   return out;
+}
+
+bool isSplit(const RuleModel& rule) {
+  size_t some = 0;
+  eachObject(array(*rule.spec, {"backendRefs"}), [&](const json::object& ref) {
+    if (number(ref, {"weight"}, 1) > 0) ++some;
+  });
+  return some > 1;
 }
 
 }  // namespace dhow::ingress

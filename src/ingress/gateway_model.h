@@ -3,7 +3,9 @@
 
 #include <optional>
 
+#include "error_pages.h"
 #include "filter_lines.h"
+#include "ingress/annotations.h"
 #include "ingress/gateway.h"
 
 namespace dhow::ingress {
@@ -44,6 +46,7 @@ struct Gateway {
   ObjectPtr object;
   std::vector<GatewayListener> listeners;
   std::map<uint16_t, uint16_t> nodePorts;  // by listeners' ports
+  std::vector<ErrorPage> pages;
   Verdict accepted{"Accepted", true, "Accepted", "the gateway is accepted"};
   Verdict resolved{"ResolvedRefs", true, "ResolvedRefs", "what it refers to is there"};
 };
@@ -70,12 +73,16 @@ struct RuleModel {
   std::string problem;  // why it cannot be served: requests are answered with 500
 };
 std::vector<RuleModel> readRules(const Route& route);
+// Whether its requests go to several services, by weight.
+bool isSplit(const RuleModel& rule);
 
 struct RouteModel {
   Route route;
   std::vector<RuleModel> rules;
   std::string created, key;
+  std::vector<std::string> problems;  // of its annotations
   std::optional<WafPolicy> waf;
+  std::optional<Annotations::Affinity> affinity;
   std::vector<Attachment> attachments;  // that were accepted
   Verdict resolved{"ResolvedRefs", true, "ResolvedRefs", "what it refers to is there"};
 
@@ -83,7 +90,8 @@ struct RouteModel {
 };
 
 // gateway_listeners.cc: what stands in a gateway, checked.
-Gateway readGateway(const ObjectPtr& object, const GatewayDocuments& documents);
+// Adds to `files`.
+Gateway readGateway(const ObjectPtr& object, const GatewayDocuments& documents, Files& files);
 
 // gateway_routes.cc
 // The hosts that are in both; none when there are none. "" is any, "*.x" any below x.
@@ -135,6 +143,7 @@ class BackendResolver {
 // gateway_filters.cc: what a rule does to requests on the way.
 struct RuleContext {
   const GatewayListener* listener;
+  const std::vector<ErrorPage>* pages;
   std::string prefix;  // that a path matched, where it did by its beginning
   // "address:port" for copies of requests; empty: nowhere.
   std::function<std::string(const json::object& ref)> mirror;

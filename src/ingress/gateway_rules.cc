@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "base/log.h"
+#include "backend_lines.h"
 #include "base/strings.h"
 #include "client/fields.h"
 #include "gateway_model.h"
@@ -60,13 +60,19 @@ class Sections {
  public:
   Sections(BackendResolver& resolver, Config& config) : resolver_(resolver), config_(config) {}
 
-  std::string broken(bool tcp) {
+  std::string broken(bool tcp, const std::vector<ErrorPage>& pages) {
     Backend out;
     out.tcp = tcp;
-    out.lines = {tcp ? "tcp-request content reject"
-                     : "http-request return status 500 content-type 'text/plain; charset=utf-8' string "
-                       "'no valid backend - 500'"};
-    const std::string name = tcp ? "rejected" : "broken";
+    std::string name = tcp ? "rejected" : "broken";
+    if (tcp) {
+      out.lines = {"tcp-request content reject"};
+    } else if (auto page = errorPageAnswer(pages, 500)) {
+      name += "_" + shortDigest(*page);
+      out.lines = {*std::move(page)};
+    } else {
+      out.lines = {
+          "http-request return status 500 content-type 'text/plain; charset=utf-8' string 'no valid backend - 500'"};
+    }
     config_.backends.emplace(name, std::move(out));
     return name;
   }
@@ -76,7 +82,7 @@ class Sections {
                       RuleContext context) {
     const bool tcp = frontend.mode != Frontend::Mode::kHttp;
     auto routed = [&](const std::string& name) { return ingress::routeOf(name, nameOf(route.route.kind), route.key); };
-    if (!rule.problem.empty()) return routed(broken(tcp));
+    if (!rule.problem.empty()) return routed(broken(tcp, *context.pages));
     std::vector<std::string> lines = timeoutLines(client::object(*rule.spec, {"timeouts"}));
     if (route.waf && !tcp) wafLines(lines, *route.waf, config_.files);
     context.files = &config_.files;
@@ -99,9 +105,9 @@ class Sections {
       const int64_t weight = std::clamp<int64_t>(number(ref, {"weight"}, 1), 0, 1'000'000);
       if (weight == 0) return;
       weights.push_back(weight);
-      names.push_back(routed(section(route, ref, lines, context, tcp)));
+      names.push_back(routed(section(route, rule, ref, lines, context, tcp)));
     });
-    if (names.empty()) return routed(broken(tcp));
+    if (names.empty()) return routed(broken(tcp, *context.pages));
     if (std::all_of(names.begin(), names.end(), [&](const std::string& one) { return one == names[0]; }))
       return names[0];
     const std::string split =
@@ -115,19 +121,36 @@ class Sections {
   }
 
  private:
-  std::string section(const RouteModel& route, const json::object& ref, const std::vector<std::string>& lines,
-                      const RuleContext& context, bool tcp) {
+  std::string section(const RouteModel& route, const RuleModel& rule, const json::object& ref,
+                      const std::vector<std::string>& lines, const RuleContext& context, bool tcp) {
     ResolvedBackend resolved = resolver_.resolve(route.route, ref);
-    if (resolved.problem || resolved.unusable) return broken(tcp);
+    if (resolved.problem || resolved.unusable) return broken(tcp, *context.pages);
     Backend& out = resolved.backend;
     out.lines.insert(out.lines.begin(), "balance roundrobin");
     out.lines.insert(out.lines.end(), lines.begin(), lines.end());
     const FilterLines own = filterLines(array(ref, {"filters"}), context);
     out.lines.insert(out.lines.end(), own.lines.begin(), own.lines.end());
-    const std::string name = fmt::format("{}_{}_{}", tcp ? "t" : "b", resolved.name,
-                                         shortDigest(join(out.lines, "\n") + "\n" + out.serverOptions));
+    std::string content;
+    if (!tcp) {
+      errorPageLines(out.lines, *context.pages);
+      if (route.affinity && !isSplit(rule)) content = affinity(route, out);
+    }
+    content += join(out.lines, "\n") + "\n" + out.serverOptions;
+    const std::string name = fmt::format("{}_{}_{}", tcp ? "t" : "b", resolved.name, shortDigest(content));
     config_.backends.emplace(name, std::move(out));
     return name;
+  }
+
+  // What the section is beside its lines.
+  static std::string affinity(const RouteModel& route, Backend& out) {
+    const Annotations::Affinity& cookie = *route.affinity;
+    const std::string owner = fmt::format("{}/{}", nameOf(route.route.kind), route.key);
+    const std::vector<std::string> first = affinityLines(cookie, owner);
+    out.lines.insert(out.lines.begin() + 1, first.begin(), first.end());
+    out.sessions.emplace(
+        kTablePrefix + shortDigest(fmt::format("{}|{}|{}|{}", owner, out.service, out.port, cookie.name)), cookie.idle);
+    for (std::string& line : sessionLines(cookie, out.sessions->table)) out.lines.push_back(std::move(line));
+    return fmt::format("{}\n", cookie.idle);
   }
 
   BackendResolver& resolver_;
@@ -283,8 +306,8 @@ class Port {
         const std::string site = addSite(host);
         if (frontend_.mode != Frontend::Mode::kHttp) {
           if (!route.rules.empty())
-            config_.exact.emplace(site,
-                                  sections.routeTo(frontend_, route, route.rules[0], 0, {&listener, "", {}, nullptr}));
+            config_.exact.emplace(site, sections.routeTo(frontend_, route, route.rules[0], 0,
+                                                         {&listener, &gateway_.pages, "", {}, nullptr}));
           continue;
         }
         for (size_t i = 0; i < route.rules.size(); ++i) addRule(route, i, site, listener, sections);
@@ -294,16 +317,27 @@ class Port {
 
   void finish() {
     for (auto& [name, site] : sites_) site.finish();
+    if (frontend_.mode == Frontend::Mode::kHttp) errorPages();
     config_.frontends.push_back(std::move(frontend_));
   }
 
  private:
+  void errorPages() {
+    for (const ErrorPage& page : gateway_.pages)
+      if (page.whole) frontend_.errorFiles.emplace(page.status, page.file);
+    if (auto answer = errorPageAnswer(gateway_.pages, 404)) {
+      frontend_.otherwise = "r_" + shortDigest(*answer);
+      config_.backends[frontend_.otherwise].lines = {*std::move(answer)};
+    }
+  }
+
   void addRule(const RouteModel& route, size_t index, const std::string& site, const GatewayListener& listener,
                Sections& sections) {
     const RuleModel& rule = route.rules[index];
     for (size_t i = 0; i < rule.matches.size(); ++i) {
       const Match& match = rule.matches[i];
-      RuleContext context{&listener, match.type == Match::Path::kPrefix ? match.path : "", {}, nullptr};
+      RuleContext context{
+          &listener, &gateway_.pages, match.type == Match::Path::kPrefix ? match.path : "", {}, nullptr};
       std::string to = sections.routeTo(frontend_, route, rule, index, context);
       sites_.at(site).add({&match, &route, index, i, std::move(to)});
     }

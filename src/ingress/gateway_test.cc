@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 
 #include "gateway_model.h"
+#include "haproxy_fixture.h"
 #include "patterns.h"
 #include "render.h"
 #include "text.h"
@@ -65,11 +67,21 @@ class Gateways : public testing::Test {
                 28000 + 2 * i, 28001 + 2 * i));
         return nullptr;
       }
-      return name == "missing" ? nullptr : parse(R"({"spec":{"ports":[{"port":80}]}})");
+      return name == "missing" ? nullptr : parse(R"({"spec":{"clusterIP":"10.96.0.9","ports":[{"port":80}]}})");
     };
     documents_.secret = [](std::string_view, std::string_view) { return ObjectPtr(); };
-    documents_.configMap = [](std::string_view, std::string_view) { return ObjectPtr(); };
-    documents_.slices = [](std::string_view, std::string_view) { return std::vector<ObjectPtr>(); };
+    documents_.configMap = [](std::string_view, std::string_view name) {
+      return name == "pages"
+                 ? parse(R"({"metadata":{"name":"pages"},"data":{"404":"lost","500.json":"{}","503":"soon"}})")
+                 : ObjectPtr();
+    };
+    documents_.slices = [](std::string_view, std::string_view service) {
+      return service != "there"
+                 ? std::vector<ObjectPtr>()
+                 : std::vector<ObjectPtr>{parse(
+                       R"({"metadata":{"name":"s"},"addressType":"IPv4","ports":[{"name":"","port":8001,"protocol":"TCP"}],
+                           "endpoints":[{"addresses":["127.0.0.1"],"conditions":{"ready":true}}]})")};
+    };
     documents_.ns = [](std::string_view) { return ObjectPtr(); };
     config_ = {};
     return compileGateways(documents_, config_);
@@ -301,6 +313,64 @@ TEST_F(Gateways, OfAnotherNamespaceOnlyWhatAGrantAllowsIsUsed) {
           "to":[{"group":"","kind":"Service","name":"web"}]}})")};
   EXPECT_TRUE(verdictsOf(run(), "r")[1].status);
   EXPECT_THAT(config_.prefixes.at("g28000|*/"), StartsWith("b_b_web_80"));
+  // Copies, too.
+  const std::string copied =
+      R"(,"filters":[{"type":"RequestMirror","requestMirror":{"backendRef":{"name":"web","namespace":"b","port":80}}}])";
+  documents_.routes.clear();
+  serve(route("r", rule(to("own"), "", copied)));
+  EXPECT_TRUE(verdictsOf(run(), "r")[1].status);
+  EXPECT_THAT(lines(backendOf(config_.prefixes.at("g28000|*/"))),
+              Contains(HasSubstr("txn.mirror) str('10.96.0.9:80*')")));
+  documents_.grants.clear();
+  EXPECT_EQ(verdictsOf(run(), "r")[1].reason, "RefNotPermitted");
+  EXPECT_THAT(lines(backendOf(config_.prefixes.at("g28000|*/"))), Not(Contains(HasSubstr("txn.mirror"))));
+}
+
+ObjectPtr annotated(const ObjectPtr& object, boost::json::object annotations) {
+  boost::json::object root = object->root();
+  root["metadata"].as_object()["annotations"] = std::move(annotations);
+  return parse(boost::json::serialize(root));
+}
+
+TEST_F(Gateways, HavePagesForErrorsAndUsersWhoStay) {
+  const ObjectPtr plain = gateway("g", listener("web", 80));
+  documents_.gateways = {annotated(plain, {{"dhow.io/error-pages", "pages"}})};
+  serve(annotated(
+      route("r", rule(to("there"), path("/web")) + "," + rule(to("none"), path("/none")) + "," +
+                     rule(to("missing"), path("/broken")) + "," + rule(to("there") + "," + to("none"), path("/split"))),
+      {{"nginx.ingress.kubernetes.io/affinity", "cookie"},
+       {"nginx.ingress.kubernetes.io/session-cookie-name", "STICK"},
+       {"nginx.ingress.kubernetes.io/session-cookie-samesite", "Never"},
+       {"nginx.ingress.kubernetes.io/rewrite-target", "/is/not/for/routes"},
+       {"dhow.io/session-idle", "2m"}}));
+  const GatewayVerdicts verdicts = run();
+  EXPECT_TRUE(verdicts.gateways[0].resolvedRefs.status) << verdicts.gateways[0].resolvedRefs.message;
+  const Verdicts& told = verdictsOf(verdicts, "r");
+  ASSERT_EQ(told.size(), 3u);
+  EXPECT_EQ(told[2].message,
+            "the annotation nginx.ingress.kubernetes.io/session-cookie-samesite is not used: \"Never\" is not one of "
+            "None, Lax, Strict; rule 3 shares its requests out by weight: its users have no affinity");
+  const Backend& web = config_.backends.at(backendOf(config_.prefixes.at("g28000|*/web/")));
+  ASSERT_TRUE(web.sessions);
+  EXPECT_EQ(web.sessions->idle, 120);
+  EXPECT_THAT(web.lines, Contains(StartsWith("cookie STICK insert")));
+  EXPECT_FALSE(config_.backends.at(backendOf(config_.splits.begin()->second)).sessions);
+  apart([this](Haproxy::Options options) {
+    Backhand there("there", 8001);
+    Haproxy proxy(options);
+    auto applied = proxy.apply(config_);
+    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    const std::string first = askWhole("x.test", "/web", 28000);
+    EXPECT_THAT(first, testing::AllOf(HasSubstr("set-cookie: STICK="), testing::EndsWith("there")));
+    EXPECT_THAT(askWhole("x.test", "/", 28000), testing::AllOf(StartsWith("HTTP/1.1 404"), testing::EndsWith("lost")));
+    EXPECT_THAT(askWhole("x.test", "/none", 28000),
+                testing::AllOf(StartsWith("HTTP/1.1 503"), testing::EndsWith("soon")));
+    EXPECT_THAT(askWhole("x.test", "/broken", 28000),
+                testing::AllOf(StartsWith("HTTP/1.1 500"), testing::EndsWith("{}")));
+  });
+  documents_.gateways = {annotated(plain, {{"dhow.io/error-pages", "nowhere"}})};
+  EXPECT_THAT(run().gateways[0].resolvedRefs.message, HasSubstr("the config map \"nowhere\""));
+  EXPECT_EQ(gatewayConfigMaps(*documents_.gateways[0], {}), (std::set<std::string>{"a/nowhere"}));
 }
 
 }  // namespace
