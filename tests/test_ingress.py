@@ -426,7 +426,7 @@ def test_answers_are_compressed_requests_come_again_and_proxies_speak_for_client
                 one("zipped", {"dhow.io/compression": "true"}), one("again", {"proxy-next-upstream": "error http_503", "proxy-next-upstream-tries": "2"}),
                 one("never", {"proxy-next-upstream": "off"}), one("told", {"dhow.io/proxy-protocol": "v2"}, proxied), one("told-one", {"dhow.io/proxy-protocol": "v1"}, proxied),
                 one("brief", {"proxy-read-timeout": "1", "dhow.io/proxy-protocol": "v3"}), one("refused", {"denylist-source-range": "0.0.0.0/0,::/0"}),
-                one("admitted", {"allowlist-source-range": "0.0.0.0/0,::/0"}), one("main-too", {}),
+                one("admitted", {"allowlist-source-range": "0.0.0.0/0,::/0"}), one("afar", {"denylist-source-range": "203.0.113.0/24"}), one("main-too", {}),
                 ingress("canary-too", {"main-too.test": [path("blue")]}, {NGINX + "canary": "true", NGINX + "canary-by-cookie": "taste"}))
     world.serves("admitted.test", "red")
     # Compression: where it is asked for, by both.
@@ -461,7 +461,19 @@ def test_answers_are_compressed_requests_come_again_and_proxies_speak_for_client
                 assert world.status("http://first.test/", node=(node, 80)) == 0, "without the header"
                 assert world.get("first.test", "/", "--haproxy-protocol", scheme="https", node=(node, 443))["name"] == "red"
     eventually(lambda: 'proxy-protocol-from is not used: "nobody" is no range' in cluster.kubectl("get", "events").stdout)
-    cluster.kubectl("delete", "ingress", "zipped", "again", "never", "told", "told-one", "brief", "refused", "admitted", "main-too", "canary-too")
+    # The same by headers: the client is the one that the proxies name, for lists, pods and the log.
+    said = ("-H", "X-Forwarded-For: 203.0.113.5", "-H", "X-Forwarded-Proto: https", "-H", "X-Request-ID: forwarded")
+    assert world.get("afar.test", "/", *said)["headers"]["x-forwarded-proto"] == "http"
+    cluster.kubectl("annotate", "ingressclass", "dhow", "dhow.io/forwarded-headers-from=" + ",".join(clients.values()))
+    for node, client in clients.items():
+        eventually(lambda node=node: world.status("http://afar.test/", *said, node=(node, 80)) == 403)
+        headers = world.get("first.test", "/", *said, node=(node, 80))["headers"]
+        assert (headers["x-forwarded-for"], headers["x-real-ip"], headers["x-forwarded-proto"]) == (f"203.0.113.5, {client}", "203.0.113.5", "https")
+    eventually(lambda: len(world.access_log(request_id="forwarded", client="203.0.113.5", status=200)) == 2)
+    cluster.kubectl("annotate", "ingressclass", "dhow", "dhow.io/forwarded-headers-from-")
+    for node in world.nodes():
+        eventually(lambda node=node: world.status("http://afar.test/", *said, node=(node, 80)) == 200)
+    cluster.kubectl("delete", "ingress", "zipped", "again", "never", "told", "told-one", "brief", "refused", "admitted", "afar", "main-too", "canary-too")
 
 
 def test_what_is_wrong_stops_no_other(world):

@@ -564,13 +564,12 @@ ParsedAffinity parseAffinity(const object::Object& object) {
   return Parser(object).parseAffinity();
 }
 
-ParsedRanges proxiesOf(const object::Object& ingressClass) {
-  constexpr std::string_view kAnnotation = "dhow.io/proxy-protocol-from";
-  ParsedRanges out{itemsOf(ingressClass.annotation(kAnnotation), ','), ""};
+ParsedRanges parseRanges(const object::Object& object, std::string_view annotation) {
+  ParsedRanges out{itemsOf(object.annotation(annotation), ','), ""};
   if (const std::string_view bad = wrongRange(out.ranges); !bad.empty())
-    out = {{}, fmt::format("the annotation {} is not used: \"{}\" is no range of addresses", kAnnotation, bad)};
+    out = {{}, fmt::format("the annotation {} is not used: \"{}\" is no range of addresses", annotation, bad)};
   else if (out.ranges.size() > kMostItems)
-    out = {{}, fmt::format("the annotation {} is not used: more than {} entries", kAnnotation, kMostItems)};
+    out = {{}, fmt::format("the annotation {} is not used: more than {} entries", annotation, kMostItems)};
   return out;
 }
 

@@ -99,11 +99,13 @@ struct ParsedAffinity {
 };
 ParsedAffinity parseAffinity(const object::Object& object);
 
-// Of an IngressClass: load balancers in front that tell of clients by PROXY protocol (dhow.io/proxy-protocol-from).
+// Of an IngressClass or Gateway: load balancers in front that tell of clients by PROXY protocol, or by headers.
+constexpr std::string_view kProxyProtocolFrom = "dhow.io/proxy-protocol-from";
+constexpr std::string_view kForwardedHeadersFrom = "dhow.io/forwarded-headers-from";
 struct ParsedRanges {
   std::vector<std::string> ranges;
   std::string problem;  // empty: none
 };
-ParsedRanges proxiesOf(const object::Object& ingressClass);
+ParsedRanges parseRanges(const object::Object& object, std::string_view annotation);
 
 }  // namespace dhow::ingress

@@ -11,27 +11,17 @@ namespace {
 
 using Lines = std::vector<std::string>;
 
-constexpr size_t kRangesALine = 50;
 constexpr int64_t kWindowSeconds = 5;  // over which rates are counted
 constexpr int64_t kSecondsInMinute = 60;
-
-// Addresses stand in as many lines of one ACL as they need: a line holds 64 words.
-void ranges(Lines& out, std::string_view acl, const std::vector<std::string>& all) {
-  for (size_t i = 0; i < all.size(); i += kRangesALine) {
-    std::string line = fmt::format("acl {} src", acl);
-    for (size_t j = i; j < std::min(all.size(), i + kRangesALine); ++j) line += " " + all[j];
-    out.push_back(std::move(line));
-  }
-}
 
 void access(Lines& out, const Annotations& a) {
   if (!a.closed.empty()) out.push_back("http-request deny deny_status 503");
   if (!a.denied.empty()) {
-    ranges(out, "denied", a.denied);
+    for (std::string& line : linesOfWords("acl denied src", a.denied)) out.push_back(std::move(line));
     out.push_back("http-request deny deny_status 403 if denied");
   }
   if (!a.allowed.empty()) {
-    ranges(out, "allowed", a.allowed);
+    for (std::string& line : linesOfWords("acl allowed src", a.allowed)) out.push_back(std::move(line));
     out.push_back("http-request deny deny_status 403 unless allowed");
   }
 }

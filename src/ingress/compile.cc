@@ -475,14 +475,18 @@ void Compiler::rules(Source& source) {
 }
 
 void Compiler::proxies() {
-  std::set<std::string> all;
-  for (const ObjectPtr& one : documents_.classes) {
-    if (text(one->root(), {"spec", "controller"}) != kIngressController) continue;
-    ParsedRanges parsed = proxiesOf(*one);
-    if (!parsed.problem.empty()) out_.problems.push_back({one, "AnnotationInvalid", std::move(parsed.problem)});
-    all.insert(parsed.ranges.begin(), parsed.ranges.end());
-  }
-  frontend_.proxies.assign(all.begin(), all.end());
+  auto all = [&](std::string_view annotation) {
+    std::set<std::string> out;
+    for (const ObjectPtr& one : documents_.classes) {
+      if (text(one->root(), {"spec", "controller"}) != kIngressController) continue;
+      ParsedRanges parsed = parseRanges(*one, annotation);
+      if (!parsed.problem.empty()) out_.problems.push_back({one, "AnnotationInvalid", std::move(parsed.problem)});
+      out.insert(parsed.ranges.begin(), parsed.ranges.end());
+    }
+    return std::vector<std::string>(out.begin(), out.end());
+  };
+  frontend_.proxies = all(kProxyProtocolFrom);
+  frontend_.forwarders = all(kForwardedHeadersFrom);
 }
 
 Compiled Compiler::run() {

@@ -288,10 +288,14 @@ TEST_F(Compile, LoadBalancersInFrontAreThoseOfOurClasses) {
                         klass("b", "x.test/y", "198.51.100.0/24"),
                         klass("c", "dhow.io/ingress", "203.0.113.0/24 } accept")};
   const Compiled compiled = run();
-  EXPECT_THAT(renderConfig(compiled.config, {}, Layout{}).config,
-              HasSubstr("  tcp-request connection expect-proxy layer4 if { src 192.0.2.1 2001:db8::/32 }\n"));
+  const std::string rendered = renderConfig(compiled.config, {}, Layout{}).config;
+  EXPECT_THAT(rendered, HasSubstr("  tcp-request connection expect-proxy layer4 if { src 192.0.2.1 2001:db8::/32 }\n"));
+  EXPECT_THAT(rendered, testing::Not(HasSubstr("forwarder")));
   EXPECT_THAT(messages(compiled), ElementsAre(HasSubstr("proxy-protocol-from is not used")));
   EXPECT_EQ(compiled.problems[0].about->name(), "c");
+  documents_.classes = {parse(
+      R"({"metadata":{"name":"a","annotations":{"dhow.io/forwarded-headers-from":"10.0.0.0/8"}},"spec":{"controller":"dhow.io/ingress"}})")};
+  EXPECT_THAT(renderConfig(run().config, {}, Layout{}).config, HasSubstr("  acl forwarder src 10.0.0.0/8\n"));
 }
 
 TEST_F(Compile, WhatMayLeadBackComesOnce) {

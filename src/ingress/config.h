@@ -73,12 +73,13 @@ struct Frontend {
   std::string name;  // its sites begin with "<name>|"
   Mode mode = Mode::kHttp;
   std::vector<Listener> listeners;
-  std::vector<std::string> proxies;  // ranges: who comes from there tells of its client by PROXY protocol
-  uint16_t port = 0;                 // as clients know it; 0: the listener's
-  std::string certificate;           // for names that no other is for; empty: the node's own
-  std::string clientCertificates;    // file of the authorities of clients, which must show a certificate; or empty
-  bool anyDepth = false;             // the star of a wildcard is any number of labels; else it is one
-  std::set<int> depths;              // of its wildcards: how many labels follow the star
+  std::vector<std::string> proxies;     // ranges: who comes from there tells of its client by PROXY protocol
+  std::vector<std::string> forwarders;  // ranges: who comes from there tells of its client by X-Forwarded- headers
+  uint16_t port = 0;                    // as clients know it; 0: the listener's
+  std::string certificate;              // for names that no other is for; empty: the node's own
+  std::string clientCertificates;       // file of the authorities of clients, which must show a certificate; or empty
+  bool anyDepth = false;                // the star of a wildcard is any number of labels; else it is one
+  std::set<int> depths;                 // of its wildcards: how many labels follow the star
   std::set<std::string> names;  // hostnames of its listeners, where a connection of one must not be used for another
   std::string owner;            // "Gateway/<ns>/<name>"; empty: the Ingresses
   std::string otherwise;        // the backend of requests that no route is for; empty: a plain 404

@@ -19,6 +19,7 @@ constexpr int kHandedOver = 100'000;
 constexpr int kSix = 200'000;
 // By which a worker proves that it is one.
 constexpr std::string_view kHandoverHeader = "X-Dhow-Handover";
+constexpr int kMostForwarders = 5;  // one behind the other
 constexpr std::string_view kUnlessFound = " unless { var(txn.to) -m found }";
 
 std::string_view ruleOf(const Frontend& frontend) {
@@ -46,12 +47,8 @@ void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
 
 // Load balancers in front say whose connection it is; of anybody else it would be a lie.
 void proxies(Lines& out, const Frontend& frontend) {
-  constexpr size_t kRangesALine = 50;  // a line holds 64 words
-  for (size_t i = 0; i < frontend.proxies.size(); i += kRangesALine) {
-    std::string line = "tcp-request connection expect-proxy layer4 if { src";
-    for (size_t j = i; j < std::min(frontend.proxies.size(), i + kRangesALine); ++j) line += " " + frontend.proxies[j];
-    out.push_back({line + " }"});
-  }
+  for (std::string& line : linesOfWords("tcp-request connection expect-proxy layer4 if { src", frontend.proxies, " }"))
+    out.push_back({std::move(line)});
 }
 
 // Which entry of the map of sites counts for a name: its own, or that of the wildcard above it with the most labels, or
@@ -158,6 +155,32 @@ void handover(Lines& out, const Frontend& frontend, const Layout& layout) {
     add("http-request set-var(txn.tls) bool(true) if { ssl_fc }");
 }
 
+// What proxies in front say of their client, in headers: it is the address nearest to them that is none of theirs, as
+// with nginx's real_ip_recursive. What somebody else says is overwritten.
+void forwarded(Lines& out, const Frontend& frontend) {
+  if (frontend.forwarders.empty()) return;
+  auto add = [&](std::string line) { out.push_back({std::move(line)}); };
+  for (std::string& line : linesOfWords("acl forwarder src", frontend.forwarders)) add(std::move(line));
+  std::string handed;
+  for (const Listener& listener : frontend.listeners) handed += fmt::format(" {}", kHandedOver + listener.port);
+  // The worker before has done all this already.
+  add("acl handed so_id" + handed);
+  add("http-request set-var(txn.proxy) src if forwarder !handed");
+  add("acl proxied var(txn.proxy) -m found");
+  add("acl kept var(txn.proxy) -m found");
+  add("acl kept so_id" + handed);
+  for (int hop = 1; hop <= kMostForwarders; ++hop) {
+    const std::string said = fmt::format("req.hdr(X-Forwarded-For,-{})", hop);
+    add(fmt::format("http-request set-var(txn.last) bool(true) if proxied !{{ {} -m ip 0.0.0.0/0 ::/0 }}", said));
+    add(fmt::format("http-request set-src {} if proxied forwarder !{{ var(txn.last) -m found }}", said));
+  }
+  constexpr std::string_view kOne = "{ req.fhdr_cnt(X-Forwarded-For) eq 1 }";
+  add(fmt::format("http-request replace-header X-Forwarded-For (.*) '\\1, %[var(txn.proxy)]' if proxied {}", kOne));
+  add(fmt::format("http-request add-header X-Forwarded-For %[var(txn.proxy)] if proxied !{}", kOne));
+  add("http-request set-var(txn.tls) bool(true) if kept { req.hdr(X-Forwarded-Proto) -m str -i https }");
+  add("http-request unset-var(txn.tls) if kept { req.hdr(X-Forwarded-Proto) -m str -i http }");
+}
+
 // txn.to: where the request goes, by host and path.
 void route(Lines& out, const Frontend& frontend, const Layout& layout) {
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
@@ -189,16 +212,20 @@ void route(Lines& out, const Frontend& frontend, const Layout& layout) {
 void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
   handover(out, frontend, layout);
+  forwarded(out, frontend);
   add("http-request set-var(txn.host) req.hdr(host),host_only,lower");
   misdirected(out, frontend, layout);
   add("http-request set-var(txn.path) path");
   route(out, frontend, layout);
   // What backends are told about the client; what a client says of itself is not believed.
-  add("http-request set-header X-Forwarded-For %ci");
+  auto unlessKept = [&](std::string_view header) {
+    return frontend.forwarders.empty() ? std::string() : fmt::format(" unless kept {{ req.hdr({}) -m found }}", header);
+  };
+  add("http-request set-header X-Forwarded-For %ci" + unlessKept("X-Forwarded-For"));
   add("http-request set-header X-Real-IP %ci");
-  add("http-request set-header X-Forwarded-Host %[req.hdr(host)]");
+  add("http-request set-header X-Forwarded-Host %[req.hdr(host)]" + unlessKept("X-Forwarded-Host"));
   add("http-request set-header X-Forwarded-Port " +
-      (frontend.port > 0 ? std::to_string(frontend.port) : std::string("%fp")));
+      (frontend.port > 0 ? std::to_string(frontend.port) : std::string("%fp")) + unlessKept("X-Forwarded-Port"));
   for (std::string_view header : {"X-Forwarded-Proto", "X-Forwarded-Scheme"}) {
     add(fmt::format("http-request set-header {} http unless {{ var(txn.tls) -m found }}", header));
     add(fmt::format("http-request set-header {} https if {{ var(txn.tls) -m found }}", header));

@@ -230,6 +230,13 @@ void readErrorPages(Gateway& gateway, const GatewayDocuments& documents, Files& 
     gateway.resolved = no("ResolvedRefs", "InvalidErrorPages", join(problems, "; "));
 }
 
+void readForwarders(Gateway& gateway) {
+  ParsedRanges parsed = parseRanges(*gateway.object, kForwardedHeadersFrom);
+  gateway.forwarders = std::move(parsed.ranges);
+  if (!parsed.problem.empty() && gateway.resolved.status)
+    gateway.resolved = no("ResolvedRefs", "InvalidAnnotation", std::move(parsed.problem));
+}
+
 }  // namespace
 
 bool granted(const std::vector<ObjectPtr>& grants, std::string_view kind, std::string_view from,
@@ -264,6 +271,7 @@ Gateway readGateway(const ObjectPtr& object, const GatewayDocuments& documents, 
   if (ObjectPtr service = documents.service(kGatewayServiceNamespace, gatewayService(*object)))
     out.nodePorts = nodePortsOf(*service);
   readErrorPages(out, documents, files);
+  readForwarders(out);
   return out;
 }
 

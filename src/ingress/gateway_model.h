@@ -47,6 +47,7 @@ struct Gateway {
   std::vector<GatewayListener> listeners;
   std::map<uint16_t, uint16_t> nodePorts;  // by listeners' ports
   std::vector<ErrorPage> pages;
+  std::vector<std::string> forwarders;
   Verdict accepted{"Accepted", true, "Accepted", "the gateway is accepted"};
   Verdict resolved{"ResolvedRefs", true, "ResolvedRefs", "what it refers to is there"};
 };

@@ -271,6 +271,7 @@ class Port {
     frontend_.port = port;
     frontend_.owner = "Gateway/" + gateway.object->key();
     frontend_.anyDepth = true;
+    frontend_.forwarders = gateway.forwarders;
     for (GatewayListener& listener : gateway.listeners) {
       if (listener.port != port || !listener.served()) continue;
       frontend_.listeners = {{nodePort, listener.endsTls()}};

@@ -368,6 +368,13 @@ TEST_F(Gateways, HavePagesForErrorsAndUsersWhoStay) {
     EXPECT_THAT(askWhole("x.test", "/broken", 28000),
                 testing::AllOf(StartsWith("HTTP/1.1 500"), testing::EndsWith("{}")));
   });
+  documents_.gateways = {
+      annotated(plain, {{"dhow.io/forwarded-headers-from", "10.0.0.0/8"}}),
+      annotated(gateway("h", listener("web", 80)), {{"dhow.io/forwarded-headers-from", "somewhere"}})};
+  const GatewayVerdicts behind = run();
+  EXPECT_THAT(config_.frontends.at(0).forwarders, ElementsAre("10.0.0.0/8"));
+  EXPECT_THAT(config_.frontends.at(1).forwarders, IsEmpty());
+  EXPECT_THAT(behind.gateways[1].resolvedRefs.message, HasSubstr("\"somewhere\" is no range"));
   documents_.gateways = {annotated(plain, {{"dhow.io/error-pages", "nowhere"}})};
   EXPECT_THAT(run().gateways[0].resolvedRefs.message, HasSubstr("the config map \"nowhere\""));
   EXPECT_EQ(gatewayConfigMaps(*documents_.gateways[0], {}), (std::set<std::string>{"a/nowhere"}));

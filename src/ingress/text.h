@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/digest.h"
 #include "base/strings.h"
@@ -56,6 +57,19 @@ inline std::string routeOf(std::string_view backend, std::string_view kind, std:
 
 inline std::string backendOf(std::string_view route) {
   return std::string(route.substr(0, route.find('@')));
+}
+
+// A line with these words at its end, or several: one holds 64 words.
+inline std::vector<std::string> linesOfWords(std::string_view begin, const std::vector<std::string>& words,
+                                             std::string_view end = "") {
+  constexpr size_t kMost = 50;
+  std::vector<std::string> out;
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (i % kMost == 0) out.emplace_back(begin);
+    out.back().append(" ").append(words[i]);
+    if (i % kMost == kMost - 1 || i + 1 == words.size()) out.back() += end;
+  }
+  return out;
 }
 
 // "10.0.0.1:80", "[fd00::1]:80".
