@@ -138,21 +138,33 @@ std::string handoverBackend(std::string_view frontend) {
   return fmt::format("handover_{}", frontend);
 }
 
+// Ids of listeners, each as one that counts from each of `firsts`.
+std::vector<std::string> idsOf(const Frontend& frontend, std::initializer_list<int> firsts, bool onlyTls) {
+  std::vector<std::string> out;
+  for (const Listener& listener : frontend.listeners) {
+    if (onlyTls && !listener.tls) continue;
+    for (int first : firsts) out.push_back(std::to_string(first + listener.port));
+  }
+  return out;
+}
+
 // What the worker that a reload replaces is still asked, on connections that clients keep, it leaves to the next one,
 // which alone knows routes and servers: HAProxy takes no command for the sections of a worker that stops. Nobody else
 // may speak for clients on these listeners.
 void handover(Lines& out, const Frontend& frontend, const Layout& layout) {
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
-  for (const Listener& listener : frontend.listeners) {
-    const int id = kHandedOver + listener.port;
-    add(fmt::format("bind {} accept-proxy id {}", Layout::handover(listener.port), id));
-    add(fmt::format("http-request deny deny_status 403 if {{ so_id {} }} !{{ req.hdr({}) -m str {} }}", id,
-                    kHandoverHeader, layout.handoverSecret));
-    if (listener.tls) add(fmt::format("http-request set-var(txn.tls) bool(true) if {{ so_id {} }}", id));
-  }
+  auto acl = [&](std::string_view name, const std::vector<std::string>& ids) {
+    for (std::string& line : linesOfWords(fmt::format("acl {} so_id", name), ids)) add(std::move(line));
+  };
+  for (const Listener& listener : frontend.listeners)
+    add(fmt::format("bind {} accept-proxy id {}", Layout::handover(listener.port), kHandedOver + listener.port));
+  acl("handed", idsOf(frontend, {kHandedOver}, false));
+  add(fmt::format("http-request deny deny_status 403 if handed !{{ req.hdr({}) -m str {} }}", kHandoverHeader,
+                  layout.handoverSecret));
   add(fmt::format("http-request del-header {}", kHandoverHeader));
-  if (std::any_of(frontend.listeners.begin(), frontend.listeners.end(), [](const Listener& one) { return one.tls; }))
-    add("http-request set-var(txn.tls) bool(true) if { ssl_fc }");
+  const std::vector<std::string> encrypted = idsOf(frontend, {0, kSix, kHandedOver}, true);
+  acl("encrypted", encrypted);
+  if (!encrypted.empty()) add("http-request set-var(txn.tls) bool(true) if encrypted");
 }
 
 // What proxies in front say of their client, in headers: it is the address nearest to them that is none of theirs, as
@@ -161,14 +173,11 @@ void forwarded(Lines& out, const Frontend& frontend) {
   if (frontend.forwarders.empty()) return;
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
   for (std::string& line : linesOfWords("acl forwarder src", frontend.forwarders)) add(std::move(line));
-  std::string handed;
-  for (const Listener& listener : frontend.listeners) handed += fmt::format(" {}", kHandedOver + listener.port);
   // The worker before has done all this already.
-  add("acl handed so_id" + handed);
   add("http-request set-var(txn.proxy) src if forwarder !handed");
   add("acl proxied var(txn.proxy) -m found");
   add("acl kept var(txn.proxy) -m found");
-  add("acl kept so_id" + handed);
+  for (std::string& line : linesOfWords("acl kept so_id", idsOf(frontend, {kHandedOver}, false))) add(std::move(line));
   for (int hop = 1; hop <= kMostForwarders; ++hop) {
     const std::string said = fmt::format("req.hdr(X-Forwarded-For,-{})", hop);
     add(fmt::format("http-request set-var(txn.last) bool(true) if proxied !{{ {} -m ip 0.0.0.0/0 ::/0 }}", said));
@@ -227,6 +236,11 @@ void requests(Lines& out, const Frontend& frontend, const Layout& layout) {
   add("http-request set-header X-Forwarded-Port " +
       (frontend.port > 0 ? std::to_string(frontend.port) : std::string("%fp")) + unlessKept("X-Forwarded-Port"));
   for (std::string_view header : {"X-Forwarded-Proto", "X-Forwarded-Scheme"}) {
+    // A worker that hands over has said so, and of a proxy that is trusted txn.tls tells.
+    if (frontend.forwarders.empty()) {
+      add(fmt::format("http-request set-header {} %[ssl_fc,iif(https,http)] unless handed", header));
+      continue;
+    }
     add(fmt::format("http-request set-header {} http unless {{ var(txn.tls) -m found }}", header));
     add(fmt::format("http-request set-header {} https if {{ var(txn.tls) -m found }}", header));
   }

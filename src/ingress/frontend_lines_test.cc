@@ -26,12 +26,12 @@ TEST(FrontendLines, ProxiesInFrontTellOfTheirClientAndNobodyElseDoes) {
     EXPECT_TRUE(applied.ok()) << applied.error().message();
     // Nobody that is known: all that a client says is overwritten.
     const std::string claims =
-        "X-Forwarded-For: 192.0.2.66\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: x.test\r\nX-Forwarded-Port: 7\r\n";
+        "X-Forwarded-For: 192.0.2.66\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: x.test\r\nX-Forwarded-Port: "
+        "7\r\n";
     EXPECT_EQ(ask("a.test", "/", 80, claims), "one");
-    EXPECT_THAT(one.last(),
-                AllOf(HasSubstr("x-forwarded-for: 127.0.0.1\r\n"), HasSubstr("x-real-ip: 127.0.0.1\r\n"),
-                      HasSubstr("x-forwarded-proto: http\r\n"), HasSubstr("x-forwarded-host: a.test\r\n"),
-                      HasSubstr("x-forwarded-port: 80\r\n"), Not(HasSubstr("x-secure"))));
+    EXPECT_THAT(one.last(), AllOf(HasSubstr("x-forwarded-for: 127.0.0.1\r\n"), HasSubstr("x-real-ip: 127.0.0.1\r\n"),
+                                  HasSubstr("x-forwarded-proto: http\r\n"), HasSubstr("x-forwarded-host: a.test\r\n"),
+                                  HasSubstr("x-forwarded-port: 80\r\n"), Not(HasSubstr("x-secure"))));
     config.frontends[0].forwarders.push_back("127.0.0.0/8");
     EXPECT_TRUE(proxy.apply(config).ok());
     EXPECT_EQ(ask("a.test", "/", 80, claims), "HTTP/1.1 403");
@@ -76,11 +76,11 @@ TEST(FrontendLines, ProxiesInFrontTellOfTheirClientAndNobodyElseDoes) {
     config.backends["more"] = {{"balance roundrobin"}, "", {}, "", ""};
     EXPECT_TRUE(proxy.apply(config).ok());
     EXPECT_EQ(proxy.reloads(), 2u);
-    EXPECT_THAT(again("X-Forwarded-For: 192.0.2.7, 10.0.1.1\r\nX-Forwarded-Proto: https\r\n"), testing::EndsWith("one"));
-    EXPECT_THAT(one.last(),
-                AllOf(HasSubstr("x-forwarded-for: 192.0.2.7, 10.0.1.1, 127.0.0.1\r\n"),
-                      HasSubstr("x-real-ip: 192.0.2.7\r\n"), HasSubstr("x-forwarded-proto: https\r\n"),
-                      HasSubstr("x-secure: yes\r\n")));
+    EXPECT_THAT(again("X-Forwarded-For: 192.0.2.7, 10.0.1.1\r\nX-Forwarded-Proto: https\r\n"),
+                testing::EndsWith("one"));
+    EXPECT_THAT(one.last(), AllOf(HasSubstr("x-forwarded-for: 192.0.2.7, 10.0.1.1, 127.0.0.1\r\n"),
+                                  HasSubstr("x-real-ip: 192.0.2.7\r\n"), HasSubstr("x-forwarded-proto: https\r\n"),
+                                  HasSubstr("x-secure: yes\r\n")));
   });
 }
 
