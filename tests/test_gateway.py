@@ -318,7 +318,7 @@ def test_grpc_tls_tcp_and_tls_towards_backends(world):
     cluster.kubectl("create", "secret", "tls", "edge", f"--cert={pem}.crt", f"--key={pem}.key")
     world.apply(service("calls", 50051), service("secure", 8443), service("distrusted", 8443), service("unknown", 8443),
                 policy("inner", "secure", "inner-ca"), policy("wrong", "distrusted", "other-ca"), policy("none", "unknown", "missing"),
-                gateway("layers", listener("http", 80), listener("pass", 443, "TLS", tls={"mode": "Passthrough"}), listener("tcp", 9000, "TCP"),
+                gateway("layers", listener("http", 80), listener("pass", 443, "TLS", tls={"mode": "Passthrough"}), listener("tcp", 9000, "TCP"), listener("round", 9001, "TCP"),
                         listener("ends", 9443, "TLS", tls={"certificateRefs": [{"name": "edge"}]})),
                 route("calls", "layers", rule(ref("calls", 50051), matches=[call("shop.Cart", "Add"), {"method": {"service": "shop.List"}}], filters=[modify]),
                       hostnames=["grpc.test"], kind="GRPCRoute", sectionName="http"),
@@ -344,9 +344,20 @@ def test_grpc_tls_tcp_and_tls_towards_backends(world):
     assert world.served_certificate("a.pass.test", address) == own and json.loads(world.curl("https://a.b.pass.test/x", address=address)[2])["sni"] == "a.b.pass.test"
     assert world.served_certificate("other.test", address) == ""
     assert world.get("any.test:9000", address=address)["name"] == "red" and world.get("any.test:9443", scheme="https", address=address)["name"] == "blue"
+    # Connections that would come around: none is made, and the route says why, until its service leads elsewhere.
+    around = lambda ip, port: {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "around"}, "subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": port}]}]}
+    world.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "around"}, "spec": {"ports": [{"port": 80, "targetPort": 80}]}},
+                route("around", "layers", rule(ref("around")), kind="TCPRoute", sectionName="round"))
+    for ip, port in ((address, 9001), (world.nodes()[0], world.node_ports(address)[9001])):
+        world.apply(around(ip, port))
+        world.told("tcproute", "around", "ResolvedRefs", "BackendLoop")
+        eventually(lambda: world.status("http://any.test:9001/", address=address) == 0)
+        world.apply(around(world.pods["red"]["status"]["podIP"], 8080))
+        world.told("tcproute", "around", "ResolvedRefs", "ResolvedRefs")
+        eventually(lambda: world.get("any.test:9001", address=address)["name"] == "red")
     kinds = {one["name"]: [kind["kind"] for kind in one["supportedKinds"]] for one in cluster.get("gateway", "layers")["status"]["listeners"]}
-    assert kinds == {"http": ["HTTPRoute", "GRPCRoute"], "pass": ["TLSRoute"], "tcp": ["TCPRoute"], "ends": ["TLSRoute", "TCPRoute"]}
-    eventually(lambda: [one["attachedRoutes"] for one in cluster.get("gateway", "layers")["status"]["listeners"]] == [4, 1, 1, 1])
+    assert kinds == {"http": ["HTTPRoute", "GRPCRoute"], "pass": ["TLSRoute"], "tcp": ["TCPRoute"], "round": ["TCPRoute"], "ends": ["TLSRoute", "TCPRoute"]}
+    eventually(lambda: [one["attachedRoutes"] for one in cluster.get("gateway", "layers")["status"]["listeners"]] == [4, 1, 1, 1, 1])
 
 
 def test_no_request_is_lost_while_pods_gateways_and_agents_change(world):

@@ -492,7 +492,10 @@ def test_what_is_wrong_stops_no_other(world):
                 ingress("torn", {"torn.test": [path("red")], "swapped.test": [path("red")]}, tls=[{"hosts": [f"{name}.test"], "secretName": name} for name in ("torn", "swapped")]),
                 named("here", "dhow-ingress.kube-system.svc.cluster.local"), named("there", "elsewhere.default.svc.cluster.local"), named("elsewhere", "there.default.svc.cluster.local"),
                 named("address", "127.0.0.1"), named("outer", "red.default.svc.cluster.local"),
-                *[ingress(name, {f"{name}.test": [path(name)]}) for name in ("here", "there", "address")])
+                {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "home"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}},
+                {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "home"}, "subsets": [{"addresses": [{"ip": world.nodes()[0]}], "ports": [{"port": 80}]}]},
+                named("itself", "home.default.svc.cluster.local"),
+                *[ingress(name, {f"{name}.test": [path(name)]}) for name in ("here", "there", "address", "itself")])
     # A name of the cluster's own is a way to a service; its port is the pod's here, for the rule names it.
     outer = ingress("outer", {"outer.test": [path("outer")]})
     apply(cluster, ingress("first", {"first.test": [path("stolen"), path("own", "/own")], "rival.test": [path("own")]}),
@@ -513,6 +516,10 @@ def test_what_is_wrong_stops_no_other(world):
     # One request that leads back to where it came from is one more, and not thousands.
     assert world.status("http://here.test/") == 508 and len(eventually(lambda: world.access_log(host="here.test"))) <= 2
     assert world.status("http://there.test/") == 503 and world.status("http://address.test/") == 503
+    # A name may not lead to the node itself, whose own services trust it; another node's edge sees that the request has been around.
+    itself = lambda node: world.curl("http://itself.test/", node=(node, 80))
+    eventually(lambda: itself(world.nodes()[0])[::2] == (503, "the name leads to the node itself"))
+    eventually(lambda: itself(world.nodes()[1])[0] == 508)
     eventually(lambda: '"127.0.0.1" is an address' in cluster.kubectl("describe", "ingress", "address").stdout)
     # A flood of requests to what does not answer.
     flood = "import socket, sys\ns = [socket.create_connection((sys.argv[1], 80), 5) for _ in range(1000)]\nfor one in s: one.sendall(b'GET /wait/30 HTTP/1.1\\r\\nHost: first.test\\r\\n\\r\\n')\nprint('open', flush=True)\nsys.stdin.read()"
@@ -524,7 +531,7 @@ def test_what_is_wrong_stops_no_other(world):
             assert world.get("rival.test")["name"] == "green" and time.monotonic() - begun < 2 * PATIENCE
     finally:
         flooding.kill()
-    cluster.kubectl("delete", "ingress", "mine", "theirs", "unknown", "torn", "here", "there", "address", "outer")
+    cluster.kubectl("delete", "ingress", "mine", "theirs", "unknown", "torn", "here", "there", "address", "itself", "outer")
     cluster.kubectl("delete", "ingressclass", "mine", "theirs")
     cluster.kubectl("delete", "namespace", "rival", "--wait=false")
 

@@ -18,6 +18,7 @@ namespace {
 
 constexpr const char* kManager = object::kGatewaySliceController;
 constexpr const char* kEverything = "all";
+constexpr const char* kByService = "gateway-service";
 
 const Resource& resourceOf(RouteKind kind) {
   switch (kind) {
@@ -46,6 +47,7 @@ GatewayController::GatewayController(Context context)
       grants_(context.caches.of(resources::kReferenceGrants)),
       policies_(context.caches.of(resources::kBackendTLSPolicies)),
       services_(context.caches.of(resources::kServices)),
+      slices_(context.caches.of(resources::kEndpointSlices)),
       secrets_(context.caches.of(resources::kSecrets)),
       configMaps_(context.caches.of(resources::kConfigMaps)),
       namespaces_(context.caches.of(resources::kNamespaces)),
@@ -71,6 +73,11 @@ GatewayController::GatewayController(Context context)
   used(services_, usedServices_);
   used(secrets_, usedSecrets_);
   used(configMaps_, usedConfigMaps_);
+  slices_.addIndex(kByService,
+                   [](const ObjectPtr& slice, std::vector<std::string>& keys) { keys.push_back(serviceOf(*slice)); });
+  controller_.watch(slices_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
+    if (decisive_.contains(serviceOf(after ? *after : *before))) queue.add(kEverything);
+  });
 }
 
 ingress::GatewayVerdicts GatewayController::judge() {
@@ -90,7 +97,12 @@ ingress::GatewayVerdicts GatewayController::judge() {
   documents.service = finder(services_, services);
   documents.secret = finder(secrets_, secrets);
   documents.configMap = finder(configMaps_, configMaps);
-  documents.slices = [](std::string_view, std::string_view) { return std::vector<ObjectPtr>(); };
+  // Of pods nothing here depends; where endpoints are somebody's they decide whether connections go around.
+  documents.slices = [this](std::string_view ns, std::string_view name) {
+    const ObjectPtr service = services_.get(ns, name);
+    const bool ofPods = !service || !client::object(service->root(), {"spec", "selector"}).empty();
+    return ofPods ? std::vector<ObjectPtr>() : slices_.byIndex(kByService, fmt::format("{}/{}", ns, name));
+  };
   documents.ns = [this](std::string_view name) { return namespaces_.get("", name); };
   if (!documents.gateways.empty()) {
     for (RouteKind kind : ingress::kRouteKinds)
@@ -104,6 +116,7 @@ ingress::GatewayVerdicts GatewayController::judge() {
   usedServices_ = std::move(services);
   usedSecrets_ = std::move(secrets);
   usedConfigMaps_ = std::move(configMaps);
+  decisive_ = std::move(config.decisive);
   return out;
 }
 

@@ -39,13 +39,14 @@ class GatewayController final : public Component {
   client::Cache& grants_;
   client::Cache& policies_;
   client::Cache& services_;
+  client::Cache& slices_;
   client::Cache& secrets_;
   client::Cache& configMaps_;
   client::Cache& namespaces_;
   EdgeServices edge_;
   // What was written, until the cache shows it: ports must not be given twice.
   std::map<std::string, std::vector<EdgeServices::Port>> given_;
-  std::set<std::string> usedServices_, usedSecrets_, usedConfigMaps_;
+  std::set<std::string> usedServices_, usedSecrets_, usedConfigMaps_, decisive_;
   client::Controller controller_;
 };
 

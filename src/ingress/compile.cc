@@ -9,6 +9,7 @@
 #include "base/strings.h"
 #include "client/fields.h"
 #include "credentials.h"
+#include "external_name.h"
 #include "filter_lines.h"
 #include "patterns.h"
 #include "service_servers.h"
@@ -268,9 +269,11 @@ void Compiler::elsewhere(const Source& source, const ServicePort& port, Backend&
     problem(source, "BackendNotServed", fmt::format("the externalName \"{}\" is an address and no name", name));
     return;
   }
-  // A node may reach nothing by IPv6, which HAProxy would prefer.
-  backend.lines.push_back(fmt::format("server external {}:{} resolvers cluster resolve-prefer ipv4 init-addr none {}",
-                                      name, port.number, backend.serverOptions));
+  if (!isWord(name, "-._")) {
+    problem(source, "BackendNotServed", fmt::format("the externalName \"{}\" is no name", name));
+    return;
+  }
+  externalNameLines(backend.lines, name, port.number, backend.serverOptions, out_.config.files);
 }
 
 // The route to the backend, which is made when it is not there yet.

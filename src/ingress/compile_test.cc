@@ -310,7 +310,9 @@ TEST_F(Compile, WhatMayLeadBackComesOnce) {
   };
   const auto guarded = testing::AllOf(HasSubstr("return status 508"), HasSubstr("add-header CDN-Loop dhow-"));
   EXPECT_THAT(lines(R"({"type":"ExternalName","externalName":"x.test"})"),
-              testing::AllOf(guarded, HasSubstr("server external x.test:80 ")));
+              testing::AllOf(guarded, HasSubstr("do-resolve(txn.elsewhere,cluster,ipv4) str(x.test)"),
+                             HasSubstr("if { var(txn.elsewhere) -m ip -f @own_addresses }"),
+                             HasSubstr("server external 0.0.0.0:80 ")));
   EXPECT_THAT(lines(R"({"ports":[{"port":80}]})"), guarded) << "its endpoints are somebody's";
   EXPECT_THAT(lines(R"({"ports":[{"port":80}],"selector":{"app":"web"}})"), testing::Not(HasSubstr("508")));
   EXPECT_THAT(lines(R"({"type":"ExternalName","externalName":"127.0.0.1"})"),

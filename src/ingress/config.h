@@ -107,6 +107,7 @@ struct Config {
   std::map<std::string, Backend> backends;
   std::map<std::string, Certificate> certificates;  // by file name
   std::map<std::string, std::string> files;         // others that lines name, as @name
+  std::set<std::string> decisive;  // services, "ns/name", whose endpoints all this depends on, and not servers alone
   bool empty() const { return frontends.empty(); }
   // Sets what the frontends' routes have.
   void lookAtRoutes();

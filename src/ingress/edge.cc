@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "client/fields.h"
+#include "external_name.h"
 #include "gateway_world.h"
 #include "haproxy.h"
 #include "ingress/gateway.h"
@@ -90,6 +91,7 @@ struct Edge::Rep {
         if (!slice) continue;
         std::string service = serviceOf(*slice);
         if (!usedServices.contains(service)) continue;
+        structure = structure || config.decisive.contains(service);
         changedServices.insert(std::move(service));
         wake();
       }
@@ -166,6 +168,7 @@ struct Edge::Rep {
     forGateways.slices = documents.slices;
     config = compile(documents).config;
     (void)compileGateways(forGateways, config);
+    addOwnAddresses(config.files);
     usedServices = std::move(used);
     return true;
   }

@@ -106,12 +106,13 @@ GatewayVerdicts compileGateways(const GatewayDocuments& documents, Config& confi
   std::vector<RouteModel> routes;
   if (!gateways.empty())
     for (const Route& one : documents.routes)
-      routes.push_back({one, {}, createdAt(*one.object), one.object->key(), {}, {}, {}, {}});
+      routes.push_back({one, {}, createdAt(*one.object), one.object->key(), {}, {}, {}, {}, {}});
   std::sort(routes.begin(), routes.end(), [](const RouteModel& a, const RouteModel& b) {
     return std::tuple(std::string_view(a.created), std::string_view(a.key), a.route.kind) <
            std::tuple(std::string_view(b.created), std::string_view(b.key), b.route.kind);
   });
   BackendResolver resolver(documents, config);
+  TcpLoops loops(documents, gateways, config);
   GatewayVerdicts out;
   for (RouteModel& route : routes) {
     route.rules = readRules(route.route);
@@ -121,6 +122,7 @@ GatewayVerdicts compileGateways(const GatewayDocuments& documents, Config& confi
     std::vector<ParentVerdict> parents = attach(route, gateways, documents, rules.unusable);
     if (parents.empty()) continue;
     resolveReferences(route, resolver);
+    loops.add(route);
     for (ParentVerdict& parent : parents) {
       const bool accepted = parent.verdicts[0].status;
       parent.verdicts.push_back(route.resolved);

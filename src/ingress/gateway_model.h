@@ -85,6 +85,7 @@ struct RouteModel {
   std::optional<WafPolicy> waf;
   std::optional<Annotations::Affinity> affinity;
   std::vector<Attachment> attachments;  // that were accepted
+  std::set<const json::object*> loops;  // references that lead back to where connections come from
   Verdict resolved{"ResolvedRefs", true, "ResolvedRefs", "what it refers to is there"};
 
   const json::object& spec() const;
@@ -139,6 +140,27 @@ class BackendResolver {
   Config& config_;
   std::vector<Policy> policies_;           // the older first
   std::map<std::string, size_t> targets_;  // "ns/service:port's name" -> policy
+};
+
+// gateway_loops.cc: connections that would come around again and again. Of requests CDN-Loop tells (backend_lines.h);
+// in mode tcp nothing can, so it is found by where services lead: to a gateway's own service, or to its addresses.
+class TcpLoops {
+ public:
+  TcpLoops(const GatewayDocuments& documents, const std::vector<Gateway>& gateways, Config& config);
+  // Of routes that are added one after the other the one that closes a circle is told (RouteModel::loops, resolved).
+  void add(RouteModel& route);
+
+ private:
+  using Place = std::pair<std::string, uint16_t>;  // a gateway's key and port
+  std::set<Place> targets(const Route& route, const json::object& ref);
+  bool leads(const Place& from, const std::set<Place>& to, std::set<Place>& seen) const;
+
+  const GatewayDocuments& documents_;
+  Config& config_;
+  std::set<std::string> gateways_;         // their services
+  std::map<std::string, Place> places_;    // by endpoint
+  std::map<std::string, Place> services_;  // by "ns/name:port"
+  std::map<Place, std::set<Place>> next_;
 };
 
 // gateway_filters.cc: what a rule does to requests on the way.

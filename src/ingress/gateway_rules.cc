@@ -124,7 +124,7 @@ class Sections {
   std::string section(const RouteModel& route, const RuleModel& rule, const json::object& ref,
                       const std::vector<std::string>& lines, const RuleContext& context, bool tcp) {
     ResolvedBackend resolved = resolver_.resolve(route.route, ref);
-    if (resolved.problem || resolved.unusable) return broken(tcp, *context.pages);
+    if (resolved.problem || resolved.unusable || route.loops.contains(&ref)) return broken(tcp, *context.pages);
     Backend& out = resolved.backend;
     out.lines.insert(out.lines.begin(), "balance roundrobin");
     out.lines.insert(out.lines.end(), lines.begin(), lines.end());

@@ -63,8 +63,8 @@ class Gateways : public testing::Test {
         for (size_t i = 0; i < documents_.gateways.size(); ++i)
           if (gatewayService(*documents_.gateways[i]) == name)
             return parse(fmt::format(
-                R"({{"spec":{{"ports":[{{"port":80,"targetPort":{}}},{{"port":443,"targetPort":{}}},{{"port":90,"targetPort":22}}]}}}})",
-                28000 + 2 * i, 28001 + 2 * i));
+                R"({{"spec":{{"clusterIP":"10.96.1.{0}","ports":[{{"port":80,"targetPort":{1}}},{{"port":443,"targetPort":{2}}},{{"port":90,"targetPort":22}}]}}}})",
+                i, 28000 + 2 * i, 28001 + 2 * i));
         return nullptr;
       }
       return name == "missing" ? nullptr : parse(R"({"spec":{"clusterIP":"10.96.0.9","ports":[{"port":80}]}})");
@@ -76,11 +76,16 @@ class Gateways : public testing::Test {
                  : ObjectPtr();
     };
     documents_.slices = [](std::string_view, std::string_view service) {
-      return service != "there"
-                 ? std::vector<ObjectPtr>()
-                 : std::vector<ObjectPtr>{parse(
-                       R"({"metadata":{"name":"s"},"addressType":"IPv4","ports":[{"name":"","port":8001,"protocol":"TCP"}],
-                           "endpoints":[{"addresses":["127.0.0.1"],"conditions":{"ready":true}}]})")};
+      auto slice = [](std::string_view address, int port) {
+        return std::vector<ObjectPtr>{parse(fmt::format(
+            R"({{"metadata":{{"name":"s"}},"addressType":"IPv4","ports":[{{"name":"","port":{},"protocol":"TCP"}}],
+                "endpoints":[{{"addresses":["{}"],"conditions":{{"ready":true}}}}]}})",
+            port, address))};
+      };
+      if (service == "there") return slice("127.0.0.1", 8001);
+      if (service == "cluster-address") return slice("10.96.1.1", 80);
+      if (service == "node-address" || service.starts_with("dhow-gateway-")) return slice("192.0.2.1", 28000);
+      return std::vector<ObjectPtr>();
     };
     documents_.ns = [](std::string_view) { return ObjectPtr(); };
     config_ = {};
@@ -302,6 +307,30 @@ TEST_F(Gateways, WhatMayLeadBackComesOnce) {
   (void)run();
   EXPECT_THAT(lines(backendOf(config_.prefixes.at("g28000|*/"))), Contains(HasSubstr("return status 508")))
       << "its endpoints are somebody's";
+}
+
+TEST_F(Gateways, ConnectionsDoNotGoAround) {
+  documents_.gateways = {gateway("g", listener("tcp", 80, "TCP") + "," + listener("other", 443, "TCP")),
+                         gateway("h", listener("tcp", 80, "TCP"))};
+  auto tcp = [&](std::string_view name, std::string_view service, std::string_view parent) {
+    serve(route(name, R"({"backendRefs":[)" + to(service) + "]}", "", "2026-01-01T00:00:00Z", parent), RouteKind::kTcp);
+  };
+  const std::string_view g = R"({"name":"g","sectionName":"tcp"})", other = R"({"name":"g","sectionName":"other"})";
+  tcp("a-self", "node-address", g);  // its own port, by a node's address
+  tcp("b-through", "cluster-address", other);
+  tcp("c-on", "node-address", R"({"name":"h"})");
+  tcp("d-around", "cluster-address", g);  // and from there back by c-on
+  tcp("e-fine", "there", g);
+  const GatewayVerdicts verdicts = run();
+  for (std::string_view loop : {"a-self", "d-around"}) {
+    const Verdict& told = verdictsOf(verdicts, loop, RouteKind::kTcp)[1];
+    EXPECT_EQ(told.reason, "BackendLoop") << loop;
+    EXPECT_THAT(told.message, HasSubstr("leads back to the gateway")) << loop;
+  }
+  for (std::string_view fine : {"b-through", "c-on", "e-fine"})
+    EXPECT_TRUE(verdictsOf(verdicts, fine, RouteKind::kTcp)[1].status) << fine;
+  EXPECT_THAT(config_.exact.at("g28000|*"), StartsWith("rejected@"));
+  EXPECT_THAT(config_.exact.at("g28001|*"), StartsWith("t_a_cluster-address_80"));
 }
 
 TEST_F(Gateways, OfAnotherNamespaceOnlyWhatAGrantAllowsIsUsed) {
