@@ -409,7 +409,6 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
   manager.region = options.region;
   manager.zones = options.zones;
   manager.nodes = options.nodes;
-  manager.nodeMonitorGrace = client::kSilentAfter;
   ASSIGN_OR_RETURN(manager.rootCaPem, readFile(options.caFile, 1 << 20));
   if (!options.caKeyFile.empty()) {
     ASSIGN_OR_RETURN(manager.caKeyPem, readFile(options.caKeyFile, 1 << 16));

@@ -13,6 +13,7 @@ namespace {
 
 constexpr Duration kGather = std::chrono::milliseconds(500);  // pods that come together are counted together
 constexpr Duration kLookAgain = std::chrono::seconds(10);
+constexpr Duration kFresh = std::chrono::seconds(15);  // the scheduler tries a pod again after ten, at the latest
 constexpr int64_t kPodsOfMachine = 110;
 
 int64_t amount(const json::object& values, std::string_view name, int64_t scale) {
@@ -134,7 +135,33 @@ bool AutoscalerController::couldTake(const Object& pool, const Object& pod, cons
   return false;
 }
 
-int64_t AutoscalerController::wantedFor(const Object& pool, const std::vector<ObjectPtr>& machines) const {
+std::vector<AutoscalerController::Room> AutoscalerController::roomsOf(const std::vector<ObjectPtr>& machines) const {
+  std::vector<Room> out;
+  for (const ObjectPtr& machine : machines) {
+    ObjectPtr node = nodes_.get("", nodeNameOf(*machine));
+    if (!node || !nodeReady(*node)) continue;
+    const WallTime since = client::time(*condition(node->root(), "Ready"), {"lastTransitionTime"}).value_or(WallTime());
+    Room room{std::string(node->name()), std::string(node->label(kZoneLabel)), allocatableOf(*node), since};
+    for (const ObjectPtr& pod : pods_.byIndex(kPodsOfNode, node->name())) {
+      if (!podFinished(*pod)) room.left -= requestsOf(*pod);
+    }
+    out.push_back(std::move(room));
+  }
+  return out;
+}
+
+bool AutoscalerController::take(std::vector<Room>& rooms, const Object& pod) {
+  const Amount wish = requestsOf(pod);
+  const std::string zone = zoneNeededBy(pod);
+  auto room = std::find_if(rooms.begin(), rooms.end(),
+                           [&](const Room& one) { return wish.fits(one.left) && (zone.empty() || zone == one.zone); });
+  if (room == rooms.end()) return false;
+  room->left -= wish;
+  return true;
+}
+
+int64_t AutoscalerController::wantedFor(const Object& pool, const std::vector<ObjectPtr>& machines,
+                                        std::vector<Room> fresh) const {
   const int64_t count = number(pool.root(), {"spec", "count"}, 1);
   const std::optional<Amount> size = sizeOf(pool, machines);
   std::map<std::string, std::vector<Amount>> bins;  // new machines, by the zone that is needed; "": any
@@ -143,7 +170,7 @@ int64_t AutoscalerController::wantedFor(const Object& pool, const std::vector<Ob
     const Amount wish = requestsOf(*pod);
     // Of machines whose size nobody knows yet, one is made to see.
     const Amount room = size.value_or(Amount{INT64_MAX / 2, INT64_MAX / 2, kPodsOfMachine});
-    if (!couldTake(pool, *pod, room)) continue;
+    if (!couldTake(pool, *pod, room) || take(fresh, *pod)) continue;
     std::vector<Amount>& there = bins[zoneNeededBy(*pod)];
     auto bin = std::find_if(there.begin(), there.end(), [&](const Amount& left) { return wish.fits(left); });
     if (bin == there.end()) bin = there.insert(there.end(), room);
@@ -184,7 +211,11 @@ Task<Result<>> AutoscalerController::reconcile(std::string key) {
     idleSince_.clear();
     co_return Result<>();
   }
-  const int64_t wanted = std::min(wantedFor(*pool, machines), *most);
+  // Nodes that have just come, which the scheduler had no time to fill.
+  std::vector<Room> fresh = roomsOf(machines);
+  std::erase_if(fresh, [&](const Room& room) { return context_.loop.wallNow() - room.since > kFresh; });
+  if (!fresh.empty()) controller_.queue().addAfter(key, kFresh);
+  const int64_t wanted = std::min(wantedFor(*pool, machines, std::move(fresh)), *most);
   if (wanted > count) {
     Result<> grown = co_await setCount(pool, wanted, "pods wait for room");
     co_return grown;
@@ -238,26 +269,9 @@ bool AutoscalerController::othersTake(const Object& machine, const std::vector<O
   }
   const Amount whole = allocatableOf(*node);
   if (2 * used.cpu > whole.cpu || 2 * used.memory > whole.memory) return false;
-  std::map<std::string, std::pair<std::string, Amount>> rooms;  // of other nodes: zone, what is left
-  for (const ObjectPtr& other : machines) {
-    ObjectPtr place = nodes_.get("", nodeNameOf(*other));
-    if (!place || place->name() == node->name() || !nodeReady(*place)) continue;
-    Amount room = allocatableOf(*place);
-    for (const ObjectPtr& pod : pods_.byIndex(kPodsOfNode, place->name())) {
-      if (!podFinished(*pod)) room -= requestsOf(*pod);
-    }
-    rooms[std::string(place->name())] = {std::string(place->label(kZoneLabel)), room};
-  }
-  for (const ObjectPtr& pod : moving) {
-    const Amount wish = requestsOf(*pod);
-    const std::string zone = zoneNeededBy(*pod);
-    auto room = std::find_if(rooms.begin(), rooms.end(), [&](const auto& one) {
-      return wish.fits(one.second.second) && (zone.empty() || zone == one.second.first);
-    });
-    if (room == rooms.end()) return false;
-    room->second.second -= wish;
-  }
-  return true;
+  std::vector<Room> rooms = roomsOf(machines);
+  std::erase_if(rooms, [&](const Room& room) { return room.node == node->name(); });
+  return std::all_of(moving.begin(), moving.end(), [&](const ObjectPtr& pod) { return take(rooms, *pod); });
 }
 
 Task<Result<>> AutoscalerController::setCount(ObjectPtr pool, int64_t count, std::string why) {

@@ -593,14 +593,25 @@ struct NodeTest : Base {
              {{"metadata", {{"name", name}, {"namespace", "kube-node-lease"}}}, {"spec", {{"renewTime", "x"}}}});
     alive.insert(name);
   }
+  void watch() {
+    heartbeats.start();
+    component = std::make_unique<NodeLifecycleController>(Context{loop, api, api}, heartbeats,
+                                                          NodeLifecycleController::Options{});
+    component->start();
+    loop.advance(1s);
+  }
+  void TearDown() override {
+    Base::TearDown();
+    heartbeats.stop();
+  }
   // Time passes while those that live renew their leases.
   void pass(Duration span) {
-    for (Duration at{}; at < span; at += 10s) {
+    for (Duration at{}; at < span; at += 2s) {
       for (const std::string& name : alive) {
         api.change(kinds::kLeases, "kube-node-lease", name,
                    [&](json::object& o) { objectAt(o, "spec")["renewTime"] = formatTimeMicro(loop.wallNow()); });
       }
-      loop.advance(10s);
+      loop.advance(2s);
     }
   }
   bool tainted(std::string name, std::string effect) {
@@ -611,6 +622,7 @@ struct NodeTest : Base {
     return false;
   }
   std::set<std::string> alive;
+  Heartbeats heartbeats{loop, api};
 };
 
 TEST_F(NodeTest, SilentNodeIsTaintedAndItsPodsLeaveWhenTheirTimeIsUp) {
@@ -619,7 +631,7 @@ TEST_F(NodeTest, SilentNodeIsTaintedAndItsPodsLeaveWhenTheirTimeIsUp) {
   api.seed(
       kinds::kPods,
       R"({"metadata":{"name":"p"},"spec":{"nodeName":"n1","tolerations":[{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":60}]},"status":{"phase":"Running"}})");
-  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  watch();
   pass(60s);
   EXPECT_FALSE(tainted("n1", "NoSchedule"));
   alive.erase("n1");
@@ -634,7 +646,7 @@ TEST_F(NodeTest, SilentNodeIsTaintedAndItsPodsLeaveWhenTheirTimeIsUp) {
 
 TEST_F(NodeTest, NothingIsEvictedWhenAllAreSilent) {
   for (int i = 0; i < 4; ++i) node(fmt::format("n{}", i), fmt::format("z{}", i % 2));
-  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  watch();
   alive.clear();
   pass(300s);
   for (int i = 0; i < 4; ++i) {
@@ -651,7 +663,7 @@ TEST_F(NodeTest, PodsOfASilentNodeAreNotReadyUnlessNobodyIsHeard) {
                             {"status", {{"conditions", json::array{{{"type", "Ready"}, {"status", "True"}}}}}}});
   }
   auto ready = [&](const char* name) { return podReady(*api.find(kinds::kPods, "default", name)); };
-  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  watch();
   pass(20s);
   alive.clear();
   pass(100s);
@@ -667,7 +679,7 @@ TEST_F(NodeTest, PodsOfASilentNodeAreNotReadyUnlessNobodyIsHeard) {
 TEST_F(NodeTest, SmallZoneMostOfWhichIsSilentIsLeftAlone) {
   for (int i = 0; i < 5; ++i) node(fmt::format("n{}", i), "a");
   node("other", "b");
-  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  watch();
   pass(20s);
   for (int i = 0; i < 4; ++i) alive.erase(fmt::format("n{}", i));
   pass(300s);
@@ -679,7 +691,7 @@ TEST_F(NodeTest, SmallZoneMostOfWhichIsSilentIsLeftAlone) {
 TEST_F(NodeTest, WholeZoneIsEvictedNodeByNode) {
   for (int i = 0; i < 3; ++i) node(fmt::format("n{}", i), "a");
   node("other", "b");
-  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  watch();
   pass(20s);
   for (int i = 0; i < 3; ++i) alive.erase(fmt::format("n{}", i));
   auto evicted = [&] {
@@ -700,7 +712,7 @@ TEST_F(NodeTest, WholeZoneIsEvictedNodeByNode) {
 TEST_F(NodeTest, PodsOfARemovedNodeGo) {
   node("n1", "a");
   api.seed(kinds::kPods, R"({"metadata":{"name":"p"},"spec":{"nodeName":"n1"},"status":{"phase":"Running"}})");
-  run<NodeLifecycleController>(NodeLifecycleController::Options{});
+  watch();
   api.drop(kinds::kNodes, "", "n1");
   loop.advance(60s);
   EXPECT_EQ(api.find(kinds::kPods, "default", "p"), nullptr);

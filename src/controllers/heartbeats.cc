@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "client/fields.h"
 #include "client/node_lease.h"
+#include "platform.h"
 
 namespace dhow::controllers {
 
@@ -58,6 +59,8 @@ void Heartbeats::start() {
       if (!timer_) arm();
       tell(name);
     }
+    // One that comes back may say so before it renews its lease.
+    if (before && !nodeReady(*before) && nodeReady(*after)) renewed(name);
   }));
   subscriptions_.push_back(leases_.subscribe([this](const ObjectPtr& before, const ObjectPtr& after) {
     if (!after || !before) return;

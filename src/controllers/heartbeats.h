@@ -1,5 +1,5 @@
-// When each node was last heard, by this process' own clock: the renewals of its lease. Told to others when a node
-// falls silent, is heard again, or has surely fenced itself (client/node_lease.h).
+// When each node was last heard, by this process' own clock: the renewals of its lease, and that it is Ready again.
+// Told to others when a node falls silent, is heard again, or has surely fenced itself (client/node_lease.h).
 //
 // A node counts as heard when this process begins to look. Time in which this process itself heard nothing is not the
 // nodes' silence: when it was held up (stopped, starved), or heard nobody at all (cut off from the store, or the store

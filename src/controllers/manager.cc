@@ -86,9 +86,7 @@ std::vector<client::Resource> namespaceContents() {
 }  // namespace
 
 // Zones, pools and machines, which share what they know of heartbeats and of the provider.
-void Manager::addPlatform(Rep& rep, const Context& context, const Options& options) {
-  if (options.heartbeats == nullptr) rep.ownHeartbeats = std::make_unique<Heartbeats>(context.loop, context.caches);
-  Heartbeats& heartbeats = options.heartbeats != nullptr ? *options.heartbeats : *rep.ownHeartbeats;
+void Manager::addPlatform(Rep& rep, const Context& context, Heartbeats& heartbeats, const Options& options) {
   rep.inventory = std::make_unique<Inventory>(context, options.machines);
   auto health =
       std::make_unique<ZoneHealthController>(context, heartbeats, *rep.inventory, ZoneHealthController::Options{});
@@ -116,6 +114,8 @@ void Manager::addPlatform(Rep& rep, const Context& context, const Options& optio
 Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Options options)
     : rep_(std::make_unique<Rep>()) {
   Context context{loop, client, caches};
+  if (options.heartbeats == nullptr) rep_->ownHeartbeats = std::make_unique<Heartbeats>(loop, caches);
+  Heartbeats& heartbeats = options.heartbeats != nullptr ? *options.heartbeats : *rep_->ownHeartbeats;
   auto add = [&](std::string_view name, auto make) {
     if (!options.disabled.contains(std::string(name))) rep_->components.push_back(make());
   };
@@ -129,8 +129,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
   add("eventexpiry", [&] { return std::make_unique<EventExpiry>(context, options.eventTtl); });
   add("namespace", [&] { return std::make_unique<NamespaceController>(context, namespaceContents()); });
   add("nodelifecycle", [&] {
-    return std::make_unique<NodeLifecycleController>(context,
-                                                     NodeLifecycleController::Options{options.nodeMonitorGrace});
+    return std::make_unique<NodeLifecycleController>(context, heartbeats, NodeLifecycleController::Options{});
   });
   add("serviceaccount", [&] { return std::make_unique<ServiceAccountController>(context, options.rootCaPem); });
   add("certificates", [&] {
@@ -150,7 +149,7 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
       [&] { return std::make_unique<ServiceLoadBalancerController>(context, options.loadBalancerPool); });
   add("ingress", [&] { return std::make_unique<IngressController>(context); });
   add("gateway", [&] { return std::make_unique<GatewayController>(context); });
-  if (!options.disabled.contains("platform")) addPlatform(*rep_, context, options);
+  if (!options.disabled.contains("platform")) addPlatform(*rep_, context, heartbeats, options);
 }
 
 Manager::~Manager() = default;

@@ -27,10 +27,9 @@ struct Options {
   std::string rootCaPem;                                    // for kube-root-ca.crt in every namespace
   Duration certificateLife = std::chrono::hours(24 * 365);  // of signed ones, at most
   std::string caKeyPem;                                     // of rootCaPem: signs certificates; empty: nothing signs
-  std::string loadBalancerPool;  // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
-  Duration nodeMonitorGrace = std::chrono::seconds(40);  // a silent node's Ready becomes Unknown
-  size_t terminatedPodLimit = 12500;                     // finished pods that are kept
-  Duration eventTtl = std::chrono::hours(1);             // how long Events are kept
+  std::string loadBalancerPool;               // "172.30.255.0/24"; empty: services of type LoadBalancer get no address
+  size_t terminatedPodLimit = 12500;          // finished pods that are kept
+  Duration eventTtl = std::chrono::hours(1);  // how long Events are kept
   // Null: machines and pools are let alone, and zones are those that nodes name. Outlives the manager.
   MachineProvider* machines = nullptr;
   // Kept on by a master while others lead, so that its count of silence goes on when it takes over. Null: the manager
@@ -61,7 +60,7 @@ class Manager {
 
  private:
   struct Rep;
-  static void addPlatform(Rep& rep, const Context& context, const Options& options);
+  static void addPlatform(Rep& rep, const Context& context, Heartbeats& heartbeats, const Options& options);
   std::unique_ptr<Rep> rep_;
 };
 

@@ -8,13 +8,11 @@
 namespace dhow::controllers {
 
 using namespace client;
-using object::resources::kLeases;
 using object::resources::kNodes;
 using object::resources::kPods;
 
 namespace {
 
-constexpr char kLeaseNamespace[] = "kube-node-lease";
 constexpr char kByNode[] = "podsOfNode";
 constexpr char kNotReady[] = "node.kubernetes.io/not-ready";
 constexpr char kUnreachable[] = "node.kubernetes.io/unreachable";
@@ -82,11 +80,11 @@ bool tolerates(const json::object& toleration, const json::object& taint) {
   return !key.empty() && text(toleration, "value") == text(taint, "value");
 }
 
-NodeLifecycleController::NodeLifecycleController(Context context, Options options)
+NodeLifecycleController::NodeLifecycleController(Context context, Heartbeats& heartbeats, Options options)
     : context_(context),
+      heartbeats_(heartbeats),
       options_(options),
       nodes_(context.caches.of(kNodes)),
-      leases_(context.caches.of(kLeases)),
       pods_(context.caches.of(kPods)),
       events_(context.loop, context.client, {.component = "node-controller"}),
       nodesController_(context.loop, {.name = "node-lifecycle"},
@@ -98,15 +96,10 @@ NodeLifecycleController::NodeLifecycleController(Context context, Options option
   });
   nodesController_.watch(nodes_, [this](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     const ObjectPtr& node = after ? after : before;
-    if (!after) heartbeats_.erase(std::string(node->name()));
     queue.add(std::string(node->name()));
     const bool taintsChanged = !before || !after || taintsOf(*before) != taintsOf(*after);
     if (!taintsChanged) return;
     for (const ObjectPtr& pod : pods_.byIndex(kByNode, node->name())) podsController_.queue().add(pod->key());
-  });
-  nodesController_.watch(leases_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
-    const ObjectPtr& lease = after ? after : before;
-    if (lease->ns() == kLeaseNamespace) queue.add(std::string(lease->name()));
   });
   podsController_.watch(pods_, [](const ObjectPtr& before, const ObjectPtr& after, WorkQueue& queue) {
     const bool bound = after && !text(after->root(), {"spec", "nodeName"}).empty() &&
@@ -114,6 +107,7 @@ NodeLifecycleController::NodeLifecycleController(Context context, Options option
     if (bound) queue.add(after->key());
   });
   podsController_.require(nodes_);
+  heard_ = heartbeats_.onChange([this](const std::string& node) { nodesController_.queue().add(node); });
 }
 
 void NodeLifecycleController::start() {
@@ -127,28 +121,11 @@ Task<> NodeLifecycleController::stop() {
   co_await events_.stop();
 }
 
-Duration NodeLifecycleController::silence(const Object& node) {
-  ObjectPtr lease = leases_.get(kLeaseNamespace, node.name());
-  std::string renewed = lease ? std::string(text(lease->root(), {"spec", "renewTime"})) : "";
-  // A node that has just come back says so in its status before its lease is renewed.
-  const json::object* ready = condition(node.root(), "Ready");
-  const bool isReady = ready != nullptr && text(*ready, "status") == "True";
-  std::string readySince = isReady ? std::string(text(*ready, "lastTransitionTime")) : "";
-  auto [it, isNew] =
-      heartbeats_.try_emplace(std::string(node.name()), Heartbeat{renewed, readySince, context_.loop.now()});
-  Heartbeat& last = it->second;
-  if (!isNew && (last.renewTime != renewed || (isReady && last.readySince != readySince)))
-    last.seen = context_.loop.now();
-  last.renewTime = std::move(renewed);
-  if (isReady) last.readySince = std::move(readySince);
-  return context_.loop.now() - it->second.seen;
-}
-
-bool NodeLifecycleController::evictionAllowed() {
+bool NodeLifecycleController::evictionAllowed() const {
   std::map<std::string, bool> alive;  // by zone
   for (const ObjectPtr& node : nodes_.list()) {
     bool& zone = alive[zoneOf(*node)];
-    zone = zone || (readiness(*node) == "True" && silence(*node) < options_.grace);
+    zone = zone || (readiness(*node) == "True" && !heartbeats_.silent(node->name()));
   }
   const auto some = std::count_if(alive.begin(), alive.end(), [](const auto& zone) { return zone.second; });
   return some > 0 && 2 * static_cast<size_t>(some) >= alive.size();
@@ -159,7 +136,7 @@ NodeLifecycleController::Eviction NodeLifecycleController::evictionOf(const Obje
   size_t total = 0, silent = 0;
   if (!evictionAllowed()) return Eviction::kNever;
   for (const ObjectPtr& other : nodes_.list()) {
-    const bool ready = readiness(*other) == "True" && silence(*other) < options_.grace;
+    const bool ready = readiness(*other) == "True" && !heartbeats_.silent(other->name());
     if (zoneOf(*other) != zone) continue;
     ++total;
     silent += !ready;
@@ -180,10 +157,7 @@ Task<Result<>> NodeLifecycleController::reconcileNode(std::string key) {
     for (const ObjectPtr& pod : pods_.byIndex(kByNode, key)) podsController_.queue().add(pod->key());
     co_return Result<>();
   }
-  const Duration silent = silence(*node);
-  if (silent < options_.grace) {
-    nodesController_.queue().addAfter(key, options_.grace - silent);
-  } else {
+  if (heartbeats_.silent(key)) {
     // First of all nobody is sent there any more. A master that hears nobody leaves the pods where clients find them.
     if (evictionAllowed()) {
       Result<> pods = co_await markPodsNotReady(key);

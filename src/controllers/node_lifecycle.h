@@ -1,15 +1,16 @@
-// Watches over nodes: a node whose lease is not renewed becomes Unknown, conditions become taints, and pods leave nodes
-// whose NoExecute taints they do not tolerate. As in Kubernetes the eviction from silent nodes is slowed down zone by
-// zone: one node in ten seconds as a rule; where more than two nodes and at least 55 % of a zone are silent, one in a
-// hundred seconds, or none at all when the zone has 50 nodes or fewer. When most zones have no node that is ready, it
-// is the master that is cut off: then nothing is evicted.
+// Watches over nodes: a node that is silent (heartbeats.h) becomes Unknown, conditions become taints, and pods leave
+// nodes whose NoExecute taints they do not tolerate. As in Kubernetes the eviction from silent nodes is slowed down
+// zone by zone: one node in ten seconds as a rule; where more than two nodes and at least 55 % of a zone are silent,
+// one in a hundred seconds, or none at all when the zone has 50 nodes or fewer. When most zones have no node that is
+// ready, it is the master that is cut off: then nothing is evicted.
 //
-// Durations: Kubernetes' --node-monitor-grace-period; tolerations in seconds since a taint's timeAdded.
+// Tolerations: in seconds since a taint's timeAdded.
 #pragma once
 
 #include <map>
 
 #include "component.h"
+#include "heartbeats.h"
 #include "workload.h"
 
 namespace dhow::controllers {
@@ -17,13 +18,12 @@ namespace dhow::controllers {
 class NodeLifecycleController final : public Component {
  public:
   struct Options {
-    Duration grace = std::chrono::seconds(40);
     Duration evictionPause = std::chrono::seconds(10);       // between two nodes of a zone
     Duration slowEvictionPause = std::chrono::seconds(100);  // in a large zone most of which is silent
     double unhealthyZoneShare = 0.55;
     size_t largeZone = 50;  // more nodes than that
   };
-  NodeLifecycleController(Context context, Options options);
+  NodeLifecycleController(Context context, Heartbeats& heartbeats, Options options);
 
   void start() override;
   Task<> stop() override;
@@ -32,32 +32,25 @@ class NodeLifecycleController final : public Component {
   Task<Result<>> reconcilePod(std::string key);
 
  private:
-  struct Heartbeat {
-    std::string renewTime;   // of the lease
-    std::string readySince;  // of the condition, when it was last True
-    TimePoint seen;
-  };
-  // How long the node has been silent by this process' own clock.
-  Duration silence(const Object& node);
   enum class Eviction { kNow, kLater, kNotNow, kNever };
   // Whether the node, which is not ready, gets its NoExecute taint now.
   Eviction evictionOf(const Object& node);
-  bool evictionAllowed();  // most zones have a ready node
+  bool evictionAllowed() const;  // most zones have a ready node
   Task<Result<>> markUnknown(ObjectPtr node);
   Task<Result<>> syncTaints(ObjectPtr node);
   Task<Result<>> markPodsNotReady(std::string node);
   Task<Result<>> evict(ObjectPtr pod, std::string why);
 
   Context context_;
+  Heartbeats& heartbeats_;
   Options options_;
   client::Cache& nodes_;
-  client::Cache& leases_;
   client::Cache& pods_;
-  std::map<std::string, Heartbeat> heartbeats_;
   std::map<std::string, TimePoint> nextEviction_;  // by zone
   client::EventRecorder events_;
   client::Controller nodesController_;
   client::Controller podsController_;
+  std::unique_ptr<Heartbeats::Subscription> heard_;
 };
 
 // Whether `toleration` covers `taint` (core/v1 semantics: empty key and effect match all, operator Exists or Equal).

@@ -61,7 +61,10 @@ class NameServer {
 TEST(ExternalName, LeadsToNoAddressOfTheNodeItself) {
   apart([](Haproxy::Options options) {
     Backhand one("one", 8001);
-    NameServer names({{"near.test", "127.0.0.1"}, {"own.test", "127.0.0.1"}, {"link.test", "169.254.169.254"}, {"far.test", "192.0.2.7"}});
+    NameServer names({{"near.test", "127.0.0.1"},
+                      {"own.test", "127.0.0.1"},
+                      {"link.test", "169.254.169.254"},
+                      {"far.test", "192.0.2.7"}});
     options.dnsAddress = "127.0.0.1";
     Config config = serving({});
     for (const char* name : {"near.test", "own.test", "link.test", "far.test"}) {
@@ -84,7 +87,8 @@ TEST(ExternalName, LeadsToNoAddressOfTheNodeItself) {
     EXPECT_THAT(askWhole("far.test"), testing::Not(testing::HasSubstr("itself"))) << "there is only no way to it here";
     EXPECT_EQ(one.requests(), 1u);
     addOwnAddresses(config.files);
-    EXPECT_THAT(split(config.files[kOwnAddresses], '\n'), testing::IsSupersetOf({"127.0.0.1", "::1", "169.254.0.0/16"}));
+    EXPECT_THAT(split(config.files[kOwnAddresses], '\n'),
+                testing::IsSupersetOf({"127.0.0.1", "::1", "169.254.0.0/16"}));
     EXPECT_TRUE(proxy.apply(config).ok());
     EXPECT_EQ(ask("own.test"), "HTTP/1.1 503");
     EXPECT_EQ(one.requests(), 1u);

@@ -77,9 +77,9 @@ void TcpLoops::add(RouteModel& route) {
         if (!leads(place, from, seen)) continue;
         route.loops.insert(&ref);
         if (route.resolved.status)
-          route.resolved = {"ResolvedRefs", false, "BackendLoop",
-                            fmt::format("the service \"{}\" leads back to the gateway \"{}\"", text(ref, "name"),
-                                        place.first)};
+          route.resolved = {
+              "ResolvedRefs", false, "BackendLoop",
+              fmt::format("the service \"{}\" leads back to the gateway \"{}\"", text(ref, "name"), place.first)};
         return;
       }
       for (const Place& place : from) next_[place].insert(to.begin(), to.end());

@@ -95,6 +95,7 @@ struct World {
     }
     controllers::Options options;
     options.disabled = std::move(disabled);
+    options.disabled.insert("nodelifecycle");  // nodes renew no leases here
     manager = std::make_unique<controllers::Manager>(loop, *forControllers, server.caches(), std::move(options));
     kubelets = std::make_unique<Kubelets>(loop, *forKubelets, server.caches().of(kinds::kPods));
     manager->start();

@@ -128,7 +128,6 @@ class Region {
     controllers::Options duties;
     duties.machines = &provider;
     duties.clusterName = "c";
-    duties.nodeMonitorGrace = kSilentAfter;
     duties.heartbeats = heartbeats.get();
     Client* client = forControllers.get();
     Caches* caches = &server.caches();
