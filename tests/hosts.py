@@ -144,7 +144,7 @@ class Host:
     def destroy(self):
         try:
             if self.holder.poll() is None:
-                self.dhow("leave", "--force", check=False, timeout=120)
+                self.dhow("leave", "--force", "--timeout", "0s", check=False, timeout=120)
                 if self.services:
                     self.services.terminate()
                     try:

@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from harness import PATIENCE, eventually
+from harness import DHOW, PATIENCE, eventually
 from hosts import IMAGE, Network, join_command
 
 WEB = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
@@ -205,13 +207,49 @@ def test_a_master_is_restored_while_it_does_not_run(hosts):
     hosts.a.kubectl("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
 
 
+# A client that keeps its connection, and asks again when it is told to.
+KEPT = """
+import http.client, sys
+connection = http.client.HTTPConnection(sys.argv[1], 80, timeout=10)
+while connection:
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    answer.read()
+    print(answer.status, answer.will_close, flush=True)
+    if answer.will_close: break
+    sys.stdin.readline()
+"""
+
+
 def test_a_host_that_leaves_is_as_it_was(hosts):
-    """Its HAProxy and the filter beside it, which outlive the agent, go, too."""
+    """Its HAProxy and the filter beside it, which outlive the agent, go, too, when their clients have what they asked for."""
     shop = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "shop", "annotations": {"dhow.io/waf": "prevent"}},
             "spec": {"rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}}
     hosts.a.kubectl("apply", "-f", "-", input=json.dumps(shop))
     eventually(lambda: {"edge-filter", "haproxy.cfg"} <= set(traces(hosts.c)))
-    assert 'this machine has left cluster "hosts"' in hosts.c.dhow("leave", timeout=120).stdout
+    eventually(lambda: hosts.a.run("curl", "-sf", f"http://{hosts.c.address}/", check=False).returncode == 0)
+    assert "--timeout soon: give a time" in hosts.c.dhow("leave", "--timeout", "soon", check=False).stderr
+    kept = subprocess.Popen(hosts.a.inside([sys.executable, "-c", KEPT, hosts.c.address]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    leaves = None
+    try:
+        assert kept.stdout.readline() == "200 False\n"
+        leaves = subprocess.Popen(hosts.c.inside([DHOW, "leave", "--timeout", "2m"]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        serves = lambda: [(one["status"], one["reason"]) for one in hosts.a.get("node", "host-c")["status"]["conditions"] if one["type"] == "dhow.io/ServesIngress"]
+        eventually(lambda: serves() == [("True", "Leaving")])
+        # It waits for the one that is there, whose next answer is the last.
+        told = "200 False\n"
+        while told == "200 False\n":
+            assert leaves.poll() is None
+            kept.stdin.write("\n")
+            kept.stdin.flush()
+            told = kept.stdout.readline()
+        assert told == "200 True\n"
+        said, complained = leaves.communicate(timeout=60 * PATIENCE)
+        assert "clients of Ingresses have 2m" in said and 'this machine has left cluster "hosts"' in said and "warning" not in complained
+    finally:
+        for process in filter(None, (kept, leaves)):
+            process.kill()
+            process.wait()
     assert hosts.c.services.wait(timeout=10 * PATIENCE) == 0
     assert traces(hosts.c) == []
     assert hosts.c.run("sh", "-c", "grep -c /var/lib/dhow /proc/self/mounts", check=False).stdout == "0\n"

@@ -8,6 +8,7 @@
 #include "base/strings.h"
 #include "client/http_client.h"
 #include "client/kubeconfig.h"
+#include "client/sessions.h"
 #include "cluster_option.h"
 #include "commands.h"
 #include "host/join.h"
@@ -100,7 +101,7 @@ int joinCluster(host::JoinRequest request, const std::vector<std::string>& label
   return start(*config, foreground, config->master ? showMaster : showNode);
 }
 
-int leave(const std::string& dataDir, bool force) {
+int leave(const std::string& dataDir, bool force, const std::string& timeout) {
   if (auto root = needRoot(); !root.ok()) return fail(root.error());
   auto config = host::loadHost(dataDir);
   if (!config.ok()) return fail(config.error());
@@ -113,8 +114,17 @@ int leave(const std::string& dataDir, bool force) {
                           config->member ? "its member of the store" : "the store, unless it is elsewhere")));
   auto programs = platform::Programs::ofThisProcess();
   if (!programs.ok()) return fail(programs.error());
+  const bool atOnce = timeout == "0" || timeout == "0s";
+  const auto limit = atOnce ? std::optional(Duration::zero()) : client::sessionTime(timeout);
+  if (!limit) return fail(Error(Code::kInvalid, fmt::format("--timeout {}: give a time as 90s, 5m or 0s", timeout)));
   RealLoop loop;
   BlockingPool pool(kBlockingThreads);
+  if (!atOnce && host::servesIngress(*config)) {
+    std::printf("clients of Ingresses have %s for the connections that they have here\n", timeout.c_str());
+    std::fflush(stdout);
+    auto gone = runOn(loop, host::letIngressClientsGo(loop, *config, *limit));
+    if (!gone.ok()) std::fprintf(stderr, "dhow: warning: some may be cut off: %s\n", gone.error().message().c_str());
+  }
   auto left = runOn(loop, host::leave(loop, pool, *config, *programs));
   if (!left.ok()) return fail(left.error());
   std::printf("this machine has left cluster \"%s\"\n", config->cluster.c_str());
@@ -245,9 +255,13 @@ void addLeave(CLI::App& app, Action* chosen) {
       "leave", "take this machine out of its cluster, and remove all that the cluster has put there");
   auto data = std::make_shared<std::string>(platform::kDefaultDataDir);
   auto force = std::make_shared<bool>(false);
+  auto timeout = std::make_shared<std::string>("5m");
   addData(command, *data);
   command->add_flag("--force", *force, "a master, too");
-  command->callback([=] { *chosen = [=] { return leave(*data, *force); }; });
+  command
+      ->add_option("--timeout", *timeout, "how long clients of Ingresses may keep the connections that they have here")
+      ->capture_default_str();
+  command->callback([=] { *chosen = [=] { return leave(*data, *force, *timeout); }; });
 }
 
 void addService(CLI::App& app, Action* chosen) {

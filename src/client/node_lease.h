@@ -44,8 +44,16 @@ inline constexpr char kServesIngress[] = "dhow.io/ServesIngress";
 // kIngressLeaves until nobody is left, then it is False.
 inline constexpr char kIngressLeavesSince[] = "dhow.io/ingress-leaves-since";
 inline constexpr char kIngressLeaves[] = "Leaving";
+// An agent that does not say so within that time cannot.
+inline constexpr Duration kIngressLeaveHeard = std::chrono::seconds(20);
 
 // Returns when the node is Ready and, unless `program` is empty, its agent runs that one. kDeadlineExceeded.
 Task<Result<>> awaitNode(Loop& loop, Client& api, std::string name, std::string program, Duration limit);
+
+// Asks the node to let the clients of its Ingresses go (kIngressLeavesSince), and returns when nobody is left, at once
+// when it serves none. kDeadlineExceeded: some are there still, or its agent has not heard.
+Task<Result<>> letIngressClientsGo(Loop& loop, Client& api, std::string node, Duration limit);
+// It stays after all. A node that is not there is fine.
+Task<Result<>> keepIngressClients(Client& api, std::string node);
 
 }  // namespace dhow::client

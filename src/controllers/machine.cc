@@ -14,7 +14,6 @@ namespace {
 
 constexpr Duration kBlockedRetry = std::chrono::seconds(5);
 constexpr Duration kWaitingRetry = std::chrono::seconds(20);  // for what no event tells: patience that runs out
-constexpr Duration kHeard = std::chrono::seconds(20);         // an agent that does not say that it lets go cannot
 
 }  // namespace
 
@@ -398,7 +397,7 @@ Task<Result<std::string>> MachineController::letClientsGo(ObjectPtr machine, Obj
     if (!told.ok()) co_return std::move(told).error();
   }
   const bool heard = text(*serves, "reason") == kIngressLeaves;
-  const WallTime end = heard ? deadline : std::min(deadline, since.value_or(now) + kHeard);
+  const WallTime end = heard ? deadline : std::min(deadline, since.value_or(now) + kIngressLeaveHeard);
   if (now >= end) {
     log::warn("machine", "machine {} goes although clients of Ingresses may have connections there", key);
     co_return std::string();

@@ -207,7 +207,9 @@ Task<Result<HostConfig>> join(Loop& loop, JoinRequest request) {
 Task<Result<>> waitReady(Loop& loop, HostConfig config, Duration limit) {
   CO_ASSIGN_OR_RETURN(auto options, nodeClientOptions(config));
   HttpClient api(loop, std::move(options));
-  auto done = co_await client::awaitNode(loop, api, config.name, "", limit);
+  // One that has left has said so of its Ingresses.
+  auto done = co_await client::keepIngressClients(api, config.name);
+  if (done.ok()) done = co_await client::awaitNode(loop, api, config.name, "", limit);
   co_await api.stop();
   co_return done;
 }

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "client/node_lease.h"
 #include "host/living_masters.h"
 #include "host/services.h"
 #include "host_client.h"
@@ -28,6 +29,7 @@ constexpr const char* kBridge = "dhow0";
 constexpr const char* kTunnel = "dhow0-vx";
 constexpr const char* kPodTable = "dhow_pods";
 constexpr const char* kServiceTable = "dhow_services";
+constexpr Duration kApiPatience = std::chrono::seconds(5);
 
 // The first thing that went wrong; the others are logged.
 struct Outcome {
@@ -110,7 +112,7 @@ Task<Result<>> giveUpLease(Loop& loop, HostConfig config, platform::MasterOption
     if (name != config.name) client.servers.push_back(fmt::format("https://{}:{}", address, options.port));
   }
   if (client.servers.empty()) co_return Result<>();
-  client.requestTimeout = std::chrono::seconds(5);
+  client.requestTimeout = kApiPatience;
   client::HttpClient api(loop, std::move(client));
   auto removed = co_await api.remove(object::resources::kLeases, kMasterLeases, masterLease(config.name), {});
   co_await api.stop();
@@ -135,6 +137,19 @@ Result<> unmountBelow(const std::string& folder) {
 }
 
 }  // namespace
+
+bool servesIngress(const HostConfig& config) {
+  return config.node && ingress::edgeServes(config.paths().run() + "/node/ingress");
+}
+
+Task<Result<>> letIngressClientsGo(Loop& loop, HostConfig config, Duration limit) {
+  CO_ASSIGN_OR_RETURN(auto options, hostClientOptions(config));
+  options.requestTimeout = kApiPatience;
+  client::HttpClient api(loop, std::move(options));
+  auto gone = co_await client::letIngressClientsGo(loop, api, config.name, limit);
+  co_await api.stop();
+  co_return gone;
+}
 
 Task<Result<>> leave(Loop& loop, BlockingPool& pool, HostConfig config, platform::Programs programs) {
   const auto paths = config.paths();

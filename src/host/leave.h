@@ -9,6 +9,12 @@
 
 namespace dhow::host {
 
+// Whether clients of Ingresses may have connections to this host. Blocks.
+bool servesIngress(const HostConfig& config);
+// Nobody new is sent here, and those who are there end in peace: what they ask is answered, WebSockets end by
+// themselves. Before leave(); an error says why somebody may be cut off all the same.
+Task<Result<>> letIngressClientsGo(Loop& loop, HostConfig config, Duration limit);
+
 // Idempotent: one that was cut short is run again. What cannot be removed is told, and the rest goes nevertheless.
 Task<Result<>> leave(Loop& loop, BlockingPool& pool, HostConfig config, platform::Programs programs);
 

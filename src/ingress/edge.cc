@@ -527,6 +527,12 @@ Task<uint64_t> Edge::untilApplied(uint64_t revision, Duration limit) {
   co_return r.applied();
 }
 
+bool edgeServes(const std::string& run) {
+  Haproxy::Options places;
+  places.run = run;
+  return findKept(places.pidFile()).has_value();
+}
+
 void endEdge(const std::string& run) {
   Haproxy::Options places;
   places.run = run;

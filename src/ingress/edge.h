@@ -73,6 +73,8 @@ class Edge {
   std::unique_ptr<Rep> rep_;
 };
 
+// Whether a HAProxy serves here, whatever its agent does. `run` as in the options. Blocks.
+bool edgeServes(const std::string& run);
 // Ends what outlives the agent of a node that leaves its cluster: HAProxy and the filter. `run` as in the options.
 // Blocks.
 void endEdge(const std::string& run);
