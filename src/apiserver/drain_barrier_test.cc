@@ -7,6 +7,7 @@
 #include "client/fake_client.h"
 #include "client/fields.h"
 #include "node_consumers.h"
+#include "settled.h"
 
 namespace dhow::apiserver {
 namespace {
@@ -57,16 +58,7 @@ class FakeConsumers final : public EndpointConsumers {
   Signal changed_;
 };
 
-struct Passing {
-  std::optional<Result<Drained>> result;
-  TimePoint at;
-};
-
-Task<> passInto(DrainBarrier* barrier, Loop* loop, client::DrainQuestion question, Passing* into) {
-  auto result = co_await barrier->pass(std::move(question));
-  into->result.emplace(std::move(result));
-  into->at = loop->now();
-}
+using Passing = Settled<Drained>;
 
 class DrainBarrierTest : public ::testing::Test {
  protected:
@@ -118,7 +110,7 @@ class DrainBarrierTest : public ::testing::Test {
   }
   Passing& pass(client::DrainQuestion question) {
     passings_.push_back(std::make_unique<Passing>());
-    spawn(loop_, passInto(barrier_.get(), &loop_, std::move(question), passings_.back().get()));
+    spawn(loop_, settle(barrier_->pass(std::move(question)), &loop_, passings_.back().get()));
     loop_.runReady();
     return *passings_.back();
   }

@@ -9,6 +9,7 @@
 #include "client/node_lease.h"
 #include "http/fake_stream.h"
 #include "http/server.h"
+#include "settled.h"
 
 namespace dhow::apiserver {
 namespace {
@@ -123,15 +124,7 @@ class FakeAgent {
   Gate gate_;
 };
 
-struct Asked {
-  std::optional<Result<Held>> result;
-  TimePoint at;
-};
-Task<> heldInto(SessionCounts* counts, Loop* loop, client::HeldQuestion question, Asked* into) {
-  auto result = co_await counts->held(std::move(question));
-  into->result.emplace(std::move(result));
-  into->at = loop->now();
-}
+using Asked = Settled<Held>;
 
 class SessionCountsTest : public testing::Test {
  protected:
@@ -178,7 +171,7 @@ class SessionCountsTest : public testing::Test {
   }
   Asked& ask(std::optional<std::pair<uint64_t, uint64_t>> known = std::nullopt) {
     asked_.push_back(std::make_unique<Asked>());
-    spawn(loop_, heldInto(&counts_, &loop_, {"d", "p", "u", known}, asked_.back().get()));
+    spawn(loop_, settle(counts_.held({"d", "p", "u", known}), &loop_, asked_.back().get()));
     loop_.runReady();
     return *asked_.back();
   }

@@ -28,7 +28,6 @@ namespace json = boost::json;
 constexpr std::string_view kAllHosts = "*";
 constexpr const char* kFrontend = "i";  // Ingresses share one, with both their ports
 constexpr std::string_view kSitePrefix = "i|";
-constexpr int kShares = 100;         // of a split
 constexpr size_t kUsersDigest = 32;  // long enough that nobody finds a list of the same name as another's
 
 class Compiler {

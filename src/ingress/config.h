@@ -12,6 +12,7 @@
 namespace dhow::ingress {
 
 inline constexpr const char* kTablePrefix = "sessions_";
+inline constexpr int kShares = 100;  // of a split
 
 struct Server {
   std::string address;
@@ -90,6 +91,12 @@ struct Frontend {
   struct Routes {
     bool otherHosts = false;  // wildcards, aliases, all hosts: the host alone does not say which site it is
     bool exact = false, splits = false;
+    Routes& operator|=(const Routes& other) {
+      otherHosts |= other.otherHosts;
+      exact |= other.exact;
+      splits |= other.splits;
+      return *this;
+    }
     bool operator==(const Routes&) const = default;
   } routes;
   bool operator==(const Frontend&) const = default;
@@ -103,7 +110,7 @@ struct Config {
   std::map<std::string, std::string> sites;     // host -> site, which is another one for an alias
   std::map<std::string, std::string> exact;     // site and path -> route
   std::map<std::string, std::string> prefixes;  // site and beginning, "/" at its end where elements count -> route
-  std::map<std::string, std::string> splits;    // "split:x:0" to "split:x:99" -> route
+  std::map<std::string, std::string> splits;    // "split:x:0" to "split:x:99", kShares -> route
   std::map<std::string, Backend> backends;
   std::map<std::string, Certificate> certificates;  // by file name
   std::map<std::string, std::string> files;         // others that lines name, as @name

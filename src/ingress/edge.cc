@@ -1,16 +1,12 @@
 #include "ingress/edge.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <boost/asio/posix/stream_descriptor.hpp>
-
 #include "access_log.h"
 #include "base/files.h"
 #include "base/gate.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "client/fields.h"
+#include "edge_leave.h"
 #include "external_name.h"
 #include "gateway_world.h"
 #include "haproxy.h"
@@ -49,6 +45,7 @@ struct Edge::Rep {
         places{options.program,  options.folder,     options.run,          options.address,
                options.address6, options.dnsAddress, options.filterProgram},
         haproxy(places),
+        leave(l, p, haproxy),
         accessLog(l, p, places.logPipe(), options.folder + "/access.log"),
         findings(l, p, places.findingsPipe(), options.folder + "/waf.log"),
         flushed(l),
@@ -57,6 +54,9 @@ struct Edge::Rep {
     slices.addIndex(kByService, [](const object::ObjectPtr& slice, std::vector<std::string>& keys) {
       keys.push_back(serviceOf(*slice));
     });
+    leave.onDue = [this] { wake(); };
+    leave.onLeft = [this] { tellServing(); };
+    leave.onBack = [this] { structureChanged(); };
   }
 
   bool isOurs(const object::Object& ingress) const {
@@ -200,8 +200,8 @@ struct Edge::Rep {
   static Task<> flush(Rep* self) {
     while (!self->stopping) {
       const bool changes = self->structure || !self->changedServices.empty();
-      if (!changes && self->leaveDue) {
-        co_await letGo(self);
+      if (!changes && self->leave.due()) {
+        co_await EdgeLeave::step(&self->leave);
         continue;
       }
       if (!changes && !self->countWanted) break;
@@ -220,52 +220,10 @@ struct Edge::Rep {
     self->flushing = false;
   }
 
-  // A step of leaving: connections are asked to end, then the next of those who have some still is waited for.
-  static Task<> letGo(Rep* self) {
-    self->leaveDue = false;
-    struct Step {
-      Result<> asked;
-      std::vector<UniqueFd> workers;
-    };
-    Haproxy* haproxy = &self->haproxy;
-    const bool first = std::exchange(self->endAsked, true) == false;
-    const Step step = co_await self->pool.run(self->loop, [haproxy, first] {
-      Step out;
-      if (first) out.asked = haproxy->endConnections();
-      if (out.asked.ok()) out.workers = haproxy->replaced();
-      return out;
-    });
-    if (!self->leaving || self->stopping) co_return;
-    if (!step.asked.ok()) {
-      log::error("ingress", "{}", step.asked.error().message());
-      self->endAsked = false;
-      self->retry = self->loop.after(kRetry, [self] { self->leaveNow(); });
-    } else if (step.workers.empty()) {
-      co_await self->pool.run(self->loop, [haproxy] { haproxy->stop(); });
-      self->left = true;
-      self->tellServing();
-    } else {
-      self->watch(self->watchedWorker, step.workers.front(), [self] { self->leaveNow(); });
-    }
-  }
-
-  void leaveNow() {
-    leaveDue = leaving && !left;
-    wake();
-  }
-
-  void setLeaving(bool now) {
-    if (std::exchange(leaving, now) == now) return;
-    endAsked = leaveDue = false;
-    if (now) return leaveNow();
-    watchedWorker.reset();
-    if (std::exchange(left, false)) structureChanged();
-  }
-
   // False: they come again when there is news, or by a timer.
   static Task<bool> applyChanges(Rep* self) {
     const uint64_t revision = self->slices.revision();
-    if (self->left) {
+    if (self->leave.left()) {
       self->structure = false;
       self->changedServices.clear();
       self->appliedRevision = revision;
@@ -379,31 +337,17 @@ struct Edge::Rep {
     if (onServing) onServing(now);
   }
 
-  using Watched = std::unique_ptr<boost::asio::posix::stream_descriptor>;
-  // A process's end is an event.
-  void watch(Watched& watched, const UniqueFd& pidfd, std::function<void()> ended) {
-    if (watched) return;
-    const int fd = pidfd ? ::fcntl(pidfd.get(), F_DUPFD_CLOEXEC, 3) : -1;
-    if (fd < 0) return;
-    watched = std::make_unique<boost::asio::posix::stream_descriptor>(loop.executor(), fd);
-    watched->async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                        [this, &watched, ended = std::move(ended)](const boost::system::error_code& error) {
-                          if (error) return;
-                          watched.reset();
-                          if (!stopping) ended();
-                        });
-  }
   void hasEnded(const char* name) {
-    if (left) return;
+    if (stopping || leave.left()) return;
     log::warn("ingress", "{} has ended", name);
     tellServing();
     structureChanged();
   }
   void watchProcess() {
-    watch(watched, haproxy.pidfd(), [this] { hasEnded("HAProxy"); });
+    watched.watch(loop, haproxy.pidfd(), [this] { hasEnded("HAProxy"); });
   }
   void watchFilter() {
-    watch(watchedFilter, haproxy.filterPidfd(), [this] { hasEnded("the filter"); });
+    watchedFilter.watch(loop, haproxy.filterPidfd(), [this] { hasEnded("the filter"); });
   }
 
   uint64_t applied() const {
@@ -421,6 +365,7 @@ struct Edge::Rep {
   client::Cache& slices;
   const Haproxy::Options places;
   Haproxy haproxy;
+  EdgeLeave leave;
   AccessLog accessLog, findings;
   std::function<void(bool)> onServing;
   Config config;
@@ -428,11 +373,10 @@ struct Edge::Rep {
   bool structure = false, synced = false, flushing = false, stopping = false, serving = false;
   bool waiting = false, impatient = false;
   bool applying = false, countWanted = false;
-  bool leaving = false, leaveDue = false, endAsked = false, left = false;
   uint64_t appliedRevision = 0;
   uint64_t countsBegun = 0, countsDone = 0;
   client::SessionReport report;  // `changed`: all that are counted
-  Watched watched, watchedFilter, watchedWorker;
+  ProcessWatch watched, watchedFilter;
   std::vector<std::unique_ptr<client::Cache::Subscription>> subscriptions;
   Timer retry, patience, countTimer;
   Signal flushed, counted;
@@ -458,11 +402,12 @@ Task<> Edge::start() {
 }
 
 void Edge::setLeaving(bool leaving) {
-  rep_->setLeaving(leaving);
+  rep_->leave.set(leaving);
 }
 
 void Edge::endWaits() {
   rep_->stopping = true;
+  rep_->leave.stop();
   rep_->flushed.notify();
   rep_->counted.notify();
 }
@@ -477,7 +422,6 @@ Task<> Edge::stop() {
   r.countTimer.cancel();
   r.watched.reset();
   r.watchedFilter.reset();
-  r.watchedWorker.reset();
   co_await r.accessLog.stop();
   co_await r.findings.stop();
   co_await r.gate.close();

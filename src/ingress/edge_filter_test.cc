@@ -82,8 +82,7 @@ TEST(EdgeFilter, JudgesAndCopiesRequests) {
     mirrorLines(mirrored, {.address = "127.0.0.1:8002", .path = "/in"}, config.files);
     route("mirrored", mirrored);
     Haproxy proxy(options);
-    auto applied = proxy.apply(config);
-    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    EXPECT_APPLIED(proxy.apply(config));
     const std::string attack = "?id=1%27%20OR%20%271%27=%271";
     // Nobody judges: what the route says of that, and, once it is known, at once.
     const auto begun = std::chrono::steady_clock::now();
@@ -145,8 +144,7 @@ TEST(EdgeFilter, AsksSomebodyElseForErrors) {
     route("long", 8001, "127.0.0.1:8004");
     route("nobody", 8001, "127.0.0.1:9");
     Haproxy proxy(options);
-    auto applied = proxy.apply(config);
-    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    EXPECT_APPLIED(proxy.apply(config));
     auto log = openLogPipe(options.logPipe());
     ASSERT_TRUE(log.ok());
     // Nobody can ask: the error stands.
@@ -185,8 +183,7 @@ TEST(EdgeFilter, LetsUsersInWhomHaproxyCouldNotTellApart) {
     config.backends["web"].lines.clear();
     usersLines(config.backends["web"].lines, "users_x", "'it'\\''s me'", config.files);
     Haproxy proxy(options);
-    auto applied = proxy.apply(config);
-    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    EXPECT_APPLIED(proxy.apply(config));
     auto user = [](std::string_view name, std::string_view password) {
       return fmt::format("Authorization: Basic {}\r\n", toBase64(fmt::format("{}:{}", name, password)));
     };

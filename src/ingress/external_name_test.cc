@@ -75,8 +75,7 @@ TEST(ExternalName, LeadsToNoAddressOfTheNodeItself) {
     const std::string always = config.files[kOwnAddresses];
     config.files[kOwnAddresses] = "192.0.2.1\n";
     Haproxy proxy(options);
-    auto applied = proxy.apply(config);
-    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    EXPECT_APPLIED(proxy.apply(config));
     EXPECT_EQ(ask("near.test"), "one");
     config.files[kOwnAddresses] = always;
     EXPECT_TRUE(proxy.apply(config).ok());

@@ -20,7 +20,7 @@ constexpr int kSix = 200'000;
 // By which a worker proves that it is one.
 constexpr std::string_view kHandoverHeader = "X-Dhow-Handover";
 constexpr int kMostForwarders = 5;  // one behind the other
-constexpr std::string_view kUnlessFound = " unless { var(txn.to) -m found }";
+constexpr std::string_view kUnlessFound = " unless { var(txn.to) -m found }", kNotFound = "!{ var(txn.to) -m found }";
 
 std::string_view ruleOf(const Frontend& frontend) {
   return frontend.mode == Mode::kHttp ? "http-request" : "tcp-request content";
@@ -107,7 +107,7 @@ void ownLines(Lines& out, const Frontend& frontend, std::vector<std::string> Fro
 
 void splits(Lines& out, const Frontend& frontend, const Layout& layout) {
   const std::string_view rule = ruleOf(frontend);
-  out.push_back({fmt::format("{} set-var(txn.share) rand(100)", rule)});
+  out.push_back({fmt::format("{} set-var(txn.share) rand({})", rule, kShares)});
   out.push_back(
       {fmt::format("{} set-var(txn.to) var(txn.to),concat(:,txn.share),map_str({}) if {{ var(txn.to) -m beg split: }}",
                    rule, layout.map("splits"))});
@@ -195,24 +195,25 @@ void route(Lines& out, const Frontend& frontend, const Layout& layout) {
   auto add = [&](std::string line) { out.push_back({std::move(line)}); };
   const std::string exact = layout.map("exact"), prefixes = layout.map("prefixes");
   const bool own = !frontend.afterExact.empty() || !frontend.afterPrefixes.empty();
-  std::string_view guard, missing = kUnlessFound;
+  const std::string_view unlessFound = own ? "" : kUnlessFound;
   if (!own) {
     // Mostly the host is a site, and nothing else can have the request. One with a slash would look like a path.
-    const std::string key = fmt::format("str({}|),concat(,txn.host)", frontend.name),
-                      plain = "!{ var(txn.host) -m sub / }";
+    const std::string key = fmt::format("str({}|),concat(,txn.host)", frontend.name);
+    std::string plain = "!{ var(txn.host) -m sub / }";
     const std::string first = "http-request set-var(txn.to) " + key;
-    if (frontend.routes.exact) add(fmt::format("{},concat(,txn.path),map_str({}) if {}", first, exact, plain));
-    add(fmt::format("{},concat(,txn.path,/),map_beg({}) if {}{}", first, prefixes, plain,
-                    frontend.routes.exact ? " !{ var(txn.to) -m found }" : ""));
-    guard = "!{ var(txn.to) -m found }";
+    if (frontend.routes.exact) {
+      add(fmt::format("{},concat(,txn.path),map_str({}) if {}", first, exact, plain));
+      plain += fmt::format(" {}", kNotFound);
+    }
+    add(fmt::format("{},concat(,txn.path,/),map_beg({}) if {}", first, prefixes, plain));
   }
   if (own || frontend.routes.otherHosts) {
-    sites(out, frontend, layout, guard);
-    add(fmt::format("http-request set-var(txn.key) var(txn.site),concat(,txn.path){}", own ? "" : missing));
-    add(fmt::format("http-request set-var(txn.to) var(txn.key),map_str({}){}", exact, own ? "" : missing));
+    sites(out, frontend, layout, own ? "" : kNotFound);
+    add(fmt::format("http-request set-var(txn.key) var(txn.site),concat(,txn.path){}", unlessFound));
+    add(fmt::format("http-request set-var(txn.to) var(txn.key),map_str({}){}", exact, unlessFound));
     ownLines(out, frontend, &Frontend::afterExact);
-    add(fmt::format("http-request set-var(txn.key) var(txn.key),concat(/){}", own ? "" : missing));
-    add(fmt::format("http-request set-var(txn.to) var(txn.key),map_beg({}){}", prefixes, missing));
+    add(fmt::format("http-request set-var(txn.key) var(txn.key),concat(/){}", unlessFound));
+    add(fmt::format("http-request set-var(txn.to) var(txn.key),map_beg({}){}", prefixes, kUnlessFound));
     ownLines(out, frontend, &Frontend::afterPrefixes);
   }
   if (own || frontend.routes.splits) splits(out, frontend, layout);

@@ -15,8 +15,6 @@ using client::text;
 
 namespace {
 
-constexpr int64_t kShares = 100;  // of a split
-
 // A match, and where its requests go. The order is the specification's, after the path.
 struct Entry {
   const Match* match;

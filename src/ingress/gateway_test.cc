@@ -387,8 +387,7 @@ TEST_F(Gateways, HavePagesForErrorsAndUsersWhoStay) {
   apart([this](Haproxy::Options options) {
     Backhand there("there", 8001);
     Haproxy proxy(options);
-    auto applied = proxy.apply(config_);
-    EXPECT_TRUE(applied.ok()) << applied.error().message();
+    EXPECT_APPLIED(proxy.apply(config_));
     const std::string first = askWhole("x.test", "/web", 28000);
     EXPECT_THAT(first, testing::AllOf(HasSubstr("set-cookie: STICK="), testing::EndsWith("there")));
     EXPECT_THAT(askWhole("x.test", "/", 28000), testing::AllOf(StartsWith("HTTP/1.1 404"), testing::EndsWith("lost")));

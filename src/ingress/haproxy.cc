@@ -251,9 +251,7 @@ Result<> Haproxy::apply(Config wanted) {
     auto known =
         std::find_if(frontends_.begin(), frontends_.end(), [&](const Frontend& f) { return f.name == frontend.name; });
     if (known == frontends_.end()) continue;
-    frontend.routes.otherHosts |= known->routes.otherHosts;
-    frontend.routes.exact |= known->routes.exact;
-    frontend.routes.splits |= known->routes.splits;
+    frontend.routes |= known->routes;
   }
   if (wanted.empty()) {
     stop();

@@ -130,6 +130,38 @@ inline std::string ask(std::string_view host, std::string_view path = "/", uint1
   return answer.substr(answer.find("\r\n\r\n") + 4);
 }
 
+// A connection that stays, as browsers keep theirs.
+class Kept {
+ public:
+  explicit Kept(bool six = false) : fd_(::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    EXPECT_EQ(atLoopback(::connect, fd_, 80, six), 0);
+  }
+  // The body, or the status where it is not 200.
+  std::string ask(std::string_view more = "") {
+    const std::string request = fmt::format("GET / HTTP/1.1\r\nHost: a.test\r\n{}\r\n", more);
+    (void)::send(fd_.get(), request.data(), request.size(), MSG_NOSIGNAL);
+    std::string answer;
+    char buffer[4096];
+    size_t body = std::string::npos;
+    while (body == std::string::npos || answer.size() == body) {
+      const ssize_t count = ::recv(fd_.get(), buffer, sizeof buffer, 0);
+      if (count <= 0) break;
+      answer.append(buffer, static_cast<size_t>(count));
+      if (body = answer.find("\r\n\r\n"); body != std::string::npos) body += 4;
+    }
+    return answer.starts_with("HTTP/1.1 200") ? answer.substr(body) : answer.substr(0, 12);
+  }
+
+ private:
+  UniqueFd fd_;
+};
+
+#define EXPECT_APPLIED(expression)                          \
+  do {                                                      \
+    auto applied = (expression);                            \
+    EXPECT_TRUE(applied.ok()) << applied.error().message(); \
+  } while (false)
+
 inline Config serving(const std::vector<Server>& servers) {
   Config config;
   config.frontends.resize(1);
