@@ -69,7 +69,8 @@ TEST(ExternalName, LeadsToNoAddressOfTheNodeItself) {
     Config config = serving({});
     for (const char* name : {"near.test", "own.test", "link.test", "far.test"}) {
       config.prefixes[fmt::format("i|{}/", name)] = name;
-      externalNameLines(config.backends[name].lines, name, 8001, "", config.files);
+      // As the DNS writes it.
+      externalNameLines(config.backends[name].lines, fmt::format("{}.", name), 8001, "", config.files);
     }
     // Nothing else than this network's own addresses could answer here.
     const std::string always = config.files[kOwnAddresses];
