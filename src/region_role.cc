@@ -120,7 +120,7 @@ Result<> Region::startAddress() {
     ::unsetenv(kSockets);
     if (!taken.ok()) log::warn("region", "{}", taken.error().message());
   }
-  for (const auto& own : {std::string("127.0.0.1"), config.hostAddress()})
+  for (const auto& own : std::set<std::string>{"127.0.0.1", config.hostAddress(), config.advertiseAddress()})
     RETURN_IF_ERROR(address->listen(own, config.apiPort));
   return {};
 }

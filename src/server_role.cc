@@ -11,6 +11,8 @@
 #include "base/gate.h"
 #include "base/log.h"
 #include "base/notify.h"
+#include "base/strings.h"
+#include "base/url_host.h"
 #include "client/fields.h"
 #include "client/leader.h"
 #include "client/leading_client.h"
@@ -235,8 +237,7 @@ Task<Result<>> Master::saveSnapshot(Master* self, std::string path) {
 
 Task<Result<>> Master::startApi() {
   apiserver::ServerOptions server;
-  server.services.serviceRange = options.serviceRange;
-  server.services.serviceRange6 = options.serviceRange6;
+  server.services.serviceRanges = options.serviceRanges();
   server.advertiseAddress = options.advertise;
   server.advertisePort = options.port;
   if (options.restricted) server.podSecurity = apiserver::PodSecurityOptions::restricted();
@@ -279,8 +280,9 @@ Task<Result<>> Master::tellHosts() {
   info.serviceRange = options.serviceRange;
   info.podRange6 = options.podRange6;
   info.serviceRange6 = options.serviceRange6;
+  info.ipv6First = options.ipv6First;
   info.domain = host::kDomain;
-  info.server = fmt::format("https://{}:{}", options.advertise, options.port);
+  info.server = fmt::format("https://{}:{}", urlHost(options.advertise), options.port);
   info.memberOnEach = !options.member.empty();
   CO_ASSIGN_OR_RETURN(info.authorityPem, readFile(options.caFile, 1 << 20));
   leaseClient = api->clientFor("system:kube-controller-manager");
@@ -349,7 +351,7 @@ Result<> Master::reachRegion() {
 // Of a master of separate hosts; small enough for the loop.
 Result<> Master::writeKubeconfig(const Identity& admin) const {
   ASSIGN_OR_RETURN(auto authority, readFile(options.caFile, 1 << 20));
-  const auto url = fmt::format("https://{}:{}", options.advertise, options.port);
+  const auto url = fmt::format("https://{}:{}", urlHost(options.advertise), options.port);
   return writeFileDurably(options.kubeconfigFile, platform::kubeconfigOf(options.cluster, url, authority, admin), 0600);
 }
 
@@ -399,10 +401,8 @@ Result<std::unique_ptr<Duties>> Master::takeUpDuties() {
     return *made->clients.back();
   };
   controllers::Options manager;
-  manager.clusterCidr = options.podRange;
-  manager.clusterCidr6 = options.podRange6;
-  manager.loadBalancerPool = options.loadBalancerRange;
-  if (!options.loadBalancerRange6.empty()) manager.loadBalancerPool += "," + options.loadBalancerRange6;
+  manager.clusterCidrs = options.podRanges();
+  manager.loadBalancerPool = join(options.loadBalancerRanges(), ",");
   manager.machines = machines.get();
   manager.heartbeats = heartbeats.get();
   manager.clusterName = options.cluster;

@@ -1,14 +1,14 @@
 #include "bootstrap.h"
 
-#include <arpa/inet.h>
-
 #include <set>
 
 #include "base/gate.h"
 #include "base/yaml.h"
 #include "bootstrap_rbac.h"
 #include "client/fields.h"
+#include "object/address_range.h"
 #include "object/labels.h"
+#include "service_families.h"
 
 namespace dhow::apiserver {
 
@@ -47,14 +47,12 @@ Task<> ensure(LocalClient* client, Resource resource, std::string ns, json::obje
   if (!made.ok() && !made.error().is(Code::kAlreadyExists) && !failure->first) failure->first = made.error();
 }
 
+// The one behind the network's own.
 Result<std::string> firstAddress(const std::string& range) {
-  in_addr address{};
-  if (::inet_pton(AF_INET, range.substr(0, range.find('/')).c_str(), &address) != 1) {
-    return Error(Code::kInvalid, fmt::format("the service range \"{}\" is not an IPv4 range", range));
-  }
-  address.s_addr = htonl(ntohl(address.s_addr) + 1);
-  char buffer[INET_ADDRSTRLEN];
-  return std::string(::inet_ntop(AF_INET, &address, buffer, sizeof buffer));
+  const auto network = object::parseAddress(range.substr(0, range.find('/')));
+  if (!network || !object::AddressRange::parse(range))
+    return Error(Code::kInvalid, fmt::format("the service range \"{}\" is no range of addresses", range));
+  return object::addressText(object::next(*network));
 }
 
 constexpr int kAttempts = 30;
@@ -98,7 +96,7 @@ json::object sliceOf(const std::set<std::string>& addresses, uint16_t port) {
           {"kind", "EndpointSlice"},
           {"metadata",
            json::object{{"name", "kubernetes"}, {"labels", json::object{{object::kServiceNameLabel, "kubernetes"}}}}},
-          {"addressType", "IPv4"},
+          {"addressType", addresses.empty() ? kIpv4 : familyOf(*addresses.begin())},
           {"endpoints", std::move(entries)},
           {"ports", std::move(ports)}};
 }
@@ -182,7 +180,7 @@ Task<Result<>> bootstrap(LocalClient& client, WatchCache& caches, StrategyOption
   }
   if (failure.first) co_return *failure.first;
 
-  CO_ASSIGN_OR_RETURN(std::string address, firstAddress(services.serviceRange));
+  CO_ASSIGN_OR_RETURN(std::string address, firstAddress(services.serviceRanges.front()));
   if (!caches.of(resources::kServices).get("default", "kubernetes")) {
     json::array ports;
     ports.push_back(

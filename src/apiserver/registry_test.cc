@@ -303,7 +303,7 @@ Task<> makeInto(LocalClient* client, std::string body, Result<ObjectPtr>* into) 
 
 TEST_F(RegistryTest, ARefusedServiceLeavesAloneWhatAnotherWriteHasReserved) {
   StrategyOptions options;
-  options.serviceRange = "10.96.0.0/30";  // of two addresses
+  options.serviceRanges = {"10.96.0.0/30"};  // of two addresses
   int writes = 0;
   auto count = [&](const store::Txn&) {
     ++writes;

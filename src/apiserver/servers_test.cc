@@ -104,7 +104,7 @@ struct World {
     for (size_t i = 0; i < count; ++i) {
       stores.push_back(std::make_unique<DistantStore>(loop, shared));
       ServerOptions options;
-      options.services.serviceRange = "10.96.0.0/24";
+      options.services.serviceRanges = {"10.96.0.0/24"};
       options.services.nodePortFirst = 30000;
       options.services.nodePortLast = 30199;
       options.advertiseAddress = fmt::format("10.0.0.{}", i + 1);

@@ -29,7 +29,7 @@ class ServiceFamiliesTest : public testing::Test {
       if (kind.stored && !kind.plural.empty() && kind.storedAsKind.empty()) caches_->add(kind.resource());
     }
     StrategyOptions options;
-    if (dual) options.serviceRange6 = "fd00:10:96::/108";
+    if (dual) options.serviceRanges.emplace_back("fd00:10:96::/108");
     registry_ = std::make_unique<Registry>(loop_, store_, *caches_, kinds_, options);
     client_ = std::make_unique<LocalClient>(*registry_, systemCaller("tester"));
     EXPECT_TRUE(runOn(loop_, caches_->start()).ok());

@@ -114,10 +114,9 @@ class ServiceStrategy final : public Strategy {
  public:
   ServiceStrategy(Loop& loop, WatchCache& caches, const StrategyOptions& options)
       : loop_(loop), services_(caches.of(object::resources::kServices)), options_(options) {
-    for (const std::string* range : {&options.serviceRange, &options.serviceRange6}) {
-      auto parsed = ServiceRange::parse(*range);
-      CHECK(parsed || range->empty(), "{} is no range of service addresses", *range);
-      if (!parsed) continue;
+    for (const std::string& range : options.serviceRanges) {
+      auto parsed = ServiceRange::parse(range);
+      CHECK(parsed, "{} is no range of service addresses", range);
       families_.push_back(parsed->family);
       ranges_.push_back(*std::move(parsed));
     }

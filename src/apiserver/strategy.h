@@ -51,8 +51,7 @@ class Strategy {
 };
 
 struct StrategyOptions {
-  std::string serviceRange = "10.96.0.0/16";
-  std::string serviceRange6;  // of IPv6; empty: services have one family
+  std::vector<std::string> serviceRanges = {"10.96.0.0/16"};  // one for each family, that of the default first
   uint16_t nodePortFirst = 30000;
   uint16_t nodePortLast = 32767;
 };

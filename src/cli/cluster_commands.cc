@@ -14,6 +14,7 @@ namespace {
 struct UpOptions {
   platform::ClusterRequest request;
   std::string example;
+  bool dualStack = false;
 };
 
 // What to try next, in words that work as they stand: who came through sudo cannot read the kubeconfig, which is
@@ -31,7 +32,14 @@ void printNext(const std::string& dhow, const std::string& own, const std::strin
 
 int up(Workbench& workbench, const UpOptions& options) {
   auto began = workbench.loop.now();
-  auto done = runOn(workbench.loop, workbench.cluster.up(options.request, options.example, printStep));
+  auto request = options.request;
+  if (options.dualStack && request.ipFamilies.empty()) request.ipFamilies = "IPv4,IPv6";
+  if (options.dualStack && request.ipFamilies.find(',') == std::string::npos)
+    return fail(
+        Error(Code::kInvalid, fmt::format("--ip-families {} and --dual-stack: give one of both; --dual-stack is "
+                                          "--ip-families IPv4,IPv6",
+                                          request.ipFamilies)));
+  auto done = runOn(workbench.loop, workbench.cluster.up(std::move(request), options.example, printStep));
   if (!done.ok()) return fail(done.error());
   const auto& config = done->config;
   std::string own = config.request.name == "dhow" && config.request.dataDir == platform::kDefaultDataDir
@@ -160,8 +168,10 @@ void addUp(CLI::App& app, Action* chosen) {
   command->add_option("--zones", options->request.zones, "over how many availability zones")->capture_default_str();
   command->add_option("--sensitivity", options->request.sensitivity,
                       "public, internal (of a new cluster by default) or restricted");
-  command->add_flag("--dual-stack", options->request.dualStack,
-                    "of a new cluster: pods and services have IPv6 addresses, too");
+  command->add_option("--ip-families", options->request.ipFamilies,
+                      "of a new cluster: which addresses pods and services have, the first family first: IPv4 (by "
+                      "default), IPv6, IPv4,IPv6 or IPv6,IPv4");
+  command->add_flag("--dual-stack", options->dualStack, "the same as --ip-families IPv4,IPv6");
   command->add_flag("--encrypt-secrets", options->request.encryptSecrets,
                     "encrypt Secrets in the store, as restricted clusters do anyway");
   command->add_option("--deploy", options->example, "an example to put onto it: a folder with image.json and manifests")

@@ -195,8 +195,12 @@ void addServer(CLI::App& app, const Roles& roles, Action* chosen) {
   command->add_option("--advertise", request->advertise,
                       "the address that others reach this machine by; at first that of the default route");
   command->add_option("--port", request->port, "of the API")->capture_default_str();
-  command->add_option("--pod-range", request->podRange, "the pods' addresses")->capture_default_str();
-  command->add_option("--service-range", request->serviceRange, "the services' addresses")->capture_default_str();
+  command
+      ->add_option("--pod-range", request->podRange,
+                   "the pods' addresses; two families with a comma between, the first one first")
+      ->capture_default_str();
+  command->add_option("--service-range", request->serviceRange, "the services' addresses, of the same families")
+      ->capture_default_str();
   command->add_option(
       "--load-balancer-range", request->loadBalancerRange,
       "addresses for services of type LoadBalancer, which the network leads to the nodes; without it they "

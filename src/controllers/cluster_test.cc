@@ -357,7 +357,7 @@ TEST_F(Base, NodesGetDistinctRangesAndFreedOnesComeBack) {
   auto cidr = [&](std::string name) {
     return std::string(text(api.find(kinds::kNodes, "", name)->root(), {"spec", "podCIDR"}));
   };
-  run<NodeIpamController>(NodeIpamController::Options{"10.244.0.0/22", 24});
+  run<NodeIpamController>(NodeIpamController::Options{{"10.244.0.0/22"}, 24});
   EXPECT_THAT((std::vector<std::string>{cidr("n0"), cidr("n1"), cidr("n2"), cidr("n3")}),
               UnorderedElementsAre("10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"));
   const std::string freed = cidr("n1");
@@ -370,14 +370,33 @@ TEST_F(Base, NodesGetDistinctRangesAndFreedOnesComeBack) {
 TEST_F(Base, NodesOfTwoFamiliesHaveTheSameNumberInBothRanges) {
   for (const char* name : {"n1", "n2", "n3"})
     api.seed(kinds::kNodes, {{"metadata", {{"name", name}, {"namespace", ""}}}});
-  run<NodeIpamController>(NodeIpamController::Options{"10.244.0.0/16", 24, "fd00:10:244::/63"});
+  run<NodeIpamController>(NodeIpamController::Options{{"10.244.0.0/16", "fd00:10:244::/63"}, 24});
   std::set<std::string> ranges;
   for (const char* name : {"n1", "n2", "n3"})
     ranges.insert(join(client::strings(array(api.find(kinds::kNodes, "", name)->root(), {"spec", "podCIDRs"})), " "));
   EXPECT_EQ(ranges, (std::set<std::string>{"", "10.244.0.0/24 fd00:10:244::/64", "10.244.1.0/24 fd00:10:244:1::/64"}))
       << "as many as the smaller range holds";
-  for (const char* wrong : {"", "10.244.0.0/16", "fd00::/72", "fd00:x::/56"})
-    EXPECT_FALSE(NodeIpamController::isRange6(wrong));
+}
+
+TEST_F(Base, NodesOfAnIpv6ClusterHaveIpv6RangesFirst) {
+  struct Case {
+    std::vector<std::string> ranges;
+    std::string first, second;
+  };
+  for (const Case& one : {Case{{"fd00:10:244::/56"}, "fd00:10:244::/64", "fd00:10:244:1::/64"},
+                          Case{{"fd00:10:244::/56", "10.244.0.0/16"},
+                               "fd00:10:244::/64 10.244.0.0/24",
+                               "fd00:10:244:1::/64 10.244.1.0/24"}}) {
+    for (const char* name : {"n1", "n2"}) {
+      api.seed(kinds::kNodes, {{"metadata", {{"name", name}, {"namespace", ""}}}});
+      run<NodeIpamController>(NodeIpamController::Options{one.ranges});
+      const auto node = api.find(kinds::kNodes, "", name);
+      const auto ranges = client::strings(array(node->root(), {"spec", "podCIDRs"}));
+      EXPECT_EQ(join(ranges, " "), name == std::string("n1") ? one.first : one.second);
+      EXPECT_EQ(text(node->root(), {"spec", "podCIDR"}), ranges.front());
+    }
+    for (const char* name : {"n1", "n2"}) api.drop(kinds::kNodes, "", name);
+  }
 }
 
 TEST_F(Base, LoadBalancersGetDistinctAddressesAndGiveThemBack) {
@@ -749,10 +768,20 @@ TEST(ManagerOptions, UnreadableRangeIsNamed) {
   EXPECT_FALSE(check(options).ok());
   options.loadBalancerPool = "192.0.2.0/24,2001:db8::/112";
   EXPECT_TRUE(check(options).ok());
-  options.clusterCidr6 = "fd00::/80";
-  EXPECT_FALSE(check(options).ok());
-  options.clusterCidr6 = "fd00::/56";
-  EXPECT_TRUE(check(options).ok());
+  using Ranges = std::vector<std::string>;
+  for (const Ranges& wrong : {Ranges{"fd00::/80"},
+                              {"10.244.0.0/25"},
+                              {"10.244.0.0/16", "10.245.0.0/16"},
+                              {"fd00:x::/56"},
+                              {"fd00::/56", "fd01::/56"}}) {
+    options.clusterCidrs = wrong;
+    EXPECT_FALSE(check(options).ok()) << wrong.front();
+  }
+  for (const Ranges& right :
+       {Ranges{}, {"10.244.0.0/16", "fd00::/56"}, {"fd00::/56"}, {"fd00::/56", "10.244.0.0/16"}}) {
+    options.clusterCidrs = right;
+    EXPECT_TRUE(check(options).ok());
+  }
 }
 
 }  // namespace

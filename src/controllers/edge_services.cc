@@ -97,7 +97,8 @@ void EdgeServices::watch(Controller& controller, std::function<void(WorkQueue&)>
 std::vector<ObjectPtr> EdgeServices::serving() const {
   std::vector<ObjectPtr> out;
   for (const ObjectPtr& node : nodes_.list())
-    if (mayServe(*node) && !internalAddress(*node, false).empty()) out.push_back(node);
+    if (mayServe(*node) && !(internalAddress(*node, false).empty() && internalAddress(*node, true).empty()))
+      out.push_back(node);
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a->name() < b->name(); });
   return out;
 }
@@ -124,10 +125,12 @@ std::vector<std::string> EdgeServices::addresses(std::string_view name) const {
 Task<Result<>> EdgeServices::keep(Wanted wanted) {
   wanted.labels[kManagedBy] = manager_;
   CO_RETURN_IF_ERROR(co_await keepService(wanted));
-  std::vector<json::object> slices{sliceOf(wanted, false)};
   const ObjectPtr service = find(wanted.name);
-  const auto families = service ? strings(array(service->root(), {"spec", "ipFamilies"})) : std::vector<std::string>();
-  if (std::find(families.begin(), families.end(), "IPv6") != families.end()) slices.push_back(sliceOf(wanted, true));
+  if (!service) co_return Result<>();  // the cache will hear of it, and of its families
+  auto families = strings(array(service->root(), {"spec", "ipFamilies"}));
+  if (families.empty()) families = {"IPv4"};
+  std::vector<json::object> slices;
+  for (const std::string& family : families) slices.push_back(sliceOf(wanted, family == "IPv6"));
   auto written = co_await writeSlices(context_, kNamespace, slicesOf(wanted.name), std::move(slices));
   // The cache will hear of it.
   if (!written.ok() && !written.error().is(Code::kAlreadyExists)) co_return written;

@@ -1,6 +1,5 @@
 // Services of type LoadBalancer in kube-system that lead to the nodes whose proxies serve: a condition of theirs says
-// so (client::kServesIngress). Each has an EndpointSlice of its name, and in clusters of two families one of the nodes'
-// IPv6 addresses, too.
+// so (client::kServesIngress). Each has an EndpointSlice of the nodes' addresses for each of its families.
 #pragma once
 
 #include <optional>

@@ -14,7 +14,6 @@
 #include "heartbeats.h"
 #include "ingress.h"
 #include "inventory.h"
-#include "ipv4.h"
 #include "machine.h"
 #include "namespace.h"
 #include "node_ipam.h"
@@ -35,18 +34,7 @@
 namespace dhow::controllers {
 
 Result<> check(const Options& options) {
-  if (!options.clusterCidr.empty()) {
-    const auto range = Ipv4Range::parse(options.clusterCidr);
-    if (!range)
-      return Error(Code::kInvalid, fmt::format("the cluster's pod range \"{}\" is no IPv4 range", options.clusterCidr));
-    if (options.nodeMaskSize < range->length || options.nodeMaskSize > 30) {
-      return Error(Code::kInvalid,
-                   fmt::format("a node's /{} does not fit into {}", options.nodeMaskSize, options.clusterCidr));
-    }
-  }
-  if (!options.clusterCidr6.empty() && !NodeIpamController::isRange6(options.clusterCidr6))
-    return Error(Code::kInvalid,
-                 fmt::format("the cluster's pod range \"{}\" holds no /64 of IPv6", options.clusterCidr6));
+  RETURN_IF_ERROR(NodeIpamController::check({options.clusterCidrs, options.nodeMaskSize}));
   if (!options.loadBalancerPool.empty()) {
     for (const std::string& range : split(options.loadBalancerPool, ',')) {
       if (!object::AddressRange::parse(range))
@@ -139,10 +127,10 @@ Manager::Manager(Loop& loop, client::Client& client, client::Caches& caches, Opt
     return std::make_unique<CertificatesController>(context, std::move(certificates));
   });
   add("tokencleaner", [&] { return std::make_unique<TokenCleaner>(context); });
-  if (!options.clusterCidr.empty()) {
+  if (!options.clusterCidrs.empty()) {
     add("nodeipam", [&] {
       return std::make_unique<NodeIpamController>(
-          context, NodeIpamController::Options{options.clusterCidr, options.nodeMaskSize, options.clusterCidr6});
+          context, NodeIpamController::Options{options.clusterCidrs, options.nodeMaskSize});
     });
   }
   add("loadbalancer",

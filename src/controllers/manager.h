@@ -21,9 +21,9 @@ class MachineProvider;
 struct Context;
 
 struct Options {
-  std::string clusterCidr = "10.244.0.0/16";  // pod addresses; empty: nodes get no range
-  std::string clusterCidr6;                   // of IPv6, a /64 for each node; empty: pods have one family
-  int nodeMaskSize = 24;
+  // Pod addresses, one range for each family, the first family's first; empty: nodes get no range.
+  std::vector<std::string> clusterCidrs = {"10.244.0.0/16"};
+  int nodeMaskSize = 24;                                    // of IPv4; of IPv6 a node has a /64
   std::string rootCaPem;                                    // for kube-root-ca.crt in every namespace
   Duration certificateLife = std::chrono::hours(24 * 365);  // of signed ones, at most
   std::string caKeyPem;                                     // of rootCaPem: signs certificates; empty: nothing signs

@@ -1,8 +1,9 @@
 #include "node_ipam.h"
 
+#include <algorithm>
+
 #include "base/strings.h"
 #include "client/fields.h"
-#include "ipv4.h"
 
 namespace dhow::controllers {
 
@@ -11,47 +12,90 @@ using object::resources::kNodes;
 
 namespace {
 
-constexpr uint64_t kNodeBits6 = 64;
+constexpr int kBits = 128, kMapped = 96, kNodeBits6 = 64, kMostNodeBits4 = 30;
+constexpr int kMostNodes = 24;  // as a power of two
 
-// Its network's address and length.
-std::optional<std::pair<object::AddressNumber, uint64_t>> parseRange6(std::string_view text) {
+std::optional<std::pair<object::AddressNumber, int>> parsePrefix(std::string_view text) {
   auto parts = splitOnce(text, '/');
-  auto range = object::AddressRange::parse(text);
-  if (!parts || !range || parts->first.find(':') == std::string_view::npos) return std::nullopt;
-  const auto length = parseUint(parts->second);
-  if (!length || *length < 1 || *length > kNodeBits6) return std::nullopt;
-  return std::pair(range->first, *length);
+  if (!parts) return std::nullopt;
+  auto address = object::parseAddress(parts->first);
+  auto length = parseUint(parts->second);
+  if (!address || !length) return std::nullopt;
+  const int before = parts->first.find(':') == std::string_view::npos ? kMapped : 0;
+  if (*length < 1 || *length > static_cast<uint64_t>(kBits - before)) return std::nullopt;
+  return std::pair(*address, before + static_cast<int>(*length));
 }
 
-std::string range6(object::AddressNumber base, uint32_t index) {
-  for (size_t i = kNodeBits6 / 8; i-- > 0 && index > 0; index >>= 8) {
-    index += base[i];
-    base[i] = static_cast<uint8_t>(index);
-  }
-  return fmt::format("{}/{}", object::addressText(base), kNodeBits6);
+bool bitOf(const object::AddressNumber& address, int bit) {
+  return (address[static_cast<size_t>(bit / 8)] >> (7 - bit % 8) & 1) != 0;
+}
+void setBit(object::AddressNumber& address, int bit, bool value) {
+  const auto mask = static_cast<uint8_t>(0x80 >> bit % 8);
+  auto& byte = address[static_cast<size_t>(bit / 8)];
+  byte = static_cast<uint8_t>(value ? byte | mask : byte & ~mask);
 }
 
 }  // namespace
 
-bool NodeIpamController::isRange6(std::string_view text) {
-  return parseRange6(text).has_value();
+std::optional<NodeIpamController::Range> NodeIpamController::Range::parse(std::string_view text, int nodeBits) {
+  auto prefix = parsePrefix(text);
+  if (!prefix) return std::nullopt;
+  Range out{prefix->first, prefix->second, 0};
+  for (int bit = out.length; bit < kBits; ++bit) setBit(out.base, bit, false);
+  out.nodeLength = out.v4() ? kMapped + nodeBits : kNodeBits6;
+  if (out.v4() && nodeBits > kMostNodeBits4) return std::nullopt;
+  return out.length <= out.nodeLength ? std::optional(out) : std::nullopt;
 }
 
-NodeIpamController::NodeIpamController(Context context, Options options)
+bool NodeIpamController::Range::v4() const {
+  return object::addressText(base).find(':') == std::string::npos;
+}
+
+std::string NodeIpamController::Range::ofNode(uint32_t index) const {
+  object::AddressNumber out = base;
+  for (int bit = nodeLength; bit-- > length && index > 0; index >>= 1) setBit(out, bit, (index & 1) != 0);
+  return fmt::format("{}/{}", object::addressText(out), v4() ? nodeLength - kMapped : nodeLength);
+}
+
+std::optional<uint32_t> NodeIpamController::Range::indexOf(std::string_view nodeRange) const {
+  auto prefix = parsePrefix(nodeRange);
+  if (!prefix) return std::nullopt;
+  for (int bit = 0; bit < length; ++bit) {
+    if (bitOf(prefix->first, bit) != bitOf(base, bit)) return std::nullopt;
+  }
+  uint32_t index = 0;
+  for (int bit = length; bit < nodeLength; ++bit) index = index << 1 | (bitOf(prefix->first, bit) ? 1 : 0);
+  return index;
+}
+
+Result<> NodeIpamController::check(const Options& options) {
+  std::optional<bool> v4;
+  for (const std::string& text : options.clusterRanges) {
+    const auto range = Range::parse(text, options.nodeBits);
+    const bool six = text.find(':') != std::string::npos;
+    if (!range)
+      return Error(Code::kInvalid, fmt::format("the cluster's pod range \"{}\" holds no node's /{}", text,
+                                               six ? kNodeBits6 : options.nodeBits));
+    if (v4 == !six)
+      return Error(Code::kInvalid, fmt::format("the cluster's pod range \"{}\" is the second one of its family", text));
+    v4 = !six;
+  }
+  return {};
+}
+
+NodeIpamController::NodeIpamController(Context context, const Options& options)
     : context_(context),
-      nodeBits_(options.nodeBits),
       nodes_(context.caches.of(kNodes)),
       controller_(context.loop, {.name = "nodeipam", .workers = 1},
                   [this](std::string key) { return reconcile(std::move(key)); }) {
-  auto range = Ipv4Range::parse(options.clusterRange);
-  CHECK(range && range->length <= nodeBits_, "{} is no range for nodes of /{}", options.clusterRange, nodeBits_);
-  base_ = range->first;
-  count_ = 1u << (nodeBits_ - range->length);
-  if (auto second = parseRange6(options.clusterRange6)) {
-    base6_ = second->first;
-    count_ = static_cast<uint32_t>(
-        std::min<uint64_t>(count_, uint64_t{1} << std::min<uint64_t>(32, kNodeBits6 - second->second)));
+  int bits = kMostNodes;
+  for (const std::string& text : options.clusterRanges) {
+    auto range = Range::parse(text, options.nodeBits);
+    CHECK(range, "{} is no range for nodes", text);
+    bits = std::min(bits, range->nodeLength - range->length);
+    ranges_.push_back(*range);
   }
+  count_ = ranges_.empty() ? 0 : 1u << bits;
   controller_.watchOwn(nodes_);
 }
 
@@ -65,17 +109,16 @@ Task<Result<>> NodeIpamController::reconcile(std::string key) {
   std::set<uint32_t> used;
   for (const auto& [name, index] : promised_) used.insert(index);
   for (const ObjectPtr& other : nodes_.list()) {
-    auto range = Ipv4Range::parse(text(other->root(), {"spec", "podCIDR"}));
-    if (range) used.insert((range->first - base_) >> (32 - nodeBits_));
+    if (auto index = ranges_.front().indexOf(text(other->root(), {"spec", "podCIDR"}))) used.insert(*index);
   }
   uint32_t index = 0;
   while (index < count_ && used.contains(index)) ++index;
   if (index == count_) co_return Error(Code::kUnavailable, "no pod range is left for node " + key);
-  const std::string range = Ipv4Range{base_ + (index << (32 - nodeBits_)), nodeBits_}.str();
   promised_[key] = index;
-  json::array ranges{json::value(range)};
-  if (base6_) ranges.push_back(json::value(range6(*base6_, index)));
-  json::object change{{"spec", json::object{{"podCIDR", range}, {"podCIDRs", std::move(ranges)}}}};
+  json::array ranges;
+  for (const Range& range : ranges_) ranges.push_back(json::value(range.ofNode(index)));
+  const json::value first = ranges.front();
+  json::object change{{"spec", json::object{{"podCIDR", first}, {"podCIDRs", std::move(ranges)}}}};
   Result<ObjectPtr> written =
       co_await context_.client.patch(kNodes, "", key, "", PatchType::kMerge, guardedPatch(*node, std::move(change)));
   if (!written.ok()) {

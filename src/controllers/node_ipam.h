@@ -1,9 +1,10 @@
-// Gives every node a range of pod addresses (spec.podCIDR) out of the cluster's range, and where the cluster has two
-// families the /64 with the same number out of the other range (spec.podCIDRs).
+// Gives every node a range of pod addresses out of each of the cluster's ranges: those with the same number
+// (spec.podCIDRs), and that of the first family as spec.podCIDR.
 #pragma once
 
 #include <map>
 #include <set>
+#include <vector>
 
 #include "component.h"
 #include "object/address_range.h"
@@ -13,12 +14,13 @@ namespace dhow::controllers {
 class NodeIpamController final : public Component {
  public:
   struct Options {
-    std::string clusterRange;   // "10.244.0.0/16", IPv4
-    int nodeBits = 24;          // length of a node's prefix
-    std::string clusterRange6;  // "fd00:10:244::/56"; empty: one family
+    // One, or one of each family, the first family's first: "10.244.0.0/16", "fd00:10:244::/56".
+    std::vector<std::string> clusterRanges;
+    int nodeBits = 24;  // length of a node's prefix of IPv4; of IPv6 it is 64
   };
-  static bool isRange6(std::string_view text);  // can be given as clusterRange6
-  NodeIpamController(Context context, Options options);
+  // kInvalid names the range that cannot be read or that holds no node's.
+  static Result<> check(const Options& options);
+  NodeIpamController(Context context, const Options& options);
 
   void start() override { controller_.start(); }
   Task<> stop() override { return controller_.stop(); }
@@ -26,11 +28,19 @@ class NodeIpamController final : public Component {
   Task<Result<>> reconcile(std::string key);
 
  private:
+  // Numbers are those of object::AddressNumber, lengths counted in its 128 bits.
+  struct Range {
+    object::AddressNumber base{};
+    int length = 0, nodeLength = 0;
+    static std::optional<Range> parse(std::string_view text, int nodeBits);
+    bool v4() const;
+    std::string ofNode(uint32_t index) const;
+    std::optional<uint32_t> indexOf(std::string_view nodeRange) const;
+  };
+
   Context context_;
-  uint32_t base_ = 0;
+  std::vector<Range> ranges_;
   uint32_t count_ = 0;
-  int nodeBits_;
-  std::optional<object::AddressNumber> base6_;
   client::Cache& nodes_;
   std::map<std::string, uint32_t> promised_;  // by node: written, but not yet in the cache
   client::Controller controller_;

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <climits>
+#include <cstring>
 
 #include "base/fd.h"
 #include "base/files.h"
@@ -24,27 +25,39 @@ constexpr std::string_view kOwnLinks = "dhow0";
 
 const IpPrefix kLinkLocal = *IpPrefix::parse("fe80::/10");
 
-// `all`: of the link that has it.
-HostAddress placeOf(const IpPrefix& address, const std::vector<IpPrefix>& all) {
-  HostAddress out{address.address.str(), address.masked().str(), "", ""};
-  for (const auto& one : all) {
-    if (!one.address.isV6() || kLinkLocal.contains(one.address) || !out.address6.empty()) continue;
-    out.address6 = one.address.str();
-    out.segment6 = one.masked().str();
-  }
+// `all`: of the link that has `chosen`, which comes before others of its family.
+HostAddress placeOf(const IpPrefix& chosen, const std::vector<IpPrefix>& all) {
+  HostAddress out;
+  auto take = [&](const IpPrefix& one) {
+    auto& address = one.address.isV6() ? out.address6 : out.address;
+    auto& segment = one.address.isV6() ? out.segment6 : out.segment;
+    if (kLinkLocal.contains(one.address) || !address.empty()) return;
+    address = one.address.str();
+    segment = one.masked().str();
+  };
+  take(chosen);
+  for (const auto& one : all) take(one);
   return out;
+}
+
+const char* nameOf(bool six) {
+  return six ? "IPv6" : "IPv4";
 }
 
 }  // namespace
 
-Result<HostAddress> findAddress(const std::string& wanted) {
+Result<HostAddress> findAddress(const std::string& wanted, bool ipv6First) {
   ASSIGN_OR_RETURN(auto links, NetLinks::open());
   if (!wanted.empty()) {
     ASSIGN_OR_RETURN(auto all, links.list());
     for (const auto& link : all) {
       ASSIGN_OR_RETURN(auto addresses, links.addresses(link.index));
       for (const auto& one : addresses) {
-        if (one.address.str() == wanted) return placeOf(one, addresses);
+        if (one.address.str() != wanted) continue;
+        if (one.address.isV6() == ipv6First) return placeOf(one, addresses);
+        return Error(Code::kInvalid, fmt::format("{} is no {} address, by which the hosts of this cluster reach each "
+                                                 "other; give one that is",
+                                                 wanted, nameOf(ipv6First)));
       }
     }
     return Error(Code::kNotFound,
@@ -52,15 +65,19 @@ Result<HostAddress> findAddress(const std::string& wanted) {
   }
   ASSIGN_OR_RETURN(auto routes, links.routes());
   for (const auto& route : routes) {
-    if (route.destination.length != 0 || route.link == 0 || !route.gateway.isV4()) continue;
+    if (route.destination.length != 0 || route.link == 0 || route.gateway.empty() || route.gateway.isV6() != ipv6First)
+      continue;
     ASSIGN_OR_RETURN(auto addresses, links.addresses(route.link));
     for (const auto& one : addresses) {
-      if (one.address.isV4() && (route.source.empty() || route.source == one.address)) return placeOf(one, addresses);
+      if (one.address.isV6() == ipv6First && !kLinkLocal.contains(one.address) &&
+          (route.source.empty() || route.source == one.address))
+        return placeOf(one, addresses);
     }
   }
   return Error(Code::kNotFound,
-               "this machine has no default route that would tell which of its addresses the others "
-               "reach; give one with --address (of a server: --advertise)");
+               fmt::format("this machine has no default route{} that would tell which of its addresses the others "
+                           "reach; give one with --address (of a server: --advertise)",
+                           ipv6First ? " of IPv6" : ""));
 }
 
 Result<> checkRangesFree(const std::vector<std::string>& ranges) {
@@ -93,22 +110,25 @@ Result<> checkRangesFree(const std::vector<std::string>& ranges) {
 
 Result<> checkPortFree(const std::string& address, uint16_t port) {
   ASSIGN_OR_RETURN(auto parsed, IpAddress::parse(address));
-  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in at{};
-  at.sin_family = AF_INET;
-  at.sin_port = htons(port);
-  at.sin_addr.s_addr = htonl(parsed.v4Value());
+  const bool six = parsed.isV6();
+  UniqueFd fd(::socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage at{};
+  auto& in = reinterpret_cast<sockaddr_in&>(at);
+  auto& in6 = reinterpret_cast<sockaddr_in6&>(at);
+  at.ss_family = six ? AF_INET6 : AF_INET;
+  (six ? in6.sin6_port : in.sin_port) = htons(port);
+  std::memcpy(six ? static_cast<void*>(&in6.sin6_addr) : &in.sin_addr, parsed.bytes().data(), parsed.bytes().size());
   int on = 1;
   if (fd) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if (fd && ::bind(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at) == 0) return {};
+  if (fd && ::bind(fd.get(), reinterpret_cast<sockaddr*>(&at), six ? sizeof in6 : sizeof in) == 0) return {};
   return Error(
       Code::kConflict,
       fmt::format("port {} of {} is taken (`ss -ltnp` shows by whom); give another with --port", port, address));
 }
 
-std::map<std::string, std::string> networkSettings(bool dualStack) {
+std::map<std::string, std::string> networkSettings(bool ipv6) {
   std::map<std::string, std::string> out;
-  if (dualStack) {
+  if (ipv6) {
     auto value = readFile(std::string("/proc/sys/") + kForwarding6, 64);
     if (value.ok()) out[kForwarding6] = trim(*value);
     // What forwardIpv6() changes.

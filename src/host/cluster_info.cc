@@ -7,6 +7,7 @@
 #include "base/yaml.h"
 #include "client/bootstrap_token.h"
 #include "client/fields.h"
+#include "host/config.h"
 #include "master_keys.h"
 #include "network/ip.h"
 
@@ -115,8 +116,12 @@ Task<Result<>> publish(client::Client& client, ClusterInfo info) {
   config["data"] = json::object{{"cluster", info.cluster},   {"region", info.region},
                                 {"podRange", info.podRange}, {"serviceRange", info.serviceRange},
                                 {"domain", info.domain},     {"memberOnEach", info.memberOnEach ? "true" : "false"}};
-  if (!info.podRange6.empty()) {
-    auto& data = config["data"].get_object();
+  auto& data = config["data"].get_object();
+  if (info.ipv6First) {
+    // As the command line takes them: hosts of before this was known cannot read two.
+    data["podRange"] = FamilyRanges{info.podRange, info.podRange6, true}.text();
+    data["serviceRange"] = FamilyRanges{info.serviceRange, info.serviceRange6, true}.text();
+  } else if (!info.podRange6.empty()) {
     data["podRange6"] = info.podRange6;
     data["serviceRange6"] = info.serviceRange6;
   }
@@ -187,8 +192,18 @@ Result<ClusterInfo> clusterOf(const client::Object& config) {
     *into = text(config.root(), {"data", name});
     if (into->empty()) return Error(Code::kInvalid, fmt::format("the cluster's dhow-config has no {}", name));
   }
-  info.podRange6 = text(config.root(), {"data", "podRange6"});
-  info.serviceRange6 = text(config.root(), {"data", "serviceRange6"});
+  ASSIGN_OR_RETURN(const auto pods, familyRanges("podRange", info.podRange));
+  ASSIGN_OR_RETURN(const auto services, familyRanges("serviceRange", info.serviceRange));
+  if (pods.v6First) {
+    info.ipv6First = true;
+    info.podRange = pods.v4;
+    info.serviceRange = services.v4;
+    info.podRange6 = pods.v6;
+    info.serviceRange6 = services.v6;
+  } else {
+    info.podRange6 = text(config.root(), {"data", "podRange6"});
+    info.serviceRange6 = text(config.root(), {"data", "serviceRange6"});
+  }
   if (info.podRange6.empty() != info.serviceRange6.empty())
     return Error(Code::kInvalid, "the cluster's dhow-config has only one of podRange6 and serviceRange6");
   for (const auto* range : {&info.podRange, &info.serviceRange, &info.podRange6, &info.serviceRange6}) {

@@ -18,7 +18,8 @@ namespace dhow::host {
 struct ClusterInfo {
   std::string cluster, region;
   std::string podRange, serviceRange, domain;
-  std::string podRange6, serviceRange6;  // of IPv6; empty: the cluster has one family
+  std::string podRange6, serviceRange6;  // of IPv6; those of one family may be empty
+  bool ipv6First = false;
   std::string authorityPem;
   std::string server;         // "https://10.0.0.1:6443": one of the masters
   bool memberOnEach = false;  // masters share an etcd of their own

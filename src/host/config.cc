@@ -8,7 +8,9 @@
 
 #include "base/files.h"
 #include "base/strings.h"
+#include "base/url_host.h"
 #include "client/bootstrap_token.h"
+#include "network/families.h"
 #include "network/ip.h"
 #include "platform/config.h"
 
@@ -18,7 +20,10 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr int kWidestRange = 8, kNarrowestPods = 22, kNarrowestServices = 24;
+constexpr int kWidestRange = 8, kNarrowestPods = 22, kNarrowestServices = 24, kNarrowestBalanced = 30;
+// Of IPv6. Nodes have a /64 each.
+constexpr int kWidestPods6 = 32, kNarrowestPods6 = 60, kWidestServices6 = 108, kNarrowestServices6 = 120;
+constexpr int kWidestBalanced6 = 64, kNarrowestBalanced6 = 126;
 constexpr size_t kHashSize = 64;
 
 Error invalid(std::string text) {
@@ -40,42 +45,80 @@ Result<> checkName(std::string_view option, const std::string& name) {
   return invalid(fmt::format("{} {}: give lower-case letters, digits, '-' and '.', at most 63", option, name));
 }
 
-// "v4" or "v4,v6".
-struct Ranges {
-  std::string v4, v6;
+struct Lengths {
+  int widest, narrowest, widest6, narrowest6;
 };
-Ranges rangesIn(const std::string& text) {
-  auto both = splitOnce(text, ',');
-  if (!both) return {text, ""};
-  return {std::string(trim(both->first)), std::string(trim(both->second))};
+
+// Of the family as it is written; "" is none.
+Result<IpPrefix> checkRange(std::string_view option, const std::string& text, const Lengths& lengths) {
+  if (text.empty()) return IpPrefix();
+  const bool six = text.find(':') != std::string::npos;
+  const int widest = six ? lengths.widest6 : lengths.widest, narrowest = six ? lengths.narrowest6 : lengths.narrowest;
+  auto range = IpPrefix::parse(text);
+  if (range.ok() && range->masked() == *range && range->length >= widest && range->length <= narrowest) return range;
+  return invalid(
+      fmt::format("{} {}: give an {} range, from /{} to /{}, as {}; for two families one of each, with a comma between",
+                  option, text, six ? "IPv6" : "IPv4", widest, narrowest,
+                  six ? fmt::format("fd00:10:244::/{}", std::max(widest, std::min(56, narrowest))) : "10.244.0.0/16"));
 }
 
-// Nodes have a /64 each.
-Result<IpPrefix> checkRange6(std::string_view option, const std::string& text, int widest, int narrowest) {
-  auto range = IpPrefix::parse(text);
-  if (!range.ok() || !range->address.isV6() || range->masked() != *range || range->length < widest ||
-      range->length > narrowest)
-    return invalid(
-        fmt::format("{} {}: give an IPv4 range, and behind a comma an IPv6 range from /{} to /{}, as "
-                    "10.244.0.0/16,fd00:10:244::/56",
-                    option, text, widest, narrowest));
-  return range;
-}
+struct CheckedRanges {
+  FamilyRanges text;
+  IpPrefix v4, v6;
+  bool overlaps(const CheckedRanges& other) const { return v4.overlaps(other.v4) || v6.overlaps(other.v6); }
+};
 
-Result<IpPrefix> checkRange(std::string_view option, const std::string& text, int narrowest) {
-  auto range = IpPrefix::parse(text);
-  if (!range.ok() || !range->address.isV4() || range->masked() != *range || range->length < kWidestRange ||
-      range->length > narrowest)
-    return invalid(fmt::format("{} {}: give an IPv4 range, from /{} to /{}, as 10.244.0.0/16", option, text,
-                               kWidestRange, narrowest));
-  return range;
+Result<CheckedRanges> checkRanges(std::string_view option, const std::string& text, const Lengths& lengths) {
+  CheckedRanges out;
+  ASSIGN_OR_RETURN(out.text, familyRanges(option, text));
+  ASSIGN_OR_RETURN(out.v4, checkRange(option, out.text.v4, lengths));
+  ASSIGN_OR_RETURN(out.v6, checkRange(option, out.text.v6, lengths));
+  return out;
 }
 
 Result<> checkAddress(std::string_view option, const std::string& address) {
   if (address.empty()) return {};
   auto parsed = IpAddress::parse(address);
-  if (!parsed.ok() || !parsed->isV4() || parsed->isLoopback() || parsed->isUnspecified())
-    return invalid(fmt::format("{} {}: give an IPv4 address of this machine that the others reach", option, address));
+  if (!parsed.ok() || parsed->isLoopback() || parsed->isUnspecified())
+    return invalid(fmt::format("{} {}: give an address of this machine that the others reach", option, address));
+  return {};
+}
+
+std::string familiesOf(const FamilyRanges& ranges) {
+  return join(inFamilyOrder(ranges.v4.empty() ? "" : "IPv4", ranges.v6.empty() ? "" : "IPv6", ranges.v6First), ",");
+}
+
+Result<> checkAllRanges(const ServerRequest& request) {
+  ASSIGN_OR_RETURN(auto pods, checkRanges("--pod-range", request.podRange,
+                                          {kWidestRange, kNarrowestPods, kWidestPods6, kNarrowestPods6}));
+  ASSIGN_OR_RETURN(auto services,
+                   checkRanges("--service-range", request.serviceRange,
+                               {kWidestRange, kNarrowestServices, kWidestServices6, kNarrowestServices6}));
+  if (pods.overlaps(services))
+    return invalid(
+        fmt::format("--pod-range {} and --service-range {} overlap", request.podRange, request.serviceRange));
+  const auto families = familiesOf(pods.text);
+  if (families != familiesOf(services.text))
+    return invalid(
+        fmt::format("--pod-range {} is of {} and --service-range {} of {}: give both ranges of the same families, in "
+                    "the same order",
+                    request.podRange, families, request.serviceRange, familiesOf(services.text)));
+  if (!pods.text.v6.empty() && !pathExists("/proc/sys/net/ipv6"))
+    return invalid("--pod-range: this machine's kernel has no IPv6; give IPv4 ranges alone");
+  if (!request.advertise.empty() && IpAddress::parse(request.advertise)->isV6() != pods.text.v6First)
+    return invalid(fmt::format("--advertise {}: give an {} address, which is the first family of --pod-range",
+                               request.advertise, pods.text.v6First ? "IPv6" : "IPv4"));
+  if (request.loadBalancerRange.empty()) return {};
+  ASSIGN_OR_RETURN(auto balanced,
+                   checkRanges("--load-balancer-range", request.loadBalancerRange,
+                               {kWidestRange, kNarrowestBalanced, kWidestBalanced6, kNarrowestBalanced6}));
+  for (const auto& [range, family] : {std::pair(balanced.text.v4, pods.text.v4), {balanced.text.v6, pods.text.v6}}) {
+    if (!range.empty() && family.empty())
+      return invalid(fmt::format("--load-balancer-range {}: the cluster has addresses of {} alone", range, families));
+  }
+  if (balanced.overlaps(pods) || balanced.overlaps(services))
+    return invalid(
+        fmt::format("--load-balancer-range {} overlaps the pods' or the services' range", request.loadBalancerRange));
   return {};
 }
 
@@ -92,6 +135,7 @@ struct TextField {
 // Hosts that are older than these go without.
 constexpr TextField kOptionalTexts[] = {{"podRange6", &HostConfig::podRange6},
                                         {"serviceRange6", &HostConfig::serviceRange6}};
+constexpr const char* kIpv6First = "ipv6First";
 constexpr TextField kTexts[] = {
     {"name", &HostConfig::name},
     {"cluster", &HostConfig::cluster},
@@ -111,7 +155,7 @@ constexpr FlagField kFlags[] = {
 }  // namespace
 
 std::string HostConfig::apiUrl() const {
-  return fmt::format("https://{}:{}", address, port);
+  return fmt::format("https://{}:{}", urlHost(address), port);
 }
 
 bool hostExists(const std::string& dataDir) {
@@ -146,6 +190,7 @@ Result<HostConfig> loadHost(const std::string& dataDir) {
     if (!found || !found->is_bool()) return broken();
     config.*field.member = found->get_bool();
   }
+  if (const auto* first = object.if_contains(kIpv6First)) config.ipv6First = *first == true;
   const auto* port = object.if_contains("port");
   const auto* settings = object.if_contains("settings");
   if (!port || !port->is_int64() || !settings || !settings->is_object()) return broken();
@@ -157,12 +202,33 @@ Result<HostConfig> loadHost(const std::string& dataDir) {
   return config;
 }
 
+std::string FamilyRanges::text() const {
+  return join(inFamilyOrder(v4, v6, v6First), ",");
+}
+
+Result<FamilyRanges> familyRanges(std::string_view option, const std::string& text) {
+  FamilyRanges out;
+  for (const auto& part : split(text, ',')) {
+    const std::string range(trim(part));
+    const bool six = range.find(':') != range.npos;
+    std::string& into = six ? out.v6 : out.v4;
+    if (range.empty() || !into.empty())
+      return invalid(
+          fmt::format("{} {}: give one range, or one of IPv4 and one of IPv6, with a comma between", option, text));
+    if (six && out.v4.empty()) out.v6First = true;
+    into = range;
+  }
+  return out;
+}
+
 void takeRanges(const ServerRequest& request, HostConfig& into) {
-  const Ranges pods = rangesIn(request.podRange), services = rangesIn(request.serviceRange);
+  const auto pods = familyRanges("", request.podRange).valueOr(FamilyRanges());
+  const auto services = familyRanges("", request.serviceRange).valueOr(FamilyRanges());
   into.podRange = pods.v4;
   into.podRange6 = pods.v6;
   into.serviceRange = services.v4;
   into.serviceRange6 = services.v6;
+  into.ipv6First = pods.v6First;
 }
 
 Result<> saveHost(const HostConfig& config) {
@@ -172,6 +238,7 @@ Result<> saveHost(const HostConfig& config) {
     if (!(config.*field.member).empty()) out[field.name] = config.*field.member;
   }
   for (const auto& field : kFlags) out[field.name] = config.*field.member;
+  if (config.ipv6First) out[kIpv6First] = true;
   out["port"] = config.port;
   json::object settings;
   for (const auto& [name, was] : config.settings) settings[name] = was;
@@ -189,33 +256,7 @@ Result<> validate(const ServerRequest& request) {
   RETURN_IF_ERROR(checkName("--node-name", request.hostName));
   RETURN_IF_ERROR(checkAddress("--advertise", request.advertise));
   if (request.port == 0) return invalid("--port: from 1 to 65535");
-  const Ranges podRanges = rangesIn(request.podRange), serviceRanges = rangesIn(request.serviceRange);
-  ASSIGN_OR_RETURN(auto pods, checkRange("--pod-range", podRanges.v4, kNarrowestPods));
-  ASSIGN_OR_RETURN(auto services, checkRange("--service-range", serviceRanges.v4, kNarrowestServices));
-  if (pods.overlaps(services))
-    return invalid(
-        fmt::format("--pod-range {} and --service-range {} overlap", request.podRange, request.serviceRange));
-  if (podRanges.v6.empty() != serviceRanges.v6.empty())
-    return invalid("--pod-range and --service-range: give an IPv6 range to both or to none");
-  if (!podRanges.v6.empty()) {
-    ASSIGN_OR_RETURN(auto pods6, checkRange6("--pod-range", podRanges.v6, 32, 60));
-    ASSIGN_OR_RETURN(auto services6, checkRange6("--service-range", serviceRanges.v6, 108, 120));
-    if (pods6.overlaps(services6))
-      return invalid(fmt::format("--pod-range {} and --service-range {} overlap", podRanges.v6, serviceRanges.v6));
-    if (!pathExists("/proc/sys/net/ipv6"))
-      return invalid("--pod-range: this machine's kernel has no IPv6; give IPv4 ranges alone");
-  }
-  if (!request.loadBalancerRange.empty()) {
-    const Ranges balancedRanges = rangesIn(request.loadBalancerRange);
-    if (!balancedRanges.v6.empty()) {
-      ASSIGN_OR_RETURN(auto balanced6, checkRange6("--load-balancer-range", balancedRanges.v6, 64, 126));
-      (void)balanced6;
-    }
-    ASSIGN_OR_RETURN(auto balanced, checkRange("--load-balancer-range", balancedRanges.v4, 30));
-    if (balanced.overlaps(pods) || balanced.overlaps(services))
-      return invalid(
-          fmt::format("--load-balancer-range {} overlaps the pods' or the services' range", request.loadBalancerRange));
-  }
+  RETURN_IF_ERROR(checkAllRanges(request));
   if (request.store != "embedded" && request.store != "etcd")
     return invalid(fmt::format("--store {}: embedded or etcd", request.store));
   if (request.store == "etcd" && !request.datastore.empty())

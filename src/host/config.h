@@ -19,15 +19,17 @@ struct HostConfig {
   std::string dataDir = platform::kDefaultDataDir;
   std::string name;  // of the host: of its Node and of its master
   std::string cluster, region, zone;
-  std::string address;  // as other hosts reach it
-  std::string podRange, serviceRange;
-  std::string podRange6, serviceRange6;  // of IPv6; empty: the cluster has one family
-  uint16_t port = kApiPort;              // of the masters
+  std::string address;                   // as other hosts reach it; of the cluster's first family
+  std::string podRange, serviceRange;    // of IPv4; empty: the cluster has IPv6 alone
+  std::string podRange6, serviceRange6;  // of IPv6; empty: IPv4 alone
+  bool ipv6First = false;
+  uint16_t port = kApiPort;  // of the masters
   bool master = false, member = false, node = false;
   // Kernel settings that the agent changes, as they were before: given back by `dhow leave`.
   std::map<std::string, std::string> settings;
 
   HostPaths paths() const { return HostPaths(dataDir); }
+  const std::string& firstServiceRange() const { return ipv6First ? serviceRange6 : serviceRange; }
   std::string apiUrl() const;                                             // of a master: its own
   std::string cgroup() const { return "/dhow/" + cluster + "-" + name; }  // of all pods here
 };
@@ -42,7 +44,7 @@ struct ServerRequest {
   std::string cluster = "dhow", region = "local", zone, hostName;
   std::string advertise;
   uint16_t port = kApiPort;
-  // One range, or one of IPv4 and one of IPv6: "10.244.0.0/16,fd00:10:244::/56".
+  // One range, or one of each family, that of the first one first: "10.244.0.0/16,fd00:10:244::/56".
   std::string podRange = "10.244.0.0/16", serviceRange = "10.96.0.0/16", loadBalancerRange;
   std::string store = "embedded";                                   // or "etcd": a member on each master
   std::string datastore, datastoreCa, datastoreCert, datastoreKey;  // etcd=https://...: one that is there already
@@ -69,6 +71,14 @@ struct JoinRequest {
 // kInvalid names the option that is wrong.
 Result<> validate(const ServerRequest& request);
 Result<> validate(const JoinRequest& request);
+// "<range>" or "<range>,<range>", by family; what is missing is "".
+struct FamilyRanges {
+  std::string v4, v6;
+  bool v6First = false;
+  std::string text() const;  // as it was given
+};
+// kInvalid when there are two of one family, or more.
+Result<FamilyRanges> familyRanges(std::string_view option, const std::string& text);
 // The ranges that a valid request asks for, by family.
 void takeRanges(const ServerRequest& request, HostConfig& into);
 // "key=value:Effect" or "key:Effect", as kubectl taint takes it; "key=value".

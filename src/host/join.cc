@@ -119,6 +119,7 @@ Task<Result<Admission>> askToJoin(Loop& loop, HttpClient& api, const JoinRequest
   config.serviceRange = info.serviceRange;
   config.podRange6 = info.podRange6;
   config.serviceRange6 = info.serviceRange6;
+  config.ipv6First = info.ipv6First;
   config.master = request.master;
   config.member = request.master && info.memberOnEach;
   config.node = request.node;
@@ -126,8 +127,8 @@ Task<Result<Admission>> askToJoin(Loop& loop, HttpClient& api, const JoinRequest
   if (config.name.empty()) {
     CO_ASSIGN_OR_RETURN(config.name, defaultHostName());
   }
-  CO_ASSIGN_OR_RETURN(auto place, findAddress(request.address));
-  config.address = place.address;
+  CO_ASSIGN_OR_RETURN(auto place, findAddress(request.address, config.ipv6First));
+  config.address = place.first(config.ipv6First);
   out.place = place;
   CO_RETURN_IF_ERROR(checkRangesFree({config.podRange, config.serviceRange, config.podRange6, config.serviceRange6}));
   auto free = co_await checkName(api, config.name, config.cluster);

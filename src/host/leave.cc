@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/url_host.h"
 #include "client/node_lease.h"
 #include "host/living_masters.h"
 #include "host/services.h"
@@ -109,7 +110,7 @@ Task<Result<>> giveUpLease(Loop& loop, HostConfig config, platform::MasterOption
   CO_ASSIGN_OR_RETURN(auto client, hostClientOptions(config));
   client.servers.clear();
   for (const auto& [name, address] : options.peers) {
-    if (name != config.name) client.servers.push_back(fmt::format("https://{}:{}", address, options.port));
+    if (name != config.name) client.servers.push_back(fmt::format("https://{}:{}", urlHost(address), options.port));
   }
   if (client.servers.empty()) co_return Result<>();
   client.requestTimeout = kApiPatience;

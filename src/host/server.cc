@@ -6,6 +6,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/url_host.h"
 #include "network/ip.h"
 #include "platform/config.h"
 #include "platform/identities.h"
@@ -46,7 +47,7 @@ Result<> writeIdentities(const HostConfig& config, Duration life, WallTime now) 
   ASSIGN_OR_RETURN(auto authority, platform::readAuthority(paths.pki(platform::kAuthority)));
   auto server = platform::masterCertificate(config.name, kDomain, now, life);
   server.dnsNames.push_back(config.name);
-  server.ipAddresses = {"127.0.0.1", addressIn(config.serviceRange, 1), config.address};
+  server.ipAddresses = {"127.0.0.1", addressIn(config.firstServiceRange(), 1), config.address};
   RETURN_IF_ERROR(platform::ensureIdentity(paths.master() + "/" + platform::kServer, authority, server));
   if (config.member) {
     ASSIGN_OR_RETURN(auto members, platform::readAuthority(paths.pki(platform::kMemberAuthority)));
@@ -61,7 +62,7 @@ Result<> writeIdentities(const HostConfig& config, Duration life, WallTime now) 
 }
 
 std::string memberUrl(const std::string& address) {
-  return fmt::format("https://{}:{}", address, platform::kMemberClientPort);
+  return fmt::format("https://{}:{}", urlHost(address), platform::kMemberClientPort);
 }
 
 MasterSettings settingsOf(const HostConfig& config, const ServerRequest& request) {
@@ -86,7 +87,7 @@ Result<HostConfig> addNode(const ServerRequest& request, WallTime now) {
     return Error(Code::kAlreadyExists,
                  fmt::format("this machine is {} of cluster \"{}\" already; `dhow leave` takes it out",
                              config.master ? "a master" : "a node", config.cluster));
-  ASSIGN_OR_RETURN(auto place, findAddress(config.address));
+  ASSIGN_OR_RETURN(auto place, findAddress(config.address, config.ipv6First));
   config.settings = networkSettings(!config.podRange6.empty());
   config.node = true;
   RETURN_IF_ERROR(writeOwnNode(config, place, now));
@@ -109,6 +110,7 @@ Result<> writeMaster(const HostConfig& config, const MasterSettings& settings, W
   options.serviceRange = config.serviceRange;
   options.podRange6 = config.podRange6;
   options.serviceRange6 = config.serviceRange6;
+  options.ipv6First = config.ipv6First;
   options.loadBalancerRange = settings.loadBalancerRange;
   options.caFile = paths.authority();
   options.caKeyFile = paths.pki(std::string(platform::kAuthority) + ".key");
@@ -173,8 +175,11 @@ Result<> writeNodeConfig(const HostConfig& config, const HostAddress& place, con
   options.dataDir = folder + "/var";
   options.runDir = paths.run() + "/node";
   options.cgroupParent = config.cgroup();
-  options.address = config.address;
-  options.segment = place.segment;
+  options.ipv6First = config.ipv6First;
+  if (!config.podRange.empty()) {
+    options.address = place.address;
+    options.segment = place.segment;
+  }
   options.announceAddresses = true;
   options.podRange = config.podRange;
   options.serviceRange = config.serviceRange;
@@ -184,7 +189,7 @@ Result<> writeNodeConfig(const HostConfig& config, const HostAddress& place, con
     options.address6 = place.address6;
     options.segment6 = place.segment6;
   }
-  options.dnsAddress = addressIn(config.serviceRange, 10);
+  options.dnsAddress = addressIn(config.firstServiceRange(), 10);
   options.domain = kDomain;
   options.resolvConf = resolverFile();
   options.registriesFile = kRegistries;
@@ -211,8 +216,8 @@ Result<HostConfig> prepareServer(const ServerRequest& request, WallTime now) {
   config.member = request.store == "etcd";
   config.node = request.node;
   if (config.member) RETURN_IF_ERROR(platform::findEtcd());
-  ASSIGN_OR_RETURN(auto place, findAddress(request.advertise));
-  config.address = place.address;
+  ASSIGN_OR_RETURN(auto place, findAddress(request.advertise, config.ipv6First));
+  config.address = place.first(config.ipv6First);
   RETURN_IF_ERROR(checkRangesFree({config.podRange, config.serviceRange, config.podRange6, config.serviceRange6}));
   RETURN_IF_ERROR(checkPortFree(config.address, config.port));
   if (config.node) config.settings = networkSettings(!config.podRange6.empty());

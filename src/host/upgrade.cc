@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/strings.h"
+#include "base/url_host.h"
 #include "client/fields.h"
 #include "client/http_client.h"
 #include "client/node_lease.h"
@@ -128,7 +129,7 @@ Result<> Upgrade::checkFollows(const std::string& before, bool asked) const {
 
 Task<Result<Version>> Upgrade::versionAt(std::string address) {
   CO_ASSIGN_OR_RETURN(auto options, hostClientOptions(config));
-  options.servers = {fmt::format("https://{}:{}", address, config.port)};
+  options.servers = {fmt::format("https://{}:{}", urlHost(address), config.port)};
   options.requestTimeout = kAnswerLimit;
   HttpClient api(loop, std::move(options));
   auto answer = co_await api.raw("GET", "/version");

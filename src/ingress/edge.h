@@ -36,7 +36,7 @@ class Edge {
     std::string program = "/usr/sbin/haproxy";
     std::string folder, run;    // see haproxy.h
     std::string address;        // where it listens
-    std::string address6;       // and there by IPv6; may be empty
+    std::string address6;       // and there by IPv6; one of both may be empty
     std::string dnsAddress;     // resolves names of services elsewhere
     std::string filterProgram;  // dhow, for the filter (edge_filter.h); empty: none is started
   };

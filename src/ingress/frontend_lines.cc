@@ -40,7 +40,7 @@ void binds(Lines& out, const Frontend& frontend, const Layout& layout) {
     out.push_back({std::move(line)});
   };
   for (const Listener& listener : frontend.listeners) {
-    if (listener.v4) bind(listener, layout.address, listener.port);
+    if (listener.v4 && !layout.address.empty()) bind(listener, layout.address, listener.port);
     if (listener.v6 && !layout.address6.empty()) bind(listener, layout.address6, kSix + listener.port);
   }
 }

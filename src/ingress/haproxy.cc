@@ -366,7 +366,7 @@ void Haproxy::leavePortsOfOthers(Config& wanted, std::string_view inForce) {
   };
   for (Frontend& frontend : wanted.frontends)
     std::erase_if(frontend.listeners, [&](Listener& listener) {
-      listener.v4 = mayHave(options_.address, {false, listener.port});
+      listener.v4 = !options_.address.empty() && mayHave(options_.address, {false, listener.port});
       listener.v6 = !options_.address6.empty() && mayHave(options_.address6, {true, listener.port});
       return !listener.v4 && !listener.v6;
     });

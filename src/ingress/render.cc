@@ -65,8 +65,8 @@ Rendered renderConfig(const Config& config, const std::map<std::string, Slots>& 
                      config.files.contains(kFilterFile) ? fmt::format("  tune.bufsize {}\n", kFilterBuffer) : "");
   text += kDefaults;
   if (!layout.dnsAddress.empty())
-    text +=
-        fmt::format("resolvers cluster\n  nameserver node {}:53\n  accepted_payload_size 4096\n", layout.dnsAddress);
+    text += fmt::format("resolvers cluster\n  nameserver node {}\n  accepted_payload_size 4096\n",
+                        endpointText(layout.dnsAddress, 53));
   if (!layout.metrics.empty())
     text += fmt::format(
         "frontend metrics\n  bind unix@{} mode 600\n  http-request use-service prometheus-exporter if {{ path /metrics "

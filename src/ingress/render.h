@@ -16,7 +16,7 @@ struct Layout {
   std::string socket;      // the runtime API
   std::string filter;      // the socket of the filter (edge_filter.h)
   std::string metrics;     // the socket where it tells counts; empty: nowhere
-  std::string address;     // that is listened on
+  std::string address;     // that is listened on; may be empty
   std::string address6;    // and this one of IPv6, if any
   std::string dnsAddress;  // answers names of services elsewhere; may be empty
   bool accessLog = false;  // lines of JSON on the standard output

@@ -6,6 +6,7 @@
 #include <array>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <thread>
@@ -21,10 +22,12 @@ namespace dhow {
 
 namespace {
 
-constexpr int kDefaultMtu = 1500, kVxlanOverhead = 50;
+constexpr int kDefaultMtu = 1500, kVxlanOverhead = 50, kVxlanOverhead6 = 70;
 constexpr uint32_t kVxlanId = 4096;
 constexpr uint16_t kVxlanPort = 4789;
 const std::string kPoolOwner = "ready:", kGoneOwner = "gone:";
+constexpr const char* kFilters = "net/bridge/bridge-nf-call-iptables";
+constexpr const char* kFilters6 = "net/bridge/bridge-nf-call-ip6tables";
 
 // While the kernel takes a link or a namespace down, it stalls everybody who makes one, for tens of milliseconds. So
 // they go together, when nothing else happens here for a moment; at the latest after a while, or when they are many.
@@ -56,17 +59,31 @@ void trySysctl(const std::string& name, std::string_view value) {
 
 // The address from which this machine talks to another.
 Result<IpAddress> sourceTowards(const IpAddress& other) {
-  UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(kVxlanPort);
-  address.sin_addr.s_addr = htonl(other.v4Value());
-  socklen_t size = sizeof address;
+  UniqueFd fd(::socket(other.isV6() ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage address{};
+  auto& four = reinterpret_cast<sockaddr_in&>(address);
+  auto& six = reinterpret_cast<sockaddr_in6&>(address);
+  address.ss_family = other.isV6() ? AF_INET6 : AF_INET;
+  (other.isV6() ? six.sin6_port : four.sin_port) = htons(kVxlanPort);
+  std::memcpy(other.isV6() ? static_cast<void*>(&six.sin6_addr) : &four.sin_addr, other.bytes().data(),
+              other.bytes().size());
+  socklen_t size = other.isV6() ? sizeof six : sizeof four;
   if (!fd || ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), size) != 0 ||
       ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) {
     return Error::fromErrno("find the way to " + other.str());
   }
-  return IpAddress::v4(ntohl(address.sin_addr.s_addr));
+  const void* found = other.isV6() ? static_cast<const void*>(&six.sin6_addr) : &four.sin_addr;
+  return IpAddress::fromBytes({static_cast<const char*>(found), other.bytes().size()});
+}
+
+// Four bytes that tell a node's end of the tunnel from all others, written as an address: the node's own, or where that
+// is of IPv6 what its pods' range has before their own part.
+IpAddress tunnelId(const IpAddress& node, const IpPrefix& podRange) {
+  constexpr size_t kPodsPart = 8, kSize = 4;
+  if (node.isV4()) return node;
+  if (podRange.address.isV4()) return podRange.network();
+  const IpAddress network = podRange.network();
+  return IpAddress::fromBytes(network.bytes().substr(kPodsPart - kSize, kSize));
 }
 
 }  // namespace
@@ -103,8 +120,12 @@ struct BridgeNetwork::Rep {
   Result<Ready> makeReady(const std::string& owner, Owner kind);
   Pool& pool(Owner kind) { return pools[static_cast<size_t>(kind)]; }
   IpAddress likeIn6(const IpAddress& address) const;
-  Result<> setUp6();
+  IpAddress likeIn4(const IpAddress& address) const;
+  Result<> takeAddress(const IpPrefix& own);
+  Result<> setUp4();
+  Result<> setUp6(const IpPrefix& own);
   Result<int> tunnelTo(const NodeRoute& node, const IpAddress& remote);
+  Result<Route> tunnelRoute(const NodeRoute& node, const IpPrefix& destination);
   Result<Route> routeTo(const NodeRoute& node);
   Result<Route> routeTo6(const NodeRoute& node);
   std::optional<Ready> takeReady(Owner kind);
@@ -118,7 +139,11 @@ struct BridgeNetwork::Rep {
 
 Result<> BridgeNetwork::Rep::setUp() {
   auto& o = options;
-  if (!o.subnet.address.isV4()) return Error(Code::kUnimplemented, "bridge networks need an IPv4 range");
+  constexpr int kBits4 = 32, kBits6 = 128;
+  const bool v4 = o.subnet.address.isV4(), dual = !o.subnet6.address.empty();
+  if (dual && (!v4 || !o.subnet6.address.isV6() || kBits6 - o.subnet6.length < kBits4 - o.subnet.length))
+    return Error(Code::kInvalid,
+                 fmt::format("{} holds no like of each address of {}", o.subnet6.str(), o.subnet.str()));
   if (o.gateway.empty()) o.gateway = o.subnet.network().plus(1);
   if (o.mtu == 0) o.mtu = kDefaultMtu;
   if (!o.subnet.contains(o.gateway)) {
@@ -139,26 +164,14 @@ Result<> BridgeNetwork::Rep::setUp() {
   } else {
     ASSIGN_OR_RETURN(bridge, links.createBridge(o.bridge, macFor(o.gateway), o.mtu));
   }
-  IpPrefix own{o.gateway, o.subnet.length};
-  ASSIGN_OR_RETURN(auto addresses, links.addresses(bridge));
-  for (auto& address : addresses) {
-    if (address.address.isV4() && address != own) RETURN_IF_ERROR(links.removeAddress(bridge, address));
-  }
-  RETURN_IF_ERROR(links.addAddress(bridge, own));
-  if (!o.internal) trySysctl("net/ipv4/ip_forward", "1");
-  const std::string filters = "net/bridge/bridge-nf-call-iptables";
-  if (o.routed && o.ownNamespace && pathExists("/proc/sys/" + filters)) trySysctl(filters, "0");
-  auto filtering = readFile("/proc/sys/" + filters, 16);
+  const IpPrefix own{o.gateway, o.subnet.length};
+  RETURN_IF_ERROR(v4 ? setUp4() : setUp6(own));
+  auto filtering = readFile(std::string("/proc/sys/") + (v4 ? kFilters : kFilters6), 16);
   bridgeFilters = filtering.ok() && trim(*filtering) != "0";
-  if (o.routed) {
-    trySysctl("net/ipv4/conf/all/send_redirects", "0");
-    trySysctl("net/ipv4/conf/" + o.bridge + "/send_redirects", "0");
-  }
-  if (o.loopbackPublish && !o.internal) trySysctl("net/ipv4/conf/" + o.bridge + "/route_localnet", "1");
-  if (!o.subnet6.address.empty()) RETURN_IF_ERROR(setUp6());
+  if (dual) RETURN_IF_ERROR(setUp6({likeIn6(o.gateway), o.subnet6.length}));
   return nat.setNetwork({.bridge = o.bridge,
-                         .subnet = o.subnet.masked(),
-                         .subnet6 = o.subnet6.masked(),
+                         .subnet = v4 ? o.subnet.masked() : IpPrefix(),
+                         .subnet6 = (v4 ? o.subnet6 : o.subnet).masked(),
                          .masquerade = o.masquerade,
                          .noMasquerade = o.noMasquerade,
                          .routed = o.routed,
@@ -171,27 +184,45 @@ IpAddress BridgeNetwork::Rep::likeIn6(const IpAddress& address) const {
   return options.subnet6.network().plus(address.v4Value() - options.subnet.network().v4Value());
 }
 
-Result<> BridgeNetwork::Rep::setUp6() {
-  constexpr int kBits4 = 32, kBits6 = 128;
-  auto& o = options;
-  if (!o.subnet6.address.isV6() || kBits6 - o.subnet6.length < kBits4 - o.subnet.length)
-    return Error(Code::kInvalid,
-                 fmt::format("{} holds no like of each address of {}", o.subnet6.str(), o.subnet.str()));
-  const IpPrefix own{likeIn6(o.gateway), o.subnet6.length};
-  // Neighbours are asked in the name of the link's own address, at once and not after seconds of detection.
-  trySysctl("net/ipv6/conf/" + o.bridge + "/accept_dad", "0");
+IpAddress BridgeNetwork::Rep::likeIn4(const IpAddress& address) const {
+  const std::string_view bytes = address.bytes(), network = options.subnet6.network().bytes();
+  auto low = [](std::string_view of) { return IpAddress::fromBytes(of.substr(of.size() - 4)).v4Value(); };
+  return options.subnet.network().plus(low(bytes) - low(network));
+}
+
+// The bridge's only one of that family, but for a link's own.
+Result<> BridgeNetwork::Rep::takeAddress(const IpPrefix& own) {
   const IpPrefix linkLocal = *IpPrefix::parse("fe80::/10");
   ASSIGN_OR_RETURN(auto addresses, links.addresses(bridge));
   for (auto& address : addresses) {
-    if (address.address.isV6() && address != own && !linkLocal.contains(address.address))
+    if (address.address.isV6() == own.address.isV6() && address != own && !linkLocal.contains(address.address))
       RETURN_IF_ERROR(links.removeAddress(bridge, address));
   }
-  RETURN_IF_ERROR(links.addAddress(bridge, own));
+  return links.addAddress(bridge, own);
+}
+
+Result<> BridgeNetwork::Rep::setUp4() {
+  auto& o = options;
+  RETURN_IF_ERROR(takeAddress({o.gateway, o.subnet.length}));
+  if (!o.internal) trySysctl("net/ipv4/ip_forward", "1");
+  if (o.routed && o.ownNamespace && pathExists(std::string("/proc/sys/") + kFilters)) trySysctl(kFilters, "0");
+  if (o.routed) {
+    trySysctl("net/ipv4/conf/all/send_redirects", "0");
+    trySysctl("net/ipv4/conf/" + o.bridge + "/send_redirects", "0");
+  }
+  if (o.loopbackPublish && !o.internal) trySysctl("net/ipv4/conf/" + o.bridge + "/route_localnet", "1");
+  return {};
+}
+
+Result<> BridgeNetwork::Rep::setUp6(const IpPrefix& own) {
+  auto& o = options;
+  // Neighbours are asked in the name of the link's own address, at once and not after seconds of detection.
+  trySysctl("net/ipv6/conf/" + o.bridge + "/accept_dad", "0");
+  RETURN_IF_ERROR(takeAddress(own));
   if (!o.internal) {
     if (auto set = forwardIpv6(); !set.ok()) log::warn("network", "{}", set.error().message());
   }
-  const std::string filters = "net/bridge/bridge-nf-call-ip6tables";
-  if (o.routed && o.ownNamespace && pathExists("/proc/sys/" + filters)) trySysctl(filters, "0");
+  if (o.routed && o.ownNamespace && pathExists(std::string("/proc/sys/") + kFilters6)) trySysctl(kFilters6, "0");
   trySysctl("net/ipv6/conf/" + o.bridge + "/accept_ra", "0");
   return {};
 }
@@ -473,8 +504,10 @@ Result<AcquiredNamespace> BridgeNetwork::acquire(const std::string& containerId,
   return AcquiredNamespace{std::move(ready->netns), std::move(ready->attachment), std::move(ready->users)};
 }
 
-Result<> BridgeNetwork::adopt(const std::string& containerId, const IpAddress& address,
+Result<> BridgeNetwork::adopt(const std::string& containerId, const IpAddress& either,
                               const std::string& hostInterface) {
+  const bool second = rep_->options.subnet.address.isV4() && either.isV6() && !rep_->options.subnet6.address.empty();
+  const IpAddress address = second ? rep_->likeIn4(either) : either;
   RETURN_IF_ERROR(rep_->ipam->take(containerId, address));
   Attachment a;
   a.containerId = containerId;
@@ -529,19 +562,24 @@ Result<Route> BridgeNetwork::Rep::routeTo(const NodeRoute& node) {
     route.gateway = node.onSegment ? node.nodeAddress : node.via;
     return route;
   }
-  ASSIGN_OR_RETURN(route.link, tunnelTo(node, node.podRange.network()));
-  route.gateway = node.podRange.network();
-  route.onLink = true;
-  return route;
+  return tunnelRoute(node, route.destination);
 }
 
-// By the same tunnel, which has IPv4 outside.
+// By the same tunnel, whatever it has outside.
 Result<Route> BridgeNetwork::Rep::routeTo6(const NodeRoute& node) {
   Route route{.destination = node.podRange6.masked(), .gateway = node.nodeAddress6};
   if (!route.gateway.empty()) return route;
-  // A link's own address, which no other route can lead elsewhere.
-  route.gateway = IpPrefix::parse("fe80::/64")->network().plus(node.nodeAddress.v4Value());
+  return tunnelRoute(node, route.destination);
+}
+
+Result<Route> BridgeNetwork::Rep::tunnelRoute(const NodeRoute& node, const IpPrefix& destination) {
+  Route route{.destination = destination, .gateway = destination.network()};
+  // A link's own address, which no other route can lead elsewhere; never that of the network itself.
+  if (destination.address.isV6())
+    route.gateway =
+        IpPrefix::parse("fe80::1:0:0/64")->address.plus(tunnelId(node.nodeAddress, node.podRange).v4Value());
   ASSIGN_OR_RETURN(route.link, tunnelTo(node, route.gateway));
+  route.onLink = destination.address.isV4();
   return route;
 }
 
@@ -551,12 +589,15 @@ Result<int> BridgeNetwork::Rep::tunnelTo(const NodeRoute& node, const IpAddress&
   auto tunnel = links.find(name);
   if (!tunnel.ok()) {
     ASSIGN_OR_RETURN(auto local, sourceTowards(node.nodeAddress));
-    ASSIGN_OR_RETURN(int made, links.createVxlan(name, kVxlanId, local, kVxlanPort, options.mtu - kVxlanOverhead));
-    RETURN_IF_ERROR(links.addAddress(made, IpPrefix::host(options.subnet.network())));
+    const int mtu = options.mtu - (local.isV6() ? kVxlanOverhead6 : kVxlanOverhead);
+    const auto mac = macFor(tunnelId(local, options.subnet));
+    ASSIGN_OR_RETURN(int made, links.createVxlan(name, kVxlanId, local, kVxlanPort, mtu, mac));
+    if (options.subnet.address.isV4())
+      RETURN_IF_ERROR(links.addAddress(made, IpPrefix::host(options.subnet.network())));
     tunnel = links.find(name);
     if (!tunnel.ok()) return tunnel.error();
   }
-  auto mac = node.vxlanMac.empty() ? macFor(node.nodeAddress) : node.vxlanMac;
+  const auto mac = macFor(tunnelId(node.nodeAddress, node.podRange));
   RETURN_IF_ERROR(links.setNeighbour(tunnel->index, remote, mac));
   RETURN_IF_ERROR(links.setForwarding(tunnel->index, mac, node.nodeAddress));
   return tunnel->index;

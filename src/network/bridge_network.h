@@ -24,9 +24,9 @@ class NatTable;
 
 struct BridgeNetworkOptions {
   std::string bridge;  // link name, at most 15 bytes
-  IpPrefix subnet;     // 10.244.1.0/24
-  // fd00:10:244:1::/64: each address of `subnet` has its like in it, with the same number, and whoever is given one has
-  // the other, too. Empty: IPv4 alone.
+  IpPrefix subnet;     // 10.244.1.0/24, or fd00:10:244:1::/64 where there is IPv6 alone
+  // Beside one of IPv4, fd00:10:244:1::/64: each address of `subnet` has its like in it, with the same number, and
+  // whoever is given one has the other, too. Empty: one family alone.
   IpPrefix subnet6;
   IpAddress gateway;      // empty: the first address of the subnet
   IpPrefix allocateFrom;  // empty: the whole subnet
@@ -51,7 +51,7 @@ struct Attachment {
   std::string interface;      // inside: "eth0"
   std::string hostInterface;  // outside: "veth..."
   IpPrefix address;           // with the subnet's length
-  IpAddress address6;         // empty: none
+  IpAddress address6;         // its like in subnet6; empty: none
   IpAddress gateway;          // empty on an internal network
   std::string mac;
   int mtu = 0;
@@ -65,13 +65,12 @@ struct AcquiredNamespace {
 
 // The way to another node's pods.
 struct NodeRoute {
-  IpPrefix podRange;
-  IpAddress nodeAddress;
+  IpPrefix podRange;      // of IPv4, or of IPv6 where that is all it has
+  IpAddress nodeAddress;  // of either family; inside the VXLAN's packets outside
   bool onSegment = true;  // false: through `via`, or by VXLAN when `via` is empty
   IpAddress via;
-  IpPrefix podRange6;      // empty: it has none
+  IpPrefix podRange6;      // beside one of IPv4; empty: it has none
   IpAddress nodeAddress6;  // the next hop; empty: by VXLAN
-  std::string vxlanMac;    // of the other node's tunnel end; macFor(nodeAddress) when empty
 };
 
 class BridgeNetwork {
@@ -92,7 +91,7 @@ class BridgeNetwork {
   enum class Owner { kSystem, kOwnUsers };  // the initial user namespace, or a new one for each network namespace
   // A ready namespace with eth0, for a container about to start.
   Result<AcquiredNamespace> acquire(const std::string& containerId, Owner owner = Owner::kSystem);
-  // The container is still there from before a restart of this process.
+  // The container is still there from before a restart of this process. `address`: one of its two.
   Result<> adopt(const std::string& containerId, const IpAddress& address, const std::string& hostInterface);
   // Takes the interface away and frees the address; links go in the background. Unknown is fine.
   void detach(const std::string& containerId);

@@ -13,6 +13,23 @@
 
 namespace dhow {
 
+namespace {
+
+// Of an IPv6 range: so an address that was released is used again one day, and what is kept of them is bounded.
+constexpr uint64_t kMostOfIpv6 = uint64_t{1} << 16;
+
+// How far `address` is behind `base`, both of one family; the last 64 bits of it.
+uint64_t offsetOf(const IpAddress& address, const IpAddress& base) {
+  auto low = [](const IpAddress& of) {
+    uint64_t out = 0;
+    for (const char byte : of.bytes()) out = out << 8 | static_cast<uint8_t>(byte);
+    return out;
+  };
+  return low(address) - low(base);
+}
+
+}  // namespace
+
 struct Ipam::Rep {
   mutable std::mutex mutex;
   Options options;
@@ -34,10 +51,8 @@ struct Ipam::Rep {
   }
   void freeOne(std::map<IpAddress, std::string>::iterator it) {
     log(fmt::format("- {}\n", it->first.str()));
-    if (it->first.isV4()) {
-      uint64_t offset = it->first.v4Value() - options.range.network().v4Value();
-      if (offset < next) released.push_back(offset);
-    }
+    const uint64_t offset = offsetOf(it->first, options.range.network());
+    if (offset < next) released.push_back(offset);
     owners.erase(it);
   }
   // A write of the page cache is enough: the assignments have to outlive this process, not the kernel.
@@ -100,12 +115,13 @@ Result<std::unique_ptr<Ipam>> Ipam::open(Options options) {
   }
   rep->options = std::move(options);
   auto& o = rep->options;
-  if (o.range.address.isV4()) rep->first = o.within.network().v4Value() - o.range.network().v4Value();
+  rep->first = offsetOf(o.within.network(), o.range.network());
   rep->count = o.within.hostCount();
   if (o.range.address.bits() - o.range.length >= 2) {
     if (rep->first == 0) rep->first++, rep->count--;
     if (rep->first + rep->count == o.range.hostCount()) rep->count--;
   }
+  if (o.range.address.isV6()) rep->count = std::min(rep->count, kMostOfIpv6);
   rep->next = rep->first;
   RETURN_IF_ERROR(rep->load());
   return std::unique_ptr<Ipam>(new Ipam(std::move(rep)));

@@ -15,7 +15,8 @@ namespace dhow {
 class Ipam {
  public:
   struct Options {
-    IpPrefix range;                   // its network and broadcast address are never handed out (IPv4, /30 and larger)
+    // Its network and broadcast address are never handed out (/30 and larger). Of IPv6 the first 65,536 are used.
+    IpPrefix range;
     IpPrefix within;                  // hand out only from this part ("--ip-range"); empty: the whole range
     std::vector<IpAddress> reserved;  // the gateway, for example
     std::string journal;              // empty: in memory only

@@ -219,16 +219,16 @@ Result<int> NetLinks::createVeth(const VethSpec& spec) {
   return link.index;
 }
 
-Result<int> NetLinks::createVxlan(const std::string& name, uint32_t id, const IpAddress& local, uint16_t port,
-                                  int mtu) {
+Result<int> NetLinks::createVxlan(const std::string& name, uint32_t id, const IpAddress& local, uint16_t port, int mtu,
+                                  const std::string& mac) {
   RETURN_IF_ERROR(checkName(name));
   NetlinkMessage m(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
   auto* info = m.extra<ifinfomsg>();
   info->ifi_flags = info->ifi_change = IFF_UP;
   m.putString(IFLA_IFNAME, name);
   if (mtu > 0) m.put32(IFLA_MTU, static_cast<uint32_t>(mtu));
-  ASSIGN_OR_RETURN(auto mac, macBytes(macFor(local)));
-  m.put(IFLA_ADDRESS, mac);
+  ASSIGN_OR_RETURN(auto own, macBytes(mac.empty() ? macFor(local) : mac));
+  m.put(IFLA_ADDRESS, own);
   auto* outer = m.nest(IFLA_LINKINFO);
   m.putString(IFLA_INFO_KIND, "vxlan");
   auto* data = m.nest(IFLA_INFO_DATA);

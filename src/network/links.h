@@ -102,8 +102,9 @@ class NetLinks {
   Result<int> createBridge(const std::string& name, const std::string& mac = "", int mtu = 0);
   Result<int> createVeth(const VethSpec& spec);  // index of this end
   // Point-to-point tunnel end; remote ends are neighbours and FDB entries.
-  Result<int> createVxlan(const std::string& name, uint32_t id, const IpAddress& local, uint16_t port, int mtu = 0);
-  Result<> remove(int link);  // waits for the kernel; tens of milliseconds for a veth
+  Result<int> createVxlan(const std::string& name, uint32_t id, const IpAddress& local, uint16_t port, int mtu = 0,
+                          const std::string& mac = "");  // empty: macFor(local)
+  Result<> remove(int link);                             // waits for the kernel; tens of milliseconds for a veth
   // Deletes the links of these names together, which takes as long as deleting one; missing ones are fine.
   Result<> removeTogether(const std::vector<std::string>& names);
   Result<> setUp(int link, bool up = true);

@@ -178,13 +178,16 @@ void NatTable::Rep::buildTable(NftBatch& batch) {
 void NatTable::Rep::buildNetworkRules(NftBatch& batch) {
   auto rule = [&](const char* chain, NftRule& r) { batch.addRule(chain, r); };
   for (auto& [bridge, n] : networks) {
-    NftRule hairpin;
-    hairpin.sourceIn(n.subnet).destinationIn(n.subnet).destinationTranslated().masquerade();
-    if (!n.routed) rule("postrouting", hairpin);
+    const bool v4 = !n.subnet.address.empty();
+    if (!n.routed && v4) {
+      NftRule hairpin;
+      hairpin.sourceIn(n.subnet).destinationIn(n.subnet).destinationTranslated().masquerade();
+      rule("postrouting", hairpin);
+    }
     NftRule loopback;
     loopback.sourceIn(kLoopback).outInterface(1).interfaceIs(1, bridge).masquerade();
     rule("postrouting", loopback);
-    if (n.masquerade && !n.internal) {
+    if (n.masquerade && !n.internal && v4) {
       NftRule out;
       out.sourceIn(n.subnet).outInterface(1).interfaceIs(1, bridge, true);
       for (auto& prefix : n.noMasquerade) {

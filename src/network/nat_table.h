@@ -39,7 +39,7 @@ class NatTable {
 
   struct Network {
     std::string bridge;
-    IpPrefix subnet;
+    IpPrefix subnet;   // of IPv4; empty: none
     IpPrefix subnet6;  // masqueraded likewise; empty: none
     bool masquerade = true;
     std::vector<IpPrefix> noMasquerade;

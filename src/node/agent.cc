@@ -108,7 +108,7 @@ ingress::Edge::Options edgeOptions(const NodeOptions& options) {
   ingress::Edge::Options out;
   out.folder = options.dataDir + "/ingress";
   out.run = options.runDir + "/ingress";
-  out.address = options.address;
+  if (!options.podRange.empty()) out.address = options.address;
   out.address6 = options.address6;
   out.dnsAddress = options.dnsAddress;
   char program[4096];
@@ -148,6 +148,7 @@ BridgePodNetwork::Settings networkSettings(const NodeOptions& options, const Nod
   BridgePodNetwork::Settings out;
   out.clusterRange = options.podRange;
   out.clusterRange6 = options.podRange6;
+  out.ipv6First = options.ipv6First;
   out.stateDir = paths.network();
   out.poolSize = options.poolSize;
   return out;
@@ -156,8 +157,7 @@ BridgePodNetwork::Settings networkSettings(const NodeOptions& options, const Nod
 NodeFacts factsOf(const NodeOptions& options, const MachineFacts& machine, const std::string& resolvConf) {
   NodeFacts out;
   out.name = options.name;
-  out.address = options.address;
-  out.address6 = options.address6;
+  out.addresses = nodeAddressesOf(options);
   out.cgroupParent = options.cgroupParent;
   out.dnsAddress = options.dnsAddress;
   out.domain = options.domain;
@@ -247,23 +247,22 @@ struct Agent::Rep {
 
   std::string rangeFile6() const { return options.dataDir + "/pod-range6"; }
 
-  void takeRanges(const Object& node) {
-    const std::string range = podRange(node, IpFamily::kV4);
-    if (!range.empty()) takeRange(range, podRange(node, IpFamily::kV6), true);
-  }
+  void takeRanges(const Object& node) { takeRange(podRange(node, IpFamily::kV4), podRange(node, IpFamily::kV6), true); }
 
+  // What the cluster has no range of is "".
   void takeRange(const std::string& range, const std::string& range6, bool fresh) {
-    if (network.ready() && network.range() == range) return;
-    auto opened = network.open(range, range6);
+    const std::string& needed = options.podRange.empty() ? range6 : range;
+    if (needed.empty() || (network.ready() && network.range() == needed)) return;
+    auto opened = network.open(options.podRange.empty() ? "" : range, range6);
     if (!opened.ok()) {
-      log::error("node", "pod network {}: {}", range, opened.error().message());
+      log::error("node", "pod network {}: {}", needed, opened.error().message());
       return;
     }
-    log::info("node", "pods of this node have {}", range);
+    log::info("node", "pods of this node have {}", needed);
     if (fresh) {
-      // The first one last: with it both are known.
+      // That of IPv4 last: with it both are known.
       auto kept = range6.empty() ? Result<>() : writeFileDurably(rangeFile6(), range6 + "\n");
-      if (kept.ok()) kept = writeFileDurably(rangeFile(), range + "\n");
+      if (kept.ok() && !range.empty()) kept = writeFileDurably(rangeFile(), range + "\n");
       if (!kept.ok()) log::warn("node", "{}", kept.error().message());
     }
     nodeStatus.setNetworkReady(true);
@@ -361,7 +360,8 @@ struct Agent::Rep {
       auto addresses = links->addresses(link.index);
       if (!addresses.ok()) continue;
       for (const IpPrefix& one : *addresses) {
-        if (one.address.str() == options.address) return link;
+        const std::string address = one.address.str();
+        if (address == options.address || address == options.address6) return link;
       }
     }
     return std::nullopt;
@@ -536,9 +536,8 @@ Task<Result<>> Agent::start() {
   };
   r.services->start();
   // The range of an earlier run serves without a master.
-  auto range = readFile(r.rangeFile(), 256);
-  auto range6 = readFile(r.rangeFile6(), 256);
-  if (range.ok()) r.takeRange(std::string(trim(*range)), std::string(trim(range6.valueOr(""))), false);
+  const auto kept = [](const std::string& file) { return std::string(trim(readFile(file, 256).valueOr(""))); };
+  r.takeRange(kept(r.rangeFile()), kept(r.rangeFile6()), false);
   CO_RETURN_IF_ERROR(co_await r.pods->recover());
   r.policies->start();
   r.nodeStatus.setUserNamespaces(r.context->userNamespaces.ok());

@@ -1,5 +1,6 @@
 // Probes and hooks over the network. Each look takes a connection of its own, as kubelets do.
 #include "base/strings.h"
+#include "base/url_host.h"
 #include "http/client.h"
 #include "http/tls.h"
 #include "real_floors.h"
@@ -9,10 +10,6 @@ namespace dhow::node {
 namespace {
 
 constexpr size_t kBodyLimit = 10 << 10;
-
-std::string hostInUrl(const std::string& host) {
-  return host.find(':') == std::string::npos ? host : "[" + host + "]";
-}
 
 struct Attempt {
   Attempt(Loop& loop, http::Client::Options options) : client(loop, std::move(options)), changed(loop) {}
@@ -119,7 +116,7 @@ Task<Result<Connector::Answer>> NetConnector::httpGet(HttpGet get, Duration time
   request.headers.set("Accept", "*/*");
   request.headers.set("Connection", "close");
   for (const auto& [name, value] : get.headers) request.headers.set(name, value);
-  std::string url = fmt::format("{}://{}:{}{}", get.scheme, hostInUrl(get.host), get.port, get.path);
+  std::string url = fmt::format("{}://{}:{}{}", get.scheme, urlHost(get.host), get.port, get.path);
   auto answer = co_await rep_->fetch(std::move(options), std::move(url), std::move(request), timeout);
   co_return answer;
 }
@@ -141,7 +138,7 @@ Task<Result<>> NetConnector::grpcHealth(std::string host, uint16_t port, std::st
   request.headers.set("TE", "trailers");
   request.headers.set("User-Agent", "kube-probe/1.35");
   request.body = http::bodyOf(grpcMessage(service));
-  std::string url = fmt::format("http://{}:{}/grpc.health.v1.Health/Check", hostInUrl(host), port);
+  std::string url = fmt::format("http://{}:{}/grpc.health.v1.Health/Check", urlHost(host), port);
   auto answer = co_await rep_->fetch(std::move(options), std::move(url), std::move(request), timeout);
   if (!answer.ok()) co_return std::move(answer).error();
   if (answer->status != 200) co_return Error(Code::kUnavailable, fmt::format("grpc: http status {}", answer->status));

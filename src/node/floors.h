@@ -43,13 +43,14 @@ class PodNetwork {
  public:
   virtual ~PodNetwork() = default;
   struct Given {
-    UniqueFd netns;  // the sandbox joins it
-    UniqueFd users;  // the user namespace that owns it and has no ids yet, if it shall have one of its own
-    std::string address, address6;  // the second one where the cluster has two families
+    UniqueFd netns;               // the sandbox joins it
+    UniqueFd users;               // the user namespace that owns it and has no ids yet, if it shall have one of its own
+    std::string address, second;  // the second one, where the cluster has two families, of the other one
     std::string hostInterface;
   };
   // Waits while the node has no range yet.
   virtual Task<Result<Given>> acquire(std::string podUid, bool ownUsers) = 0;
+  // `address`: one of its two.
   virtual Result<> adopt(const std::string& podUid, const std::string& address, const std::string& hostInterface) = 0;
   virtual void release(const std::string& podUid) = 0;
   // Again after adopt(): what an earlier agent published is told anew.

@@ -2,6 +2,7 @@
 
 #include "base/files.h"
 #include "base/strings.h"
+#include "base/url_host.h"
 #include "network/ip.h"
 
 namespace dhow::node {
@@ -20,7 +21,7 @@ std::vector<std::string> mastersOf(const Object& slice) {
     if (!endpoint.is_object()) continue;
     for (const std::string& address : strings(array(endpoint.get_object(), {"addresses"}))) {
       if (IpAddress::parse(address).ok() && out.size() < kMaxMasters)
-        out.push_back(fmt::format("https://{}:{}", address, port));
+        out.push_back(fmt::format("https://{}:{}", urlHost(address), port));
     }
   }
   return out;

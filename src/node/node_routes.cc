@@ -26,21 +26,26 @@ std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std
   auto here = IpPrefix::parse(segment), here6 = IpPrefix::parse(segment6);
   for (const ObjectPtr& node : nodes) {
     if (node->name() == self) continue;
-    auto range = IpPrefix::parse(podRange(*node, IpFamily::kV4));
-    if (!range.ok()) continue;
     NodeRoute route;
-    route.podRange = *range;
+    route.podRange = IpPrefix::parse(podRange(*node, IpFamily::kV4)).valueOr(IpPrefix());
     route.podRange6 = IpPrefix::parse(podRange(*node, IpFamily::kV6)).valueOr(IpPrefix());
+    IpAddress any6;
     for (const json::value& entry : array(node->root(), {"status", "addresses"})) {
       if (!entry.is_object() || text(entry.get_object(), "type") != "InternalIP") continue;
       auto address = IpAddress::parse(text(entry.get_object(), "address"));
       if (!address.ok()) continue;
       if (address->isV4() && route.nodeAddress.empty()) route.nodeAddress = *address;
       if (address->isV6() && here6.ok() && here6->contains(*address)) route.nodeAddress6 = *address;
+      if (address->isV6() && any6.empty()) any6 = *address;
     }
-    if (route.nodeAddress.empty()) continue;
-    route.onSegment = !here.ok() || here->contains(route.nodeAddress);
-    out.push_back(std::move(route));
+    route.onSegment = !route.nodeAddress.empty() && (!here.ok() || here->contains(route.nodeAddress));
+    if (route.nodeAddress.empty()) route.nodeAddress = any6;
+    if (route.podRange.address.empty()) {
+      route.podRange = std::exchange(route.podRange6, {});
+      route.onSegment = !route.nodeAddress6.empty();
+      if (route.onSegment) route.nodeAddress = std::exchange(route.nodeAddress6, {});
+    }
+    if (!route.podRange.address.empty() && !route.nodeAddress.empty()) out.push_back(std::move(route));
   }
   return out;
 }

@@ -215,9 +215,9 @@ json::object NodeStatus::status() const {
     for (const std::string& name : image->repoTags) names.push_back(json::string(name));
     images.push_back(json::object{{"names", std::move(names)}, {"sizeBytes", static_cast<int64_t>(image->size)}});
   }
-  json::array addresses{json::object{{"type", "InternalIP"}, {"address", options_.address}}};
-  if (!options_.address6.empty())
-    addresses.push_back(json::object{{"type", "InternalIP"}, {"address", options_.address6}});
+  json::array addresses;
+  for (const std::string& address : nodeAddressesOf(options_))
+    addresses.push_back(json::object{{"type", "InternalIP"}, {"address", address}});
   addresses.push_back(json::object{{"type", "Hostname"}, {"address", options_.name}});
   return {{"capacity", mapOf(capacity)},
           {"allocatable", mapOf(allocatableOf(capacity, options_))},

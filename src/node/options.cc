@@ -3,6 +3,7 @@
 #include <boost/json/parse.hpp>
 
 #include "base/files.h"
+#include "network/families.h"
 
 namespace dhow::node {
 
@@ -93,7 +94,8 @@ Result<> readField(NodeOptions& o, std::string_view name, const json::value& val
   }
   const std::pair<std::string_view, bool*> flags[] = {{"followMasters", &o.followMasters},
                                                       {"isolatePods", &o.isolatePods},
-                                                      {"announceAddresses", &o.announceAddresses}};
+                                                      {"announceAddresses", &o.announceAddresses},
+                                                      {"ipv6First", &o.ipv6First}};
   for (const auto& [known, into] : flags) {
     if (name != known) continue;
     if (!value.is_bool()) return wrong(name, "must be true or false");
@@ -128,12 +130,13 @@ Result<NodeOptions> parseNodeOptions(std::string_view bytes) {
   for (const auto& [name, value] : root.get_object()) RETURN_IF_ERROR(readField(options, name, value));
   const std::pair<std::string_view, const std::string*> needed[] = {
       {"name", &options.name},       {"caFile", &options.caFile},   {"certFile", &options.certFile},
-      {"keyFile", &options.keyFile}, {"dataDir", &options.dataDir}, {"runDir", &options.runDir},
-      {"address", &options.address}};
+      {"keyFile", &options.keyFile}, {"dataDir", &options.dataDir}, {"runDir", &options.runDir}};
   for (const auto& [name, value] : needed) {
     if (value->empty()) return wrong(name, "is needed");
   }
   if (options.servers.empty()) return wrong("servers", "is needed");
+  if (options.podRange.empty() && options.podRange6.empty()) return wrong("podRange", "is needed, or podRange6");
+  if (nodeAddressesOf(options).empty()) return wrong(options.podRange.empty() ? "address6" : "address", "is needed");
   const int64_t lastUser = options.firstUser + options.maxPods * 65536;
   if (options.firstUser % 65536 != 0 || lastUser > 0xffff0000)
     return wrong("firstUser", "must be a multiple of 65536, with 65536 ids for each of maxPods from there");
@@ -178,6 +181,7 @@ json::object toJson(const NodeOptions& o) {
                    {"poolSize", o.poolSize},
                    {"isolatePods", o.isolatePods},
                    {"announceAddresses", o.announceAddresses},
+                   {"ipv6First", o.ipv6First},
                    {"logMaxSize", static_cast<int64_t>(o.logMaxSize)},
                    {"logMaxFiles", static_cast<int64_t>(o.logMaxFiles)}};
   json::array servers(o.servers.begin(), o.servers.end());
@@ -202,10 +206,15 @@ Result<std::vector<IpAddress>> dnsAddressesOf(const NodeOptions& options) {
   constexpr uint64_t kNumber = 10;
   std::vector<IpAddress> out;
   ASSIGN_OR_RETURN(out.emplace_back(), IpAddress::parse(options.dnsAddress));
-  if (options.serviceRange6.empty()) return out;
-  ASSIGN_OR_RETURN(IpPrefix range, IpPrefix::parse(options.serviceRange6));
+  const std::string& other = out.front().isV4() ? options.serviceRange6 : options.serviceRange;
+  if (other.empty()) return out;
+  ASSIGN_OR_RETURN(IpPrefix range, IpPrefix::parse(other));
   out.push_back(range.network().plus(kNumber));
   return out;
+}
+
+std::vector<std::string> nodeAddressesOf(const NodeOptions& options) {
+  return inFamilyOrder(options.podRange.empty() ? "" : options.address, options.address6, options.ipv6First);
 }
 
 }  // namespace dhow::node

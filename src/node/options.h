@@ -13,11 +13,12 @@
 //   shimPath       dhow-shim; empty: beside this program
 //   address        of this node, as other nodes reach it
 //   segment        "10.89.1.0/24": nodes inside it are reached directly, others by VXLAN; empty: all directly
-//   podRange       of the whole cluster: "10.244.0.0/16"
+//   podRange       of the whole cluster: "10.244.0.0/16"; empty: it has IPv6 alone
 //   serviceRange   "10.96.0.0/16"
-//   podRange6, serviceRange6   of IPv6, where the cluster has two families: "fd00:10:244::/56", "fd00:10:96::/108"
+//   podRange6, serviceRange6   of IPv6, where the cluster has that: "fd00:10:244::/56", "fd00:10:96::/108"
+//   ipv6First      true: of two families IPv6 is the first one
 //   address6, segment6   of this node: where nodes with an address inside are reached directly by IPv6; may be empty
-//   dnsAddress     "10.96.0.10"; answered on this node, and so is dnsAddressesOf()'s of IPv6
+//   dnsAddress     "10.96.0.10"; answered on this node, and so is dnsAddressesOf()'s of the other family
 //   domain         "cluster.local"
 //   resolvConf     whose nameservers answer what is not the cluster's; default /etc/resolv.conf
 //   registries     as `registries:` in registries.yaml (image/hosts.h)
@@ -71,7 +72,7 @@ struct NodeOptions {
   uint32_t firstUser = 65536;
   std::map<std::string, std::string> resources, reserved;
   int poolSize = 4;
-  bool isolatePods = false, announceAddresses = false;
+  bool isolatePods = false, announceAddresses = false, ipv6First = false;
   uint64_t logMaxSize = 10 << 20;
   uint32_t logMaxFiles = 5;
   std::string program;  // what the agent runs, for the Node to tell; not from the file
@@ -81,8 +82,10 @@ struct NodeOptions {
 Result<NodeOptions> parseNodeOptions(std::string_view json);
 Result<NodeOptions> loadNodeOptions(const std::string& path);
 boost::json::object toJson(const NodeOptions& options);
-// Where this node answers questions for names: dnsAddress, and in clusters of two families the tenth of serviceRange6.
-// kInvalid when they are no addresses.
+// Where this node answers questions for names: dnsAddress, and in clusters of two families the tenth of the other one's
+// range. kInvalid when they are no addresses.
 Result<std::vector<IpAddress>> dnsAddressesOf(const NodeOptions& options);
+// The node's own, of the families that the cluster has, the first one's first.
+std::vector<std::string> nodeAddressesOf(const NodeOptions& options);
 
 }  // namespace dhow::node

@@ -12,7 +12,7 @@ using State = ContainerRecord::State;
 HandlerTarget PodWorker::targetOf(size_t i) {
   HandlerTarget target;
   target.container = specOf(i);
-  target.podIp = hostNetworkOf(pod_->root()) ? context_.node.address : address_;
+  target.podIp = hostNetworkOf(pod_->root()) ? context_.node.addresses.front() : address_;
   target.exec = [this, i](std::vector<std::string> command, Duration limit) {
     return execIn(this, i, std::move(command), limit);
   };

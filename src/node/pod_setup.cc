@@ -277,7 +277,7 @@ Task<Result<>> PodWorker::makeSandbox() {
     given = std::move(*acquired);
     if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
     if (context_.policies != nullptr) {
-      auto guarded = co_await context_.policies->protect(pod_, withoutEmpty({given.address, given.address6}));
+      auto guarded = co_await context_.policies->protect(pod_, withoutEmpty({given.address, given.second}));
       if (!guarded.ok())
         co_return std::move(guarded).error().wrap("failed to put the pod's network policies into force");
       if (leaving()) co_return Error(Code::kCancelled, "the pod is being stopped");
@@ -285,12 +285,12 @@ Task<Result<>> PodWorker::makeSandbox() {
     spec.netFd = given.netns.get();
     spec.userFd = given.users.get();
     spec.annotations.emplace_back(std::string(kNoteAddress), given.address);
-    if (!given.address6.empty()) spec.annotations.emplace_back(std::string(kNoteAddress6), given.address6);
+    if (!given.second.empty()) spec.annotations.emplace_back(std::string(kNoteSecondAddress), given.second);
     spec.annotations.emplace_back(std::string(kNoteLink), given.hostInterface);
   }
   CO_RETURN_IF_ERROR(makeDirs(paths_.root, 0755));
   CO_RETURN_IF_ERROR(
-      writeFile(paths_.hosts(), hostsFile(pod_->root(), context_.node, withoutEmpty({given.address, given.address6}))));
+      writeFile(paths_.hosts(), hostsFile(pod_->root(), context_.node, withoutEmpty({given.address, given.second}))));
   CO_RETURN_IF_ERROR(writeFile(paths_.resolvConf(), resolvFile(pod_->root(), context_.node)));
   CO_RETURN_IF_ERROR(writeFile(paths_.root + "/hostname", spec.hostname + "\n"));
   ++busy_;
@@ -300,7 +300,7 @@ Task<Result<>> PodWorker::makeSandbox() {
   if (!made.ok()) co_return std::move(made).error();
   sandbox_ = std::move(*made);
   address_ = given.address;
-  address6_ = given.address6;
+  second_ = given.second;
   link_ = given.hostInterface;
   tellAddresses(true);
   if (const std::vector<HostPort> ports = hostPorts(); !ports.empty()) {

@@ -99,11 +99,11 @@ void PodWorker::eventFor(size_t i, std::string_view type, std::string_view reaso
 }
 
 std::vector<std::string> PodWorker::hostIps() const {
-  return withoutEmpty({context_.node.address, context_.node.address6});
+  return context_.node.addresses;
 }
 
 std::vector<std::string> PodWorker::podIps() const {
-  return hostNetworkOf(pod_->root()) ? hostIps() : withoutEmpty({address_, address6_});
+  return hostNetworkOf(pod_->root()) ? hostIps() : withoutEmpty({address_, second_});
 }
 
 FieldContext PodWorker::fieldContext() {
@@ -156,7 +156,7 @@ void PodWorker::restoreFromDisk() {
 void PodWorker::adopt(std::shared_ptr<runtime::Sandbox> sandbox) {
   sandbox_ = std::move(sandbox);
   address_ = noteOf(sandbox_->annotations(), kNoteAddress);
-  address6_ = noteOf(sandbox_->annotations(), kNoteAddress6);
+  second_ = noteOf(sandbox_->annotations(), kNoteSecondAddress);
   link_ = noteOf(sandbox_->annotations(), kNoteLink);
   if (!address_.empty() && !link_.empty()) {
     auto adopted = context_.network.adopt(uid_, address_, link_);
@@ -519,7 +519,7 @@ Task<> PodWorker::writePod(PodWorker* self) {
 
 void PodWorker::tellAddresses(bool has) {
   if (!context_.addressed) return;
-  for (const std::string& address : withoutEmpty({address_, address6_})) context_.addressed(address, ns_, has);
+  for (const std::string& address : withoutEmpty({address_, second_})) context_.addressed(address, ns_, has);
 }
 
 void PodWorker::releaseAddress() {

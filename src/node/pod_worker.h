@@ -199,7 +199,7 @@ class PodWorker {
   std::vector<std::string> podIps() const;
   std::vector<HostPort> hostPorts() const;  // that are to be published
   std::vector<std::string> hostIps() const;
-  std::string address_, address6_, link_;
+  std::string address_, second_, link_;
   bool setUpBegun_ = false, sandboxReady_ = false, volumesReady_ = false;
   bool volumesRunning_ = false, volumesAgain_ = false, sandboxRunning_ = false;
   int sandboxFailures_ = 0, volumeFailures_ = 0;

@@ -203,6 +203,14 @@ PolicyPeer PolicyModel::peerOf(const Object& pod) const {
 
 namespace {
 
+bool isHostOf(const Object& pod, const IpAddress& address) {
+  const std::string told = address.str();
+  for (const json::value& host : array(pod.root(), {"status", "hostIPs"})) {
+    if (host.is_object() && text(host.get_object(), "ip") == told) return true;
+  }
+  return text(pod.root(), {"status", "hostIP"}) == told;
+}
+
 Verdict::Side askOne(PolicyModel& model, const PolicyEnd& self, const PolicyEnd& other, Direction direction,
                      Protocol protocol, uint16_t port) {
   Verdict::Side out;
@@ -223,7 +231,7 @@ Verdict::Side askOne(PolicyModel& model, const PolicyEnd& self, const PolicyEnd&
     out.exemption = "a pod always reaches itself";
     return out;
   }
-  if (direction == Direction::kIngress && other.address.str() == text(self.pod->root(), {"status", "hostIP"})) {
+  if (direction == Direction::kIngress && isHostOf(*self.pod, other.address)) {
     out.exemption = "its own node always reaches it";
     return out;
   }

@@ -34,12 +34,13 @@ BridgePodNetwork::BridgePodNetwork(Loop& loop, BlockingPool& pool, Settings sett
 BridgePodNetwork::~BridgePodNetwork() = default;
 
 Result<> BridgePodNetwork::open(const std::string& range, const std::string& range6) {
+  const std::string& first = range.empty() ? range6 : range;
   if (network_) {
-    if (range == range_) return {};
+    if (first == range_) return {};
     return Error(Code::kConflict,
-                 fmt::format("the pods' range is {} and cannot become {} while the agent runs", range_, range));
+                 fmt::format("the pods' range is {} and cannot become {} while the agent runs", range_, first));
   }
-  ASSIGN_OR_RETURN(IpPrefix subnet, IpPrefix::parse(range));
+  ASSIGN_OR_RETURN(IpPrefix subnet, IpPrefix::parse(first));
   if (!nat_) {
     ASSIGN_OR_RETURN(nat_, NatTable::open(settings_.natTable, true));
   }
@@ -50,15 +51,15 @@ Result<> BridgePodNetwork::open(const std::string& range, const std::string& ran
   options.mtu = mtu_;
   options.poolSize = settings_.poolSize;
   options.stateDir = settings_.stateDir;
-  ASSIGN_OR_RETURN(IpPrefix cluster, IpPrefix::parse(settings_.clusterRange));
-  options.noMasquerade = {cluster};
-  if (!range6.empty() && !settings_.clusterRange6.empty()) {
+  for (const std::string* cluster : {&settings_.clusterRange, &settings_.clusterRange6}) {
+    if (cluster->empty()) continue;
+    ASSIGN_OR_RETURN(options.noMasquerade.emplace_back(), IpPrefix::parse(*cluster));
+  }
+  if (!range.empty() && !range6.empty() && !settings_.clusterRange6.empty()) {
     ASSIGN_OR_RETURN(options.subnet6, IpPrefix::parse(range6));
-    ASSIGN_OR_RETURN(IpPrefix cluster6, IpPrefix::parse(settings_.clusterRange6));
-    options.noMasquerade.push_back(cluster6);
   }
   ASSIGN_OR_RETURN(network_, BridgeNetwork::start(std::move(options), *nat_));
-  range_ = range;
+  range_ = first;
   for (const Adopted& pod : std::exchange(waiting_, {})) {
     auto adopted = adopt(pod.uid, pod.address, pod.link);
     if (adopted.ok() && !pod.ports.empty()) adopted = publish(pod.uid, pod.addresses, pod.ports);
@@ -90,7 +91,8 @@ Task<Result<PodNetwork::Given>> BridgePodNetwork::acquire(std::string podUid, bo
   live_.insert(podUid);
   Given given;
   given.address = acquired->attachment.address.address.str();
-  given.address6 = acquired->attachment.address6.str();
+  given.second = acquired->attachment.address6.str();
+  if (settings_.ipv6First && !given.second.empty()) std::swap(given.address, given.second);
   given.hostInterface = acquired->attachment.hostInterface;
   // dup: the namespace object closes its own.
   given.netns = UniqueFd(::dup(acquired->netns.fd()));

@@ -36,7 +36,8 @@ class StoreImages final : public Images {
 class BridgePodNetwork final : public PodNetwork {
  public:
   struct Settings {
-    std::string clusterRange, clusterRange6;
+    std::string clusterRange, clusterRange6;  // of IPv4 and of IPv6; one of both may be empty
+    bool ipv6First = false;                   // of two
     std::string stateDir;
     std::string bridge = "dhow0";
     std::string natTable = "dhow_pods";
@@ -44,12 +45,12 @@ class BridgePodNetwork final : public PodNetwork {
   };
   BridgePodNetwork(Loop& loop, BlockingPool& pool, Settings settings);
   ~BridgePodNetwork() override;
-  // The node's range is known, and that of IPv6 or "". kConflict when it has another already.
+  // The node's ranges are known: of IPv4, and of IPv6, or "" for one of both. kConflict when it has others already.
   Result<> open(const std::string& range, const std::string& range6);
   // Of the pods' links, from the next open() on; 0: 1500.
   void setMtu(int mtu) { mtu_ = mtu; }
   bool ready() const { return network_ != nullptr; }
-  const std::string& range() const { return range_; }
+  const std::string& range() const { return range_; }  // of IPv4 if there is one
   IpAddress gateway() const;
 
   Task<Result<Given>> acquire(std::string podUid, bool ownUsers) override;

@@ -85,7 +85,7 @@ class RealPodTest : public ::testing::Test {
                                                              *events_,
                                                              {},
                                                              {}});
-    context_->node.address = "127.0.0.1";
+    context_->node.addresses = {"127.0.0.1"};
     context_->node.cgroupParent = cgroup_;
     context_->paths = {dir_ + "/data", dir_ + "/run"};
     pods_ = std::make_unique<PodManager>(*context_, client_.of(kPods), 10);

@@ -20,7 +20,8 @@ inline std::vector<std::string> withoutEmpty(std::vector<std::string> addresses)
 }
 
 struct NodeFacts {
-  std::string name, address, address6;
+  std::string name;
+  std::vector<std::string> addresses;  // the primary one first; never empty
   std::string cgroupParent;
   std::string dnsAddress, domain;
   std::string resolvConf;  // text of the node's own
@@ -38,7 +39,7 @@ inline constexpr std::string_view kNoteNamespace = "dhow.io/pod-namespace";
 inline constexpr std::string_view kNoteName = "dhow.io/pod-name";
 inline constexpr std::string_view kNoteUid = "dhow.io/pod-uid";
 inline constexpr std::string_view kNoteAddress = "dhow.io/pod-address";
-inline constexpr std::string_view kNoteAddress6 = "dhow.io/pod-address6";
+inline constexpr std::string_view kNoteSecondAddress = "dhow.io/pod-address6";
 inline constexpr std::string_view kNoteLink = "dhow.io/pod-link";
 inline constexpr std::string_view kNoteContainer = "dhow.io/container";
 inline constexpr std::string_view kNoteAttempt = "dhow.io/attempt";

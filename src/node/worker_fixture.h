@@ -25,7 +25,7 @@ class PodWorkerTest : public ::testing::Test {
         context_{loop_,      runtime_, images_, network_, tokens_, objects_, services_,
                  connector_, offload_, client_, events_,  {},      {},       {}} {
     context_.node.name = "n1";
-    context_.node.address = "10.0.0.5";
+    context_.node.addresses = {"10.0.0.5"};
     context_.node.cgroupParent = "/pods";
     context_.node.dnsAddress = "10.96.0.10";
     context_.node.domain = "cluster.local";

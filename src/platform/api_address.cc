@@ -88,7 +88,10 @@ Result<> adopt(Socket& socket, int64_t number) {
     return Error(Code::kInvalid, fmt::format("take over socket {}: it is none", number));
   ::fcntl(fd, F_SETFD, FD_CLOEXEC);
   boost::system::error_code error;
-  socket.assign(tcp::v4(), fd, error);
+  int family = AF_INET;
+  size = sizeof family;
+  ::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
+  socket.assign(family == AF_INET6 ? tcp::v6() : tcp::v4(), fd, error);
   if (error) return Error(Code::kInvalid, fmt::format("take over socket {}: {}", number, error.message()));
   return {};
 }

@@ -136,11 +136,11 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request, const Programs
           Code::kInvalid,
           fmt::format("cluster \"{}\" has {} masters and {} nodes in {} zones; `dhow down` it first to change that",
                       has.name, has.masters, has.nodes, has.zones));
-    if (request.dualStack && !has.dualStack)
+    if (!request.ipFamilies.empty() && has.ipFamilies != request.ipFamilies)
       return Error(Code::kInvalid,
-                   fmt::format("cluster \"{}\" has IPv4 addresses only, and a cluster's families never change; make "
-                               "another with --name and --dual-stack, or `dhow down` this one first",
-                               has.name));
+                   fmt::format("cluster \"{}\" has addresses of {}, and a cluster's families never change; make "
+                               "another with --name and --ip-families {}, or `dhow down` this one first",
+                               has.name, has.ipFamilies, request.ipFamilies));
     if (request.encryptSecrets && !has.encrypts()) {
       if (regionExists(config))
         return Error(Code::kInvalid, fmt::format("cluster \"{}\" does not encrypt its secrets; `dhow down --keep-data` "
@@ -162,14 +162,16 @@ Result<ClusterConfig> chooseConfig(const ClusterRequest& request, const Programs
     }
     return config;
   }
-  if (request.dualStack && !pathExists("/proc/sys/net/ipv6"))
-    return Error(Code::kFailedPrecondition, "--dual-stack: this machine's kernel has no IPv6 (see ipv6.disable)");
+  if (request.ipFamilies.find("IPv6") != std::string::npos && !pathExists("/proc/sys/net/ipv6"))
+    return Error(
+        Code::kFailedPrecondition,
+        fmt::format("--ip-families {}: this machine's kernel has no IPv6 (see ipv6.disable)", request.ipFamilies));
   // Two clusters that start at once must not choose the same ranges.
   ASSIGN_OR_RETURN(auto lock, lockFile(std::string(kRunDir) + "/choose.lock", true));
   ASSIGN_OR_RETURN(auto kept, indexesIn(request.dataDir));
-  auto free = freeClusterIndex(kept, request.dualStack);
+  auto free = freeClusterIndex(kept, request.ipFamilies);
   // Rather the range of a cluster that is down than none.
-  if (!free.ok()) free = freeClusterIndex({}, request.dualStack);
+  if (!free.ok()) free = freeClusterIndex({}, request.ipFamilies);
   ASSIGN_OR_RETURN(int index, std::move(free));
   auto config = configFor(request, index);
   RETURN_IF_ERROR(makeDirs(paths.root));

@@ -6,6 +6,7 @@
 #include "base/files.h"
 #include "base/strings.h"
 #include "base/version.h"
+#include "network/ip.h"
 
 namespace dhow::platform {
 
@@ -19,16 +20,19 @@ std::string segment(int index, int zone, int host) {
 
 // Hosts' numbers look as in IPv4.
 std::string segment6(int index, int zone, int host) {
-  return fmt::format("fd00:10:89:{:x}::{}", index * 8 + zone, host);
+  return IpAddress::parse(fmt::format("fd00:10:89:{:x}::{}", index * 8 + zone, host)).valueOr(IpAddress()).str();
 }
 
-std::string addressIn(const std::string& range, int offset) {
-  auto octets = split(range.substr(0, range.find('/')), '.');
-  return fmt::format("{}.{}.{}.{}", octets[0], octets[1], octets[2], offset);
+std::string addressIn(const std::string& range, uint64_t offset) {
+  const auto parsed = IpPrefix::parse(range);
+  return parsed.ok() ? parsed->network().plus(offset).str() : std::string();
 }
 
-// Counts up when an older program would misread the file, not when a field is added.
-constexpr int kForm = 1;
+constexpr const char *kIpv4 = "IPv4", *kIpv6 = "IPv6", *kIpv4First = "IPv4,IPv6", *kIpv6First = "IPv6,IPv4";
+
+// Counts up when an older program would misread the file, not when a field is added. Of the second one are clusters
+// whose first family is IPv6.
+constexpr int kForm = 2, kFormOfIpv4 = 1;
 
 Result<json::object> readObject(const std::string& path) {
   ASSIGN_OR_RETURN(auto text, readFile(path, 1 << 20));
@@ -75,7 +79,7 @@ std::string ClusterConfig::allSegments() const {
   return segment(index, 0, 0) + "/21";
 }
 std::string ClusterConfig::machineAddress6(const std::string& address) const {
-  if (!dualStack()) return "";
+  if (!ipv6()) return "";
   const auto parts = split(address, '.');
   return fmt::format("fd00:10:89:{:x}::{}", parseInt(parts[2]).value_or(0), parts[3]);
 }
@@ -98,10 +102,10 @@ std::string ClusterConfig::allSegments6() const {
   return fmt::format("fd00:10:89:{:x}::/61", index * 8);
 }
 std::string ClusterConfig::kubernetesServiceAddress() const {
-  return addressIn(serviceRange, 1);
+  return addressIn(ipv6First ? serviceRange6 : serviceRange, 1);
 }
 std::string ClusterConfig::dnsAddress() const {
-  return addressIn(serviceRange, 10);
+  return addressIn(ipv6First ? serviceRange6 : serviceRange, 10);
 }
 std::string ClusterConfig::apiUrl() const {
   return fmt::format("https://127.0.0.1:{}", apiPort);
@@ -211,6 +215,10 @@ Result<> validateRequest(const ClusterRequest& request) {
   if (!request.sensitivity.empty() && request.sensitivity != kPublic && request.sensitivity != kInternal &&
       request.sensitivity != kRestricted)
     return invalid(fmt::format("--sensitivity {}: public, internal or restricted", request.sensitivity));
+  const auto& families = request.ipFamilies;
+  if (!families.empty() && families != kIpv4 && families != kIpv6 && families != kIpv4First && families != kIpv6First)
+    return invalid(fmt::format("--ip-families {}: {}, {}, {} or {}: one family, or both with the first one first",
+                               families, kIpv4, kIpv6, kIpv4First, kIpv6First));
   RETURN_IF_ERROR(validateMasters(request));
   if (request.nodes < 1 || request.nodes > kMaxNodes)
     return invalid(fmt::format("--nodes {}: from 1 to {}", request.nodes, kMaxNodes));
@@ -234,11 +242,16 @@ ClusterConfig configFor(const ClusterRequest& request, int index) {
   config.request = request;
   if (config.request.sensitivity.empty()) config.request.sensitivity = kInternal;
   config.index = index;
+  auto& families = config.request.ipFamilies;
+  if (families.empty()) families = kIpv4;
+  config.ipv6First = families.starts_with(kIpv6);
   // The first cluster has Kubernetes' customary ranges; pods grow down and services up from there.
-  config.podRange = fmt::format("10.{}.0.0/16", 244 - index);
-  config.serviceRange = fmt::format("10.{}.0.0/16", 96 + index);
+  if (families != kIpv6) {
+    config.podRange = fmt::format("10.{}.0.0/16", 244 - index);
+    config.serviceRange = fmt::format("10.{}.0.0/16", 96 + index);
+  }
   // Documented for kubeadm's clusters of two families; the index is read as digits.
-  if (request.dualStack) {
+  if (families != kIpv4) {
     config.podRange6 = fmt::format("fd00:10:{}::/56", 244 - index);
     config.serviceRange6 = fmt::format("fd00:10:{}::/108", 96 + index);
   }
@@ -249,7 +262,7 @@ ClusterConfig configFor(const ClusterRequest& request, int index) {
 }
 
 Result<> saveConfig(const ClusterConfig& config) {
-  json::object out{{"form", kForm},
+  json::object out{{"form", config.ipv6First ? kForm : kFormOfIpv4},
                    {"name", config.request.name},
                    {"masters", config.request.masters},
                    {"nodes", config.request.nodes},
@@ -271,6 +284,7 @@ Result<> saveConfig(const ClusterConfig& config) {
                    {"serviceRange", config.serviceRange},
                    {"podRange6", config.podRange6},
                    {"serviceRange6", config.serviceRange6},
+                   {"ipv6First", config.ipv6First},
                    {"apiPort", config.apiPort},
                    {"registryPort", config.registryPort},
                    {"regionPort", config.regionPort},
@@ -323,7 +337,11 @@ Result<ClusterConfig> loadConfig(const ClusterPaths& paths) {
   // Clusters of before these were known go without.
   if (object.contains("podRange6")) config.podRange6 = text_("podRange6");
   if (object.contains("serviceRange6")) config.serviceRange6 = text_("serviceRange6");
-  config.request.dualStack = config.dualStack();
+  if (const auto* first = object.if_contains("ipv6First")) config.ipv6First = *first == true;
+  config.request.ipFamilies = !config.ipv6()     ? kIpv4
+                              : !config.ipv4()   ? kIpv6
+                              : config.ipv6First ? kIpv6First
+                                                 : kIpv4First;
   if (object.contains("snapshotEvery")) config.request.snapshotEvery = text_("snapshotEvery");
   if (object.contains("certificateSeconds"))
     config.request.certificateSeconds = static_cast<int>(number("certificateSeconds"));

@@ -38,7 +38,9 @@ struct ClusterRequest {
   // enforce the restricted Pod Security level, encrypt secrets in the store and keep a full audit log.
   std::string sensitivity;
 
-  bool dualStack = false;       // of a new cluster: pods and services have IPv6 addresses, too
+  // Which addresses pods and services have, the first family first: "IPv4", "IPv6", "IPv4,IPv6" or "IPv6,IPv4"; "":
+  // what the cluster has, and IPv4 for a new one.
+  std::string ipFamilies;
   bool encryptSecrets = false;  // restricted clusters do in any case
   // How long certificates hold, for tests of their rotation; 0: a year. `up --certificate-seconds`, which no help
   // tells.
@@ -55,22 +57,22 @@ struct MachinePlan {
   std::string zone;  // "local-east-1"
   int zoneIndex = 1;
   std::string address;
-  std::string address6;  // empty: the cluster has one family
+  std::string address6;  // empty: the cluster has IPv4 alone
 };
 using NodePlan = MachinePlan;
 using MasterPlan = MachinePlan;
 
 // One /21 of 10.89.0.0/16 a cluster, by its index: the first /24 links the host and the region's router, its upper half
-// is the load balancer's pool; each further /24 is one zone's segment. With two families likewise a /61 of
-// fd00:10:89::/48, and a /64 for each segment.
+// is the load balancer's pool; each further /24 is one zone's segment. With IPv6 likewise a /61 of fd00:10:89::/48, and
+// a /64 for each segment. Machines have an IPv4 address in any case: masters, members and the region are reached by it.
 struct ClusterConfig {
   ClusterRequest request;
   int index = 0;
   std::string region = "local-east";
   std::string domain = "cluster.local";
-  std::string podRange;
-  std::string serviceRange;
-  std::string podRange6, serviceRange6;  // of IPv6; empty: the cluster has one family
+  std::string podRange, serviceRange;    // of IPv4; empty: pods and services have IPv6 alone
+  std::string podRange6, serviceRange6;  // of IPv6; empty: IPv4 alone
+  bool ipv6First = false;
   uint16_t apiPort = 0;
   uint16_t registryPort = 0;
   uint16_t regionPort = 0;  // the region's API for the masters (platform/region_api.h)
@@ -89,8 +91,9 @@ struct ClusterConfig {
   std::string loadBalancerRange() const;
   std::string allSegments() const;  // the /21
   // The same of IPv6; only where the cluster has it.
-  bool dualStack() const { return !podRange6.empty(); }
-  // Of the machine with that IPv4 address; empty in a cluster of one family.
+  bool ipv4() const { return !podRange.empty(); }
+  bool ipv6() const { return !podRange6.empty(); }
+  // Of the machine with that IPv4 address; empty in a cluster of IPv4 alone.
   std::string machineAddress6(const std::string& address) const;
   std::string zoneSubnet6(int zone) const;
   std::string zoneGateway6(int zone) const;
@@ -98,6 +101,8 @@ struct ClusterConfig {
   std::string routerAddress6() const;
   std::string loadBalancerRange6() const;
   std::string allSegments6() const;  // the /61
+  // Of the first family: where pods find the API, its service, and names.
+  std::string advertiseAddress() const { return ipv6First ? hostAddress6() : hostAddress(); }
   std::string kubernetesServiceAddress() const;
   std::string dnsAddress() const;
   std::string apiUrl() const;                   // from this machine

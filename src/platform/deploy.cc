@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/strings.h"
 #include "base/time.h"
+#include "base/url_host.h"
 #include "base/yaml.h"
 #include "client/fields.h"
 #include "client/http_client.h"
@@ -81,7 +82,8 @@ struct Front {
   uint16_t port = 0;
 
   std::string url() const {
-    return port == 80 ? fmt::format("http://{}/", address) : fmt::format("http://{}:{}/", address, port);
+    return port == 80 ? fmt::format("http://{}/", urlHost(address))
+                      : fmt::format("http://{}:{}/", urlHost(address), port);
   }
 };
 

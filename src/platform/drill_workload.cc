@@ -1,4 +1,5 @@
 #include "drill_workload.h"
+#include "base/url_host.h"
 
 #include <fmt/format.h>
 
@@ -197,7 +198,7 @@ Task<Result<std::string>> DrillWorkload::url(Duration limit) {
         return !address.empty();
       });
   CO_RETURN_IF_ERROR(given);
-  co_return fmt::format("http://{}/", address);
+  co_return fmt::format("http://{}/", urlHost(address));
 }
 
 }  // namespace dhow::platform

@@ -186,6 +186,7 @@ Result<> ensureMasterIdentities(const ClusterConfig& config, const MasterPlan& m
   ASSIGN_OR_RETURN(auto authority, readAuthority(paths.pki(kAuthority)));
   CertificateSpec server = masterCertificate(master.name, config.domain, now, lifeOf(config));
   server.ipAddresses = {"127.0.0.1", config.hostAddress(), config.kubernetesServiceAddress(), master.address};
+  if (config.ipv6First) server.ipAddresses.push_back(config.advertiseAddress());
   RETURN_IF_ERROR(ensureIdentity(folder + "/" + kServer, authority, server));
 
   if (!config.request.ownMembers()) return {};

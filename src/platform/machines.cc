@@ -119,13 +119,14 @@ Result<> prepareMaster(const ClusterConfig& config, const MasterPlan& master) {
   options.restricted = config.request.restricted();
   options.address = master.address;
   options.port = config.apiPort;
-  options.advertise = config.hostAddress();
+  options.advertise = config.advertiseAddress();
   options.podRange = config.podRange;
   options.serviceRange = config.serviceRange;
-  options.loadBalancerRange = config.loadBalancerRange();
+  if (config.ipv4()) options.loadBalancerRange = config.loadBalancerRange();
   options.podRange6 = config.podRange6;
   options.serviceRange6 = config.serviceRange6;
-  if (config.dualStack()) options.loadBalancerRange6 = config.loadBalancerRange6();
+  options.ipv6First = config.ipv6First;
+  if (config.ipv6()) options.loadBalancerRange6 = config.loadBalancerRange6();
   options.caFile = paths.pki(std::string(kAuthority) + ".crt");
   options.caKeyFile = paths.pki(std::string(kAuthority) + ".key");
   options.certificateSeconds = config.request.certificateSeconds;
@@ -201,7 +202,8 @@ Result<> prepareNode(const ClusterConfig& config, const NodePlan& node, const No
   options.podRange6 = config.podRange6;
   options.serviceRange6 = config.serviceRange6;
   options.address6 = node.address6;
-  if (config.dualStack()) options.segment6 = config.zoneSubnet6(node.zoneIndex);
+  options.ipv6First = config.ipv6First;
+  if (config.ipv6()) options.segment6 = config.zoneSubnet6(node.zoneIndex);
   options.dnsAddress = config.dnsAddress();
   options.domain = config.domain;
   options.registriesFile = "/etc/dhow/registries.yaml";

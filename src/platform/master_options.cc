@@ -5,6 +5,7 @@
 #include <span>
 
 #include "base/files.h"
+#include "network/families.h"
 
 namespace dhow::platform {
 
@@ -26,24 +27,34 @@ constexpr TextField kTexts[] = {
     {"region", &MasterOptions::region},
     {"address", &MasterOptions::address},
     {"advertise", &MasterOptions::advertise},
-    {"podRange", &MasterOptions::podRange},
-    {"serviceRange", &MasterOptions::serviceRange},
     {"caFile", &MasterOptions::caFile},
     {"certFile", &MasterOptions::certFile},
     {"keyFile", &MasterOptions::keyFile},
     {"serviceAccountKeyFile", &MasterOptions::serviceAccountKeyFile},
 };
 constexpr TextField kOptionalTexts[] = {
-    {"caKeyFile", &MasterOptions::caKeyFile},           {"adminFile", &MasterOptions::adminFile},
-    {"kubeconfigFile", &MasterOptions::kubeconfigFile}, {"loadBalancerRange", &MasterOptions::loadBalancerRange},
-    {"regionUrl", &MasterOptions::regionUrl},           {"store", &MasterOptions::store},
-    {"etcdCaFile", &MasterOptions::etcdCaFile},         {"etcdCaKeyFile", &MasterOptions::etcdCaKeyFile},
-    {"etcdCertFile", &MasterOptions::etcdCertFile},     {"etcdKeyFile", &MasterOptions::etcdKeyFile},
-    {"storePrefix", &MasterOptions::storePrefix},       {"storeFrom", &MasterOptions::storeFrom},
-    {"snapshots", &MasterOptions::snapshots},           {"member", &MasterOptions::member},
-    {"memberReady", &MasterOptions::memberReady},       {"auditFile", &MasterOptions::auditFile},
-    {"encryptionFile", &MasterOptions::encryptionFile}, {"podRange6", &MasterOptions::podRange6},
-    {"serviceRange6", &MasterOptions::serviceRange6},   {"loadBalancerRange6", &MasterOptions::loadBalancerRange6},
+    {"podRange", &MasterOptions::podRange},
+    {"serviceRange", &MasterOptions::serviceRange},
+    {"caKeyFile", &MasterOptions::caKeyFile},
+    {"adminFile", &MasterOptions::adminFile},
+    {"kubeconfigFile", &MasterOptions::kubeconfigFile},
+    {"loadBalancerRange", &MasterOptions::loadBalancerRange},
+    {"regionUrl", &MasterOptions::regionUrl},
+    {"store", &MasterOptions::store},
+    {"etcdCaFile", &MasterOptions::etcdCaFile},
+    {"etcdCaKeyFile", &MasterOptions::etcdCaKeyFile},
+    {"etcdCertFile", &MasterOptions::etcdCertFile},
+    {"etcdKeyFile", &MasterOptions::etcdKeyFile},
+    {"storePrefix", &MasterOptions::storePrefix},
+    {"storeFrom", &MasterOptions::storeFrom},
+    {"snapshots", &MasterOptions::snapshots},
+    {"member", &MasterOptions::member},
+    {"memberReady", &MasterOptions::memberReady},
+    {"auditFile", &MasterOptions::auditFile},
+    {"encryptionFile", &MasterOptions::encryptionFile},
+    {"podRange6", &MasterOptions::podRange6},
+    {"serviceRange6", &MasterOptions::serviceRange6},
+    {"loadBalancerRange6", &MasterOptions::loadBalancerRange6},
 };
 
 Error wrong(std::string_view field, std::string_view what) {
@@ -71,9 +82,11 @@ Result<> readField(MasterOptions& options, std::string_view name, const json::va
   }
   if (name == "etcd") return readTexts(name, value, options.etcd);
   if (name == "zones") return readTexts(name, value, options.zones);
-  if (name == "restricted") {
+  for (const auto& [known, into] :
+       {std::pair{"restricted", &options.restricted}, std::pair{"ipv6First", &options.ipv6First}}) {
+    if (name != known) continue;
     if (!value.is_bool()) return wrong(name, "must be true or false");
-    options.restricted = value.get_bool();
+    *into = value.get_bool();
     return {};
   }
   if (name == "peers") {
@@ -119,6 +132,8 @@ Result<MasterOptions> parseMasterOptions(std::string_view bytes) {
     if ((options.*field.member).empty()) return wrong(field.name, "is needed");
   }
   if (options.port == 0) return wrong("port", "is needed");
+  if (options.podRanges().empty()) return wrong("podRange", "is needed, or podRange6");
+  if (options.serviceRanges().empty()) return wrong("serviceRange", "is needed, or serviceRange6");
   if (options.snapshotEvery > 0 && options.snapshots.empty()) return wrong("snapshots", "is needed by snapshotEvery");
   if (!options.storeFrom.empty() && options.etcd.empty()) return wrong("storeFrom", "needs etcd");
   if (options.store.empty() == options.etcd.empty()) return wrong("store", "give either this or etcd");
@@ -141,6 +156,7 @@ json::object toJson(const MasterOptions& options) {
   for (const auto& field : kOptionalTexts) out[field.name] = options.*field.member;
   out["port"] = options.port;
   out["restricted"] = options.restricted;
+  out["ipv6First"] = options.ipv6First;
   out["snapshotEvery"] = options.snapshotEvery;
   out["certificateSeconds"] = options.certificateSeconds;
   out["nodes"] = options.nodes;
@@ -150,6 +166,16 @@ json::object toJson(const MasterOptions& options) {
   for (const auto& [peer, address] : options.peers) peers[peer] = address;
   out["peers"] = std::move(peers);
   return out;
+}
+
+std::vector<std::string> MasterOptions::podRanges() const {
+  return inFamilyOrder(podRange, podRange6, ipv6First);
+}
+std::vector<std::string> MasterOptions::serviceRanges() const {
+  return inFamilyOrder(serviceRange, serviceRange6, ipv6First);
+}
+std::vector<std::string> MasterOptions::loadBalancerRanges() const {
+  return inFamilyOrder(loadBalancerRange, loadBalancerRange6, ipv6First);
 }
 
 }  // namespace dhow::platform

@@ -5,9 +5,10 @@
 //   zones, nodes     ["local-east-1", ...] and how many nodes a new cluster begins with
 //   address, port    where its API server listens
 //   advertise        the address under which every client finds the API: the region's
-//   podRange, serviceRange
-//   podRange6, serviceRange6, loadBalancerRange6   of IPv6; empty: the cluster has one family
-//   loadBalancerRange   empty: services of type LoadBalancer stay pending
+//   podRange, serviceRange, loadBalancerRange      of IPv4
+//   podRange6, serviceRange6, loadBalancerRange6   of IPv6; those of one family may be empty
+//   ipv6First        true: of two families IPv6 is the first one
+//                    Without a load balancer's range services of type LoadBalancer stay pending
 //   caFile           PEM of the cluster's authority
 //   caKeyFile        its key, which signs certificates (controllers/certificates.h); empty: they are signed elsewhere
 //   certificateSeconds   how long the certificates that it signs hold at most; 0: a year
@@ -53,6 +54,7 @@ struct MasterOptions {
   std::string advertise;
   std::string podRange, serviceRange, loadBalancerRange;
   std::string podRange6, serviceRange6, loadBalancerRange6;
+  bool ipv6First = false;
   std::string caFile, caKeyFile, certFile, keyFile, serviceAccountKeyFile;
   std::string adminFile, kubeconfigFile;
   bool restricted = false;
@@ -68,6 +70,11 @@ struct MasterOptions {
   int certificateSeconds = 0;
   std::string member, memberReady;
   std::map<std::string, std::string> peers;
+
+  // One for each family, the first one's first.
+  std::vector<std::string> podRanges() const;
+  std::vector<std::string> serviceRanges() const;
+  std::vector<std::string> loadBalancerRanges() const;
 };
 
 // kInvalid names the field that is wrong or missing; one that is not known is another version's.

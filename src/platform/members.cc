@@ -5,6 +5,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/url_host.h"
 #include "platform/identities.h"
 
 namespace dhow::platform {
@@ -19,10 +20,10 @@ constexpr Duration kUsualLook = 10s;
 constexpr int64_t kQuotaBytes = int64_t{8} << 30;
 
 std::string peerUrl(const std::string& address) {
-  return fmt::format("https://{}:{}", address, kMemberPeerPort);
+  return fmt::format("https://{}:{}", urlHost(address), kMemberPeerPort);
 }
 std::string clientUrl(const std::string& address) {
-  return fmt::format("https://{}:{}", address, kMemberClientPort);
+  return fmt::format("https://{}:{}", urlHost(address), kMemberClientPort);
 }
 // Tells that this master has had a member: beside its data, which may be lost.
 std::string joinedFile(const MasterOptions& options) {

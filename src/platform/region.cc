@@ -76,7 +76,7 @@ Result<> setUpRouter(const ClusterConfig& config) {
     // seconds.
     RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv4/neigh/{}/retrans_time_ms", zoneBridge(zone)), "100"));
     RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv4/neigh/{}/mcast_solicit", zoneBridge(zone)), "5"));
-    if (!config.dualStack()) continue;
+    if (!config.ipv6()) continue;
     RETURN_IF_ERROR(skipDetection(zoneBridge(zone)));
     ASSIGN_OR_RETURN(auto address6, prefix(config.zoneGateway6(zone), kSegment6));
     RETURN_IF_ERROR(links.addAddress(bridge, address6));
@@ -86,7 +86,7 @@ Result<> setUpRouter(const ClusterConfig& config) {
   ASSIGN_OR_RETURN(auto uplink, links.find("uplink"));
   ASSIGN_OR_RETURN(auto address, prefix(config.routerAddress(), 25));
   RETURN_IF_ERROR(links.addAddress(uplink.index, address));
-  if (config.dualStack()) RETURN_IF_ERROR(skipDetection("uplink"));
+  if (config.ipv6()) RETURN_IF_ERROR(skipDetection("uplink"));
   RETURN_IF_ERROR(links.setUp(uplink.index));
   ASSIGN_OR_RETURN(auto host, IpAddress::parse(config.hostAddress()));
   Route outside;
@@ -100,7 +100,7 @@ Result<> setUpRouter(const ClusterConfig& config) {
     others.unreachable = true;
     RETURN_IF_ERROR(links.setRoute(others));
   }
-  if (config.dualStack()) RETURN_IF_ERROR(setUpRouter6(config, links, uplink.index));
+  if (config.ipv6()) RETURN_IF_ERROR(setUpRouter6(config, links, uplink.index));
   Route engine;
   ASSIGN_OR_RETURN(engine.destination, IpPrefix::parse(config.engineSubnet()));
   engine.gateway = host;
@@ -142,12 +142,12 @@ Result<> setUpHost(const ClusterConfig& config, NetLinks& links) {
     RETURN_IF_ERROR(writeFile(forwardFile(config), "0\n"));
     RETURN_IF_ERROR(setSysctl("net/ipv4/ip_forward", "1"));
   }
-  if (config.dualStack()) RETURN_IF_ERROR(setUpHost6(config, links, uplink.index));
+  if (config.ipv6()) RETURN_IF_ERROR(setUpHost6(config, links, uplink.index));
   ASSIGN_OR_RETURN(auto nat, NatTable::open(natTable(config)));
   NatTable::Network network;
   network.bridge = uplinkName(config);
   ASSIGN_OR_RETURN(network.subnet, IpPrefix::parse(config.allSegments()));
-  if (config.dualStack()) {
+  if (config.ipv6()) {
     ASSIGN_OR_RETURN(network.subnet6, IpPrefix::parse(config.allSegments6()));
   }
   network.apartFromOthers = false;
@@ -264,7 +264,8 @@ Result<std::string> rangeInUse(const ClusterConfig& config) {
   }
   ASSIGN_OR_RETURN(auto routes, links.routes());
   std::vector<std::string> ranges = {config.allSegments(), config.podRange, config.serviceRange};
-  if (config.dualStack()) ranges.insert(ranges.end(), {config.allSegments6(), config.podRange6, config.serviceRange6});
+  if (config.ipv6()) ranges.insert(ranges.end(), {config.allSegments6(), config.podRange6, config.serviceRange6});
+  std::erase(ranges, "");
   for (const auto& range : ranges) {
     ASSIGN_OR_RETURN(auto wanted, IpPrefix::parse(range));
     for (const auto& route : routes) {
@@ -274,9 +275,9 @@ Result<std::string> rangeInUse(const ClusterConfig& config) {
   return std::string();
 }
 
-Result<int> freeClusterIndex(const std::set<int>& kept, bool dualStack) {
+Result<int> freeClusterIndex(const std::set<int>& kept, const std::string& ipFamilies) {
   ClusterRequest request;
-  request.dualStack = dualStack;
+  request.ipFamilies = ipFamilies;
   for (int index = 0; index < kMaxClusters; ++index) {
     ASSIGN_OR_RETURN(auto used, rangeInUse(configFor(request, index)));
     if (used.empty() && !kept.contains(index)) return index;

@@ -30,6 +30,6 @@ Result<> removeRegion(const ClusterConfig& config);
 // Which of the cluster's ranges or links something on this machine uses, where the cluster itself is down; empty: none.
 Result<std::string> rangeInUse(const ClusterConfig& config);
 // The lowest index, of those not `kept`, whose ranges and links nothing on this machine uses.
-Result<int> freeClusterIndex(const std::set<int>& kept = {}, bool dualStack = false);
+Result<int> freeClusterIndex(const std::set<int>& kept = {}, const std::string& ipFamilies = "");
 
 }  // namespace dhow::platform
