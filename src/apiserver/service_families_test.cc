@@ -20,16 +20,18 @@ namespace resources = object::resources;
 
 class ServiceFamiliesTest : public testing::Test {
  protected:
+  using Texts = std::vector<std::string>;
   ServiceFamiliesTest() { open(true); }
   ~ServiceFamiliesTest() override { close(); }
 
-  void open(bool dual) {
+  void open(bool dual) { open(dual ? Texts{"10.96.0.0/16", "fd00:10:96::/108"} : Texts{"10.96.0.0/16"}); }
+  void open(std::vector<std::string> ranges) {
     caches_ = std::make_unique<WatchCache>(loop_, store_);
     for (const auto& kind : kinds_.all()) {
       if (kind.stored && !kind.plural.empty() && kind.storedAsKind.empty()) caches_->add(kind.resource());
     }
     StrategyOptions options;
-    if (dual) options.serviceRanges.emplace_back("fd00:10:96::/108");
+    options.serviceRanges = std::move(ranges);
     registry_ = std::make_unique<Registry>(loop_, store_, *caches_, kinds_, options);
     client_ = std::make_unique<LocalClient>(*registry_, systemCaller("tester"));
     EXPECT_TRUE(runOn(loop_, caches_->start()).ok());
@@ -57,7 +59,6 @@ class ServiceFamiliesTest : public testing::Test {
   }
   static bool inRange6(const std::string& address) { return address.starts_with("fd00:10:96::"); }
 
-  using Texts = std::vector<std::string>;
   SimLoop loop_;
   store::MemoryStore store_{loop_};
   const object::Kinds& kinds_ = object::Kinds::builtin();
@@ -165,6 +166,29 @@ TEST_F(ServiceFamiliesTest, TheSecondaryFamilyComesAndGoes) {
   EXPECT_EQ(list(*alone, "ipFamilies"), Texts{"IPv4"});
   EXPECT_TRUE(make("next", fmt::format(R"({{"clusterIP":"{}","ports":[{{"port":80}}]}})", addresses[1])).ok())
       << "what was released is free";
+}
+
+TEST_F(ServiceFamiliesTest, TheFirstFamilyMayBeIpv6) {
+  close();
+  open(Texts{"fd00:10:96::/108", "10.96.0.0/16"});
+  auto single = make("single", R"({"ports":[{"port":80}]})").value();
+  EXPECT_EQ(list(single, "ipFamilies"), Texts{"IPv6"});
+  EXPECT_TRUE(inRange6(list(single, "clusterIPs")[0]));
+  auto both = make("both", R"({"ipFamilyPolicy":"PreferDualStack","ports":[{"port":80}]})").value();
+  EXPECT_EQ(list(both, "ipFamilies"), (Texts{"IPv6", "IPv4"}));
+  EXPECT_TRUE(list(both, "clusterIPs")[1].starts_with("10.96."));
+  auto bare = make("bare", R"({"clusterIP":"None","ports":[{"port":80}]})").value();
+  EXPECT_EQ(list(bare, "ipFamilies"), (Texts{"IPv6", "IPv4"}));
+  close();
+  open(Texts{"fd00:10:96::/108"});
+  auto only = make("only", R"({"ipFamilyPolicy":"PreferDualStack","ports":[{"port":80}]})").value();
+  EXPECT_EQ(list(only, "ipFamilies"), Texts{"IPv6"});
+  EXPECT_NE(refused(make("x", R"({"ipFamilies":["IPv4"],"ports":[{"port":80}]})"))
+                .find("spec.ipFamilies[0]: Invalid value: \"IPv4\": not configured on this cluster"),
+            std::string::npos);
+  EXPECT_NE(refused(make("x", R"({"clusterIP":"10.96.0.7","ports":[{"port":80}]})"))
+                .find("IPv4 is not configured on this cluster"),
+            std::string::npos);
 }
 
 TEST_F(ServiceFamiliesTest, ClustersOfOneFamilyGiveOne) {

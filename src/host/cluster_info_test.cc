@@ -53,6 +53,27 @@ TEST(ClusterInfo, IsReadAsItWasPublished) {
   EXPECT_EQ(api.actions().size(), 1u);
 }
 
+TEST(ClusterInfo, TellsTheFamiliesInTheirOrder) {
+  for (const auto& [v4, v6, first] : {std::tuple("10.244.0.0/16", "fd00:10:244::/56", false),
+                                      {"10.244.0.0/16", "fd00:10:244::/56", true},
+                                      {"", "fd00:10:244::/56", true}}) {
+    SimLoop loop;
+    client::FakeClient api(loop);
+    auto info = sample(authority("a"));
+    info.podRange = info.serviceRange = v4;
+    info.podRange6 = info.serviceRange6 = v6;
+    info.ipv6First = first;
+    ASSERT_TRUE(runOn(loop, publish(api, info)).ok());
+    const auto config = api.find(kinds::kConfigMaps, "kube-system", kDhowConfig);
+    auto read = clusterOf(*config);
+    ASSERT_TRUE(read.ok()) << read.error().message();
+    EXPECT_EQ(read->podRange, v4);
+    EXPECT_EQ(read->serviceRange6, v6);
+    EXPECT_EQ(read->ipv6First, first);
+    EXPECT_EQ(text(config->root(), {"data", "podRange6"}), first ? "" : v6);
+  }
+}
+
 TEST(ClusterInfo, OnlyAPinnedAuthorityIsTrusted) {
   const auto one = authority("a"), other = authority("b");
   auto trusted = pinnedAuthority(one + other, {pinOf(other).value()});

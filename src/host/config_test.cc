@@ -26,7 +26,8 @@ TEST(ServerRequest, RangesMustBeRangesAndApart) {
   auto overlapping = request;
   overlapping.serviceRange = "10.244.128.0/20";
   EXPECT_EQ(said(overlapping), "--pod-range 10.244.0.0/16 and --service-range 10.244.128.0/20 overlap");
-  for (const auto* range : {"10.244.0.0", "10.244.0.1/16", "10.0.0.0/4", "10.244.0.0/28", "fd00::/64", "x/16"}) {
+  for (const auto* range :
+       {"10.244.0.0", "10.244.0.1/16", "10.0.0.0/4", "10.244.0.0/28", "fd00::/64", "fd00::/56", "x/16", ""}) {
     auto wrong = request;
     wrong.podRange = range;
     EXPECT_NE(said(wrong).find("--pod-range"), std::string::npos) << range;
@@ -51,6 +52,7 @@ TEST(ServerRequest, RangesMayBeOfTwoFamilies) {
   EXPECT_EQ(config.serviceRange6, "fd00:10:96::/108");
   for (const auto* pods :
        {"10.244.0.0/16", "fd00:10:244::/56", "fd00:10:244::/56,10.244.0.0/16", "10.244.0.0/16,fd00::/64",
+        "10.244.0.0/16,10.245.0.0/16", "10.244.0.0/16,fd00:10:244::/56,fd01::/56", "10.244.0.0/16,",
         "10.244.0.0/16,fd00:10:244::1/56", "10.244.0.0/16,fd00:10::/32,fd01::/56"}) {
     auto wrong = request;
     wrong.podRange = pods;
@@ -61,6 +63,62 @@ TEST(ServerRequest, RangesMayBeOfTwoFamilies) {
   auto wide = request;
   wide.serviceRange = "10.96.0.0/16,fd00:10:96::/64";
   EXPECT_FALSE(validate(wide).ok());
+}
+
+TEST(ServerRequest, TheFirstFamilyMayBeIpv6) {
+  ServerRequest request;
+  request.podRange = "fd00:10:244::/56";
+  request.serviceRange = "fd00:10:96::/108";
+  request.loadBalancerRange = "2001:db8::/112";
+  request.advertise = "2001:db8:1::1";
+  ASSERT_TRUE(validate(request).ok()) << validate(request).error().message();
+  HostConfig config;
+  takeRanges(request, config);
+  EXPECT_TRUE(config.ipv6First);
+  EXPECT_EQ(config.podRange, "");
+  EXPECT_EQ(config.podRange6, "fd00:10:244::/56");
+  EXPECT_EQ(config.firstServiceRange(), "fd00:10:96::/108");
+  config.address = "2001:db8:1::1";
+  EXPECT_EQ(config.apiUrl(), "https://[2001:db8:1::1]:6443");
+  auto said = [](const ServerRequest& wrong) {
+    auto done = validate(wrong);
+    return done.ok() ? std::string() : done.error().message();
+  };
+  auto wrong = request;
+  wrong.serviceRange = "10.96.0.0/16";
+  EXPECT_EQ(said(wrong),
+            "--pod-range fd00:10:244::/56 is of IPv6 and --service-range 10.96.0.0/16 of IPv4: give both ranges of the "
+            "same families, in the same order");
+  wrong = request;
+  wrong.loadBalancerRange = "192.0.2.0/28";
+  EXPECT_EQ(said(wrong), "--load-balancer-range 192.0.2.0/28: the cluster has addresses of IPv6 alone");
+  wrong = request;
+  wrong.advertise = "192.0.2.1";
+  EXPECT_EQ(said(wrong), "--advertise 192.0.2.1: give an IPv6 address, which is the first family of --pod-range");
+  wrong = request;
+  wrong.podRange = "fd00:10:244::/56,fd01::/56";
+  EXPECT_EQ(
+      said(wrong),
+      "--pod-range fd00:10:244::/56,fd01::/56: give one range, or one of IPv4 and one of IPv6, with a comma between");
+  wrong = request;
+  wrong.podRange = "fd00:10:244::/64";
+  EXPECT_EQ(
+      said(wrong),
+      "--pod-range fd00:10:244::/64: give an IPv6 range, from /32 to /60, as fd00:10:244::/56; for two families one "
+      "of each, with a comma between");
+  wrong.podRange = "fd00::/16";
+  EXPECT_NE(said(wrong).find("from /32 to /60"), std::string::npos);
+
+  request.podRange = "fd00:10:244::/56,10.244.0.0/16";
+  EXPECT_NE(said(request), "") << "services have one family";
+  request.serviceRange = "fd00:10:96::/108,10.96.0.0/16";
+  ASSERT_EQ(said(request), "");
+  takeRanges(request, config);
+  EXPECT_TRUE(config.ipv6First);
+  EXPECT_EQ(config.podRange, "10.244.0.0/16");
+  request.advertise = "";
+  request.podRange = "10.244.0.0/16,fd00:10:244::/56";
+  EXPECT_NE(said(request).find("in the same order"), std::string::npos);
 }
 
 TEST(ServerRequest, NamesTheOptionThatIsWrong) {

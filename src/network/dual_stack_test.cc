@@ -1,6 +1,8 @@
 // Both families side by side: pods, services and policies of nodes that have a range of each.
 #include <fcntl.h>
 
+#include <span>
+
 #include "base/files.h"
 #include "network/bridge_network.h"
 #include "network/nat_table.h"
@@ -28,15 +30,18 @@ struct Node {
   std::unique_ptr<ServiceProxy> proxy;
   std::unique_ptr<PolicyTable> policies;
 
-  explicit Node(int number) {
+  enum class Families { kBoth, kIpv6 };
+  explicit Node(int number, Families families = Families::kBoth) {
+    const bool both = families == Families::kBoth;
+    const auto range6 = prefix(fmt::format("fd00:10:244:{}::/64", number));
     netns = std::move(*Netns::create());
     within(netns, [&] {
       auto opened = NatTable::open("dhow-nodes");
       ASSERT_OK(opened);
       nat = std::move(*opened);
       auto started = BridgeNetwork::start({.bridge = "dhow0",
-                                           .subnet = prefix(fmt::format("10.244.{}.0/24", number)),
-                                           .subnet6 = prefix(fmt::format("fd00:10:244:{}::/64", number)),
+                                           .subnet = both ? prefix(fmt::format("10.244.{}.0/24", number)) : range6,
+                                           .subnet6 = both ? range6 : IpPrefix(),
                                            .routed = true,
                                            .ownNamespace = true,
                                            .noMasquerade = {prefix("10.244.0.0/16"), prefix("fd00:10:244::/56")}},
@@ -129,6 +134,10 @@ TEST_F(DualStackTest, PodsHaveTheSameNumberInBothRangesAndReachEachOtherAndTheWo
   ASSERT_OK(node_->network->adopt("again", ip("10.244.1.77"), "veth-none"));
   for (const auto& attachment : node_->network->attachments()) {
     if (attachment.containerId == "again") EXPECT_EQ(attachment.address6.str(), "fd00:10:244:1::4d");
+  }
+  ASSERT_OK(node_->network->adopt("by the other", ip("fd00:10:244:1::4e"), "veth-none"));
+  for (const auto& attachment : node_->network->attachments()) {
+    if (attachment.containerId == "by the other") EXPECT_EQ(attachment.address.str(), "10.244.1.78/24");
   }
 }
 
@@ -233,25 +242,29 @@ TEST_F(DualStackTest, PoliciesAreJudgedByTheAddressThatIsUsed) {
   EXPECT_EQ(from(inPod(0), ip(pods_[1].address6())), "pod1");
 }
 
+// Both on one segment, with these addresses and the next ones.
+void connect(const Netns& segment, std::span<Node> nodes, const std::vector<IpPrefix>& first) {
+  auto links = NetLinks::openIn(segment.fd());
+  auto bridge = links->createBridge("zone0");
+  ASSERT_OK(bridge);
+  for (size_t i = 0; i < nodes.size(); i++) {
+    ASSERT_OK(links->createVeth(
+        {.name = fmt::format("n{}", i), .peerName = "eth0", .peerNetnsFd = nodes[i].netns.fd(), .master = *bridge}));
+    within(nodes[i].netns, [] { ASSERT_OK(setSysctl("net/ipv6/conf/eth0/accept_dad", "0")); });
+    auto inside = NetLinks::openIn(nodes[i].netns.fd());
+    std::vector<IpPrefix> own;
+    for (const IpPrefix& one : first) own.push_back({one.address.plus(i), one.length});
+    ASSERT_OK(inside->configureInside(inside->find("eth0")->index, own, {}));
+  }
+}
+
 TEST(DualStackNodesTest, PodsOfTwoNodesReachEachOtherDirectlyAndByTunnel) {
   SKIP_UNLESS_ROOT();
   if (!pathExists("/proc/sys/net/ipv6")) GTEST_SKIP() << "needs a kernel with IPv6";
   auto segment = Netns::create();
   ASSERT_OK(segment);
-  auto links = NetLinks::openIn(segment->fd());
-  auto bridge = links->createBridge("zone0");
-  ASSERT_OK(bridge);
   Node nodes[] = {Node(1), Node(2)};
-  for (int i = 0; i < 2; i++) {
-    ASSERT_OK(links->createVeth(
-        {.name = fmt::format("n{}", i), .peerName = "eth0", .peerNetnsFd = nodes[i].netns.fd(), .master = *bridge}));
-    within(nodes[i].netns, [] { ASSERT_OK(setSysctl("net/ipv6/conf/eth0/accept_dad", "0")); });
-    auto inside = NetLinks::openIn(nodes[i].netns.fd());
-    const auto number = static_cast<uint64_t>(i);
-    ASSERT_OK(inside->configureInside(inside->find("eth0")->index,
-                                      {{ip("192.168.100.1").plus(number), 24}, {ip("2001:db8::1").plus(number), 64}},
-                                      {}));
-  }
+  connect(*segment, nodes, {prefix("192.168.100.1/24"), prefix("2001:db8::1/64")});
   Pod a = podOn(nodes[0], "a"), b = podOn(nodes[1], "b");
   for (bool direct : {true, false}) {
     for (int i = 0; i < 2; i++) {
@@ -268,6 +281,60 @@ TEST(DualStackNodesTest, PodsOfTwoNodesReachEachOtherDirectlyAndByTunnel) {
   }
   within(nodes[0].netns, [&] { ASSERT_OK(nodes[0].network->setNodeRoutes({})); });
   EXPECT_NE("b", TestClient(a.made.netns, "fd00:10:244:2::2", 80, false, kShort).server());
+}
+
+TEST(DualStackNodesTest, BothFamiliesGoByATunnelOfIpv6) {
+  SKIP_UNLESS_ROOT();
+  if (!pathExists("/proc/sys/net/ipv6")) GTEST_SKIP() << "needs a kernel with IPv6";
+  auto segment = Netns::create();
+  ASSERT_OK(segment);
+  Node nodes[] = {Node(1), Node(2)};
+  connect(*segment, nodes, {prefix("2001:db8::1/64")});
+  Pod a = podOn(nodes[0], "a"), b = podOn(nodes[1], "b");
+  for (int i = 0; i < 2; i++) {
+    const NodeRoute other{.podRange = prefix(fmt::format("10.244.{}.0/24", 2 - i)),
+                          .nodeAddress = ip(i == 0 ? "2001:db8::2" : "2001:db8::1"),
+                          .onSegment = false,
+                          .podRange6 = prefix(fmt::format("fd00:10:244:{}::/64", 2 - i))};
+    within(nodes[i].netns, [&] { ASSERT_OK(nodes[i].network->setNodeRoutes({other})); });
+  }
+  EXPECT_EQ("b fd00:10:244:1::2", TestClient(a.made.netns, "fd00:10:244:2::2", 80).first());
+  EXPECT_EQ("b 10.244.1.2", TestClient(a.made.netns, "10.244.2.2", 80).first());
+}
+
+TEST(Ipv6OnlyTest, PodsReachEachOtherTheirNodeAndTheWorld) {
+  SKIP_UNLESS_ROOT();
+  if (!pathExists("/proc/sys/net/ipv6")) GTEST_SKIP() << "needs a kernel with IPv6";
+  auto segment = Netns::create();
+  ASSERT_OK(segment);
+  Node nodes[] = {Node(1, Node::Families::kIpv6), Node(2, Node::Families::kIpv6)};
+  connect(*segment, nodes, {prefix("2001:db8::1/64")});
+  std::vector<AcquiredNamespace> pods;
+  std::vector<std::unique_ptr<TestServer>> servers;
+  for (const auto& [node, name] : {std::pair(0, "a"), {0, "c"}, {1, "b"}}) {
+    auto made = nodes[node].network->acquire(name);
+    ASSERT_OK(made);
+    EXPECT_TRUE(made->attachment.address6.empty());
+    servers.push_back(std::make_unique<TestServer>(made->netns, name, 80, false, "::"));
+    pods.push_back(std::move(*made));
+  }
+  EXPECT_EQ(pods[0].attachment.address.str(), "fd00:10:244:1::2/64");
+  EXPECT_EQ("c fd00:10:244:1::2", TestClient(pods[0].netns, "fd00:10:244:1::3", 80).first());
+  EXPECT_EQ("c fd00:10:244:1::1", TestClient(nodes[0].netns, "fd00:10:244:1::3", 80).first());
+  TestServer world(nodes[1].netns, "world", 90, false, "::");
+  EXPECT_EQ("world 2001:db8::1", TestClient(pods[0].netns, "2001:db8::2", 90).first()) << "masqueraded";
+  for (bool direct : {true, false}) {
+    for (int i = 0; i < 2; i++) {
+      const NodeRoute other{.podRange = prefix(fmt::format("fd00:10:244:{}::/64", 2 - i)),
+                            .nodeAddress = ip(i == 0 ? "2001:db8::2" : "2001:db8::1"),
+                            .onSegment = direct};
+      within(nodes[i].netns, [&] { ASSERT_OK(nodes[i].network->setNodeRoutes({other})); });
+    }
+    EXPECT_EQ("b fd00:10:244:1::2", TestClient(pods[0].netns, "fd00:10:244:2::2", 80).first()) << direct;
+    EXPECT_EQ("b", TestClient(nodes[0].netns, "fd00:10:244:2::2", 80).server()) << "from the node";
+  }
+  ASSERT_OK(nodes[0].network->adopt("again", ip("fd00:10:244:1::4d"), "veth-none"));
+  EXPECT_FALSE(nodes[0].network->adopt("other", ip("fd00:10:244:1::4d"), "veth-none").ok());
 }
 
 }  // namespace

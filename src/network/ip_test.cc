@@ -52,6 +52,22 @@ TEST(IpamTest, HandsOutEachAddressOnceAndTheLongestReleasedFirst) {
   EXPECT_EQ(Code::kConflict, (*ipam)->take("f", *IpAddress::parse("10.0.0.1")).error().code());
 }
 
+TEST(IpamTest, OfIpv6TheFirstOnesAreUsedAndComeRoundAgain) {
+  auto ipam = Ipam::open({.range = *IpPrefix::parse("fd00::/64"),
+                          .within = {},
+                          .reserved = {*IpAddress::parse("fd00::1")},
+                          .journal = ""});
+  ASSERT_TRUE(ipam.ok());
+  EXPECT_EQ((*ipam)->allocate("a")->str(), "fd00::2");
+  for (int i = 3; i <= 0x10000; ++i) {
+    auto given = (*ipam)->allocate("b");
+    ASSERT_TRUE(given.ok()) << i;
+    (*ipam)->release("b");
+  }
+  EXPECT_EQ((*ipam)->allocate("b")->str(), "fd00::3") << "the one released longest ago";
+  EXPECT_EQ((*ipam)->allocate("c")->str(), "fd00::4");
+}
+
 TEST(IpamTest, AssignmentsSurviveTheProcess) {
   auto dir = makeTempDir("/tmp", "ipam");
   ASSERT_TRUE(dir.ok());

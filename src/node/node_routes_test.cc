@@ -48,6 +48,32 @@ TEST(NodeRoutes, LeadToTheSecondFamilyDirectlyOrByTheTunnel) {
   EXPECT_EQ(routesText(again), text);
 }
 
+TEST(NodeRoutes, OfIpv6AloneLeadDirectlyOrByATunnelOfIpv6) {
+  auto routes = nodeRoutes({node("near", "fd00:10:244:1::/64", "2001:db8:1::2"),
+                            node("far", "fd00:10:244:2::/64", "2001:db8:2::2"), node("none", "fd00:10:244:3::/64", "")},
+                           "n1", "10.0.1.0/24", "2001:db8:1::/64");
+  ASSERT_EQ(routes.size(), 2u);
+  EXPECT_EQ(routes[0].podRange.str(), "fd00:10:244:1::/64");
+  EXPECT_TRUE(routes[0].onSegment && routes[0].podRange6.address.empty());
+  EXPECT_EQ(routes[0].nodeAddress.str(), "2001:db8:1::2");
+  EXPECT_FALSE(routes[1].onSegment);
+  EXPECT_EQ(routes[1].nodeAddress.str(), "2001:db8:2::2");
+  const std::string text = routesText(routes);
+  EXPECT_EQ(text, "fd00:10:244:1::/64 2001:db8:1::2 segment\nfd00:10:244:2::/64 2001:db8:2::2 away\n");
+  EXPECT_EQ(routesText(parseRoutes(text)), text);
+}
+
+TEST(NodeRoutes, OfTwoFamiliesGoByIpv6WhereTheNodeHasNoOtherAddress) {
+  json::object root = node("n2", "fd00:10:244:2::/64", "2001:db8:2::2")->root();
+  root["spec"].as_object()["podCIDRs"] = json::array{"fd00:10:244:2::/64", "10.244.2.0/24"};
+  const auto routes = nodeRoutes({*Object::parse(json::serialize(root))}, "n1", "", "2001:db8:1::/64");
+  ASSERT_EQ(routes.size(), 1u);
+  EXPECT_EQ(routes[0].podRange.str(), "10.244.2.0/24");
+  EXPECT_EQ(routes[0].podRange6.str(), "fd00:10:244:2::/64");
+  EXPECT_EQ(routes[0].nodeAddress.str(), "2001:db8:2::2");
+  EXPECT_FALSE(routes[0].onSegment);
+}
+
 TEST(NodeRoutes, ComeBackFromDisk) {
   const std::string text = "10.244.1.0/24 10.0.1.2 segment\n10.244.2.0/24 10.0.2.2 away\n";
   auto routes = parseRoutes(text);

@@ -59,8 +59,35 @@ TEST(NodeOptions, NamesAreAnsweredByEachFamily) {
   one.serviceRange6 = "fd00:10:96::/108";
   EXPECT_EQ(dnsAddressesOf(one).value(),
             (std::vector{*IpAddress::parse("10.96.0.10"), *IpAddress::parse("fd00:10:96::a")}));
+  one.dnsAddress = "fd00:10:96::a";
+  EXPECT_EQ(dnsAddressesOf(one).value(),
+            (std::vector{*IpAddress::parse("fd00:10:96::a"), *IpAddress::parse("10.96.0.10")}));
+  one.serviceRange = "";
+  EXPECT_EQ(dnsAddressesOf(one).value(), std::vector{*IpAddress::parse("fd00:10:96::a")});
+  one.dnsAddress = "10.96.0.10";
   one.serviceRange6 = "fd00:10:96::";
   EXPECT_TRUE(dnsAddressesOf(one).error().is(Code::kInvalid));
+}
+
+TEST(NodeOptions, TheNodeHasAddressesOfTheClustersFamiliesInTheirOrder) {
+  using Texts = std::vector<std::string>;
+  auto o = sample();
+  EXPECT_EQ(nodeAddressesOf(o), Texts{"10.0.0.2"});
+  o.address6 = "2001:db8::2";
+  o.podRange6 = "fd00:10:244::/56";
+  EXPECT_EQ(nodeAddressesOf(o), (Texts{"10.0.0.2", "2001:db8::2"}));
+  o.ipv6First = true;
+  auto read = parseNodeOptions(boost::json::serialize(toJson(o)));
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(nodeAddressesOf(*read), (Texts{"2001:db8::2", "10.0.0.2"}));
+  o.podRange = "";
+  EXPECT_EQ(nodeAddressesOf(o), Texts{"2001:db8::2"}) << "that of IPv4 is the machine's alone";
+  EXPECT_TRUE(parseNodeOptions(boost::json::serialize(toJson(o))).ok());
+  o.address6 = "";
+  EXPECT_EQ(parseNodeOptions(boost::json::serialize(toJson(o))).error().message(),
+            "node configuration: address6: is needed");
+  o.podRange6 = "";
+  EXPECT_FALSE(parseNodeOptions(boost::json::serialize(toJson(o))).ok());
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ TEST(Config, ClustersOfDifferentIndexShareNoRangeOrPort) {
   std::set<std::string> seen;
   for (int i = 0; i < kMaxClusters; ++i) {
     ClusterRequest request;
-    request.dualStack = true;
+    request.ipFamilies = "IPv4,IPv6";
     auto config = configFor(request, i);
     for (const auto& range :
          {config.podRange6, config.serviceRange6, config.allSegments6(), config.loadBalancerRange6(), config.podRange,
@@ -75,14 +75,17 @@ TEST(Config, SavedConfigurationLoadsTheSame) {
   EXPECT_EQ(loaded->request.storeGeneration, "g");
   EXPECT_EQ(loaded->request.snapshotEvery, "30m");
   EXPECT_EQ(loaded->podRange, config.podRange);
-  EXPECT_FALSE(loaded->dualStack());
+  EXPECT_FALSE(loaded->ipv6());
+  EXPECT_EQ(loaded->request.ipFamilies, "IPv4");
   EXPECT_EQ(loaded->nodePlans()[0].address6, "");
-  request.dualStack = true;
+  request.ipFamilies = "IPv4,IPv6";
   ASSERT_TRUE(removeTree(config.paths().config()).ok());
   ASSERT_TRUE(saveConfig(configFor(request, 3)).ok());
   loaded = loadConfig(config.paths());
   ASSERT_TRUE(loaded.ok());
-  EXPECT_TRUE(loaded->dualStack() && loaded->request.dualStack);
+  EXPECT_TRUE(loaded->ipv6() && !loaded->ipv6First);
+  EXPECT_EQ(loaded->request.ipFamilies, "IPv4,IPv6");
+  EXPECT_EQ(loaded->dnsAddress(), "10.99.0.10");
   EXPECT_EQ(loaded->podRange6, "fd00:10:241::/56");
   EXPECT_EQ(loaded->serviceRange6, "fd00:10:99::/108");
   EXPECT_EQ(loaded->nodePlans()[0].address6, "fd00:10:89:19::10");
@@ -90,6 +93,39 @@ TEST(Config, SavedConfigurationLoadsTheSame) {
   EXPECT_EQ(loaded->apiPort, config.apiPort);
   ASSERT_TRUE(writeFileDurably(config.paths().config(), "{\"name\":\"x\"}").ok());
   EXPECT_EQ(loadConfig(config.paths()).error().code(), Code::kDataLoss);
+  ASSERT_TRUE(removeTree(*dir).ok());
+}
+
+TEST(Config, ClustersWhoseFirstFamilyIsIpv6HaveWhatComesFirstInIt) {
+  auto dir = makeTempDir("/tmp", "dhow-config-");
+  ASSERT_TRUE(dir.ok());
+  ClusterRequest request;
+  request.dataDir = *dir;
+  for (const char* families : {"IPv6", "IPv6,IPv4"}) {
+    request.ipFamilies = families;
+    const auto config = configFor(request, 0);
+    ASSERT_TRUE(makeDirs(config.paths().root).ok());
+    ASSERT_TRUE(removeTree(config.paths().config()).ok());
+    ASSERT_TRUE(saveConfig(config).ok());
+    EXPECT_NE(readFile(config.paths().config()).value().find("\"form\":2"), std::string::npos)
+        << "older programs stay away";
+    auto loaded = loadConfig(config.paths());
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message();
+    EXPECT_EQ(loaded->request.ipFamilies, families);
+    EXPECT_TRUE(loaded->ipv6First);
+    EXPECT_EQ(loaded->ipv4(), std::string(families) != "IPv6");
+    EXPECT_EQ(loaded->kubernetesServiceAddress(), "fd00:10:96::1");
+    EXPECT_EQ(loaded->dnsAddress(), "fd00:10:96::a");
+    EXPECT_EQ(loaded->advertiseAddress(), "fd00:10:89::1");
+    EXPECT_EQ(loaded->nodePlans()[0].address, "10.89.1.10") << "machines have IPv4 in any case";
+    EXPECT_EQ(loaded->nodePlans()[0].address6, "fd00:10:89:1::10");
+  }
+  for (const char* wrong : {"IPv5", "ipv6", "IPv6,IPv6", "IPv4,IPv6,IPv4", "IPv6, IPv4", ","}) {
+    request.ipFamilies = wrong;
+    auto done = validateRequest(request);
+    ASSERT_FALSE(done.ok()) << wrong;
+    EXPECT_NE(done.error().message().find("--ip-families"), std::string::npos);
+  }
   ASSERT_TRUE(removeTree(*dir).ok());
 }
 

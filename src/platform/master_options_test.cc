@@ -49,6 +49,22 @@ TEST(MasterOptions, WhatIsWrittenReadsTheSame) {
   EXPECT_EQ(parsed->zones, options.zones);
 }
 
+TEST(MasterOptions, RangesAreInTheOrderOfTheFamilies) {
+  auto options = whole();
+  options.podRange6 = "fd00::/56";
+  EXPECT_EQ(options.podRanges(), (std::vector<std::string>{"10.1.0.0/16", "fd00::/56"}));
+  options.serviceRange6 = "fd01::/108";
+  options.ipv6First = true;
+  auto read = parseMasterOptions(boost::json::serialize(toJson(options)));
+  ASSERT_TRUE(read.ok()) << read.error().message();
+  EXPECT_EQ(read->podRanges(), (std::vector<std::string>{"fd00::/56", "10.1.0.0/16"}));
+  options.podRange = options.serviceRange = "";
+  EXPECT_EQ(options.serviceRanges(), std::vector<std::string>{"fd01::/108"});
+  EXPECT_EQ(refusal(options), "");
+  options.serviceRange6 = "";
+  EXPECT_NE(refusal(options).find("serviceRange"), std::string::npos);
+}
+
 TEST(MasterOptions, WhatIsWrongIsNamed) {
   EXPECT_EQ(refusal(whole()), "");
   auto options = whole();
