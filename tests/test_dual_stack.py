@@ -331,7 +331,7 @@ def test_separate_hosts_need_no_ipv6_of_their_own():
         for host in (a, b):
             host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_ra")
         refused = a.dhow("server", "--pod-range", "10.244.0.0/16,fd00:10:244::/56", check=False)
-        assert refused.returncode == 1 and "give an IPv6 range to both or to none" in refused.stderr
+        assert refused.returncode == 1 and "give both ranges of the same families" in refused.stderr
         shown = a.start("server", "--zone", "east-1", "--node", "--pod-range", "10.244.0.0/16,fd00:10:244::/56",
                         "--service-range", "10.96.0.0/16,fd00:10:96::/108", shows="dhow join")
         server, token, pin = join_command(shown)

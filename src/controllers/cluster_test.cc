@@ -378,25 +378,36 @@ TEST_F(Base, NodesOfTwoFamiliesHaveTheSameNumberInBothRanges) {
       << "as many as the smaller range holds";
 }
 
-TEST_F(Base, NodesOfAnIpv6ClusterHaveIpv6RangesFirst) {
-  struct Case {
-    std::vector<std::string> ranges;
-    std::string first, second;
-  };
-  for (const Case& one : {Case{{"fd00:10:244::/56"}, "fd00:10:244::/64", "fd00:10:244:1::/64"},
-                          Case{{"fd00:10:244::/56", "10.244.0.0/16"},
-                               "fd00:10:244::/64 10.244.0.0/24",
-                               "fd00:10:244:1::/64 10.244.1.0/24"}}) {
-    for (const char* name : {"n1", "n2"}) {
-      api.seed(kinds::kNodes, {{"metadata", {{"name", name}, {"namespace", ""}}}});
-      run<NodeIpamController>(NodeIpamController::Options{one.ranges});
-      const auto node = api.find(kinds::kNodes, "", name);
-      const auto ranges = client::strings(array(node->root(), {"spec", "podCIDRs"}));
-      EXPECT_EQ(join(ranges, " "), name == std::string("n1") ? one.first : one.second);
-      EXPECT_EQ(text(node->root(), {"spec", "podCIDR"}), ranges.front());
-    }
-    for (const char* name : {"n1", "n2"}) api.drop(kinds::kNodes, "", name);
+struct NodeRangesTest : Base {
+  std::string rangesOf(const char* name) {
+    const auto node = api.find(kinds::kNodes, "", name);
+    const auto ranges = client::strings(array(node->root(), {"spec", "podCIDRs"}));
+    EXPECT_EQ(text(node->root(), {"spec", "podCIDR"}), ranges.front());
+    return join(ranges, " ");
   }
+  void give(std::vector<std::string> clusterRanges) {
+    api.seed(kinds::kNodes, R"({"metadata":{"name":"n1","namespace":""},"spec":{"podCIDR":"fd00:10:244:2::/64"}})");
+    api.seed(kinds::kNodes, R"({"metadata":{"name":"n2","namespace":""}})");
+    run<NodeIpamController>(NodeIpamController::Options{std::move(clusterRanges)});
+    loop.advance(1s);
+    for (const char* name : {"n3", "n4"}) {
+      api.seed(kinds::kNodes, {{"metadata", {{"name", name}, {"namespace", ""}}}});
+      loop.advance(1s);
+    }
+  }
+};
+
+TEST_F(NodeRangesTest, MayBeOfIpv6Alone) {
+  give({"fd00:10:244::/56"});
+  EXPECT_EQ(rangesOf("n2"), "fd00:10:244::/64");
+  EXPECT_EQ(rangesOf("n3"), "fd00:10:244:1::/64");
+  EXPECT_EQ(rangesOf("n4"), "fd00:10:244:3::/64");
+}
+
+TEST_F(NodeRangesTest, MayBeOfIpv6First) {
+  give({"fd00:10:244::/56", "10.244.0.0/16"});
+  EXPECT_EQ(rangesOf("n2"), "fd00:10:244::/64 10.244.0.0/24");
+  EXPECT_EQ(rangesOf("n4"), "fd00:10:244:3::/64 10.244.3.0/24");
 }
 
 TEST_F(Base, LoadBalancersGetDistinctAddressesAndGiveThemBack) {

@@ -135,9 +135,9 @@ TEST_F(DualStackTest, PodsHaveTheSameNumberInBothRangesAndReachEachOtherAndTheWo
   for (const auto& attachment : node_->network->attachments()) {
     if (attachment.containerId == "again") EXPECT_EQ(attachment.address6.str(), "fd00:10:244:1::4d");
   }
-  ASSERT_OK(node_->network->adopt("by the other", ip("fd00:10:244:1::4e"), "veth-none"));
+  ASSERT_OK(node_->network->adopt("other", ip("fd00:10:244:1::4e"), "veth-none"));
   for (const auto& attachment : node_->network->attachments()) {
-    if (attachment.containerId == "by the other") EXPECT_EQ(attachment.address.str(), "10.244.1.78/24");
+    if (attachment.containerId == "other") EXPECT_EQ(attachment.address.str(), "10.244.1.78/24");
   }
 }
 

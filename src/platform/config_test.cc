@@ -172,7 +172,7 @@ TEST(Config, WhatAnotherVersionHasWrittenStaysAndANewerFormIsRefused) {
 
   const std::string form = "\"form\":1";
   ASSERT_NE(text.find(form), std::string::npos);
-  text.replace(text.find(form), form.size(), "\"form\":2");
+  text.replace(text.find(form), form.size(), "\"form\":3");
   ASSERT_TRUE(writeFileDurably(config.paths().config(), text).ok());
   auto refused = loadConfig(config.paths());
   ASSERT_FALSE(refused.ok());
