@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -263,7 +264,10 @@ class StaticRegistry(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":  # serves a file of known answers, inside the test's namespace
-    server = http.server.ThreadingHTTPServer((sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1", int(sys.argv[1])), StaticRegistry)
+    address = sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"
+    if ":" in address:
+        http.server.ThreadingHTTPServer.address_family = socket.AF_INET6
+    server = http.server.ThreadingHTTPServer((address, int(sys.argv[1])), StaticRegistry)
     with open(sys.argv[2]) as known:
         server.known = json.load(known)
     server.serve_forever()

@@ -18,17 +18,26 @@ IMAGE = "registry.test:5000/hello:1"
 
 
 class Network:
-    """Segments 172.31.<n>.0/24 with a router, which is 172.31.<n>.1 in each and serves IMAGE."""
+    """Segments 172.31.<n>.0/24 with a router, which is 172.31.<n>.1 in each and serves IMAGE; or with IPv6 alone, 2001:db8:31:<n>::/64."""
 
-    def __init__(self, segments=2):
+    def __init__(self, segments=2, ipv6=False):
         self.router = Namespace()
+        self.prefix, self.length = ("2001:db8:31:{}::", 64) if ipv6 else ("172.31.{}.", 24)
+        self.ipv6 = ipv6
         self.dir = tempfile.mkdtemp(prefix="dhow-hosts-", dir="/var/tmp")
         self.hosts, self.registry = [], None
-        run(self.router.inside(["sysctl", "-qw", "net.ipv4.ip_forward=1"]))
+        run(self.router.inside(["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1" if ipv6 else "net.ipv4.ip_forward=1"]))
         for n in range(1, segments + 1):
-            for command in (f"ip link add seg{n} type bridge", f"ip address add 172.31.{n}.1/24 dev seg{n}", f"ip link set seg{n} up"):
+            for command in (f"ip link add seg{n} type bridge", f"ip address add {self.address(n, 1)} dev seg{n}", f"ip link set seg{n} up"):
                 run(self.router.inside(command.split()))
         self.serve_image()
+
+    def at(self, segment, number):
+        return self.prefix.format(segment) + str(number)
+
+    def address(self, segment, number):
+        """As `ip address add` takes it."""
+        return f"{self.at(segment, number)}/{self.length}" + (" nodad" if self.ipv6 else "")
 
     def serve_image(self):
         hello = open(f"{BUILD}/examples/hello/hello", "rb").read()
@@ -37,11 +46,12 @@ class Network:
         with open(self.dir + "/registry.json", "w") as f:
             json.dump({path: (kind, body.decode("latin-1")) for path, (kind, body) in known.items()}, f)
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "docker_engine.py")
-        self.registry = subprocess.Popen(self.router.inside([sys.executable, program, "5000", self.dir + "/registry.json", "0.0.0.0"]))
-        eventually(lambda: run(self.router.inside(["curl", "-sf", "http://127.0.0.1:5000/v2/"]), check=False).returncode == 0)
+        self.registry = subprocess.Popen(self.router.inside([sys.executable, program, "5000", self.dir + "/registry.json", "::" if self.ipv6 else "0.0.0.0"]))
+        own = "[::1]" if self.ipv6 else "127.0.0.1"
+        eventually(lambda: run(self.router.inside(["curl", "-sf", f"http://{own}:5000/v2/"]), check=False).returncode == 0)
 
     def host(self, name, segment):
-        made = Host(self, name, segment, f"172.31.{segment}.{10 + len(self.hosts)}")
+        made = Host(self, name, segment, 10 + len(self.hosts))
         self.hosts.append(made)
         return made
 
@@ -58,8 +68,9 @@ class Network:
 
 
 class Host:
-    def __init__(self, network, name, segment, address):
-        self.network, self.name, self.address = network, name, address
+    def __init__(self, network, name, segment, number):
+        self.network, self.name, self.address = network, name, network.at(segment, number)
+        router = network.at(segment, 1)
         self.dir = f"{network.dir}/{name}"
         self.services = None
         self.log_path = self.dir + "/log"
@@ -75,10 +86,10 @@ class Host:
         self.link = "h" + uuid.uuid4().hex[:8]
         run(network.router.inside(["ip", "link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", str(self.holder.pid)]))
         run(network.router.inside(["ip", "link", "set", self.link, "up", "master", f"seg{segment}"]))
-        for command in (f"ip address add {address}/24 dev eth0", "ip link set eth0 up", f"ip route add default via 172.31.{segment}.1"):
+        for command in (f"ip address add {network.address(segment, number)} dev eth0", "ip link set eth0 up", f"ip route add default via {router}"):
             self.run(*command.split())
         with open(f"{self.dir}/registries.yaml", "w") as f:
-            f.write(f"registries:\n  registry.test:5000:\n    endpoint: http://172.31.{segment}.1:5000\n    insecure: true\n")
+            f.write(f"registries:\n  registry.test:5000:\n    endpoint: http://{f'[{router}]' if network.ipv6 else router}:5000\n    insecure: true\n")
         self.run("sh", "-c", f"mkdir -p /etc/dhow && cp {self.dir}/registries.yaml /etc/dhow/registries.yaml")
 
     def inside(self, args):

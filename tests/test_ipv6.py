@@ -3,13 +3,14 @@
 import ipaddress
 import json
 import os
+import re
 import signal
 import subprocess
 
 import pytest
 from harness import Cluster, eventually, run
 from hosts import Network, join_command
-from pods import apply, endpoint_addresses, in_pod, in_pod_network, publish_shell, role_process, shell_pod, wait_ready
+from pods import HELLO, apply, endpoint_addresses, in_pod, in_pod_network, publish_shell, role_process, shell_pod, wait_ready
 from test_dual_stack import BOTH, SERVE, answers, curl, from_pod, ips, service, url
 from test_join import WEB
 
@@ -206,7 +207,9 @@ def test_pods_keep_their_addresses_when_the_agent_dies(world):
 def test_ipv6_comes_first_of_two():
     cluster = Cluster(nodes=1, zones=1)
     try:
-        cluster.up("--ip-families", "IPv6,IPv4")
+        shown = cluster.up("--ip-families", "IPv6,IPv4", "--deploy", HELLO).stdout
+        application = re.search(r"application +(http://\[\S+\]/)\n", shown)[1]
+        assert "hello from pod" in run(cluster.net.inside(["curl", "-sf", "-m", "3", application])).stdout
         publish_shell(cluster)
         apply(cluster, service("web"), service("both", "PreferDualStack"), service("front", "RequireDualStack", type="LoadBalancer"),
               shell_pod("web", SERVE, labels={"app": "web"}), shell_pod("ask", "cat /etc/resolv.conf; exec sleep 100000"))
@@ -243,3 +246,45 @@ def test_ipv6_comes_first_of_two():
         assert not set(first_is_six(ips(late))) & {*ips(web), *ips(ask)}
     finally:
         cluster.destroy()
+
+
+def test_separate_hosts_may_have_ipv6_alone():
+    """Two hosts behind a router of IPv6: what the API, agents, the tunnel and pods do needs no IPv4; it goes as it came."""
+    network = Network(ipv6=True)
+    try:
+        a, b = network.host("host-a", 1), network.host("host-b", 2)
+        for host in (a, b):
+            host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding")
+        for args, said in ((["--pod-range", PODS], "give both ranges of the same families, in the same order"),
+                           (["--pod-range", "fd00::/64", "--service-range", SERVICES], "give an IPv6 range, from /32 to /60"),
+                           (["--pod-range", PODS + ",fd01::/56", "--service-range", SERVICES], "give one range, or one of IPv4 and one of IPv6"),
+                           ([], "this machine has no default route that would tell")):
+            refused = a.dhow("server", *args, check=False)
+            assert refused.returncode == 1 and said in refused.stderr, refused.stderr
+        shown = a.start("server", "--zone", "east-1", "--node", "--store", "etcd", "--pod-range", PODS, "--service-range", SERVICES, shows="dhow join")
+        server, token, pin = join_command(shown)
+        assert server == f"https://[{a.address}]:6443"
+        b.start("join", server, "--token", token, "--ca-hash", pin, "--zone", "east-2", shows="is node")
+        a.kubectl("apply", "-f", "-", input=json.dumps(WEB))
+        a.kubectl("apply", "-f", "-", input=json.dumps(service("web", ports=[{"port": 80, "targetPort": 8080}])))
+        a.kubectl("rollout", "status", "deployment/web", "--timeout=60s", timeout=70)
+        pods = sorted(a.get("pods")["items"], key=lambda pod: pod["spec"]["nodeName"])
+        assert [pod["status"]["hostIP"] for pod in pods] == [a.address, b.address]
+        slices = a.get("endpointslices", "-l", "kubernetes.io/service-name=kubernetes")["items"]
+        assert [(s["addressType"], s["endpoints"][0]["addresses"]) for s in slices] == [("IPv6", [a.address])]
+        web = a.get("service", "web")["spec"]["clusterIP"]
+        for pod, other in (pods, reversed(pods)):
+            for at, who in ((f"[{ips(other)[0]}]:8080", {other["spec"]["nodeName"]}), (f"[{web}]", {"host-a", "host-b"})):
+                def ask():
+                    return in_pod_network(pod, "curl", "-s", "-m", "3", f"http://{at}/", check=False)
+                eventually(lambda: {re.search(r"on node (\S+)", ask().stdout)[1] for _ in range(12)} == who)
+            told = in_pod_network(pod, "curl", "-sk", "-m", "3", "https://[fd00:10:96::1]/version", check=False).stdout
+            assert "gitVersion" in told, told
+            assert dig(pod, "web.default.svc.cluster.local", "AAAA") == [web]
+        assert "on node host-b" in b.run("curl", "-s", "-m", "3", f"http://[{ips(pods[1])[0]}]:8080/").stdout
+        for host in (b, a):
+            host.dhow("leave", "--force", timeout=120)
+            left = host.run("sh", "-c", "ip -6 route; ip -6 address; ip link; cat /proc/sys/net/ipv6/conf/all/forwarding").stdout
+            assert "fd00" not in left and "dhow" not in left and left.endswith("0\n"), left
+    finally:
+        network.destroy()
