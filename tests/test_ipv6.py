@@ -204,6 +204,18 @@ def test_pods_keep_their_addresses_when_the_agent_dies(world):
     cluster.kubectl("delete", "pod", "late", "--wait=false")
 
 
+def test_machines_that_are_made_later_have_ipv6(world):
+    cluster = world.cluster
+    cluster.kubectl("scale", "nodepool", "default", "--replicas=3")
+    name = eventually(lambda: next((n["metadata"]["name"] for n in cluster.get("nodes")["items"] if n["metadata"]["name"] not in world.nodes), None))
+    cluster.kubectl("wait", "--for=condition=Ready", "--timeout=20s", "node/" + name)
+    apply(cluster, shell_pod("new", SERVE, node=name))
+    new = wait_ready(cluster, "new")[0]
+    eventually(lambda: answers(from_pod(world.pods["ask-1"], ips(new)[0], 8080), 1) == {"new"})
+    cluster.kubectl("delete", "pod", "new")
+    cluster.kubectl("scale", "nodepool", "default", "--replicas=2")
+
+
 def test_ipv6_comes_first_of_two():
     cluster = Cluster(nodes=1, zones=1)
     try:

@@ -281,6 +281,7 @@ Task<Result<>> Provider::create(std::string name, std::string zone, NodeTraits t
     if (!run && !rep_->machines[name].traits.version.empty()) co_return Result<>();
   } else {
     CO_ASSIGN_OR_RETURN(known.plan.address, rep_->freeAddress(index));
+    known.plan.address6 = rep_->config.machineAddress6(known.plan.address);
   }
   // Taken before the disk is waited for, so that no other machine takes the address meanwhile.
   const bool isNew = rep_->machines.insert_or_assign(name, known).second;
