@@ -29,21 +29,26 @@ std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std
     NodeRoute route;
     route.podRange = IpPrefix::parse(podRange(*node, IpFamily::kV4)).valueOr(IpPrefix());
     route.podRange6 = IpPrefix::parse(podRange(*node, IpFamily::kV6)).valueOr(IpPrefix());
-    IpAddress any6;
+    IpAddress first, four;
     for (const json::value& entry : array(node->root(), {"status", "addresses"})) {
       if (!entry.is_object() || text(entry.get_object(), "type") != "InternalIP") continue;
       auto address = IpAddress::parse(text(entry.get_object(), "address"));
       if (!address.ok()) continue;
-      if (address->isV4() && route.nodeAddress.empty()) route.nodeAddress = *address;
+      if (first.empty()) first = *address;
+      if (address->isV4() && four.empty()) four = *address;
       if (address->isV6() && here6.ok() && here6->contains(*address)) route.nodeAddress6 = *address;
-      if (address->isV6() && any6.empty()) any6 = *address;
     }
-    route.onSegment = !route.nodeAddress.empty() && (!here.ok() || here->contains(route.nodeAddress));
-    if (route.nodeAddress.empty()) route.nodeAddress = any6;
-    if (route.podRange.address.empty()) {
+    if (first.isV4()) {
+      route.nodeAddress = first;
+      route.onSegment = !here.ok() || here->contains(first);
+    } else if (route.podRange.address.empty()) {
       route.podRange = std::exchange(route.podRange6, {});
       route.onSegment = !route.nodeAddress6.empty();
-      if (route.onSegment) route.nodeAddress = std::exchange(route.nodeAddress6, {});
+      route.nodeAddress = route.onSegment ? std::exchange(route.nodeAddress6, {}) : first;
+    } else {
+      // Directly by both families or by none: the tunnel has IPv6 outside, to every node of such a cluster.
+      route.onSegment = !route.nodeAddress6.empty() && here.ok() && here->contains(four);
+      route.nodeAddress = route.onSegment ? four : first;
     }
     if (!route.podRange.address.empty() && !route.nodeAddress.empty()) out.push_back(std::move(route));
   }

@@ -11,7 +11,7 @@
 namespace dhow::node {
 
 // `segment`: nodes inside it are reached directly; empty: all. By IPv6 those in `segment6` are; others by the tunnel,
-// which has IPv4 outside where the other node tells such an address.
+// which has the first family outside: that of a node's first address.
 std::vector<NodeRoute> nodeRoutes(const std::vector<ObjectPtr>& nodes, const std::string& self,
                                   const std::string& segment, const std::string& segment6);
 // A node's range of pod addresses of that family (spec.podCIDRs); empty when it has none.

@@ -63,15 +63,31 @@ TEST(NodeRoutes, OfIpv6AloneLeadDirectlyOrByATunnelOfIpv6) {
   EXPECT_EQ(routesText(parseRoutes(text)), text);
 }
 
-TEST(NodeRoutes, OfTwoFamiliesGoByIpv6WhereTheNodeHasNoOtherAddress) {
-  json::object root = node("n2", "fd00:10:244:2::/64", "2001:db8:2::2")->root();
-  root["spec"].as_object()["podCIDRs"] = json::array{"fd00:10:244:2::/64", "10.244.2.0/24"};
-  const auto routes = nodeRoutes({*Object::parse(json::serialize(root))}, "n1", "", "2001:db8:1::/64");
-  ASSERT_EQ(routes.size(), 1u);
-  EXPECT_EQ(routes[0].podRange.str(), "10.244.2.0/24");
-  EXPECT_EQ(routes[0].podRange6.str(), "fd00:10:244:2::/64");
-  EXPECT_EQ(routes[0].nodeAddress.str(), "2001:db8:2::2");
-  EXPECT_FALSE(routes[0].onSegment);
+TEST(NodeRoutes, OfIpv6FirstLeadDirectlyByBothFamiliesOrByATunnelOfIpv6) {
+  auto both = [](int number, const std::string& six, const std::string& four) {
+    const auto range6 = fmt::format("fd00:10:244:{}::/64", number);
+    json::object root = node(fmt::format("n{}", number), range6, six)->root();
+    root["spec"].as_object()["podCIDRs"] =
+        json::array{json::value(range6), json::value(fmt::format("10.244.{}.0/24", number))};
+    if (!four.empty())
+      client::arrayAt(root["status"].as_object(), "addresses")
+          .push_back(json::object{{"type", "InternalIP"}, {"address", four}});
+    return *Object::parse(json::serialize(root));
+  };
+  const std::vector<ObjectPtr> nodes = {both(2, "2001:db8:1::2", "10.0.1.2"), both(3, "2001:db8:2::2", "10.0.2.2"),
+                                        both(4, "2001:db8:1::4", ""), both(5, "2001:db8:3::2", "10.0.1.5")};
+  for (const std::string segment : {"10.0.1.0/24", ""}) {
+    const auto routes = nodeRoutes(nodes, "n1", segment, "2001:db8:1::/64");
+    ASSERT_EQ(routes.size(), 4u);
+    for (const NodeRoute& route : routes) {
+      const bool direct = &route == &routes[0] && !segment.empty();
+      EXPECT_EQ(route.onSegment, direct);
+      EXPECT_EQ(route.nodeAddress.isV4(), direct) << route.nodeAddress.str();
+      EXPECT_TRUE(route.podRange.address.isV4() && route.podRange6.address.isV6());
+    }
+    EXPECT_EQ(routes[0].nodeAddress6.str(), "2001:db8:1::2");
+    EXPECT_TRUE(routes[1].nodeAddress6.empty());
+  }
 }
 
 TEST(NodeRoutes, ComeBackFromDisk) {
