@@ -141,8 +141,8 @@ def test_kubectl_reaches_into_pods(world):
         process.kill()
         process.communicate()
     # A probe that fails is told with the address.
-    apply(cluster, shell_pod("sick", SERVE, container={"readinessProbe": {"httpGet": {"path": "/none", "port": 8080}, "periodSeconds": 1}}))
-    eventually(lambda: "HTTP probe failed with statuscode: 404" in cluster.kubectl("describe", "pod", "sick").stdout)
+    apply(cluster, shell_pod("sick", SERVE, container={"readinessProbe": {"httpGet": {"path": "/", "port": 8081}, "periodSeconds": 1}}))
+    eventually(lambda: re.search(r'Readiness probe failed: Get "http://\[fd00:10:244:[0-9a-f:]+\]:8081/"', cluster.kubectl("describe", "pod", "sick").stdout))
     cluster.kubectl("delete", "pod", "sick", "--wait=false")
 
 
@@ -202,6 +202,15 @@ def test_pods_keep_their_addresses_when_the_agent_dies(world):
     status = cluster.get("pod", "web-0")["status"]
     assert [e["ip"] for e in status["podIPs"]] == ips(world.pods["web-0"]) and status["containerStatuses"][0]["restartCount"] == 0
     cluster.kubectl("delete", "pod", "late", "--wait=false")
+
+
+def test_a_zone_that_was_cut_off_is_reached_again(world):
+    cluster = world.cluster
+    address = cluster.get("service", "front")["status"]["loadBalancer"]["ingress"][0]["ip"]
+    cluster.dhow("zone", "cut", "local-east-2")
+    cluster.dhow("zone", "restore", "local-east-2")
+    eventually(lambda: answers(lambda: world.from_machine(address)) == BOTH)
+    eventually(lambda: answers(from_pod(world.pods["ask-0"], ips(world.pods["web-1"])[0], 8080), 1) == {"web-1"})
 
 
 def test_machines_that_are_made_later_have_ipv6(world):

@@ -2,6 +2,7 @@
 
 #include "base/strings.h"
 #include "base/time.h"
+#include "base/url_host.h"
 
 namespace dhow::node {
 
@@ -32,7 +33,8 @@ Task<ProbeOutcome> lookHttp(Connector& connector, const HandlerTarget& target, c
                             Duration limit) {
   auto request = httpRequest(target, action);
   if (!request.ok()) co_return failure(request.error().message());
-  const std::string url = fmt::format("{}://{}:{}{}", request->scheme, request->host, request->port, request->path);
+  const std::string url =
+      fmt::format("{}://{}:{}{}", request->scheme, urlHost(request->host), request->port, request->path);
   auto answer = co_await connector.httpGet(std::move(*request), limit);
   if (!answer.ok()) co_return failure(fmt::format("Get \"{}\": {}", url, answer.error().message()));
   if (answer->status >= 200 && answer->status < 400) co_return ProbeOutcome{true, {}};
@@ -87,7 +89,7 @@ Task<ProbeOutcome> look(Connector& connector, HandlerTarget target, json::object
     if (host.empty()) host = target.podIp;
     auto connected = co_await connector.tcpConnect(host, *port, limit);
     if (connected.ok()) co_return ProbeOutcome{true, {}};
-    co_return failure(fmt::format("dial tcp {}:{}: {}", host, *port, connected.error().message()));
+    co_return failure(fmt::format("dial tcp {}:{}: {}", urlHost(host), *port, connected.error().message()));
   }
   if (const json::object& action = object(probe, {"grpc"}); !action.empty()) {
     auto port = portOf(target.container, field(action, {"port"}));

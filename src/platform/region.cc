@@ -78,6 +78,8 @@ Result<> setUpRouter(const ClusterConfig& config) {
     RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv4/neigh/{}/mcast_solicit", zoneBridge(zone)), "5"));
     if (!config.ipv6()) continue;
     RETURN_IF_ERROR(skipDetection(zoneBridge(zone)));
+    // Of IPv6 the kernel else takes it away when the zone is cut off.
+    RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv6/conf/{}/keep_addr_on_down", zoneBridge(zone)), "1"));
     ASSIGN_OR_RETURN(auto address6, prefix(config.zoneGateway6(zone), kSegment6));
     RETURN_IF_ERROR(links.addAddress(bridge, address6));
     RETURN_IF_ERROR(setSysctl(fmt::format("net/ipv6/neigh/{}/retrans_time_ms", zoneBridge(zone)), "100"));
