@@ -272,7 +272,9 @@ void Compiler::elsewhere(const Source& source, const ServicePort& port, Backend&
     problem(source, "BackendNotServed", fmt::format("the externalName \"{}\" is no name", name));
     return;
   }
-  externalNameLines(backend.lines, name, port.number, backend.serverOptions, out_.config.files);
+  // A node may reach nothing by IPv6, which HAProxy would prefer.
+  externalNameLines(backend.lines, name, port.number, documents_.ipv6Alone ? "ipv6" : "ipv4", backend.serverOptions,
+                    out_.config.files);
 }
 
 // The route to the backend, which is made when it is not there yet.

@@ -24,6 +24,7 @@ struct Documents {
   using Find = std::function<ObjectPtr(std::string_view ns, std::string_view name)>;
   Find service, secret, configMap;
   std::function<std::vector<ObjectPtr>(std::string_view ns, std::string_view service)> slices;
+  bool ipv6Alone = false;  // the node has no address of IPv4
 };
 
 struct Problem {

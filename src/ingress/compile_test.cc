@@ -313,6 +313,9 @@ TEST_F(Compile, WhatMayLeadBackComesOnce) {
               testing::AllOf(guarded, HasSubstr("do-resolve(txn.elsewhere,cluster,ipv4) str(x.test)"),
                              HasSubstr("if { var(txn.elsewhere) -m ip -f @own_addresses }"),
                              HasSubstr("server external 0.0.0.0:80 ")));
+  documents_.ipv6Alone = true;
+  EXPECT_THAT(lines(R"({"type":"ExternalName","externalName":"x.test"})"),
+              HasSubstr("do-resolve(txn.elsewhere,cluster,ipv6) str(x.test)"));
   EXPECT_THAT(lines(R"({"ports":[{"port":80}]})"), guarded) << "its endpoints are somebody's";
   EXPECT_THAT(lines(R"({"ports":[{"port":80}],"selector":{"app":"web"}})"), testing::Not(HasSubstr("508")));
   EXPECT_THAT(lines(R"({"type":"ExternalName","externalName":"127.0.0.1"})"),

@@ -135,6 +135,7 @@ struct Edge::Rep {
   bool compileAll() {
     Documents documents;
     documents.classes = classes.list();
+    documents.ipv6Alone = places.address.empty();
     std::set<NamedObjects::Name> names;
     for (const auto& ingress : ingresses.list()) {
       if (!isOurs(*ingress) || ingress->deleting()) continue;

@@ -20,11 +20,10 @@ constexpr std::string_view kNobodyElse =
 
 }  // namespace
 
-void externalNameLines(std::vector<std::string>& out, const std::string& name, int64_t port, const std::string& options,
-                       Files& files) {
+void externalNameLines(std::vector<std::string>& out, const std::string& name, int64_t port, std::string_view family,
+                       const std::string& options, Files& files) {
   files.emplace(kOwnAddresses, kNobodyElse);
-  // A node may reach nothing by IPv6, which HAProxy would prefer.
-  out.push_back(fmt::format("http-request do-resolve(txn.elsewhere,cluster,ipv4) str({})", name));
+  out.push_back(fmt::format("http-request do-resolve(txn.elsewhere,cluster,{}) str({})", family, name));
   constexpr std::string_view kRefuse =
       "http-request return status 503 content-type 'text/plain; charset=utf-8' string '{}' {}";
   out.push_back(fmt::format(kRefuse, "the name leads nowhere", "unless { var(txn.elsewhere) -m found }"));

@@ -14,8 +14,9 @@ namespace dhow::ingress {
 constexpr const char* kOwnAddresses = "own_addresses";
 
 // Adds a section's lines, and the file, to which a node adds its own addresses. `options`: of the server's line.
-void externalNameLines(std::vector<std::string>& out, const std::string& name, int64_t port, const std::string& options,
-                       Files& files);
+// `family`: "ipv4" or "ipv6", which is taken where the name has addresses of both.
+void externalNameLines(std::vector<std::string>& out, const std::string& name, int64_t port, std::string_view family,
+                       const std::string& options, Files& files);
 // This network namespace's, where `files` has the file.
 void addOwnAddresses(Files& files);
 

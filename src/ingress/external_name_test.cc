@@ -70,7 +70,7 @@ TEST(ExternalName, LeadsToNoAddressOfTheNodeItself) {
     for (const char* name : {"near.test", "own.test", "link.test", "far.test"}) {
       config.prefixes[fmt::format("i|{}/", name)] = name;
       // As the DNS writes it.
-      externalNameLines(config.backends[name].lines, fmt::format("{}.", name), 8001, "", config.files);
+      externalNameLines(config.backends[name].lines, fmt::format("{}.", name), 8001, "ipv4", "", config.files);
     }
     // Nothing else than this network's own addresses could answer here.
     const std::string always = config.files[kOwnAddresses];

@@ -8,8 +8,8 @@
 #include <functional>
 #include <memory>
 
-#include "base/loop.h"
 #include "base/fd.h"
+#include "base/loop.h"
 
 namespace dhow::ingress {
 
