@@ -185,9 +185,11 @@ IpAddress BridgeNetwork::Rep::likeIn6(const IpAddress& address) const {
 }
 
 IpAddress BridgeNetwork::Rep::likeIn4(const IpAddress& address) const {
-  const std::string_view bytes = address.bytes(), network = options.subnet6.network().bytes();
-  auto low = [](std::string_view of) { return IpAddress::fromBytes(of.substr(of.size() - 4)).v4Value(); };
-  return options.subnet.network().plus(low(bytes) - low(network));
+  constexpr size_t kNumber = 4;  // bytes
+  auto low = [](const IpAddress& of) {
+    return IpAddress::fromBytes(of.bytes().substr(of.bytes().size() - kNumber)).v4Value();
+  };
+  return options.subnet.network().plus(low(address) - low(options.subnet6.network()));
 }
 
 // The bridge's only one of that family, but for a link's own.
