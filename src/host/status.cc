@@ -23,7 +23,7 @@ NodeState stateOfNode(const client::Object& node) {
   const auto status = ready ? text(*ready, "status") : std::string_view();
   out.state = status == "True" ? "Ready" : status == "Unknown" ? "Unknown" : "NotReady";
   for (const auto& address : client::array(node.root(), {"status", "addresses"})) {
-    if (address.is_object() && text(address.get_object(), "type") == "InternalIP")
+    if (out.address.empty() && address.is_object() && text(address.get_object(), "type") == "InternalIP")
       out.address = text(address.get_object(), "address");
   }
   return out;

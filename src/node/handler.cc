@@ -36,7 +36,11 @@ Task<ProbeOutcome> lookHttp(Connector& connector, const HandlerTarget& target, c
   const std::string url =
       fmt::format("{}://{}:{}{}", request->scheme, urlHost(request->host), request->port, request->path);
   auto answer = co_await connector.httpGet(std::move(*request), limit);
-  if (!answer.ok()) co_return failure(fmt::format("Get \"{}\": {}", url, answer.error().message()));
+  if (!answer.ok()) {
+    // A connection that failed has told what was asked, a time limit has not.
+    const std::string& said = answer.error().message();
+    co_return failure(said.starts_with("Get \"") ? said : fmt::format("Get \"{}\": {}", url, said));
+  }
   if (answer->status >= 200 && answer->status < 400) co_return ProbeOutcome{true, {}};
   co_return failure(fmt::format("HTTP probe failed with statuscode: {}", answer->status));
 }
