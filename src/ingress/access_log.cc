@@ -65,13 +65,13 @@ struct AccessLog::Rep {
         gate(l),
         stopped(l) {}
 
-  // What is in the pipe, into the file.
-  Result<> drain() {
+  // What is in the pipe, into the file. False: there was nothing.
+  Result<bool> drain() {
     buffer.resize(kReadAtOnce);
-    while (true) {
-      const ssize_t count = ::read(readable.native_handle(), buffer.data(), buffer.size());
+    for (bool any = false;; any = true) {
+      const ssize_t count = ::read(fd.get(), buffer.data(), buffer.size());
       if (count < 0 && errno == EINTR) continue;
-      if (count < 0 && errno == EAGAIN) return {};
+      if (count < 0 && errno == EAGAIN) return any;
       if (count < 0) return Error::fromErrno("read " + pipe);
       rest.append(buffer.data(), static_cast<size_t>(count));
       const size_t end = rest.rfind('\n');
@@ -81,7 +81,7 @@ struct AccessLog::Rep {
         if (!records.empty()) RETURN_IF_ERROR(out.append(records));
       }
       if (rest.size() > kLongestLine) rest.clear();
-      if (static_cast<size_t>(count) < buffer.size()) return {};
+      if (static_cast<size_t>(count) < buffer.size()) return true;
     }
   }
 
@@ -89,14 +89,20 @@ struct AccessLog::Rep {
     bool complained = false;
     while (!self->stopping) {
       boost::system::error_code error;
+      self->readable.assign(self->fd.get());
       co_await self->readable.async_wait(asio::posix::descriptor_base::wait_read,
                                          asio::redirect_error(asio::use_awaitable, error));
-      if (error || self->stopping) break;
-      Result<> done = co_await self->pool.run(self->loop, [self] { return self->drain(); });
-      if (!done.ok() && !std::exchange(complained, true))
-        log::error("ingress", "lines are missing in the access log: {}", done.error().message());
-      if (done.ok()) complained = false;
-      if (!self->stopping) co_await self->stopped.waitFor(done.ok() ? kGather : kRetry);
+      // While lines come nobody waits for them: each one that HAProxy writes would wake who does.
+      self->readable.release();
+      if (error) break;
+      for (bool more = true; more && !self->stopping;) {
+        Result<bool> done = co_await self->pool.run(self->loop, [self] { return self->drain(); });
+        if (!done.ok() && !std::exchange(complained, true))
+          log::error("ingress", "lines are missing in the access log: {}", done.error().message());
+        if (done.ok()) complained = false;
+        more = done.valueOr(true);
+        if (more && !self->stopping) co_await self->stopped.waitFor(done.ok() ? kGather : kRetry);
+      }
     }
   }
 
@@ -106,7 +112,8 @@ struct AccessLog::Rep {
   RotatedFile out;
   std::string buffer;
   std::string rest;  // a line that has not ended
-  asio::posix::stream_descriptor readable;
+  UniqueFd fd;
+  asio::posix::stream_descriptor readable;  // has `fd` while it is waited for
   bool stopping = false;
   Gate gate;
   Signal stopped;
@@ -122,7 +129,7 @@ void AccessLog::start() {
     log::error("ingress", "no access log: {}", opened.error().message());
     return;
   }
-  rep_->readable.assign(opened->release());
+  rep_->fd = std::move(*opened);
   rep_->gate.spawn(Rep::run(rep_.get()));
 }
 
