@@ -121,28 +121,33 @@ TEST(Controller, WorksOnSeveralKeysAtOnceButNeverTwiceOnOne) {
   runOn(loop, controller.stop());
 }
 
+struct Handling {
+  Task<Result<>> reconcile(std::string) {
+    inside = inside || now;
+    ++done;
+    co_return Result<>();
+  }
+  bool now = false, inside = false;
+  int done = 0;
+};
+
 // A handler goes through names that a reconciliation removes.
 TEST(Controller, DoesNotBeginInsideTheHandlerThatAddsAKey) {
   SimLoop loop;
   FakeClient api(loop);
-  bool handling = false, inside = false;
-  int done = 0;
-  Controller controller(loop, {.name = "probe"}, [&](std::string) -> Task<Result<>> {
-    inside = inside || handling;
-    ++done;
-    co_return Result<>();
-  });
+  Handling handling;
+  Controller controller(loop, {.name = "probe"}, [&](std::string key) { return handling.reconcile(key); });
   controller.watch(api.of(kConfigMaps), [&](const ObjectPtr&, const ObjectPtr&, WorkQueue& queue) {
-    handling = true;
+    handling.now = true;
     for (const char* key : {"a", "b"}) queue.add(key);
-    handling = false;
+    handling.now = false;
   });
   controller.start();
   loop.advance(1ms);
   loop.post([&] { api.seed(kConfigMaps, {{"metadata", {{"name", "c"}}}}); });
   loop.advance(1s);
-  EXPECT_EQ(done, 2);
-  EXPECT_FALSE(inside);
+  EXPECT_EQ(handling.done, 2);
+  EXPECT_FALSE(handling.inside);
   runOn(loop, controller.stop());
 }
 

@@ -25,6 +25,8 @@ using object::ObjectPtr;
 namespace {
 
 constexpr Duration kConnectLimit = std::chrono::milliseconds(250);
+constexpr int kApplyTries = 5;
+constexpr Duration kApplyPause = std::chrono::milliseconds(500);
 
 struct Manifest {
   const object::KindInfo* kind;
@@ -189,14 +191,28 @@ Result<> checkExample(const std::string& folder, const std::string& programs) {
   return {};
 }
 
+namespace {
+
+// To apply the same twice does no harm, so a connection that ends is no reason to give up.
+Task<Result<>> applyOne(Loop& loop, HttpClient& api, const Manifest& manifest) {
+  for (int tried = 1;; ++tried) {
+    auto applied = co_await api.patch(manifest.kind->resource(), manifest.ns, manifest.name, "",
+                                      client::PatchType::kApply, manifest.document);
+    if (applied.ok()) co_return Result<>();
+    if (!applied.error().is(Code::kUnavailable) || tried == kApplyTries)
+      co_return std::move(applied).error().wrap("apply " + manifest.name);
+    co_await loop.sleep(kApplyPause);
+  }
+}
+
+}  // namespace
+
 Task<Result<>> applyManifests(Loop& loop, const ClusterConfig& config, std::string folder) {
   CO_ASSIGN_OR_RETURN(auto manifests, readManifests(folder));
   CO_ASSIGN_OR_RETURN(auto api, clientOf(loop, config));
   Result<> done;
   for (auto& manifest : manifests) {
-    auto applied = co_await api->patch(manifest.kind->resource(), manifest.ns, manifest.name, "",
-                                       client::PatchType::kApply, manifest.document);
-    if (!applied.ok()) done = std::move(applied).error().wrap("apply " + manifest.name);
+    done = co_await applyOne(loop, *api, manifest);
     if (!done.ok()) break;
   }
   co_await api->stop();
