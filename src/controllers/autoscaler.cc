@@ -135,13 +135,14 @@ bool AutoscalerController::couldTake(const Object& pool, const Object& pod, cons
   return false;
 }
 
-std::vector<AutoscalerController::Room> AutoscalerController::roomsOf(const std::vector<ObjectPtr>& machines) const {
+std::vector<AutoscalerController::Room> AutoscalerController::roomsOf(const std::vector<ObjectPtr>& machines,
+                                                                      WallTime since) const {
   std::vector<Room> out;
   for (const ObjectPtr& machine : machines) {
     ObjectPtr node = nodes_.get("", nodeNameOf(*machine));
     if (!node || !nodeReady(*node)) continue;
-    const WallTime since = client::time(*condition(node->root(), "Ready"), {"lastTransitionTime"}).value_or(WallTime());
-    Room room{std::string(node->name()), std::string(node->label(kZoneLabel)), allocatableOf(*node), since};
+    if (client::time(*condition(node->root(), "Ready"), {"lastTransitionTime"}).value_or(WallTime()) < since) continue;
+    Room room{std::string(node->name()), std::string(node->label(kZoneLabel)), allocatableOf(*node)};
     for (const ObjectPtr& pod : pods_.byIndex(kPodsOfNode, node->name())) {
       if (!podFinished(*pod)) room.left -= requestsOf(*pod);
     }
@@ -212,8 +213,7 @@ Task<Result<>> AutoscalerController::reconcile(std::string key) {
     co_return Result<>();
   }
   // Nodes that have just come, which the scheduler had no time to fill.
-  std::vector<Room> fresh = roomsOf(machines);
-  std::erase_if(fresh, [&](const Room& room) { return context_.loop.wallNow() - room.since > kFresh; });
+  std::vector<Room> fresh = roomsOf(machines, context_.loop.wallNow() - kFresh);
   if (!fresh.empty()) controller_.queue().addAfter(key, kFresh);
   const int64_t wanted = std::min(wantedFor(*pool, machines, std::move(fresh)), *most);
   if (wanted > count) {

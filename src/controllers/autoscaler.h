@@ -33,13 +33,12 @@ class AutoscalerController final : public Component {
   bool couldTake(const Object& pool, const Object& pod, const Amount& size) const;
   // What one machine of the pool has room for.
   std::optional<Amount> sizeOf(const Object& pool, const std::vector<ObjectPtr>& machines) const;
-  // What is left of a node that is Ready since then.
   struct Room {
     std::string node, zone;
     Amount left;
-    WallTime since;
   };
-  std::vector<Room> roomsOf(const std::vector<ObjectPtr>& machines) const;
+  // Of machines whose nodes are Ready, and have become so after `since`.
+  std::vector<Room> roomsOf(const std::vector<ObjectPtr>& machines, WallTime since = {}) const;
   static bool take(std::vector<Room>& rooms, const Object& pod);  // of the first that has enough
   int64_t wantedFor(const Object& pool, const std::vector<ObjectPtr>& machines, std::vector<Room> fresh) const;
   // A machine that could go, and when it may; null when there is none.

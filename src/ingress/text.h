@@ -9,6 +9,7 @@
 
 #include "base/digest.h"
 #include "base/strings.h"
+#include "base/url_host.h"
 
 namespace dhow::ingress {
 
@@ -74,8 +75,7 @@ inline std::vector<std::string> linesOfWords(std::string_view begin, const std::
 
 // "10.0.0.1:80", "[fd00::1]:80".
 inline std::string endpointText(std::string_view address, uint64_t port) {
-  return address.find(':') == std::string_view::npos ? fmt::format("{}:{}", address, port)
-                                                     : fmt::format("[{}]:{}", address, port);
+  return fmt::format("{}:{}", urlHost(address), port);
 }
 
 struct Endpoint {

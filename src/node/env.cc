@@ -1,6 +1,7 @@
 #include "env.h"
 
 #include "base/strings.h"
+#include "base/url_host.h"
 
 namespace dhow::node {
 
@@ -269,9 +270,7 @@ EnvList serviceEnv(const std::vector<ObjectPtr>& services, std::string_view ns, 
       const std::string number_ = std::to_string(number(port, {"port"}, 0));
       std::string_view given = text(port, "protocol");
       const std::string protocol(given.empty() ? "TCP" : given);
-      const std::string host =
-          address.find(':') == std::string_view::npos ? std::string(address) : fmt::format("[{}]", address);
-      const std::string url = fmt::format("{}://{}:{}", toLower(protocol), host, number_);
+      const std::string url = fmt::format("{}://{}:{}", toLower(protocol), urlHost(address), number_);
       if (first) {
         put(out, name + "_SERVICE_HOST", std::string(address));
         put(out, name + "_SERVICE_PORT", number_);
