@@ -490,13 +490,10 @@ Result<> Master::stand() {
   election.onLead = [lead] { lead(true); };
   election.onLost = [lead] { lead(false); };
   elector = std::make_unique<client::LeaderElector>(loop, *leaseClient, std::move(election));
-  // A lease that is given up is taken at once.
   leases = api->caches()
                .of(object::resources::kLeases)
-               .subscribe([this](const object::ObjectPtr&, const object::ObjectPtr& after) {
-                 if (after && after->name() != kLeaseName) return;
-                 const bool free = !after || client::text(after->root(), {"spec", "holderIdentity"}).empty();
-                 if (free && !elector->leading()) elector->look();
+               .subscribe([this](const object::ObjectPtr& before, const object::ObjectPtr& after) {
+                 if ((after ? after : before)->name() == kLeaseName) elector->saw(after);
                });
   elector->start();
   return {};

@@ -386,6 +386,24 @@ TEST(LeaderElector, AnothersLeaseEndsByTheObserversOwnClockWhateverTimesItTells)
   }
 }
 
+// A look may hang as long as the store has no leader of its own, and the time that it takes is not added.
+TEST(LeaderElector, ARenewalThatWasWatchedCountsFromWhenItCame) {
+  SimLoop loop;
+  FakeClient api(loop);
+  ObjectPtr lease = api.seed(
+      object::resources::kLeases,
+      R"({"metadata":{"name":"dhow","namespace":"kube-system"},"spec":{"holderIdentity":"a","leaseDurationSeconds":7}})");
+  LeaderElector b(loop, api, {.name = "dhow", .identity = "b"});
+  const TimePoint seen = loop.now();
+  b.saw(lease);
+  loop.advance(5s);
+  b.start();
+  ASSERT_TRUE(loop.runUntil([&] { return b.leading(); }, 60s));
+  EXPECT_GE(loop.now() - seen, 7s);
+  EXPECT_LT(loop.now() - seen, 8s);
+  runOn(loop, b.stop());
+}
+
 TEST(LeadingClient, WritesOnlyWhileItsProcessLeads) {
   SimLoop loop;
   FakeClient api(loop);

@@ -1,6 +1,7 @@
 #include "client/leader.h"
 
 #include "base/log.h"
+#include "base/strings.h"
 #include "base/time.h"
 #include "client/fields.h"
 
@@ -78,6 +79,19 @@ json::object LeaderElector::leaseBody(std::string_view holder, int64_t transitio
             {"leaseTransitions", transitions}}}};
 }
 
+void LeaderElector::note(const ObjectPtr& lease) {
+  const uint64_t version = parseUint(text(lease->metadata(), "resourceVersion")).value_or(0);
+  if (version <= seenVersion_) return;
+  seenVersion_ = version;
+  seenAt_ = loop_.now();
+}
+
+void LeaderElector::saw(const ObjectPtr& lease) {
+  if (lease) note(lease);
+  const bool free = !lease || text(lease->root(), {"spec", "holderIdentity"}).empty();
+  if (free && !leading_) wake_.notify();
+}
+
 Task<Result<>> LeaderElector::tryAcquire() {
   Result<ObjectPtr> got = co_await client_.get(kLeases, options_.ns, options_.name);
   if (!got.ok()) {
@@ -89,11 +103,7 @@ Task<Result<>> LeaderElector::tryAcquire() {
     co_return Result<>();
   }
   ObjectPtr lease = *got;
-  const std::string version(text(lease->metadata(), "resourceVersion"));
-  if (version != seenVersion_) {
-    seenVersion_ = version;
-    seenAt_ = loop_.now();
-  }
+  note(lease);
   holder_ = text(lease->root(), {"spec", "holderIdentity"});
   const bool ours = holder_ == options_.identity;
   if (!ours && !holder_.empty()) {
@@ -112,8 +122,7 @@ Task<Result<>> LeaderElector::tryAcquire() {
   if (!updated.ok()) co_return std::move(updated).error();
   lease_ = *updated;
   holder_ = options_.identity;
-  seenVersion_ = text(lease_->metadata(), "resourceVersion");
-  seenAt_ = loop_.now();
+  note(lease_);
   co_return Result<>();
 }
 

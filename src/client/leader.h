@@ -31,8 +31,9 @@ class LeaderElector {
   // Gives the lease up, so that another takes over at once.
   Task<> stop();
   bool leading() const { return leading_; }
-  // Looks again at once: somebody has seen the lease change.
-  void look() { wake_.notify(); }
+  // Somebody watches the lease, and has seen it like this; null: it is gone. A renewal then counts from when it came,
+  // and not from the next look, which may wait long while the store is without its leader; a free one is taken at once.
+  void saw(const ObjectPtr& lease);
   // Who holds the lease, as last seen.
   const std::string& holder() const { return holder_; }
 
@@ -40,6 +41,7 @@ class LeaderElector {
   static Task<> run(LeaderElector* self);
   Duration pause() const;
   Task<Result<>> tryAcquire();
+  void note(const ObjectPtr& lease);
   Task<> release();
   boost::json::object leaseBody(std::string_view holder, int64_t transitions, std::string_view acquireTime) const;
   void setLeading(bool leading);
@@ -48,7 +50,7 @@ class LeaderElector {
   Client& client_;
   Options options_;
   std::string holder_;
-  std::string seenVersion_;
+  uint64_t seenVersion_ = 0;
   TimePoint seenAt_{};
   TimePoint liveUntil_{};  // of another's lease
   Timer expiry_;

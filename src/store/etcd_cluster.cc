@@ -17,7 +17,12 @@ constexpr Duration kAskMemberAgain = std::chrono::milliseconds(100);
 }  // namespace
 
 struct EtcdCluster::Pending {
-  explicit Pending(Loop& loop) : news(loop) {}
+  Pending(Loop& loop, Repeat repeat, uint64_t term) : repeat(repeat), term(term), news(loop) {}
+  // By an election, and not just slow.
+  bool overtaken(uint64_t now) const { return late && repeat == Repeat::kAlways && term != 0 && term < now; }
+  const Repeat repeat;
+  const uint64_t term;  // when it was sent
+  bool late = false;
   std::optional<Answer> answer;
   Signal news;
 };
@@ -150,19 +155,44 @@ Task<> EtcdCluster::ask(std::shared_ptr<Pending> pending, std::shared_ptr<GrpcCh
 }
 
 Task<Answer> EtcdCluster::attempt(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
-                                  std::string method, std::string request, Duration limit) {
-  if (!self->options_.allMembers) {
-    auto answer = co_await GrpcChannel::call(std::move(channel), std::move(method), std::move(request), limit);
-    co_return answer;
-  }
-  auto pending = std::make_shared<Pending>(self->loop_);
-  Timer unanswered = self->loop_.after(kUnanswered, [self] { self->checkQuorum(); });
+                                  std::string method, std::string request, Repeat repeat, Duration limit) {
+  auto pending = std::make_shared<Pending>(self->loop_, repeat, self->term_);
+  Timer late = self->loop_.after(kUnanswered, [self, pending] {
+    pending->late = true;
+    pending->news.notify();
+    self->checkQuorum();
+    if (self->seekers_ > 0) return;
+    self->seekers_ = self->channels_.size();
+    for (const auto& one : self->channels_) spawn(self->loop_, seekLeader(self, one));
+  });
   spawn(self->loop_, ask(pending, std::move(channel), std::move(method), std::move(request), limit));
   self->pending_.insert(pending);
-  while (!pending->answer && !self->outage_) co_await pending->news.wait();
+  while (!pending->answer && !pending->overtaken(self->term_) && !self->outage_) co_await pending->news.wait();
   self->pending_.erase(pending);
-  if (!pending->answer) co_return Answer::failed(Failure::kLost, *self->outage_);
-  co_return std::move(*pending->answer);
+  if (pending->answer) co_return std::move(*pending->answer);
+  if (self->outage_) co_return Answer::failed(Failure::kLost, *self->outage_);
+  co_return Answer::failed(Failure::kLost, Error(Code::kUnavailable, "etcd elected a leader meanwhile"));
+}
+
+bool EtcdCluster::callsAreLate() const {
+  return !closed_ && !outage_ &&
+         std::any_of(pending_.begin(), pending_.end(), [](const auto& pending) { return pending->late; });
+}
+
+Task<> EtcdCluster::seekLeader(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel) {
+  while (self->callsAreLate()) {
+    auto answer = co_await GrpcChannel::call(channel, "/etcdserverpb.Maintenance/Status", "", kMemberAnswers, false);
+    auto status = etcd::readStatus(answer.message);
+    if (answer.ok() && status.ok() && status->leaderId != 0) self->heardLeader(status->raftTerm);
+    if (self->callsAreLate()) co_await self->loop_.sleep(kAskMemberAgain);
+  }
+  --self->seekers_;
+}
+
+void EtcdCluster::heardLeader(uint64_t term) {
+  if (term <= term_) return;
+  term_ = term;
+  for (const auto& pending : pending_) pending->news.notify();
 }
 
 // Asks one endpoint after another until one can serve again, or close().
@@ -200,9 +230,10 @@ Task<EtcdCluster::Outcome> EtcdCluster::call(std::shared_ptr<EtcdCluster> self, 
     } else {
       auto channel = self->channel();
       Duration limit = std::clamp<Duration>(end - self->loop_.now(), std::chrono::milliseconds(100), kAttempt);
-      out.answer = co_await attempt(self, channel, method, request, limit);
+      out.answer = co_await attempt(self, channel, method, request, repeat, limit);
       if (out.answer.ok() || out.answer.failure == Failure::kRefused) {
         self->recovered();
+        if (out.answer.ok()) self->heardLeader(etcd::headerOf(out.answer.message).term);
         co_return out;
       }
       self->failed(channel);

@@ -56,9 +56,14 @@ class EtcdCluster : public std::enable_shared_from_this<EtcdCluster> {
   struct Pending;
   static Task<> ask(std::shared_ptr<Pending> pending, std::shared_ptr<GrpcChannel> channel, std::string method,
                     std::string request, Duration limit);
-  // Ends without an answer when an outage begins: what has been sent may yet be done.
+  // Ends without an answer when an outage begins, or a leader is elected while it waits: what has been sent may yet be
+  // done, and a new leader knows nothing of what was on its way to the old one.
   static Task<Answer> attempt(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
-                              std::string method, std::string request, Duration limit);
+                              std::string method, std::string request, Repeat repeat, Duration limit);
+  bool callsAreLate() const;
+  // Asks that member for its leader as long as calls are late: nobody tells of an election.
+  static Task<> seekLeader(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel);
+  void heardLeader(uint64_t term);
   static Task<> probe(std::shared_ptr<EtcdCluster> self);
 
   Loop& loop_;
@@ -69,6 +74,8 @@ class EtcdCluster : public std::enable_shared_from_this<EtcdCluster> {
   TimePoint lastTrouble_{};
   std::optional<Error> outage_;
   std::set<std::shared_ptr<Pending>> pending_;
+  uint64_t term_ = 0;  // raft's, as last heard: each leader has its own
+  size_t seekers_ = 0;
   bool checking_ = false;
   bool probing_ = false;
   bool closed_ = false;

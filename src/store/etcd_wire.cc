@@ -71,6 +71,11 @@ Header readHeader(std::string_view bytes) {
   return out;
 }
 
+Header headerOf(std::string_view answer) {
+  ProtoReader in(answer);
+  return in.next() && in.field() == 1 ? readHeader(in.bytes()) : Header();
+}
+
 std::string endOf(std::string_view prefix) {
   std::string end(prefix);
   while (!end.empty()) {

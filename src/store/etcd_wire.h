@@ -19,6 +19,8 @@ struct Header {
   uint64_t term = 0;
 };
 Header readHeader(std::string_view bytes);
+// Of any answer: each begins with it.
+Header headerOf(std::string_view answer);
 
 // The first key after all that start with `prefix`; "\0" stands for the end of all keys.
 std::string endOf(std::string_view prefix);
