@@ -339,8 +339,6 @@ Task<Result<bool>> MachineController::drain(ObjectPtr machine, ObjectPtr node) {
   if (!drained.ok()) co_return std::move(drained).error();
   const WallTime now = context_.loop.wallNow();
   json::object status = client::object(machine->root(), {"status"});
-  if (text(status, "phase") != "Draining") status["since"] = formatTime(now);
-  status["phase"] = "Draining";
   json::object& told = objectAt(status, "drain");
   const auto started = client::time(told, {"startedAt"});
   if (!started) told["startedAt"] = formatTime(now);
@@ -361,6 +359,12 @@ Task<Result<bool>> MachineController::drain(ObjectPtr machine, ObjectPtr node) {
     if (!clients.ok()) co_return std::move(clients).error();
     message = *std::move(clients);
     empty = message.empty();
+  }
+  // One that is empty and on its way out stays so.
+  const std::string_view phase = text(status, "phase");
+  if (phase != "Draining" && !(empty && phase == "Deleting")) {
+    status["since"] = formatTime(now);
+    status["phase"] = "Draining";
   }
   if (message.empty())
     status.erase("message");

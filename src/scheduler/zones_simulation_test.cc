@@ -59,6 +59,14 @@ TEST(ZonesSimulation, LostZoneIsDetectedInTenAndHealedInTwentySecondsAndComesBac
              std::chrono::duration<double>(region.loop.now() - lost).count());
   EXPECT_LE(region.skew(), 1);
   region.loop.advance(60s);
+  std::map<std::string, std::vector<std::string>> phases;  // of the stand-ins
+  auto watched =
+      region.server.caches().of(kinds::kMachines).subscribe([&](const ObjectPtr& before, const ObjectPtr& after) {
+        if (!before || !after || controllers::standsInFor(*after).empty()) return;
+        std::string phase(client::text(after->root(), {"status", "phase"}));
+        if (phase != client::text(before->root(), {"status", "phase"}))
+          phases[std::string(after->name())].push_back(std::move(phase));
+      });
   region.giveBack("z1");
   int64_t least = 12;
   ASSERT_TRUE(region.loop.runUntil(
@@ -71,6 +79,9 @@ TEST(ZonesSimulation, LostZoneIsDetectedInTenAndHealedInTwentySecondsAndComesBac
   EXPECT_EQ(least, 12) << "pods came back before others went";
   EXPECT_LE(unevenness(), before) << "pods stand as even as before";
   EXPECT_EQ(region.doubled, 0u);
+  EXPECT_EQ(phases.size(), 2u);
+  for (const auto& [name, seen] : phases)
+    EXPECT_EQ(seen, (std::vector<std::string>{"Draining", "Deleting"})) << name << " went back";
 }
 
 TEST(ZonesSimulation, CutMasterDoesNothingRash) {
