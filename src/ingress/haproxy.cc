@@ -25,6 +25,7 @@
 #include "base/process.h"
 #include "base/strings.h"
 #include "filter_lines.h"
+#include "network/dead_peers.h"
 #include "text.h"
 
 namespace dhow::ingress {
@@ -421,15 +422,42 @@ Result<> Haproxy::changeServers(const Config& wanted) {
   const Say say = [this](const std::string& command, std::string_view done) {
     return done.empty() ? control_.tell(command) : control_.tell(command, "", done);
   };
-  for (auto& [name, slots] : slots_) {
+  std::map<std::string, Slots> changed;
+  for (const auto& [name, slots] : slots_) {
     auto found = wanted.backends.find(name);
     if (found == wanted.backends.end()) continue;
-    Slots next = placedAsFits(found->second.servers, slots);
+    if (Slots next = placedAsFits(found->second.servers, slots); next != slots) changed.emplace(name, std::move(next));
+  }
+  leaveTheDead(changed);
+  for (auto& [name, next] : changed) {
+    Slots& slots = slots_.at(name);
     RETURN_IF_ERROR(changeSlots(name, slots, next, say));
     forgetReplaced(name, slots, next);
     slots = std::move(next);
   }
   return {};
+}
+
+// What waits for the answer of a pod that went with its node ends now, and is sent elsewhere where that may be. Nothing
+// more comes to it either: HTTP/2 to a server goes on over the connection that there is, whatever address the server
+// has been given since (HAProxy 2.6).
+void Haproxy::leaveTheDead(const std::map<std::string, Slots>& changed) const {
+  std::set<TcpPeer> gone;
+  auto peer = [](const Server& server) {
+    return TcpPeer(IpAddress::parse(server.address).valueOr(IpAddress()), server.port);
+  };
+  for (const auto& [name, next] : changed)
+    for (const Server& server : goneServers(slots_.at(name), next)) gone.insert(peer(server));
+  if (gone.empty()) return;
+  // Another section may have it still, or a pod that came to the same address.
+  for (const auto& [name, slots] : slots_) {
+    auto found = changed.find(name);
+    for (const auto& server : found == changed.end() ? slots : found->second)
+      if (server) gone.erase(peer(*server));
+  }
+  auto ended = endConnectionsWith({gone.begin(), gone.end()});
+  if (!ended.ok()) return log::warn("ingress", "pods that are gone: {}", ended.error().message());
+  if (*ended > 0) log::info("ingress", "{} connections with pods that are gone were ended", *ended);
 }
 
 // Users of a pod that is gone are not those of the pod that gets its place, or its address.

@@ -78,6 +78,7 @@ class Haproxy {
     std::vector<std::string> old;  // replaced, with connections still: they answer questions, and take no commands
   };
   Workers workers() const;
+  void leaveTheDead(const std::map<std::string, Slots>& changed) const;
   void forgetReplaced(const std::string& backend, const Slots& before, const Slots& after);
   Result<> readTables();
   Result<> changeCertificates(const Config& wanted);

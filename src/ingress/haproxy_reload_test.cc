@@ -104,6 +104,47 @@ TEST(Haproxy, AWorkerThatGoesHandsOverWhatItIsAskedWhenItsSectionIsNoMore) {
   });
 }
 
+TEST(Haproxy, WhatWaitsForAPodThatIsGoneIsAskedElsewhere) {
+  apart([](const Haproxy::Options& options) {
+    Backhand two("two", 8002);
+    UniqueFd mute(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));  // as silent as one whose node lost its power
+    ASSERT_EQ(atLoopback(::bind, mute, 8001, false), 0);
+    ASSERT_EQ(::listen(mute.get(), 8), 0);
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    std::string answer;
+    std::thread client([&] { answer = ask("a.test"); });
+    UniqueFd asked(::accept4(mute.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    char byte = 0;
+    EXPECT_EQ(::recv(asked.get(), &byte, 1, 0), 1);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001, Server::State::kDraining}, {"127.0.0.1", 8002}})));
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
+    client.join();
+    EXPECT_EQ(answer, "two");
+  });
+}
+
+TEST(Haproxy, WhoLeavesAServiceAloneAnswersWhatItWasAsked) {
+  apart([](const Haproxy::Options& options) {
+    Backhand two("two", 8002);
+    UniqueFd slow(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(atLoopback(::bind, slow, 8001, false), 0);
+    ASSERT_EQ(::listen(slow.get(), 8), 0);
+    Haproxy proxy(options);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
+    std::string answer;
+    std::thread client([&] { answer = ask("a.test"); });
+    UniqueFd asked(::accept4(slow.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    char byte = 0;
+    EXPECT_EQ(::recv(asked.get(), &byte, 1, 0), 1);
+    EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
+    constexpr std::string_view kAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none";
+    EXPECT_EQ(::send(asked.get(), kAnswer.data(), kAnswer.size(), MSG_NOSIGNAL), static_cast<ssize_t>(kAnswer.size()));
+    client.join();
+    EXPECT_EQ(answer, "one");
+  });
+}
+
 TEST(Haproxy, ConnectionsAreEndedInPeace) {
   apart([](const Haproxy::Options& options) {
     Backhand one("one", 8001), two("two", 8002);

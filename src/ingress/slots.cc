@@ -66,6 +66,18 @@ Slots placedAsFits(const std::vector<Server>& servers, const Slots& slots) {
   return out;
 }
 
+std::vector<Server> goneServers(const Slots& before, const Slots& after) {
+  std::vector<Server> out;
+  for (const auto& was : before) {
+    // One that was ready may have left the service alone, and answers what it has been asked.
+    if (!was || was->state == Server::State::kReady) continue;
+    if (std::none_of(after.begin(), after.end(),
+                     [&](const auto& is) { return is && is->address == was->address && is->port == was->port; }))
+      out.push_back(*was);
+  }
+  return out;
+}
+
 Result<> changeSlots(const std::string& backend, const Slots& before, const Slots& after, const Say& say) {
   // Whoever takes requests does so before others stop to.
   for (Use use : {Use::kAll, Use::kKnown, Use::kNone})

@@ -33,5 +33,16 @@ TEST(Slots, NoMomentIsWithoutServersWhenAllAreReplacedAtOnce) {
   EXPECT_THAT(commands({drains, b, std::nullopt}, {last}), ElementsAre("s0 state ready", "s1 state maint"));
 }
 
+TEST(Slots, AServerThatWasLeavingAndHasNoPlaceIsGone) {
+  const Server ready{"10.0.0.1", 80}, draining{"10.0.0.2", 80, State::kDraining},
+      leaving{"10.0.0.3", 80, State::kLeaving}, last{"10.0.0.4", 80, State::kLast};
+  const Slots before{ready, draining, leaving, last, std::nullopt};
+  EXPECT_THAT(goneServers(before, before), ElementsAre());
+  EXPECT_THAT(goneServers(before, Slots(5)), ElementsAre(draining, leaving, last));
+  // It may stand elsewhere, or be well again.
+  const Server well{"10.0.0.2", 80}, other{"10.0.0.3", 81};
+  EXPECT_THAT(goneServers(before, {other, last, well}), ElementsAre(leaving));
+}
+
 }  // namespace
 }  // namespace dhow::ingress
