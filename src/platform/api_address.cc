@@ -30,6 +30,8 @@ namespace {
 constexpr size_t kMaxConnections = 4096;
 constexpr size_t kBuffer = 16 << 10;
 constexpr Duration kConnectLimit = std::chrono::seconds(1);
+// A master that confirms nothing for so long is cut off: who waits for it comes again, and reaches another.
+constexpr unsigned kUnconfirmedMillis = 2000;
 constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 
 // One side of a connection.
@@ -202,6 +204,7 @@ Task<> ApiAddress::Rep::dial(std::shared_ptr<Connection> connection) {
       continue;
     }
     tune(socket.native_handle());
+    ::setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &kUnconfirmedMillis, sizeof kUnconfirmedMillis);
     connection->master.socket = std::move(socket);
     connection->name = master.name;
     co_return;

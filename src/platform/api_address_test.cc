@@ -1,9 +1,14 @@
 #include "platform/api_address.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <unistd.h>
+
+#include <thread>
 
 #include "base/gate.h"
+#include "base/process.h"
 #include "http/client.h"
 #include "http/server.h"
 #include "http/stream.h"
@@ -93,6 +98,48 @@ Task<> connectionsToADeadMasterEndAtOnce(RealLoop& loop) {
 TEST(ApiAddress, ConnectionsToADeadMasterEndAtOnce) {
   RealLoop loop;
   runOn(loop, connectionsToADeadMasterEndAtOnce(loop));
+}
+
+Task<> connectionsToAMasterThatIsCutOffEnd(RealLoop& loop) {
+  Backend one(loop, "one");
+  ApiAddress address(loop, {{"one", "127.0.0.1", one.port}});
+  auto port = address.listen("127.0.0.1", 0);
+  EXPECT_TRUE(port.ok());
+  auto stream = co_await http::connectTcp(loop, "127.0.0.1", *port, 5s);
+  EXPECT_TRUE(stream.ok());
+  constexpr std::string_view kQuestion = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+  EXPECT_TRUE((co_await (*stream)->write(kQuestion)).ok());
+  char buffer[4096];
+  auto first = co_await (*stream)->read(buffer);
+  EXPECT_TRUE(first.ok() && *first > 0);
+  for (const std::string& command :
+       {std::string("add table inet cut"), std::string("add chain inet cut in { type filter hook input priority 0; }"),
+        fmt::format("add rule inet cut in tcp dport {} drop", one.port)})
+    EXPECT_EQ(runCommand({"nft", command}).value().status.code, 0);
+  EXPECT_TRUE((co_await (*stream)->write(kQuestion)).ok());
+  bool late = false;
+  Timer patience = loop.after(1min, [&] {
+    late = true;
+    address.setAlive("one", false);
+  });
+  while (true) {
+    auto more = co_await (*stream)->read(buffer);
+    if (!more.ok() || *more == 0) break;
+  }
+  patience.cancel();
+  EXPECT_FALSE(late);
+  co_await address.stop();
+  co_await one.server.stop();
+}
+
+TEST(ApiAddress, ConnectionsToAMasterThatIsCutOffEnd) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to make network namespaces";
+  std::thread([] {
+    ASSERT_EQ(::unshare(CLONE_NEWNET), 0);
+    ASSERT_EQ(runCommand({"ip", "link", "set", "lo", "up"}).value().status.code, 0);
+    RealLoop loop;
+    runOn(loop, connectionsToAMasterThatIsCutOffEnd(loop));
+  }).join();
 }
 
 // Echoes until the end of what it reads, then says so.
