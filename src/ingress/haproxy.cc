@@ -442,20 +442,9 @@ Result<> Haproxy::changeServers(const Config& wanted) {
 // more comes to it either: HTTP/2 to a server goes on over the connection that there is, whatever address the server
 // has been given since (HAProxy 2.6).
 void Haproxy::leaveTheDead(const std::map<std::string, Slots>& changed) const {
-  std::set<std::pair<std::string_view, uint16_t>> gone;
-  std::vector<Server> servers;
-  for (const auto& [name, next] : changed)
-    for (Server& server : goneServers(slots_.at(name), next)) servers.push_back(std::move(server));
-  for (const Server& server : servers) gone.emplace(server.address, server.port);
-  if (gone.empty()) return;
-  // Another section may have it still, or a pod that came to the same address.
-  for (const auto& [name, slots] : slots_) {
-    auto found = changed.find(name);
-    for (const auto& server : found == changed.end() ? slots : found->second)
-      if (server) gone.erase({server->address, server->port});
-  }
   std::vector<TcpPeer> peers;
-  for (const auto& [address, port] : gone) peers.emplace_back(IpAddress::parse(address).valueOr(IpAddress()), port);
+  for (const Server& server : goneServers(slots_, changed))
+    peers.emplace_back(IpAddress::parse(server.address).valueOr(IpAddress()), server.port);
   auto ended = endConnectionsWith(peers);
   if (!ended.ok()) return log::warn("ingress", "pods that are gone: {}", ended.error().message());
   if (*ended > 0) log::info("ingress", "{} connections with pods that are gone were ended", *ended);

@@ -104,19 +104,34 @@ TEST(Haproxy, AWorkerThatGoesHandsOverWhatItIsAskedWhenItsSectionIsNoMore) {
   });
 }
 
+// A backend that hears a request and says nothing, as one whose node lost its power.
+class Silent {
+ public:
+  explicit Silent(uint16_t port) : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    EXPECT_EQ(atLoopback(::bind, fd_, port, false), 0);
+    EXPECT_EQ(::listen(fd_.get(), 8), 0);
+  }
+  // The connection on which the next request has come.
+  UniqueFd asked() const {
+    UniqueFd client(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    char byte = 0;
+    EXPECT_EQ(::recv(client.get(), &byte, 1, 0), 1);
+    return client;
+  }
+
+ private:
+  UniqueFd fd_;
+};
+
 TEST(Haproxy, WhatWaitsForAPodThatIsGoneIsAskedElsewhere) {
   apart([](const Haproxy::Options& options) {
     Backhand two("two", 8002);
-    UniqueFd mute(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));  // as silent as one whose node lost its power
-    ASSERT_EQ(atLoopback(::bind, mute, 8001, false), 0);
-    ASSERT_EQ(::listen(mute.get(), 8), 0);
+    Silent one(8001);
     Haproxy proxy(options);
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
     std::string answer;
     std::thread client([&] { answer = ask("a.test"); });
-    UniqueFd asked(::accept4(mute.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    char byte = 0;
-    EXPECT_EQ(::recv(asked.get(), &byte, 1, 0), 1);
+    const UniqueFd asked = one.asked();
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001, Server::State::kDraining}, {"127.0.0.1", 8002}})));
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
     client.join();
@@ -127,16 +142,12 @@ TEST(Haproxy, WhatWaitsForAPodThatIsGoneIsAskedElsewhere) {
 TEST(Haproxy, WhoLeavesAServiceAloneAnswersWhatItWasAsked) {
   apart([](const Haproxy::Options& options) {
     Backhand two("two", 8002);
-    UniqueFd slow(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    ASSERT_EQ(atLoopback(::bind, slow, 8001, false), 0);
-    ASSERT_EQ(::listen(slow.get(), 8), 0);
+    Silent one(8001);
     Haproxy proxy(options);
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8001}})));
     std::string answer;
     std::thread client([&] { answer = ask("a.test"); });
-    UniqueFd asked(::accept4(slow.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    char byte = 0;
-    EXPECT_EQ(::recv(asked.get(), &byte, 1, 0), 1);
+    const UniqueFd asked = one.asked();
     EXPECT_APPLIED(proxy.apply(serving({{"127.0.0.1", 8002}})));
     constexpr std::string_view kAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none";
     EXPECT_EQ(::send(asked.get(), kAnswer.data(), kAnswer.size(), MSG_NOSIGNAL), static_cast<ssize_t>(kAnswer.size()));

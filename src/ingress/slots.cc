@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
+#include <string_view>
+#include <utility>
 
 #include "base/strings.h"
 #include "render.h"
@@ -66,15 +69,27 @@ Slots placedAsFits(const std::vector<Server>& servers, const Slots& slots) {
   return out;
 }
 
-std::vector<Server> goneServers(const Slots& before, const Slots& after) {
+std::vector<Server> goneServers(const std::map<std::string, Slots>& before,
+                                const std::map<std::string, Slots>& changed) {
   std::vector<Server> out;
-  for (const auto& was : before) {
-    // One that was ready may have left the service alone, and answers what it has been asked.
-    if (!was || was->state == Server::State::kReady) continue;
-    if (std::none_of(after.begin(), after.end(),
-                     [&](const auto& is) { return is && is->address == was->address && is->port == was->port; }))
-      out.push_back(*was);
+  std::set<std::pair<std::string_view, uint16_t>> gone;
+  for (const auto& [name, after] : changed)
+    for (const auto& was : before.at(name)) {
+      // One that was ready may have left the service alone, and answers what it has been asked.
+      if (!was || was->state == Server::State::kReady) continue;
+      if (std::none_of(after.begin(), after.end(),
+                       [&](const auto& is) { return is && is->address == was->address && is->port == was->port; }) &&
+          gone.emplace(was->address, was->port).second)
+        out.push_back(*was);
+    }
+  if (gone.empty()) return out;
+  // Another section may have it still, or a pod that came to the same address.
+  for (const auto& [name, slots] : before) {
+    auto found = changed.find(name);
+    for (const auto& server : found == changed.end() ? slots : found->second)
+      if (server) gone.erase({server->address, server->port});
   }
+  std::erase_if(out, [&](const Server& server) { return !gone.contains({server.address, server.port}); });
   return out;
 }
 

@@ -21,8 +21,10 @@ bool place(const std::vector<Server>& servers, Slots& slots);
 // The same where there may be too little room: those that can be sent to have the places.
 Slots placedAsFits(const std::vector<Server>& servers, const Slots& slots);
 
-// The servers that had begun to leave, or that nobody heard of any more, and now have no place: their pods are gone.
-std::vector<Server> goneServers(const Slots& before, const Slots& after);
+// Of a worker's sections and those that change: the servers that had begun to leave, or that nobody heard of any more,
+// and now have no place in any: their pods are gone.
+std::vector<Server> goneServers(const std::map<std::string, Slots>& before,
+                                const std::map<std::string, Slots>& changed);
 
 // Tells a worker what is different, first who comes, so that no moment is without a server. `say` sends a command, and
 // knows the answers that mean success (one of "a|b", or nothing said when it is empty).

@@ -37,11 +37,15 @@ TEST(Slots, AServerThatWasLeavingAndHasNoPlaceIsGone) {
   const Server ready{"10.0.0.1", 80}, draining{"10.0.0.2", 80, State::kDraining},
       leaving{"10.0.0.3", 80, State::kLeaving}, last{"10.0.0.4", 80, State::kLast};
   const Slots before{ready, draining, leaving, last, std::nullopt};
-  EXPECT_THAT(goneServers(before, before), ElementsAre());
-  EXPECT_THAT(goneServers(before, Slots(5)), ElementsAre(draining, leaving, last));
+  auto gone = [&](const Slots& after, const Slots& other = {}) {
+    return goneServers({{"web", before}, {"other", other}}, {{"web", after}});
+  };
+  EXPECT_THAT(gone(before), ElementsAre());
+  EXPECT_THAT(gone(Slots(5)), ElementsAre(draining, leaving, last));
   // It may stand elsewhere, or be well again.
   const Server well{"10.0.0.2", 80}, other{"10.0.0.3", 81};
-  EXPECT_THAT(goneServers(before, {other, last, well}), ElementsAre(leaving));
+  EXPECT_THAT(gone({other, last, well}), ElementsAre(leaving));
+  EXPECT_THAT(gone(Slots(5), {std::nullopt, leaving}), ElementsAre(draining, last));
 }
 
 }  // namespace

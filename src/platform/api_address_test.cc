@@ -72,24 +72,37 @@ TEST(ApiAddress, LivingMastersTakeTurnsAndDeadOnesArePassedOver) {
   runOn(loop, livingMastersTakeTurnsAndDeadOnesArePassedOver(loop));
 }
 
+constexpr std::string_view kQuestion = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+// A connection that stays open after its first answer.
+Task<std::unique_ptr<http::Stream>> connected(Loop& loop, uint16_t port) {
+  auto stream = co_await http::connectTcp(loop, "127.0.0.1", port, 5s);
+  EXPECT_TRUE(stream.ok());
+  auto written = co_await (*stream)->write(kQuestion);
+  EXPECT_TRUE(written.ok());
+  char buffer[4096];
+  auto first = co_await (*stream)->read(buffer);
+  EXPECT_TRUE(first.ok() && *first > 0);
+  co_return std::move(*stream);
+}
+
+Task<> untilItEnds(http::Stream& stream) {
+  char buffer[4096];
+  while (true) {
+    auto more = co_await stream.read(buffer);
+    if (!more.ok() || *more == 0) break;
+  }
+}
+
 Task<> connectionsToADeadMasterEndAtOnce(RealLoop& loop) {
   Backend one(loop, "one");
   ApiAddress address(loop, {{"one", "127.0.0.1", one.port}});
   auto port = address.listen("127.0.0.1", 0);
   EXPECT_TRUE(port.ok());
-  auto stream = co_await http::connectTcp(loop, "127.0.0.1", *port, 5s);
-  EXPECT_TRUE(stream.ok());
-  auto written = co_await (*stream)->write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-  EXPECT_TRUE(written.ok());
-  char buffer[4096];
-  auto first = co_await (*stream)->read(buffer);
-  EXPECT_TRUE(first.ok() && *first > 0);
+  auto stream = co_await connected(loop, *port);
   EXPECT_EQ(address.connections(), 1u);
   address.setAlive("one", false);
-  while (true) {
-    auto more = co_await (*stream)->read(buffer);
-    if (!more.ok() || *more == 0) break;
-  }
+  co_await untilItEnds(*stream);
   co_await address.stop();
   EXPECT_EQ(address.connections(), 0u);
   co_await one.server.stop();
@@ -105,27 +118,18 @@ Task<> connectionsToAMasterThatIsCutOffEnd(RealLoop& loop) {
   ApiAddress address(loop, {{"one", "127.0.0.1", one.port}});
   auto port = address.listen("127.0.0.1", 0);
   EXPECT_TRUE(port.ok());
-  auto stream = co_await http::connectTcp(loop, "127.0.0.1", *port, 5s);
-  EXPECT_TRUE(stream.ok());
-  constexpr std::string_view kQuestion = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-  EXPECT_TRUE((co_await (*stream)->write(kQuestion)).ok());
-  char buffer[4096];
-  auto first = co_await (*stream)->read(buffer);
-  EXPECT_TRUE(first.ok() && *first > 0);
+  auto stream = co_await connected(loop, *port);
   for (const std::string& command :
        {std::string("add table inet cut"), std::string("add chain inet cut in { type filter hook input priority 0; }"),
         fmt::format("add rule inet cut in tcp dport {} drop", one.port)})
     EXPECT_EQ(runCommand({"nft", command}).value().status.code, 0);
-  EXPECT_TRUE((co_await (*stream)->write(kQuestion)).ok());
+  EXPECT_TRUE((co_await stream->write(kQuestion)).ok());
   bool late = false;
   Timer patience = loop.after(1min, [&] {
     late = true;
     address.setAlive("one", false);
   });
-  while (true) {
-    auto more = co_await (*stream)->read(buffer);
-    if (!more.ok() || *more == 0) break;
-  }
+  co_await untilItEnds(*stream);
   patience.cancel();
   EXPECT_FALSE(late);
   co_await address.stop();

@@ -131,14 +131,21 @@ void EtcdCluster::checkQuorum() {
   for (const auto& channel : channels_) spawn(loop_, askMember(shared_from_this(), channel, check));
 }
 
+Task<bool> EtcdCluster::askStatus(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
+                                  Duration limit) {
+  auto answer = co_await GrpcChannel::call(channel, "/etcdserverpb.Maintenance/Status", "", limit, false);
+  if (!answer.ok()) co_return false;
+  auto status = etcd::readStatus(answer.message);
+  if (status.ok() && status->leaderId != 0) self->heardLeader(status->raftTerm);
+  co_return true;
+}
+
 Task<> EtcdCluster::askMember(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
                               std::shared_ptr<Check> check) {
   const TimePoint end = self->loop_.now() + kMemberAnswers;
   bool answered = false;
   while (!answered && !self->closed_ && self->loop_.now() < end) {
-    auto status =
-        co_await GrpcChannel::call(channel, "/etcdserverpb.Maintenance/Status", "", end - self->loop_.now(), false);
-    answered = status.ok();
+    answered = co_await askStatus(self, channel, end - self->loop_.now());
     if (!answered) co_await self->loop_.sleep(kAskMemberAgain);
   }
   ++(answered ? check->answered : check->silent);
@@ -181,9 +188,7 @@ bool EtcdCluster::callsAreLate() const {
 
 Task<> EtcdCluster::seekLeader(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel) {
   while (self->callsAreLate()) {
-    auto answer = co_await GrpcChannel::call(channel, "/etcdserverpb.Maintenance/Status", "", kMemberAnswers, false);
-    auto status = etcd::readStatus(answer.message);
-    if (answer.ok() && status.ok() && status->leaderId != 0) self->heardLeader(status->raftTerm);
+    (void)co_await askStatus(self, channel, kMemberAnswers);
     if (self->callsAreLate()) co_await self->loop_.sleep(kAskMemberAgain);
   }
   --self->seekers_;

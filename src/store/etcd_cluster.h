@@ -51,6 +51,8 @@ class EtcdCluster : public std::enable_shared_from_this<EtcdCluster> {
   // Asks each member whether it runs, which it can tell without the others. Fewer than most for a second: an outage.
   void checkQuorum();
   struct Check;
+  // Asks a member how it is, which may tell of a new leader; whether it answers.
+  static Task<bool> askStatus(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel, Duration limit);
   static Task<> askMember(std::shared_ptr<EtcdCluster> self, std::shared_ptr<GrpcChannel> channel,
                           std::shared_ptr<Check> check);
   struct Pending;
